@@ -1,0 +1,1 @@
+"""Experiments: one file per table or figure, `python -m experiments.NAME --help`."""

@@ -1,0 +1,131 @@
+"""The command line of the experiments: absl flags, one-line errors, where results go."""
+
+import dataclasses
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from absl import app, flags
+
+from experiments.panel import PRESETS, Config, check, parse_attack, parse_seeds
+from farsign_jax import results
+from farsign_jax.base import InvalidConfig, lookup
+from farsign_jax.datasets import DATASETS, PARTITIONS, DataError
+from farsign_jax.methods import METHODS
+from farsign_jax.models import MODELS
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("out", None, "Folder of the results; the same command continues there.")
+flags.DEFINE_string("data_dir", None, "Prepared tensorflow-datasets, or IDX files.")
+flags.DEFINE_string("preset", None, f"One of {', '.join(PRESETS)}; flags override it.")
+flags.DEFINE_integer("checkpoint_every", 1000, "Events between checkpoints.", lower_bound=1)
+flags.DEFINE_integer("max_lanes", None, "Runs side by side (default: what fits).", lower_bound=1)
+
+# Flags that set the field of the same name in `Config`.
+flags.DEFINE_list("methods", None, f"Of {', '.join(METHODS)}.")
+flags.DEFINE_multi_string(
+    "attacks", None, "none, sign_flip, ... separated by commas or spaces; options as in alie:z=1.5."
+)
+flags.DEFINE_string("seeds", None, "How many (5), or which (0,3,7).")
+flags.DEFINE_string("dataset", None, f"One of {', '.join(DATASETS)}.")
+flags.DEFINE_string("model", None, f"One of {', '.join(MODELS)}.")
+flags.DEFINE_string("partition", None, f"One of {', '.join(PARTITIONS)}.")
+flags.DEFINE_float("skew", None, "Dirichlet concentration, or labels per worker.")
+flags.DEFINE_integer("workers", None, "m.")
+flags.DEFINE_integer("byzantine", None, "q, how many of them lie.")
+flags.DEFINE_integer("batch_size", None, "Examples per mini-batch.")
+flags.DEFINE_integer("directions", None, "k, directions per question.")
+flags.DEFINE_float("delta", None, "Perturbation of two-point differences.")
+flags.DEFINE_float("step_size", None, "First step size, for all methods.")
+flags.DEFINE_float("decay", None, "Factor on all step sizes every --decay_every events.")
+flags.DEFINE_integer("decay_every", None, "Events between two decays.")
+flags.DEFINE_integer("events", None, "T, answers heard in a run.")
+flags.DEFINE_integer("eval_every", None, "Events between two records.")
+flags.DEFINE_string("delivery", None, "fresh or outstanding.")
+
+
+def split_attacks(texts: list[str]) -> tuple[str, ...]:
+    """`none,alie:z=1.5,ddof=1,sign_flip` as three attacks: option=value belongs to the last."""
+    found: list[str] = []
+    for item in ",".join(texts).replace(" ", ",").split(","):
+        if "=" in item and ":" not in item and found:
+            found[-1] += f",{item}"
+        elif item:
+            found.append(item)
+    return tuple(found)
+
+
+def configure(base: Config) -> Config:
+    """`base`, then the preset, then every flag that was given."""
+    if FLAGS.preset is not None:
+        base = dataclasses.replace(base, **lookup("preset", FLAGS.preset, PRESETS))
+    given: dict[str, Any] = {}
+    for field in dataclasses.fields(Config):
+        value = getattr(FLAGS, field.name, None) if field.name != "preset" else None
+        if value is None:
+            continue
+        if field.name == "seeds":
+            value = parse_seeds(value)
+        elif field.name == "attacks":
+            value = split_attacks(value)
+            # A bare name means the paper's attack with the paper's magnitude.
+            usual = {parse_attack(text)[0]: text for text in base.attacks}
+            value = tuple(usual.get(name, name) for name in value)
+        elif field.name == "methods":
+            value = tuple(value)
+        given[field.name] = value
+    config = dataclasses.replace(base, **given)
+    check(config)
+    return config
+
+
+def folder_for(experiment: str, config: Config) -> results.Folder:
+    """--out, or a folder under results/ that is named by the configuration."""
+    described = {"experiment": experiment} | results.plain(config)
+    name = f"{experiment}-{results.fingerprint(described)[:8]}"
+    return results.Folder(FLAGS.out or pathlib.Path("results") / name, described)
+
+
+def _cache_compilations() -> None:
+    """Programs compiled once are read back by the next command."""
+    home = os.environ.get("FARSIGN_CACHE") or "~/.cache/farsign_jax"
+    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(f"{home}/xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = FLAGS(argv)
+        if len(rest) > 1:
+            raise flags.Error(f"unexpected argument {rest[1]!r}: options start with --")
+        return rest
+    except flags.Error as error:
+        _fail(error)
+        raise  # not reached
+
+
+def _fail(error: Exception) -> None:
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def main(experiment: Callable[[], Any]) -> None:
+    """Runs a command: bad input ends in one line and exit code 2, Ctrl-C in 130."""
+
+    def guarded(_):
+        _cache_compilations()
+        logging.getLogger("jax").setLevel(logging.WARNING)  # it reports missing TPUs
+        try:
+            experiment()
+        except (InvalidConfig, DataError) as error:
+            _fail(error)
+        except KeyboardInterrupt:
+            print("\ninterrupted: the same command continues from here", file=sys.stderr)
+            sys.exit(130)
+
+    app.run(guarded, flags_parser=_parse)

@@ -1,0 +1,51 @@
+"""Who survives liars? FAR-SIGN and plain asynchronous SGD on the embedded digits.
+
+    python -m experiments.quickstart
+
+25 workers with 400 images each, 5 of them Byzantine; no attack, and sign_flip times 10.
+Half a minute at most on two cores, compilation included. Expected: without attack both
+learn (about 85 % and 88 %); under attack FAR-SIGN keeps learning (about 80 %) and SGD stays
+at chance. Writes results.csv, results.json, table.md and curves.png under --out.
+"""
+
+from experiments import figures, panel
+from experiments.command import FLAGS, configure, folder_for, main
+from farsign_jax import results
+
+CONFIG = panel.Config(
+    methods=("far_sign", "async_sgd"),
+    attacks=("none", "sign_flip:scale=10"),
+    seeds=(0, 1),
+    dataset="mnist_subset",
+    events=1000,
+)
+
+
+def quickstart() -> None:
+    config = configure(CONFIG)
+    folder = folder_for("quickstart", config)
+    rows = panel.run(
+        config,
+        folder,
+        data_dir=FLAGS.data_dir,
+        checkpoint_every=FLAGS.checkpoint_every,
+        max_lanes=FLAGS.max_lanes,
+    )
+    summary = figures.summarise(rows)
+    folder.write_rows(rows, summary)
+    lines = [
+        [e["method"], e["attack"], figures.percent(e["final"]), _verdict(e["final"])]
+        for e in summary
+    ]
+    table = results.markdown_table(["method", "attack", "test accuracy, %", ""], lines)
+    results.write_text(folder.path / "table.md", table)
+    figures.curves(rows, folder.path / "curves.png", x="event")
+    print(f"\n{table}\n{folder.path}/curves.png shows how they got there")
+
+
+def _verdict(accuracy: float) -> str:
+    return "survives" if accuracy > 0.5 else "does not survive"
+
+
+if __name__ == "__main__":
+    main(quickstart)

@@ -1,0 +1,63 @@
+"""Adversary-robust, fully asynchronous optimisation in JAX."""
+
+from farsign_jax import (
+    arrivals,
+    attacks,
+    datasets,
+    directions,
+    keys,
+    metrics,
+    models,
+    oracles,
+    problems,
+    results,
+    schedules,
+    simulate,
+    sweeps,
+)
+from farsign_jax.base import (
+    Attack,
+    InvalidConfig,
+    Problem,
+    Query,
+    Report,
+    Server,
+    System,
+    View,
+    Worker,
+)
+from farsign_jax.methods import METHODS, Build, Feedback
+from farsign_jax.servers.async_sgd import async_sgd
+from farsign_jax.servers.far_sign import far_sign
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "Attack",
+    "Build",
+    "Feedback",
+    "InvalidConfig",
+    "Problem",
+    "Query",
+    "Report",
+    "Server",
+    "System",
+    "View",
+    "Worker",
+    "arrivals",
+    "async_sgd",
+    "attacks",
+    "datasets",
+    "directions",
+    "far_sign",
+    "keys",
+    "metrics",
+    "models",
+    "oracles",
+    "problems",
+    "results",
+    "schedules",
+    "simulate",
+    "sweeps",
+]

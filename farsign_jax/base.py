@@ -1,0 +1,168 @@
+"""The types of the conversation.
+
+An asynchronous run is a conversation with three kinds of line, each a pure function::
+
+    ask      server  -> worker     query = server.query(state, worker, key)
+    answer   worker  -> network    value = worker.respond(state, query, shard, key)
+    deliver  network -> server     attack.forge(...) where the worker lies, then server.update(...)
+
+A driver (`simulate`, `sweeps`, a real parameter server) only decides *when* each is spoken.
+
+Legend for shapes, here and everywhere: m workers, d parameters, K directions a worker can
+be asked about, k directions per question, s arrivals per event, n examples per shard,
+b examples per mini-batch, T events.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+Key = jax.Array  # a typed key, `jax.random.key(seed)`
+PyTree = Any
+Schedule = Callable[[Any], Any]  # step -> number: an optax schedule
+
+
+class Query(NamedTuple):
+    """What the server asks one worker."""
+
+    params: Array  # f32[d], the iterate to evaluate
+    worker: Array  # i32[], who is asked
+    direction: PyTree  # i32[k] ids of the directions; () where the whole gradient is meant
+    version: Array  # i32[], server step at which the question was asked
+
+
+class Report(NamedTuple):
+    """What reaches the server. The runtime stamps everything but `value`.
+
+    `Server.update` takes a set of s reports, one leading axis on every field: the set S_n
+    of (worker, direction) pairs heard in event n. In an empty slot `worker` is m, one past
+    the last: JAX drops a write there.
+    """
+
+    worker: Array  # i32[s]
+    version: Array  # i32[s], server step at which the question was asked
+    direction: PyTree  # i32[s, k]
+    value: PyTree  # f32[s, k]; the only field an adversary controls
+
+
+class View(NamedTuple):
+    """All that an adversary may look at before it lies: everything (omniscient, colluding)."""
+
+    server: PyTree  # the server's full state
+    byzantine: Array  # bool[m], who lies
+    said: Any = None  # f32[m, k], what each worker last said about the directions in question
+    heard: Any = None  # bool[m, k], whether it has said anything about them
+
+
+class Server(NamedTuple):
+    """`update` returns diagnostics beside the state; state always has `params` and `step`.
+
+    `recall(state, direction)` reads what each worker has said about these directions out of
+    the server's own memory, as `(said, heard)`. A server that keeps no such memory leaves it
+    out; the driver then remembers, and only where an attack wants to know.
+    """
+
+    init: Callable[[Array], PyTree]
+    query: Callable[[PyTree, Array, Key], Query]
+    update: Callable[[PyTree, Report], tuple[PyTree, dict[str, Array]]]
+    recall: Callable[[PyTree, PyTree], tuple[Array, Array]] | None = None
+
+
+class Worker(NamedTuple):
+    """An honest worker. `init` sees its shard, `respond` answers one question."""
+
+    init: Callable[[PyTree], PyTree]
+    respond: Callable[[PyTree, Query, PyTree, Key], tuple[PyTree, Array]]
+    evaluations: int = 1  # mini-batch losses (or gradients) computed per answer
+    batch_size: int = 0  # examples per mini-batch, at most those of the smallest shard
+
+
+class Attack(NamedTuple):
+    """What a Byzantine worker says instead of `report.value` (one report, no leading axis)."""
+
+    init: Callable[[int], PyTree]
+    forge: Callable[[PyTree, Report, View, Key], tuple[PyTree, Array]]
+    omniscient: bool = False  # must the driver fill `View.said` and `View.heard`?
+
+
+class System(NamedTuple):
+    """Who takes part in a run."""
+
+    server: Server
+    worker: Worker
+    attack: Attack
+
+
+class Shard(NamedTuple):
+    """One worker's examples: rows of a data set that all workers share in memory."""
+
+    data: PyTree  # leaves [N, ...]
+    rows: Array  # i32[n]
+    size: Array  # i32[], how many of the rows count; the rest is padding
+
+    def batch(self, key: Key, size: int) -> PyTree:
+        """Draws a mini-batch with replacement, leaves [size, ...]."""
+        rows = self.rows[jax.random.randint(key, (size,), 0, self.size)]
+        return jax.tree.map(lambda a: a[rows], self.data)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What is minimised: the mean of `losses` over everybody's examples.
+
+    Attributes:
+        data: leaves [N, ...], all examples, once.
+        rows: i32[m, n], the examples of each worker.
+        sizes: i32[m], how many of the n rows count for each worker.
+        x0: f32[d], where the run starts.
+        losses: `(x f32[d], batch) -> f32[b]`, one loss per example, so that differences can
+            be averaged instead of averages differenced (float32).
+        structure: hashable description of `losses` that a faster oracle may use, or None.
+    """
+
+    data: PyTree
+    rows: Array
+    sizes: Array
+    x0: Array
+    losses: Callable[[Array, PyTree], Array] = dataclasses.field(metadata={"static": True})
+    structure: Any = dataclasses.field(default=None, metadata={"static": True})
+
+    @property
+    def num_workers(self) -> int:
+        return self.rows.shape[-2]
+
+    def shard(self, worker: Array) -> Shard:
+        return Shard(self.data, self.rows[worker], self.sizes[worker])
+
+
+class InvalidConfig(ValueError):
+    """What was asked for cannot run; the message names the value and the rule, in one line."""
+
+
+def require(condition: Any, message: str) -> None:
+    """Raises `InvalidConfig(message)` when a concrete condition is false; tracers pass."""
+    if isinstance(condition, jax.core.Tracer):
+        return
+    if not np.all(condition):
+        raise InvalidConfig(message)
+
+
+def as_schedule(value: Any) -> Schedule:
+    """An optax schedule as it is; a number (traced or not) as a constant schedule."""
+    return value if callable(value) else lambda step: jnp.asarray(value, jnp.float32)
+
+
+def lookup(kind: str, name: str, table: Mapping[str, Any]) -> Any:
+    """`table[name]`, or an `InvalidConfig` that names the closest known names."""
+    if name in table:
+        return table[name]
+    close = difflib.get_close_matches(name, table, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise InvalidConfig(f"unknown {kind} {name!r}: {hint}known: {', '.join(sorted(table))}")

@@ -1,0 +1,59 @@
+"""Rebuilds the embedded subset of MNIST, bit for bit.
+
+    python -m farsign_jax.data.build_mnist_subset --data_dir DIR --check
+
+From each split and class, the images whose SHA-256 sums are smallest: 1,000 per class for
+training and 200 for testing, in the order of the sums. The choice depends on the images
+alone, not on the order or the format they come in.
+"""
+
+import hashlib
+import sys
+
+import numpy as np
+from absl import app, flags
+
+from farsign_jax import datasets
+from farsign_jax.results import atomic_write
+
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where MNIST lies, see datasets.load.")
+_CHECK = flags.DEFINE_bool("check", False, "Compare with the embedded file, write nothing.")
+
+
+def select(images: np.ndarray, labels: np.ndarray, per_class: int) -> np.ndarray:
+    """Rows of the chosen images, i64[classes * per_class]."""
+    sums = np.asarray([hashlib.sha256(image.tobytes()).hexdigest() for image in images])
+    order = np.argsort(sums, kind="stable")
+    chosen = [order[labels[order] == label][:per_class] for label in np.unique(labels)]
+    rows = np.concatenate(chosen)
+    return rows[np.argsort(sums[rows], kind="stable")]
+
+
+def build(mnist: datasets.Dataset) -> datasets.Dataset:
+    train = select(mnist.train_images, mnist.train_labels, 1000)
+    test = select(mnist.test_images, mnist.test_labels, 200)
+    return datasets.Dataset(
+        mnist.train_images[train],
+        mnist.train_labels[train].astype(np.int32),
+        mnist.test_images[test],
+        mnist.test_labels[test].astype(np.int32),
+    )
+
+
+def main(_):
+    subset = build(datasets.load("mnist", _DATA_DIR.value))
+    if not _CHECK.value:
+        atomic_write(
+            datasets.EMBEDDED, lambda file: np.savez_compressed(file, **subset._asdict())
+        )
+        print(f"wrote {datasets.EMBEDDED}")
+        return
+    embedded = datasets.load("mnist_subset")
+    for name, built, kept in zip(subset._fields, subset, embedded, strict=True):
+        if built.dtype != kept.dtype or not np.array_equal(built, kept):
+            sys.exit(f"{name} differs")
+    print("the embedded subset is what this script builds")
+
+
+if __name__ == "__main__":
+    app.run(main)

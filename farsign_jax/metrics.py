@@ -1,0 +1,44 @@
+"""What is measured between segments: functions `params -> {name: number}`."""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from farsign_jax import models
+from farsign_jax.base import Array
+
+Measure = Callable[[Array], dict[str, Array]]
+
+_CHUNK = 2000  # images side by side: bounds the memory of activations
+
+
+@functools.lru_cache(maxsize=16)
+def _evaluator(module: nn.Module, input_shape: tuple[int, ...]):
+    flat = models.flatten(module, input_shape)
+
+    def evaluate(params, images, labels):
+        def one(example):
+            image, label = example
+            logits = flat.apply(params, image[None])[0]
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+            return jnp.argmax(logits) == label, loss
+
+        hit, loss = jax.lax.map(one, (images, labels), batch_size=_CHUNK)
+        return {"test_accuracy": hit.mean(dtype=jnp.float32), "test_loss": loss.mean()}
+
+    return jax.jit(evaluate), jax.jit(jax.vmap(evaluate, in_axes=(0, None, None)))
+
+
+def classification(module: nn.Module, images: np.ndarray, labels: np.ndarray) -> Measure:
+    """`test_accuracy` (a fraction) and `test_loss` (mean cross entropy).
+
+    The measure takes one vector f32[d] or several f32[lanes, d].
+    """
+    one, many = _evaluator(module, tuple(images.shape[1:]))
+    data = jnp.asarray(images), jnp.asarray(labels, jnp.int32)
+    return lambda params: (one if params.ndim == 1 else many)(params, *data)

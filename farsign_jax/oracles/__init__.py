@@ -1,0 +1,35 @@
+"""Honest workers: how a question is answered.
+
+`zeroth_order` picks the fastest two-point oracle that fits the problem and the directions.
+"""
+
+from farsign_jax.base import Problem, Schedule, Worker
+from farsign_jax.directions import Dictionary
+from farsign_jax.oracles.coordinate_mlp import coordinate_mlp
+from farsign_jax.oracles.first_order import directional_derivative, stochastic_gradient
+from farsign_jax.oracles.zeroth_order import two_point
+
+__all__ = [
+    "coordinate_mlp",
+    "directional_derivative",
+    "stochastic_gradient",
+    "two_point",
+    "zeroth_order",
+]
+
+
+def zeroth_order(
+    problem: Problem,
+    dictionary: Dictionary,
+    *,
+    batch_size: int,
+    delta: float | Schedule = 1e-3,
+    coupled: bool = True,
+    noise_std: float = 0.0,
+) -> Worker:
+    """`coordinate_mlp` for coordinates of an MLP, `two_point` for everything else."""
+    options = {"batch_size": batch_size, "delta": delta, "coupled": coupled}
+    options["noise_std"] = noise_std
+    if problem.structure is not None and dictionary.coordinates:
+        return coordinate_mlp(problem.structure, **options, k=dictionary.per_query)
+    return two_point(problem.losses, dictionary, **options)

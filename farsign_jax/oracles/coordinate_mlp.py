@@ -1,0 +1,198 @@
+"""Two-point differences along coordinates of an MLP, without evaluating it twice.
+
+A step along one weight changes one pre-activation z_c of its layer by step * input. That
+change is carried forward as a *change*, from layer to layer, on top of one forward pass that
+all coordinates share, and the loss difference is formed from the change D of the logits:
+
+    F(x + step e_j) - F(x) = log(sum_c p_c exp(D_c)) - D_label = log1p(sum_c p_c expm1(D_c)) - D_label
+
+with p the softmax at x. Nothing nearly equal is ever subtracted, so float32 keeps the answer
+where the difference of two losses would lose it; and a first-layer weight costs
+O(b * next width) instead of a forward pass.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from farsign_jax.base import Array, Schedule, Worker, as_schedule
+from farsign_jax.models import MLP, Flat, as_float
+from farsign_jax.oracles.zeroth_order import check, evaluation_noise
+
+
+class Layer(NamedTuple):
+    """Where one dense layer lies in the flat vector: kernel [fan_in, fan_out], bias [fan_out]."""
+
+    kernel: int
+    bias: int
+    fan_in: int
+    fan_out: int
+
+
+class MLPStructure(NamedTuple):
+    """All that the oracle must know about a network: its layers and its activation."""
+
+    layers: tuple[Layer, ...]
+    activation: Callable[[Array], Array]
+
+    @classmethod
+    def of(cls, module: MLP, flat: Flat) -> "MLPStructure":
+        layers = []
+        for n in range(len(module.features)):
+            at, shape = flat.offsets[f"Dense_{n}"], flat.shapes[f"Dense_{n}"]
+            layers.append(Layer(at["kernel"], at["bias"], *shape["kernel"]))
+        return cls(tuple(layers), module.activation)
+
+
+class Touch(NamedTuple):
+    """What the coordinates j, i32[k], touch within one layer."""
+
+    here: Array  # bool[k], is it a parameter of this layer?
+    weight: Array  # bool[k], of its kernel?
+    source: Array  # i32[k], the input it multiplies (0 where none)
+    unit: Array  # i32[k], the unit it feeds (any where not here)
+
+
+def _touch(layer: Layer, j: Array) -> Touch:
+    kernel, bias, fan_in, fan_out = layer
+    weight = (j >= kernel) & (j < kernel + fan_in * fan_out)
+    offset = jnp.where(weight, j - kernel, 0)
+    biased = (j >= bias) & (j < bias + fan_out)
+    unit = jnp.where(weight, offset % fan_out, jnp.where(biased, j - bias, 0))
+    return Touch(weight | biased, weight, offset // fan_out, unit)
+
+
+def activation_change(activation: Callable, z: Array, change: Array) -> Array:
+    """activation(z + change) - activation(z) without the cancellation, for any activation.
+
+    For ReLU in closed form. Otherwise the integral of the slope over the step (three Gauss
+    nodes), which has no cancellation, wherever it agrees with the plain difference up to the
+    rounding of the latter; the plain difference elsewhere, that is, across a kink.
+    """
+    if activation is nn.relu:
+        above = jnp.maximum(change, -z)
+        return jnp.where(z > 0, above, jnp.maximum(z + change, 0))
+
+    def slope(at):
+        return jax.jvp(activation, (at,), (jnp.ones_like(at),))[1]
+
+    z, change = jnp.broadcast_arrays(z, change)
+    reach = float(np.sqrt(0.15))
+    middle = slope(z + 0.5 * change)
+    outer = slope(z + (0.5 - reach) * change) + slope(z + (0.5 + reach) * change)
+    integral = change * (5 * outer + 8 * middle) / 18
+    before, after = activation(z), activation(z + change)
+    plain = after - before
+    size = jnp.abs(before) + jnp.abs(after) + jnp.abs(middle) * (jnp.abs(z) + jnp.abs(change))
+    rounding = 4 * jnp.finfo(z.dtype).eps * size
+    return jnp.where(jnp.abs(integral - plain) <= rounding, integral, plain)
+
+
+def loss_changes(
+    structure: MLPStructure, x: Array, batch: tuple[Array, Array], j: Array, steps: Sequence
+) -> tuple[Array, list[Array]]:
+    """Losses at x and their changes by single-coordinate steps.
+
+    Args:
+        structure: the network.
+        x: f32[d].
+        batch: inputs [b, ...] and labels i32[b].
+        j: i32[k], coordinates.
+        steps: how far to go along each coordinate, one result for each entry.
+
+    Returns:
+        Per-example losses f32[b], and for each step the changes f32[b, k].
+    """
+    inputs, labels = batch
+    layers = structure.layers
+    touches = [_touch(layer, j) for layer in layers]
+    kernels = [
+        x[a.kernel : a.kernel + a.fan_in * a.fan_out].reshape(a.fan_in, a.fan_out)
+        for a in layers
+    ]
+
+    h = as_float(inputs.reshape(inputs.shape[0], -1), x.dtype)
+    z, sources = [], []
+    for layer, kernel, touch in zip(layers, kernels, touches, strict=True):
+        source = jnp.where(touch.weight[None], h[:, touch.source], 1)
+        sources.append(jnp.where(touch.here[None], source, 0))  # [b, k]
+        z.append(h @ kernel + x[None, layer.bias : layer.bias + layer.fan_out])
+        h = structure.activation(z[-1])
+    logits = z[-1]
+    p = jax.nn.softmax(logits)
+    base = jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(logits, labels[:, None], 1)[:, 0]
+
+    def unit_rows(n):  # one-hot rows of the units fed, f32[k, fan_out]
+        return jax.nn.one_hot(touches[n].unit, layers[n].fan_out, dtype=x.dtype)
+
+    def change(step):
+        # As long as one number per coordinate says it all, the change is a [b, k] factor
+        # times a row [k, width]; a parameter of layer 0 stays so through layer 1.
+        factor, rows = step * sources[0], unit_rows(0)
+        if len(layers) > 1:
+            moved = activation_change(structure.activation, z[0][:, touches[0].unit], factor)
+            first = touches[0].here
+            factor = jnp.where(first[None], moved, step * sources[1])
+            rows = jnp.where(first[:, None], kernels[1][touches[0].unit], unit_rows(1))
+        dense = factor[..., None] * rows[None]  # [b, k, width]
+        for n in range(2, len(layers)):
+            dense = activation_change(structure.activation, z[n - 1][:, None], dense)
+            dense = dense @ kernels[n] + (step * sources[n])[..., None] * unit_rows(n)[None]
+        spread = jnp.sum(p[:, None] * jnp.expm1(dense), axis=-1)
+        if len(layers) > 2:
+            own = jnp.take_along_axis(dense, labels[:, None, None], axis=-1)[..., 0]
+        else:
+            own = factor * rows.T[labels]
+        return jnp.log1p(spread) - own
+
+    return base, [change(step) for step in steps]
+
+
+def coordinate_mlp(
+    structure: MLPStructure,
+    *,
+    k: int,
+    batch_size: int,
+    delta: float | Schedule = 1e-3,
+    coupled: bool = True,
+    noise_std: float = 0.0,
+) -> Worker:
+    """`two_point` for coordinates (`directions.identity`) of an MLP with cross entropy.
+
+    The same answers, about a hundred times cheaper and accurate in float32 at any delta. The
+    loss is meant to change little along one coordinate; where it changes by tens, the plain
+    difference is the more accurate one.
+
+    Args:
+        structure: the network, `Problem.structure`.
+        k: coordinates per question.
+        batch_size, delta, coupled, noise_std: as in `two_point`.
+
+    Raises:
+        ValueError: on batch_size < 1 or delta <= 0.
+    """
+    check(batch_size, delta)
+    delta = as_schedule(delta)
+
+    def respond(state, query, shard, key):
+        plus_key, minus_key, noise_key = jax.random.split(key, 3)
+        x, j = query.params, query.direction
+        radius = jnp.asarray(delta(query.version), x.dtype)
+        plus = shard.batch(plus_key, batch_size)
+        with jax.default_matmul_precision("highest"):  # TF32 flips signs
+            if coupled:
+                _, (up, down) = loss_changes(structure, x, plus, j, (radius, -radius))
+                difference = jnp.mean(up - down, axis=0)
+            else:
+                minus = shard.batch(minus_key, batch_size)
+                above, (up,) = loss_changes(structure, x, plus, j, (radius,))
+                below, (down,) = loss_changes(structure, x, minus, j, (-radius,))
+                difference = above.mean() - below.mean() + jnp.mean(up - down, axis=0)
+        noise: Any = evaluation_noise(noise_key, k, noise_std, coupled)
+        return state, (difference + noise) / (2 * radius)
+
+    return Worker(lambda shard: (), respond, 2 * k, batch_size)

@@ -1,0 +1,67 @@
+"""First-order answers: directional derivatives and whole gradients on a mini-batch.
+
+    Y_j = a_j . grad F(x; xi)                                                        eq. (7)
+"""
+
+import jax
+import jax.numpy as jnp
+
+from farsign_jax.base import Worker, require
+from farsign_jax.directions import Dictionary
+
+
+def directional_derivative(
+    losses, dictionary: Dictionary, *, batch_size: int, mode: str = "jvp"
+) -> Worker:
+    """Derivatives along k directions.
+
+    Args:
+        losses: per-example losses `(x f32[d], batch) -> f32[b]`.
+        dictionary: the directions, the server's own.
+        batch_size: b, examples per mini-batch, drawn with replacement from the shard.
+        mode: "jvp", k forward-mode derivatives; "grad", one gradient, then its projections,
+            cheaper from a few directions on. The same numbers up to rounding.
+
+    Raises:
+        ValueError: on batch_size < 1 or an unknown mode.
+    """
+    require(batch_size >= 1, f"need batch_size >= 1: got {batch_size}")
+    require(mode in ("jvp", "grad"), f"mode is 'jvp' or 'grad': got {mode!r}")
+
+    def respond(state, query, shard, key):
+        batch = shard.batch(key, batch_size)
+        x, i = query.params, query.worker
+
+        def mean_loss(x):
+            return losses(x, batch).mean()
+
+        def along(j):
+            one = jnp.ones((1,), x.dtype)
+            tangent = dictionary.move(jnp.zeros_like(x), i, j[None], one)
+            return jax.jvp(mean_loss, (x,), (tangent,))[1]
+
+        with jax.default_matmul_precision("highest"):
+            if mode == "grad":
+                value = dictionary.project(jax.grad(mean_loss)(x), i, query.direction)
+            else:
+                value = jax.lax.map(along, query.direction)
+        return state, value
+
+    evaluations = dictionary.per_query if mode == "jvp" else 1
+    return Worker(lambda shard: (), respond, evaluations, batch_size)
+
+
+def stochastic_gradient(losses, *, batch_size: int) -> Worker:
+    """The gradient of the mean loss on a mini-batch, f32[d], for servers that want it whole.
+
+    Raises:
+        ValueError: on batch_size < 1.
+    """
+    require(batch_size >= 1, f"need batch_size >= 1: got {batch_size}")
+
+    def respond(state, query, shard, key):
+        batch = shard.batch(key, batch_size)
+        gradient = jax.grad(lambda x: losses(x, batch).mean())(query.params)
+        return state, gradient
+
+    return Worker(lambda shard: (), respond, 1, batch_size)

@@ -1,0 +1,78 @@
+"""Two-point finite differences of any loss along any directions.
+
+    Y_j = [F(x + delta a_j; xi+) - F(x - delta a_j; xi-)] / (2 delta)               eq. (8)
+
+F(.; xi) is the mean loss on a mini-batch. Coupled answers use one mini-batch (and one noise)
+for both points, the paper's CN; otherwise each point has its own, DN.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from farsign_jax.base import Array, Key, Schedule, Worker, as_schedule, require
+from farsign_jax.directions import Dictionary
+
+
+def check(batch_size: int, delta: float | Schedule) -> None:
+    """Raises `ValueError` on a batch or a perturbation that no two-point oracle can use."""
+    require(batch_size >= 1, f"need batch_size >= 1: got {batch_size}")
+    if not callable(delta):
+        require(delta > 0, f"need a perturbation delta > 0: got {delta}")
+
+
+def evaluation_noise(key: Key, k: int, std: float, coupled: bool) -> Array | float:
+    """xi+ - xi-, the additive noise of both evaluations, f32[k]: nothing where coupled."""
+    if coupled or not std:
+        return 0.0
+    plus, minus = std * jax.random.normal(key, (2, k))
+    return plus - minus
+
+
+def two_point(
+    losses,
+    dictionary: Dictionary,
+    *,
+    batch_size: int,
+    delta: float | Schedule = 1e-3,
+    coupled: bool = True,
+    noise_std: float = 0.0,
+) -> Worker:
+    """The generic oracle: 2k evaluations of the loss, for any model and dictionary.
+
+    Args:
+        losses: per-example losses `(x f32[d], batch) -> f32[b]`.
+        dictionary: the directions, the server's own.
+        batch_size: b, examples per mini-batch, drawn with replacement from the shard.
+        delta: perturbation: number, tracer or schedule of the step at which it was asked.
+        coupled: one mini-batch and one noise for both points, or independent ones.
+        noise_std: standard deviation of further noise on each evaluation (cancels if coupled).
+
+    In float32 the answer carries an error of about eps * loss / delta: per-example losses
+    are subtracted before they are averaged, which is all a black box allows.
+
+    Raises:
+        ValueError: on batch_size < 1 or delta <= 0.
+    """
+    check(batch_size, delta)
+    delta = as_schedule(delta)
+
+    def respond(state, query, shard, key):
+        plus_key, minus_key, noise_key = jax.random.split(key, 3)
+        plus = shard.batch(plus_key, batch_size)
+        minus = plus if coupled else shard.batch(minus_key, batch_size)
+        radius = jnp.asarray(delta(query.version), query.params.dtype)
+
+        def difference(j):
+            def at(amount):
+                return dictionary.move(query.params, query.worker, j[None], amount[None])
+
+            above, below = losses(at(radius), plus), losses(at(-radius), minus)
+            return jnp.mean(above - below) if coupled else above.mean() - below.mean()
+
+        with jax.default_matmul_precision("highest"):  # TF32 flips signs
+            differences = jax.lax.map(difference, query.direction)
+        noise = evaluation_noise(noise_key, dictionary.per_query, noise_std, coupled)
+        return state, (differences + noise) / (2 * radius)
+
+    evaluations = 2 * dictionary.per_query
+    return Worker(lambda shard: (), respond, evaluations, batch_size)

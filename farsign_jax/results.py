@@ -1,0 +1,193 @@
+"""Results on disk: tidy rows, written whole or not at all, and how they were made."""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from typing import Any, BinaryIO
+
+import flax.serialization
+import jax
+import numpy as np
+
+from farsign_jax.base import InvalidConfig
+
+COLUMNS = (
+    "method aggregator attack partition arrivals seed event evaluations seconds "
+    "virtual_seconds bits_up test_accuracy test_loss"
+).split()
+
+
+class ConfigMismatch(InvalidConfig):
+    """The folder holds results of another configuration."""
+
+
+def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
+    """Lets `write(file)` fill a new file, which then takes the place of `path` at once.
+
+    A reader, or a run that is killed at any moment, sees the old file or the new one.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with open(new, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    atomic_write(path, lambda file: file.write(text.encode()))
+
+
+def save_state(path: str | os.PathLike, state: Any) -> None:
+    """Writes a pytree of arrays (and dicts and lists) as MessagePack."""
+    leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+    content = flax.serialization.msgpack_serialize(leaves)
+    atomic_write(path, lambda file: file.write(content))
+
+
+def load_state(path: str | os.PathLike, like: Any) -> Any:
+    """Reads what `save_state` wrote into the structure of `like`.
+
+    Raises:
+        InvalidConfig: where leaves are missing or of another shape or type.
+    """
+    content = flax.serialization.msgpack_restore(pathlib.Path(path).read_bytes())
+    leaves, tree = jax.tree.flatten(like)
+    if len(content) != len(leaves):
+        raise InvalidConfig(f"{path} holds {len(content)} arrays where {len(leaves)} are needed")
+    loaded = []
+    for i, want in enumerate(leaves):
+        got = content[str(i)]
+        if got.shape != np.shape(want) or got.dtype != want.dtype:
+            raise InvalidConfig(
+                f"{path}: array {i} is {got.dtype}{list(got.shape)} where "
+                f"{want.dtype}{list(np.shape(want))} is needed"
+            )
+        loaded.append(got)
+    return jax.tree.unflatten(tree, loaded)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device and revision: what a reader needs to run it again."""
+    packages = ("farsign_jax", "jax", "jaxlib", "flax", "optax", "numpy")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "device": f"{device.device_kind} ({device.platform})",
+        "devices": jax.device_count(),
+        "cpu_cores": os.cpu_count(),
+        "git_revision": _revision(),
+    }
+
+
+def _revision() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        here = pathlib.Path(__file__).parent
+        answer = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
+        return answer.stdout.strip() or "unknown"
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+
+
+def plain(config: Any) -> Any:
+    """A dataclass as what JSON can say."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """A short name for a configuration."""
+    text = json.dumps(config, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Folder:
+    """One folder of results: `config.json`, `results.csv`, `results.json`, checkpoints.
+
+    Raises:
+        ConfigMismatch: where it already holds results of another configuration.
+    """
+
+    def __init__(self, path: str | os.PathLike, config: Mapping[str, Any]):
+        self.path = pathlib.Path(path).expanduser()
+        self.config = dict(config)
+        known = self.path / "config.json"
+        if known.exists():
+            try:
+                before = json.loads(known.read_text())
+            except ValueError as error:
+                raise ConfigMismatch(f"{known} is not readable JSON: {error}") from error
+            names = sorted(self.config.keys() | before.keys())
+            other = [n for n in names if before.get(n) != self.config.get(n)]
+            if other:
+                changes = ", ".join(
+                    f"{n} was {before.get(n)!r}, is {self.config.get(n)!r}" for n in other
+                )
+                raise ConfigMismatch(
+                    f"{self.path} holds results of another configuration ({changes}): "
+                    "choose another --out"
+                )
+        else:
+            write_text(known, json.dumps(self.config, indent=2) + "\n")
+
+    def checkpoint(self, name: str) -> pathlib.Path:
+        return self.path / "checkpoints" / f"{name}.msgpack"
+
+    def write_rows(self, rows: Sequence[Mapping[str, Any]], summary: Any = None) -> None:
+        """`results.csv` (tidy, columns as everywhere) and `results.json` (with how it was made)."""
+        extra = sorted({name for row in rows for name in row} - set(COLUMNS))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [*COLUMNS, *extra], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.path / "results.csv", text.getvalue())
+        record = {
+            "config": self.config,
+            "environment": environment(),
+            "summary": summary,
+            "rows": list(rows),
+        }
+        write_text(self.path / "results.json", json.dumps(record, indent=1) + "\n")
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(cells):
+        return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
+
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return "\n".join([line(header), rule, *map(line, rows)]) + "\n"
+
+
+def latex_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def line(cells):
+        escaped = (cell.replace("_", r"\_").replace("%", r"\%") for cell in cells)
+        return " & ".join(escaped).replace("±", r"$\pm$") + r" \\"
+
+    body = "\n".join(map(line, rows))
+    columns = "l" + "r" * (len(header) - 1)
+    return (
+        f"\\begin{{tabular}}{{{columns}}}\n\\hline\n{line(header)}\n\\hline\n{body}\n"
+        "\\hline\n\\end{tabular}\n"
+    )

@@ -1,0 +1,1 @@
+"""Servers, one algorithm per file: docstring with the rule, state, factory, nothing else."""

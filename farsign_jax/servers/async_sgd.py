@@ -1,0 +1,68 @@
+"""Plain asynchronous SGD, the method without a defence.
+
+Each answer g, a stochastic gradient at a possibly stale iterate, is applied as it arrives:
+
+    x <- x - eta_n * g
+
+References:
+    Recht, Re, Wright and Niu, "Hogwild!", NeurIPS 2011; as a parameter server: Yang and Li,
+    "BASGD: Buffered Asynchronous SGD for Byzantine Learning", ICML 2021, Algorithm 1.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from farsign_jax.base import Array, Query, Schedule, Server, as_schedule, require
+
+_LARGEST = 1e6
+
+
+class AsyncSGDState(NamedTuple):
+    """d parameters."""
+
+    params: Array  # f32[d], x
+    step: Array  # i32[], updates applied so far
+
+
+def async_sgd(num_workers: int, *, step_size: float | Array | Schedule) -> Server:
+    """Asynchronous SGD on whole gradients.
+
+    Args:
+        num_workers: m (static).
+        step_size: eta, number, tracer or schedule. Answers of one event (s > 1) are added.
+
+    Returns:
+        A `Server` that asks for gradients f32[d] (`Query.direction` is empty). Info:
+        `staleness` i32[s] and `nonfinite` i32[]. It believes everybody, but not everything:
+        non-finite numbers count as 0 and entries are clipped to 1e6, so that x stays a number.
+
+    Raises:
+        ValueError: on a step size that is not positive.
+    """
+    m = num_workers
+    require(m > 0, f"async_sgd needs at least one worker: got num_workers={m}")
+    if not callable(step_size):
+        require(step_size > 0, f"async_sgd needs step_size > 0: got {step_size}")
+    step_size = as_schedule(step_size)
+
+    def init(params):
+        return AsyncSGDState(params, jnp.zeros((), jnp.int32))
+
+    def query(state, worker, key):
+        del key  # the whole gradient: nothing to draw
+        return Query(state.params, worker, (), state.step)
+
+    def update(state, reports):
+        present = reports.worker < m  # [s]
+        finite = jnp.isfinite(reports.value)  # [s, d]
+        heard = finite & present[:, None]
+        gradient = jnp.where(heard, jnp.clip(reports.value, -_LARGEST, _LARGEST), 0.0).sum(0)
+        eta = jnp.asarray(step_size(state.step), state.params.dtype)
+        info = {
+            "staleness": jnp.where(present, state.step - reports.version, -1),
+            "nonfinite": jnp.sum(present[:, None] & ~finite),
+        }
+        return AsyncSGDState(state.params - eta * gradient, state.step + 1), info
+
+    return Server(init, query, update)

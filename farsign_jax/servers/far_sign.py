@@ -1,0 +1,143 @@
+"""FAR-SIGN: sign descent on one moving average per (worker, direction).
+
+Event n delivers answers Y(i, j) about a_ij . grad f for the pairs (i, j) in S_n. With a slow
+step alpha_n, a fast step beta_n and weights w_i (1 unless arrivals are uneven):
+
+    y(i, j) <- y(i, j) + beta_n * (Y(i, j) - y(i, j))          for (i, j) in S_n    eq. (3)
+    x       <- x - alpha_n * sum_{S_n} w_i * sign(y(i, j)) * a_ij                   eq. (4)
+
+No rounds, no buffers, no trusted data; whatever is said, x moves by at most alpha_n along
+each direction, and sign(0) = 0 means no move.
+
+References:
+    Paul, Roy, Talagani, Ganesh, Thoppe and Reiffers-Masson, "Adversary-Robust Learning from
+    Fully Asynchronous Directional Derivative Estimates", arXiv 2605.09337, 2026, Algorithm 1.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from farsign_jax.base import Array, Query, Schedule, Server, as_schedule, require
+from farsign_jax.directions import Dictionary
+
+_LARGEST = 1e30  # only signs reach x; far from overflow even in the difference Y - y
+
+
+class FarSignState(NamedTuple):
+    """m workers, K directions each, d parameters."""
+
+    params: Array  # f32[d], x
+    averages: Array  # f32[m, K], y, zero until first heard
+    counts: Array  # i32[m], answers heard from each worker
+    step: Array  # i32[], updates applied so far, n
+
+
+def far_sign(
+    num_workers: int,
+    dictionary: Dictionary,
+    *,
+    step_size: float | Array | Schedule,
+    average_step: float | Array | Schedule,
+    sign_of: str = "new",
+    arrival_rates: Any = None,
+    max_weight: float = 10.0,
+) -> Server:
+    """Asynchronous sign descent with one memory per worker and direction.
+
+    Args:
+        num_workers: m (static).
+        dictionary: the directions (static), see `directions`.
+        step_size: alpha, distance moved along each direction: number, tracer or schedule.
+        average_step: beta in (0, 1], weight of the newest answer: number, tracer or schedule.
+        sign_of: "new", x moves along the sign of the average just updated, as in the MNIST
+            experiment (Section 4); "old", of the one before, as in the analysis (eq. 4 with
+            F_n-measurable y_n). Equal in the limit, not on short runs: with "old" the first
+            answer about a direction moves nothing.
+        arrival_rates: None, no weights; f32[m], relative rates p_i known beforehand;
+            "estimate", rates counted on line, (c_i + 1) / sum(c + 1). The step of worker i is
+            multiplied by 1 / (m p_i), which removes the pull of workers that answer more often.
+        max_weight: upper bound of these weights.
+
+    Returns:
+        A `Server`. Info: `staleness` i32[s] (server steps between question and answer, -1 in
+        an empty slot) and `nonfinite` i32[] (numbers refused at the door).
+
+    A non-finite number counts as the answer 0 and a huge one is clipped to 1e30: neither can
+    enter y or x.
+
+    Raises:
+        ValueError: on a step size that is not positive, beta outside (0, 1], unknown
+            `sign_of`, or rates that are not m positive numbers.
+    """
+    m = num_workers
+    require(m > 0, f"far_sign needs at least one worker: got num_workers={m}")
+    if not callable(step_size):
+        require(step_size > 0, f"far_sign needs step_size > 0: got {step_size}")
+    if not callable(average_step):
+        in_range = (average_step > 0) & (average_step <= 1)
+        require(in_range, f"far_sign needs 0 < average_step <= 1: got {average_step}")
+    require(sign_of in ("new", "old"), f"sign_of is 'new' or 'old': got {sign_of!r}")
+    step_size, average_step = as_schedule(step_size), as_schedule(average_step)
+    estimate = isinstance(arrival_rates, str)
+    if estimate:
+        rule = f"arrival_rates is None, 'estimate' or m rates: got {arrival_rates!r}"
+        require(arrival_rates == "estimate", rule)
+    elif arrival_rates is not None:
+        rule = f"far_sign needs m={m} arrival rates: got shape {jnp.shape(arrival_rates)}"
+        require(jnp.shape(arrival_rates) == (m,), rule)
+        if not isinstance(arrival_rates, jax.core.Tracer):
+            arrival_rates = np.asarray(arrival_rates, np.float64)  # even rates weigh exactly 1
+        require(arrival_rates > 0, f"arrival rates must be positive: got {arrival_rates}")
+
+    def init(params):
+        return FarSignState(
+            params=params,
+            averages=jnp.zeros((m, dictionary.size), params.dtype),
+            counts=jnp.zeros((m,), jnp.int32),
+            step=jnp.zeros((), jnp.int32),
+        )
+
+    def query(state, worker, key):
+        return Query(state.params, worker, dictionary.draw(key, worker), state.step)
+
+    def weights(counts, worker):
+        if arrival_rates is None:
+            return 1.0
+        rates = (counts + 1).astype(jnp.float32) if estimate else arrival_rates
+        every = jnp.asarray(rates.sum() / (m * rates), jnp.float32)  # f32[m]
+        return jnp.minimum(every[worker], max_weight)[:, None]
+
+    def update(state, reports):
+        i, j = reports.worker, reports.direction  # [s], [s, k]
+        present = i < m
+        finite = jnp.isfinite(reports.value)
+        answer = jnp.where(finite, jnp.clip(reports.value, -_LARGEST, _LARGEST), 0.0)
+        dtype = state.params.dtype
+        alpha = jnp.asarray(step_size(state.step), dtype)
+        beta = jnp.asarray(average_step(state.step), dtype)
+
+        old = state.averages[i[:, None], j]
+        new = old + beta * (answer - old)
+        vote = jnp.sign(new if sign_of == "new" else old)
+        amount = jnp.where(present[:, None], -alpha * weights(state.counts, i) * vote, 0.0)
+        info = {
+            "staleness": jnp.where(present, state.step - reports.version, -1),
+            "nonfinite": jnp.sum(present[:, None] & ~finite),
+        }
+        state = FarSignState(
+            params=dictionary.move(state.params, i, j, amount.astype(dtype)),
+            averages=state.averages.at[i[:, None], j].set(new, mode="drop"),
+            counts=state.counts.at[i].add(1, mode="drop"),
+            step=state.step + 1,
+        )
+        return state, info
+
+    def recall(state, direction):
+        said = state.averages[:, direction]
+        # A row of y says something about direction j only if j means the same to everybody.
+        return said, (said != 0) & dictionary.shared
+
+    return Server(init, query, update, recall)

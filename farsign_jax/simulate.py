@@ -1,0 +1,365 @@
+"""The event loop: who speaks when.
+
+`ask`, `answer` and `deliver` are the three lines of the conversation. One `event` speaks
+them for the workers that arrive together, in one of two modes:
+
+    fresh        the arriving worker is asked, answers and is heard within the event, as in
+                 the paper's MNIST experiment: staleness 0;
+    outstanding  every worker always has one question open; an event delivers the answer of
+                 the arriving worker and asks it the next question. Staleness follows from
+                 the schedule: server step now - step when asked. Answers are computed when
+                 asked and delivered late, so m answers are kept, not m stale iterates.
+
+A schedule is data: i32[T], the worker that arrives at each event, or i32[T, s] for sets of up
+to s arrivals per update (the paper's S_n), padded with -1. The loop over it is `lax.scan` in
+a compiled program, or `python_loop`, which speaks the same three functions one by one.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from farsign_jax import keys as keys_lib
+from farsign_jax.base import Array, Problem, Query, Report, System, View, require
+
+DELIVERIES = ("fresh", "outstanding")
+
+
+class Memory(NamedTuple):
+    """What each worker last said, kept for servers that do not remember it themselves."""
+
+    said: Array  # f32[m, k]
+    heard: Array  # bool[m]
+
+
+class Run(NamedTuple):
+    """The whole state of a run between two events."""
+
+    server: Any  # the server's state
+    workers: Any  # worker states, leaves [m, ...]
+    attack: Any  # the attack's state
+    inbox: Any  # Report of [m]: answers under way; () in fresh delivery
+    memory: Any  # Memory, or () where no attack wants it
+
+
+def _over_slots(f: Callable, *trees: Any) -> Any:
+    """Applies f along the leading axis [s]; a single slot stays free of a batch axis."""
+    if len(jax.tree.leaves(trees)[0]) > 1:
+        return jax.vmap(f)(*trees)
+    return jax.tree.map(lambda a: a[None], f(*jax.tree.map(lambda a: a[0], trees)))
+
+
+def ask(system: System, state: Any, workers: Array, keys: keys_lib.RunKeys) -> Query:
+    """The questions to `workers` i32[s], leaves [s, ...]."""
+
+    def one(worker):
+        key = keys_lib.message(keys.queries, worker, state.step)
+        return system.server.query(state, worker, key)
+
+    return _over_slots(one, workers)
+
+
+def answer(
+    system: System, problem: Problem, states: Any, queries: Query, keys: keys_lib.RunKeys
+) -> tuple[Any, Report]:
+    """What the workers answer honestly: their new states, leaves [m, ...], and s reports."""
+
+    def one(query):
+        i = query.worker
+        key = keys_lib.message(keys.batches, i, query.version)
+        state = jax.tree.map(lambda a: a[i], states)
+        state, value = system.worker.respond(state, query, problem.shard(i), key)
+        return state, Report(i, query.version, query.direction, value)
+
+    new, reports = _over_slots(one, queries)
+    put = functools.partial(_put, queries.worker)
+    return jax.tree.map(put, states, new), reports
+
+
+def deliver(
+    system: System, run: Run, reports: Report, byzantine: Array, keys: keys_lib.RunKeys
+) -> tuple[Run, dict[str, Array]]:
+    """Lets the liars among s reports speak instead, then lets the server hear them all."""
+    server, _, attack = system
+
+    def forge(attack_state, report):
+        said = heard = None
+        if attack.omniscient and server.recall is not None:
+            said, heard = server.recall(run.server, report.direction)
+        elif attack.omniscient:
+            said = run.memory.said
+            heard = jnp.broadcast_to(run.memory.heard[:, None], said.shape)
+        view = View(run.server, byzantine, said, heard)
+        key = keys_lib.message(keys.attacks, report.worker, report.version)
+        attack_state, lie = attack.forge(attack_state, report, view, key)
+        honest = report.value
+        require(
+            lie.shape == honest.shape and lie.dtype == honest.dtype,
+            f"a forged value must be {honest.dtype}{list(honest.shape)} like the honest one: "
+            f"got {lie.dtype}{list(lie.shape)}",
+        )
+        liar = byzantine[report.worker] & (report.worker < byzantine.shape[0])
+        return attack_state, jnp.where(liar, lie, honest)
+
+    if len(reports.worker) > 1:  # liars of one set speak in turn: an attack may remember
+        attack_state, value = jax.lax.scan(forge, run.attack, reports)
+    else:
+        attack_state, value = forge(run.attack, jax.tree.map(lambda a: a[0], reports))
+        value = value[None]
+
+    state, info = server.update(run.server, reports._replace(value=value))
+    memory = run.memory
+    if memory != ():
+        memory = Memory(
+            _put(reports.worker, memory.said, value),
+            memory.heard.at[reports.worker].set(True, mode="drop"),
+        )
+    return run._replace(server=state, attack=attack_state, memory=memory), info
+
+
+def _put(i: Array, a: Array, new: Array) -> Array:
+    return a.at[i].set(new, mode="drop")  # an empty slot writes nothing
+
+
+_LINES = (ask, answer, deliver)
+
+
+def event(
+    system: System,
+    problem: Problem,
+    byzantine: Array,
+    keys: keys_lib.RunKeys,
+    delivery: str,
+    run: Run,
+    arrivals: Array,
+    lines: tuple[Callable, Callable, Callable] = _LINES,
+) -> tuple[Run, dict[str, Array]]:
+    """One step of the loop: the workers `arrivals`, i32[] or i32[s], are heard."""
+    speak_ask, speak_answer, speak_deliver = lines
+    arrivals = jnp.atleast_1d(arrivals)
+    i = jnp.where(arrivals < 0, problem.num_workers, arrivals)
+
+    def exchange(run):
+        queries = speak_ask(system, run.server, i, keys)
+        workers, reports = speak_answer(system, problem, run.workers, queries, keys)
+        return run._replace(workers=workers), reports
+
+    if delivery == "fresh":
+        run, reports = exchange(run)
+        return speak_deliver(system, run, reports, byzantine, keys)
+
+    reports = jax.tree.map(lambda a: a[i], run.inbox)._replace(worker=i)
+    run, info = speak_deliver(system, run, reports, byzantine, keys)
+    run, reports = exchange(run)
+    inbox = jax.tree.map(functools.partial(_put, i), run.inbox, reports)
+    return run._replace(inbox=inbox), info
+
+
+def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: str) -> Run:
+    """The state before the first event; in outstanding delivery, every worker is asked."""
+    server, worker, attack = system
+    m = problem.num_workers
+    everyone = jnp.arange(m, dtype=jnp.int32)
+    state = server.init(problem.x0)
+    workers = jax.vmap(lambda i: worker.init(problem.shard(i)))(everyone)
+
+    def first(i):
+        queries = ask(system, state, i[None], keys)
+        return jax.tree.map(
+            lambda a: a[0], answer(system, problem, workers, queries, keys)[1]
+        )
+
+    # One at a time: m oracle calls side by side would need m times the scratch memory.
+    inbox = jax.lax.map(first, everyone) if delivery == "outstanding" else ()
+    memory: Any = ()
+    if attack.omniscient and server.recall is None:
+        report = jax.eval_shape(first, everyone[0])
+        require(
+            not jax.tree.leaves(report.direction),
+            "an omniscient attack needs a server that can recall what was said about a "
+            "direction, or whole gradients",
+        )
+        said = jnp.zeros((m, *report.value.shape), report.value.dtype)
+        memory = Memory(said, jnp.zeros((m,), bool))
+    return Run(state, workers, attack.init(m), inbox, memory)
+
+
+def advance(
+    system: System,
+    problem: Problem,
+    byzantine: Array,
+    keys: keys_lib.RunKeys,
+    delivery: str,
+    run: Run,
+    schedule: Array,
+) -> tuple[Run, dict[str, Array]]:
+    """All events of `schedule`, i32[T] or i32[T, s]. Info leaves lead with [T]."""
+    step = functools.partial(event, system, problem, byzantine, keys, delivery)
+    return jax.lax.scan(step, run, schedule)
+
+
+def python_loop(
+    system: System,
+    problem: Problem,
+    byzantine: Array,
+    keys: keys_lib.RunKeys,
+    delivery: str,
+    run: Run,
+    schedule: Array,
+) -> tuple[Run, dict[str, Array]]:
+    """`advance` in plain Python: slow, and open to a debugger between any two lines."""
+    infos = []
+    for arrivals in np.asarray(schedule):
+        arrivals = jnp.asarray(arrivals)
+        run, info = event(
+            system, problem, byzantine, keys, delivery, run, arrivals, _SPOKEN
+        )
+        infos.append(info)
+    return run, jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
+
+
+_SPOKEN = tuple(jax.jit(line, static_argnums=0) for line in _LINES)
+_start = jax.jit(start, static_argnames=("system", "delivery"))
+_advance = jax.jit(
+    advance, static_argnames=("system", "delivery"), donate_argnames="run"
+)
+
+
+def byzantine_mask(num_workers: int, byzantine: Any) -> np.ndarray:
+    """bool[m] from a count (the first q workers) or from a mask.
+
+    Raises:
+        ValueError: where no honest worker is left, or the mask does not have m entries.
+    """
+    m = num_workers
+    if np.ndim(byzantine) == 0:
+        q = int(byzantine)
+        require(0 <= q < m, f"need 0 <= byzantine < workers: got byzantine={q}, workers={m}")
+        return np.arange(m) < q
+    mask = np.asarray(byzantine, bool)
+    require(mask.shape == (m,), f"need a mask of {m} workers: got shape {mask.shape}")
+    require(not mask.all(), f"need an honest worker: all {m} are Byzantine")
+    return mask
+
+
+def check_schedule(schedule: Any, num_workers: int) -> np.ndarray:
+    """The schedule as i32[T] or i32[T, s].
+
+    Raises:
+        ValueError: where an id is not a worker's, an event is empty or names one twice.
+    """
+    schedule = np.asarray(schedule)
+    rule = f"a schedule is an integer array [T] or [T, s]: got {schedule.dtype}"
+    require(
+        schedule.ndim in (1, 2) and np.issubdtype(schedule.dtype, np.integer),
+        f"{rule}{list(schedule.shape)}",
+    )
+    first = schedule if schedule.ndim == 1 else schedule[:, 0]
+    too_low = np.any(first < 0) or np.any(schedule < -1)
+    worst = schedule.min(initial=0) if too_low else schedule.max(initial=0)
+    require(
+        not too_low and worst < num_workers,
+        f"the schedule names worker {worst}, but workers are 0..{num_workers - 1} "
+        "(-1 pads a set, and never its first place)",
+    )
+    if schedule.ndim == 2:
+        ordered = np.sort(schedule, axis=1)
+        twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+        at = int(np.argmax(twice.any(axis=1))) if twice.any() else -1
+        require(at < 0, f"event {at} of the schedule names a worker twice: {schedule[at]}")
+    return schedule.astype(np.int32)
+
+
+def check_batch(system: System, sizes: Any) -> None:
+    """Raises `ValueError` where a mini-batch would be larger than the smallest shard."""
+    smallest, b = int(np.min(sizes)), system.worker.batch_size
+    require(
+        b <= smallest,
+        f"need batch_size <= examples of every worker: got batch_size={b}, and a worker has "
+        f"{smallest}",
+    )
+
+
+def drive(
+    step: Callable, run: Run, schedule: np.ndarray, every: int, begin: int = 0, axis: int = 0
+) -> Iterator[tuple[int, Run, dict[str, Array], float]]:
+    """Runs `step(run, chunk)` over chunks of `every` events, from event `begin` on.
+
+    Yields (events done, run, info, seconds the chunk took). What happens between two
+    chunks, metrics, progress, checkpoints, is the caller's, and is not in the seconds.
+    """
+    total = schedule.shape[axis]
+    while begin < total:
+        end = min(begin + every, total)
+        chunk = schedule[begin:end] if axis == 0 else schedule[:, begin:end]
+        clock = time.perf_counter()
+        run, info = jax.block_until_ready(step(run, chunk))
+        yield end, run, info, time.perf_counter() - clock
+        begin = end
+
+
+def run(
+    problem: Problem,
+    system: System,
+    schedule: Any,
+    *,
+    seed: int = 0,
+    byzantine: Any = 0,
+    delivery: str = "fresh",
+    every: int | None = None,
+    measure: Callable[[Array], dict[str, Array]] | None = None,
+    debug: bool = False,
+) -> tuple[Run, list[dict[str, float]]]:
+    """One run, from the first event to the last.
+
+    Args:
+        problem: what is minimised, by whose data.
+        system: server, worker and attack. The same object compiles once.
+        schedule: i32[T] or i32[T, s], who arrives when (`arrivals`).
+        seed: everything random that happens within the loop.
+        byzantine: how many workers lie (the first ones), or a mask bool[m].
+        delivery: "fresh" or "outstanding", see above.
+        every: events between two records; default: one record at the end.
+        measure: `params f32[d] -> {name: number}`, evaluated for each record.
+        debug: speak the lines one by one in a Python loop instead of `lax.scan`.
+
+    Returns:
+        The final `Run` and one record per `every` events: `event`, `seconds` (of the loop,
+        compilation and measuring apart), `staleness` (the largest so far) and the measures.
+
+    Raises:
+        ValueError: before the loop starts, on anything that cannot run as asked.
+    """
+    require(delivery in DELIVERIES, f"delivery is one of {DELIVERIES}: got {delivery!r}")
+    schedule = check_schedule(schedule, problem.num_workers)
+    check_batch(system, problem.sizes)
+    lies = jnp.asarray(byzantine_mask(problem.num_workers, byzantine))
+    keys = keys_lib.split(seed)
+    every = every or max(len(schedule), 1)
+    require(every > 0, f"need every > 0 events between records: got {every}")
+
+    state = _start(system, problem, keys, delivery)
+    state = jax.tree.map(jnp.copy, state)  # x0 may be aliased, and the loop donates it
+    if debug:
+        step = functools.partial(python_loop, system, problem, lies, keys, delivery)
+    else:
+        # Compile before the clock runs.
+        if len(schedule):
+            _advance.lower(
+                system, problem, lies, keys, delivery, state, schedule[:every]
+            ).compile()
+        step = functools.partial(_advance, system, problem, lies, keys, delivery)
+
+    records, seconds, staleness = [], 0.0, 0
+    for events, state, info, took in drive(step, state, schedule, every):
+        seconds += took
+        staleness = max(staleness, int(info["staleness"].max()))
+        record = {"event": events, "seconds": seconds, "staleness": staleness}
+        measured = measure(state.server.params) if measure else {}
+        records.append(record | {name: float(value) for name, value in measured.items()})
+    return state, records

@@ -1,0 +1,250 @@
+"""Many runs at once: one compiled program over seeds and hyper-parameters.
+
+A *lane* is one run: a seed and a point of hyper-parameters. Lanes that share their structure
+(method, attack, model, sizes) advance together under `vmap`; what differs in structure, the
+attack above all, is a Python loop over sweeps. `build` is called inside the compiled program,
+so hyper-parameters are tracers and a whole grid compiles once.
+
+Between compiled segments a sweep measures, reports progress and writes a checkpoint. It can
+be killed at any moment; called again with the same checkpoint file it continues where the
+last one was written, and ends with the same bits as an uninterrupted run.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from farsign_jax import keys as keys_lib
+from farsign_jax import results, simulate
+from farsign_jax.base import Array, Problem, System, require
+from farsign_jax.metrics import Measure
+
+Build = Callable[[Problem, Any], System]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Lanes:
+    """L runs of one structure.
+
+    Attributes:
+        problem: `data` shared by all lanes; rows i32[L, m, n], sizes i32[L, m], x0 f32[L, d].
+        seeds: i32[L].
+        hyper: hyper-parameters, leaves [L], handed to `build` one lane at a time.
+        byzantine: bool[L, m].
+        schedules: i32[L, T] or i32[L, T, s]; stays on the host.
+    """
+
+    problem: Problem
+    seeds: Array
+    hyper: Any
+    byzantine: Array
+    schedules: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def take(self, lanes: Any) -> "Lanes":
+        """Some of the lanes, data still shared."""
+        pick = functools.partial(jax.tree.map, lambda a: a[lanes])
+        p = self.problem
+        rest = dataclasses.replace(p, rows=p.rows[lanes], sizes=p.sizes[lanes], x0=p.x0[lanes])
+        return Lanes(
+            rest,
+            self.seeds[lanes],
+            pick(self.hyper),
+            self.byzantine[lanes],
+            self.schedules[lanes],
+        )
+
+    def check(self, build: Build, delivery: str) -> None:
+        """Builds every lane's system once outside the program: bad values fail here."""
+        modes = simulate.DELIVERIES
+        require(delivery in modes, f"delivery is one of {modes}: got {delivery!r}")
+        for lane in range(len(self)):
+            one = self.take(lane)
+            system = build(one.problem, one.hyper)
+            simulate.check_batch(system, one.problem.sizes)
+            simulate.byzantine_mask(one.problem.num_workers, one.byzantine)
+            simulate.check_schedule(one.schedules, one.problem.num_workers)
+
+
+def _per_lane(problem: Problem) -> Any:
+    """vmap axes of a problem: everything by lane but the data."""
+    return dataclasses.replace(problem, data=None, rows=0, sizes=0, x0=0)
+
+
+@functools.partial(jax.jit, static_argnames=("build", "delivery"))
+def _start(build, delivery, problem, seeds, hyper):
+    def one(problem, seed, hyper):
+        keys = keys_lib.split(seed)
+        run = simulate.start(build(problem, hyper), problem, keys, delivery)
+        return jax.tree.map(jnp.copy, run)  # x0 is not the run's to donate
+
+    return jax.vmap(one, in_axes=(_per_lane(problem), 0, 0))(problem, seeds, hyper)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("build", "delivery"), donate_argnames=("run",)
+)
+def _advance(build, delivery, problem, seeds, hyper, byzantine, run, schedule):
+    def one(problem, seed, hyper, byzantine, run, schedule):
+        system, keys = build(problem, hyper), keys_lib.split(seed)
+        return simulate.advance(system, problem, byzantine, keys, delivery, run, schedule)
+
+    axes = (_per_lane(problem), 0, 0, 0, 0, 0)
+    return jax.vmap(one, in_axes=axes)(problem, seeds, hyper, byzantine, run, schedule)
+
+
+def lane_bytes(build: Build, lanes: Lanes, delivery: str = "fresh") -> int:
+    """Bytes one lane keeps on the device while it runs, data and scratch apart."""
+    one = lanes.take(slice(0, 1))
+    shapes = jax.eval_shape(
+        functools.partial(_start, build, delivery), one.problem, one.seeds, one.hyper
+    )
+    own = (one.problem.rows, one.problem.sizes, one.problem.x0, shapes)
+    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(own))
+
+
+def lanes_that_fit(num_lanes: int, bytes_per_lane: int) -> int:
+    """How many lanes may run side by side: half of the free memory is theirs."""
+    stats = jax.devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        free = stats["bytes_limit"] - stats["bytes_in_use"]
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(np.clip(free // 2 // max(bytes_per_lane, 1), 1, num_lanes))
+
+
+def sweep(
+    build: Build,
+    lanes: Lanes,
+    *,
+    every: int,
+    measure: Measure,
+    delivery: str = "fresh",
+    max_lanes: int | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    checkpoint_every: int = 1000,
+    progress: Callable[[int], Any] | None = None,
+) -> dict[str, np.ndarray]:
+    """Runs all lanes.
+
+    Args:
+        build: `(problem, hyper) -> System`; hashable by value, or one object for all calls:
+            the program is compiled once for each.
+        lanes: the runs.
+        every: events between two records.
+        measure: of params f32[lanes, d], for each record.
+        delivery: "fresh" or "outstanding".
+        max_lanes: lanes side by side; default: what fits into half of the free memory.
+        checkpoint: file that makes the sweep resumable; None, not resumable.
+        checkpoint_every: events between two checkpoints, a multiple of `every`.
+        progress: called with the number of run-events done since the last call.
+
+    Returns:
+        Columns [L, E] for E records a lane: `event`, `seconds` (a lane's share of the time
+        its batch spent in the loop), `staleness` (largest since the last record),
+        `nonfinite` (numbers refused) and the measures.
+
+    Raises:
+        ValueError: before the loop starts, on anything that cannot run as asked, or on a
+            checkpoint of another sweep.
+    """
+    require(every > 0, f"need every > 0 events between records: got {every}")
+    require(
+        checkpoint_every % every == 0 and checkpoint_every > 0,
+        f"checkpoint_every must be a multiple of every={every}: got {checkpoint_every}",
+    )
+    require(max_lanes is None or max_lanes > 0, f"need max_lanes > 0: got {max_lanes}")
+    lanes.check(build, delivery)
+    total = len(lanes)
+    side_by_side = max_lanes or lanes_that_fit(total, lane_bytes(build, lanes, delivery))
+    batches = -(-total // min(side_by_side, total))
+    width = -(-total // batches)  # even batches: one program serves them all
+    pieces = []
+    for batch in range(batches):
+        ids = np.arange(batch * width, (batch + 1) * width)
+        path = None
+        if checkpoint is not None:
+            path = pathlib.Path(checkpoint)
+            path = path.with_name(f"{path.stem}-{batch}of{batches}{path.suffix}")
+        columns = _batch(
+            build,
+            lanes.take(np.minimum(ids, total - 1)),  # the last batch repeats its last lane
+            every,
+            measure,
+            delivery,
+            path,
+            checkpoint_every,
+            progress,
+        )
+        keep = int((ids < total).sum())
+        pieces.append({name: column[:keep] for name, column in columns.items()})
+    return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
+
+
+def _fingerprint(lanes: Lanes, every: int) -> np.ndarray:
+    """u8[16], a digest of everything a checkpoint depends on but the program itself."""
+    digest = hashlib.blake2b(str(every).encode(), digest_size=16)
+    parts = (lanes.problem.rows, lanes.problem.x0, lanes.seeds, lanes.hyper)
+    for leaf in jax.tree.leaves((parts, lanes.byzantine, lanes.schedules)):
+        digest.update(np.ascontiguousarray(leaf))
+    return np.frombuffer(digest.digest(), np.uint8)
+
+
+def _batch(build, lanes, every, measure, delivery, path, checkpoint_every, progress):
+    """The lanes that run side by side, from their checkpoint to their last event."""
+    problem, width = lanes.problem, len(lanes)
+    seeds, hyper = jnp.asarray(lanes.seeds), jax.tree.map(jnp.asarray, lanes.hyper)
+    byzantine = jnp.asarray(lanes.byzantine)
+    schedules = lanes.schedules
+    events = schedules.shape[1]
+    num_records = -(-events // every)
+    run = _start(build, delivery, problem, seeds, hyper)
+
+    shapes = jax.eval_shape(measure, run.server.params)
+    names = ["event", "seconds", "staleness", "nonfinite", *sorted(shapes)]
+    columns = {name: np.full((width, num_records), np.nan) for name in names}
+    done, inputs = 0, _fingerprint(lanes, every)
+    if path is not None and path.exists():
+        saved = results.load_state(path, (inputs, np.zeros((), np.int64), columns, run))
+        require(
+            saved[0] == inputs,
+            f"{path} belongs to a sweep of other seeds, data, schedules or hyper-parameters",
+        )
+        done, columns = int(saved[1]), jax.tree.map(np.array, saved[2])
+        run = jax.tree.map(jnp.asarray, saved[3])
+        if progress:
+            progress(done * width)
+
+    args = (build, delivery, problem, seeds, hyper, byzantine)
+    if done < events:  # compile before the clock runs
+        _advance.lower(*args, run, schedules[:, done : done + every]).compile()
+    step = functools.partial(_advance, *args)
+    seconds = columns["seconds"][0, done // every - 1] if done else 0.0
+    for end, run, info, took in simulate.drive(step, run, schedules, every, done, axis=1):
+        seconds += took / width
+        record = {
+            "event": end,
+            "seconds": seconds,
+            "staleness": np.asarray(info["staleness"]).reshape(width, -1).max(axis=1),
+            "nonfinite": np.asarray(info["nonfinite"]).reshape(width, -1).sum(axis=1),
+        }
+        record |= {name: np.asarray(v) for name, v in measure(run.server.params).items()}
+        for name, value in record.items():
+            columns[name][:, -(-end // every) - 1] = value
+        if path is not None and (end % checkpoint_every == 0 or end == events):
+            results.save_state(path, (inputs, np.asarray(end), columns, run))
+        if progress:
+            progress((end - done) * width)
+            done = end
+    return columns

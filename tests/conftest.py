@@ -1,0 +1,24 @@
+"""Guards that turn common JAX mistakes into failures, for every test."""
+
+import os
+import tempfile
+
+# Command lines started by tests must not touch the user's caches.
+os.environ["FARSIGN_CACHE"] = tempfile.mkdtemp(prefix="farsign-tests-")
+
+import jax
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_captured_constants_warn_bytes", 1_000_000)
+
+
+@pytest.fixture
+def key_reuse_checked():
+    """Fails where one key is consumed twice; slow to compile, so not for every test."""
+    before = jax.config.jax_debug_key_reuse
+    jax.config.update("jax_debug_key_reuse", True)
+    yield
+    jax.config.update("jax_debug_key_reuse", before)

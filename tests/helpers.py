@@ -1,0 +1,87 @@
+"""Small problems and assertions that many tests share."""
+
+import contextlib
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from farsign_jax import attacks, directions, models, oracles, problems
+from farsign_jax.base import System
+from farsign_jax.servers.far_sign import far_sign
+
+M, D = 7, 20  # workers and parameters of the small quadratic
+
+
+def quadratic(noise=0.3, dim=D, workers=M, seed=0):
+    return problems.quadratic(dim, workers, jax.random.key(seed), noise=noise)
+
+
+def digits(module=None, workers=5, examples=40, seed=0, shape=(6, 6, 1), classes=4):
+    """A tiny classification problem with bytes as images."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (workers * examples, *shape), dtype=np.uint8)
+    labels = rng.integers(0, classes, workers * examples)
+    rows = rng.permutation(workers * examples).reshape(workers, examples)
+    module = models.MLP((8, classes)) if module is None else module
+    sizes = np.full(workers, examples)
+    return problems.classification(module, images, labels, rows, sizes, jax.random.key(seed))
+
+
+def far_sign_system(problem, attack=None, k=3, dictionary=None, worker=None, **options):
+    if dictionary is None:
+        dictionary = directions.identity(problem.x0.size, k)
+    options = {"step_size": 0.05, "average_step": 0.3} | options
+    server = far_sign(problem.num_workers, dictionary, **options)
+    if worker is None:
+        worker = oracles.zeroth_order(problem, dictionary, batch_size=8)
+    return System(server, worker, attack or attacks.none())
+
+
+def distance(problem):
+    """Measure of a quadratic: how far from the minimiser."""
+    center = problem.data[1][0]
+    return lambda x: {"distance": jnp.linalg.norm(x - center)}
+
+
+def assert_same(a, b):
+    """Bitwise equality of two pytrees, NaN equal to itself."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        x, y = np.asarray(x), np.asarray(y)
+        assert x.dtype == y.dtype and x.shape == y.shape
+        np.testing.assert_array_equal(x, y)
+
+
+@contextlib.contextmanager
+def compilations():
+    """Collects the names of the programs compiled inside the block."""
+    names: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            message = record.getMessage()
+            if message.startswith("Compiling "):
+                names.append(message.split()[1])
+
+    logger, handler = logging.getLogger("jax"), Handler()
+    before = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    jax.config.update("jax_log_compiles", True)
+    try:
+        yield names
+    finally:
+        jax.config.update("jax_log_compiles", False)
+        logger.removeHandler(handler)
+        logger.propagate = before
+
+
+@contextlib.contextmanager
+def float64():
+    scope = getattr(jax, "enable_x64", None)
+    if scope is None or not callable(scope):
+        from jax.experimental import enable_x64 as scope
+    with scope(True):
+        yield

@@ -1,0 +1,44 @@
+"""FAR-SIGN written down from the paper in plain NumPy: slow, obvious, no shared code."""
+
+import numpy as np
+
+
+def far_sign(x, events, m, alpha, beta, sign_of="new", weights=None):
+    """`events`: for each n a list of (worker, coordinates, answers). Returns x and y."""
+    x = np.array(x, np.float32)
+    y = np.zeros((m, x.size), np.float32)
+    for n, heard in enumerate(events):
+        a, b = np.float32(alpha(n)), np.float32(beta(n))
+        move = np.zeros_like(x)
+        for worker, coordinates, answers in heard:
+            w = np.float32(1 if weights is None else weights[worker])
+            for j, answer in zip(coordinates, answers, strict=True):
+                answer = np.float32(answer)
+                if not np.isfinite(answer):
+                    answer = np.float32(0)
+                answer = np.clip(answer, np.float32(-1e30), np.float32(1e30))
+                old = y[worker, j]
+                new = old + b * (answer - old)
+                y[worker, j] = new
+                move[j] += -a * w * np.sign(new if sign_of == "new" else old)
+        x = x + move
+    return x, y
+
+
+def two_point(losses, x, plus, minus, directions, delta):
+    """Differences of mean losses along each row of `directions`."""
+    out = []
+    for a in directions:
+        above, below = losses(x + delta * a, plus), losses(x - delta * a, minus)
+        out.append((above.mean() - below.mean()) / (2 * delta))
+    return np.asarray(out)
+
+
+def staleness(schedule):
+    """Events since the arriving worker was last heard: each is asked anew when it is heard."""
+    asked: dict[int, int] = {}
+    out = []
+    for n, worker in enumerate(schedule):
+        out.append(n - asked.get(worker, 0))
+        asked[worker] = n + 1
+    return out

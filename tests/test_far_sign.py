@@ -1,0 +1,176 @@
+"""The rule itself, against the paper in NumPy and against its own promises."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from farsign_jax import arrivals, attacks, directions, oracles, schedules, simulate
+from farsign_jax.base import InvalidConfig, Report
+from farsign_jax.servers.far_sign import far_sign
+from tests import helpers, reference
+
+M, D, K = 5, 11, 3
+
+
+def reports(events):
+    """One list of (worker, coordinates, answers) as a set of reports."""
+    worker, direction, value = (jnp.asarray(column) for column in zip(*events, strict=True))
+    zero = jnp.zeros(len(events), jnp.int32)
+    return Report(worker.astype(jnp.int32), zero, direction, value.astype(jnp.float32))
+
+
+def random_events(num_events, sizes=(1, 2, 4), hostile=True, seed=0):
+    rng = np.random.default_rng(seed)
+    strange = [np.nan, np.inf, -np.inf, 3e38, -3e38, 0.0]
+    events = []
+    for _ in range(num_events):
+        heard = []
+        for worker in rng.choice(M, rng.choice(sizes), replace=False):
+            answers = rng.normal(size=K).astype(np.float32)
+            if hostile and worker == 0:
+                answers = rng.choice(strange, K).astype(np.float32)
+            heard.append((worker, rng.choice(D, K, replace=False), answers))
+        events.append(heard)
+    return events
+
+
+@pytest.mark.parametrize("sign_of", ["new", "old"])
+@pytest.mark.parametrize("weights", [None, (1.0, 2.0, 4.0, 1.0, 1.0)])
+def test_matches_the_paper_in_numpy(sign_of, weights):
+    alpha, beta = schedules.staircase(0.1, 0.5, 10), schedules.power(0.9, 0.3)
+    rates = None if weights is None else 1 / np.asarray(weights)
+    server = far_sign(
+        M, directions.identity(D, K), step_size=alpha, average_step=beta, sign_of=sign_of,
+        arrival_rates=rates,
+    )  # fmt: skip
+    if rates is not None:
+        weights = np.mean(rates) / rates
+    x0 = np.random.default_rng(1).normal(size=D).astype(np.float32)
+    events = random_events(60)
+    state = server.init(jnp.asarray(x0))
+    update = jax.jit(server.update)
+    for heard in events:
+        state, info = update(state, reports(heard))
+        assert int(info["nonfinite"]) == sum((~np.isfinite(a)).sum() for _, _, a in heard)
+    x, y = reference.far_sign(x0, events, M, alpha, beta, sign_of, weights)
+    np.testing.assert_allclose(state.params, x, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(state.averages, y, rtol=1e-5, atol=1e-6)
+    assert int(state.step) == 60
+    assert np.isfinite(state.averages).all()
+
+
+def server_and_state(**options):
+    options = {"step_size": 0.1, "average_step": 0.5} | options
+    server = far_sign(M, directions.identity(D, K), **options)
+    return server, server.init(jnp.zeros(D))
+
+
+@pytest.mark.parametrize("value", [1e2, 1e20, -3e38, np.inf, np.nan, 0.0])
+def test_x_moves_by_at_most_the_step_whatever_is_said(value):
+    server, state = server_and_state()
+    after, _ = server.update(state, reports([(2, [0, 4, 9], [value] * 3)]))
+    moved = np.abs(np.asarray(after.params))
+    silent = value == 0 or not np.isfinite(value)
+    np.testing.assert_array_equal(moved[[0, 4, 9]], np.float32(0 if silent else 0.1))
+    assert moved.sum() == pytest.approx(0 if silent else 0.3)
+    others = np.delete(np.asarray(after.averages), 2, axis=0)
+    assert not others.any()
+
+
+def test_only_the_sign_of_a_lie_matters():
+    problem = helpers.quadratic()
+    schedule = arrivals.uniform(jax.random.key(1), helpers.M, 200)
+    ends = []
+    for value in (1e2, 1e20, 1e35):
+        system = helpers.far_sign_system(problem, attacks.constant(value))
+        state, _ = simulate.run(problem, system, schedule, byzantine=2)
+        ends.append(state.server.params)
+    helpers.assert_same(ends[0], ends[1])
+    helpers.assert_same(ends[0], ends[2])
+
+
+def test_sign_of_the_old_average_moves_nothing_at_the_first_visit():
+    server, state = server_and_state(sign_of="old")
+    event = reports([(1, [3, 5, 7], [1.0, -2.0, 3.0])])
+    state, _ = server.update(state, event)
+    assert not np.asarray(state.params).any()
+    state, _ = server.update(state, event)
+    np.testing.assert_allclose(np.asarray(state.params)[[3, 5, 7]], [-0.1, 0.1, -0.1])
+
+
+def test_even_rates_weigh_exactly_one():
+    problem = helpers.quadratic()
+    schedule = arrivals.uniform(jax.random.key(1), helpers.M, 100)
+    ends = []
+    for rates in (None, np.full(helpers.M, 1 / helpers.M)):
+        system = helpers.far_sign_system(problem, arrival_rates=rates)
+        ends.append(simulate.run(problem, system, schedule)[0].server)
+    helpers.assert_same(*ends)
+
+
+@pytest.mark.parametrize("rates", ["known", "estimate"])
+def test_weights_remove_the_pull_of_fast_workers(rates):
+    """Two workers disagree on x: the fast one wins without weights, nobody with them."""
+    fast = np.asarray([4.0, 1.0])
+    dictionary = directions.identity(1, 1)
+    schedule = arrivals.weighted(jax.random.key(0), fast, 4000)
+    drift = {}
+    for name, given in (("none", None), ("weighted", fast if rates == "known" else "estimate")):
+        server = far_sign(
+            2, dictionary, step_size=0.01, average_step=1.0, arrival_rates=given
+        )
+
+        def step(state, worker, server=server):
+            value = jnp.where(worker == 0, 1.0, -1.0)[None, None]
+            zero = jnp.zeros((1, 1), jnp.int32)
+            report = Report(worker[None], zero[0], zero, value)
+            return server.update(state, report)[0], None
+
+        state, _ = jax.lax.scan(step, server.init(jnp.zeros(1)), jnp.asarray(schedule))
+        drift[name] = abs(float(state.params[0]))
+    assert drift["none"] > 20  # 4000 * 0.01 * (4 - 1) / 5 = 24
+    # A random walk of 4000 steps of rms size 0.0125 has a deviation of 0.8.
+    assert drift["weighted"] < 5 * 0.8
+
+
+@pytest.mark.parametrize("name", ["matrix", "seeded", "seeded_own"])
+@pytest.mark.parametrize("order", ["zeroth", "first"])
+def test_general_dictionaries_reach_the_minimum_with_one_liar(name, order):
+    problem = helpers.quadratic(noise=0.1, dim=2, workers=4)
+    s = 2**-0.5
+    rows = jnp.asarray([[1.0, 0], [s, s], [0, 1.0], [-s, s]])  # robust to one liar of four
+    dictionary = {
+        "matrix": directions.matrix(rows[:, None]),
+        "seeded": directions.seeded(2, 8, 2, jax.random.key(5)),
+        "seeded_own": directions.seeded(2, 8, 2, jax.random.key(5), shared=False),
+    }[name]
+    options = {"batch_size": 16}
+    if order == "zeroth":
+        worker = oracles.zeroth_order(problem, dictionary, delta=0.01, **options)
+    else:
+        worker = oracles.directional_derivative(problem.losses, dictionary, **options)
+    system = helpers.far_sign_system(
+        problem, attacks.sign_flip(10), dictionary=dictionary, worker=worker,
+        step_size=schedules.power(2.0, 0.75), average_step=0.3,
+    )  # fmt: skip
+    schedule = arrivals.uniform(jax.random.key(2), 4, 4000)
+    measure = helpers.distance(problem)
+    _, records = simulate.run(problem, system, schedule, byzantine=1, measure=measure)
+    assert records[-1]["distance"] < 0.1 * float(measure(problem.x0)["distance"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"step_size": 0.0}, "step_size > 0: got 0"),
+        ({"average_step": 1.5}, "0 < average_step <= 1: got 1.5"),
+        ({"sign_of": "both"}, "'new' or 'old': got 'both'"),
+        ({"arrival_rates": [1.0, 2.0]}, r"m=5 arrival rates: got shape \(2,\)"),
+        ({"arrival_rates": [0.0] * M}, "must be positive"),
+        ({"arrival_rates": "guess"}, "'estimate' or m rates: got 'guess'"),
+    ],
+)
+def test_bad_values_are_refused_by_name(options, message):
+    with pytest.raises(InvalidConfig, match=message):
+        server_and_state(**options)
