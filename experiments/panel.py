@@ -211,11 +211,10 @@ def run(
     """Runs the panel, one sweep over seeds for each method and attack.
 
     Returns tidy rows, one per method, attack, seed and record. With a folder, each sweep has
-    a checkpoint there, and the rows so far are written after each sweep.
+    a checkpoint there, and the rows so far are written with it.
     """
     setting = prepare(config, data_dir)
     every = min(config.eval_every, config.events)
-    checkpoint_every = max(checkpoint_every // every, 1) * every
     panel = [(method, attack) for method in config.methods for attack in config.attacks]
     progress = Progress(len(panel) * len(config.seeds) * config.events)
     rows: list[dict[str, Any]] = []
@@ -230,7 +229,14 @@ def run(
         )
         build = Build(method, *parse_attack(attack), config.feedback)
         name = f"{method}-{attack}".replace(":", "-").replace(",", "-").replace("=", "")
-        columns = sweeps.sweep(
+        done = list(rows)
+
+        def keep(columns, attack=attack, build=build, lanes=lanes, done=done):
+            rows[:] = done + tidy(config, build, attack, lanes, columns)
+            if folder:
+                folder.write_rows(rows)
+
+        sweeps.sweep(
             build,
             lanes,
             every=every,
@@ -240,10 +246,8 @@ def run(
             checkpoint=folder.checkpoint(name) if folder else None,
             checkpoint_every=checkpoint_every,
             progress=progress,
+            on_checkpoint=keep,
         )
-        rows += tidy(config, build, attack, lanes, columns)
-        if folder:
-            folder.write_rows(rows)
     progress.bar.close()
     return rows
 
@@ -264,6 +268,8 @@ def tidy(
     for lane, seed in enumerate(config.seeds):
         for record in range(columns["event"].shape[1]):
             values = {name: float(column[lane, record]) for name, column in columns.items()}
+            if np.isnan(values["event"]):
+                break  # not there yet
             event = int(values.pop("event"))
             rows.append(
                 {

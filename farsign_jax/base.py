@@ -108,7 +108,7 @@ class Shard(NamedTuple):
 
     def batch(self, key: Key, size: int) -> PyTree:
         """Draws a mini-batch with replacement, leaves [size, ...]."""
-        rows = self.rows[jax.random.randint(key, (size,), 0, self.size)]
+        rows = self.rows[jax.random.randint(key, (size,), 0, self.size, jnp.int32)]
         return jax.tree.map(lambda a: a[rows], self.data)
 
 

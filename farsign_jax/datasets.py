@@ -140,7 +140,8 @@ def _read_npz(path: pathlib.Path) -> Dataset | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:  # checks the CRC of every array
+        # numpy checks the CRC of every array, but leaves files that are no archive open.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             dataset = Dataset(**{field: arrays[field] for field in Dataset._fields})
         _check(dataset)
         return dataset

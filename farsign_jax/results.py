@@ -62,9 +62,12 @@ def load_state(path: str | os.PathLike, like: Any) -> Any:
     """Reads what `save_state` wrote into the structure of `like`.
 
     Raises:
-        InvalidConfig: where leaves are missing or of another shape or type.
+        InvalidConfig: where it is damaged, or leaves are missing, of another shape or type.
     """
-    content = flax.serialization.msgpack_restore(pathlib.Path(path).read_bytes())
+    try:
+        content = flax.serialization.msgpack_restore(pathlib.Path(path).read_bytes())
+    except ValueError as error:
+        raise InvalidConfig(f"{path} is damaged ({error}): delete it to start anew") from error
     leaves, tree = jax.tree.flatten(like)
     if len(content) != len(leaves):
         raise InvalidConfig(f"{path} holds {len(content)} arrays where {len(leaves)} are needed")

@@ -53,7 +53,7 @@ class Lanes:
         return len(self.seeds)
 
     def take(self, lanes: Any) -> "Lanes":
-        """Some of the lanes, data still shared."""
+        """Some of the lanes (an index, a slice or an array of ids), data still shared."""
         pick = functools.partial(jax.tree.map, lambda a: a[lanes])
         p = self.problem
         rest = dataclasses.replace(p, rows=p.rows[lanes], sizes=p.sizes[lanes], x0=p.x0[lanes])
@@ -135,7 +135,8 @@ def sweep(
     checkpoint: str | os.PathLike | None = None,
     checkpoint_every: int = 1000,
     progress: Callable[[int], Any] | None = None,
-) -> dict[str, np.ndarray]:
+    on_checkpoint: Callable[[dict[str, np.ndarray]], Any] | None = None,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Runs all lanes.
 
     Args:
@@ -147,49 +148,57 @@ def sweep(
         delivery: "fresh" or "outstanding".
         max_lanes: lanes side by side; default: what fits into half of the free memory.
         checkpoint: file that makes the sweep resumable; None, not resumable.
-        checkpoint_every: events between two checkpoints, a multiple of `every`.
+        checkpoint_every: events between two checkpoints, rounded up to a record.
         progress: called with the number of run-events done since the last call.
+        on_checkpoint: called with the columns so far, NaN where nothing is recorded yet.
 
     Returns:
         Columns [L, E] for E records a lane: `event`, `seconds` (a lane's share of the time
         its batch spent in the loop), `staleness` (largest since the last record),
-        `nonfinite` (numbers refused) and the measures.
+        `nonfinite` (numbers refused) and the measures; and the final params f32[L, d].
 
     Raises:
         ValueError: before the loop starts, on anything that cannot run as asked, or on a
             checkpoint of another sweep.
     """
     require(every > 0, f"need every > 0 events between records: got {every}")
-    require(
-        checkpoint_every % every == 0 and checkpoint_every > 0,
-        f"checkpoint_every must be a multiple of every={every}: got {checkpoint_every}",
-    )
+    require(checkpoint_every > 0, f"need checkpoint_every > 0: got {checkpoint_every}")
     require(max_lanes is None or max_lanes > 0, f"need max_lanes > 0: got {max_lanes}")
     lanes.check(build, delivery)
     total = len(lanes)
     side_by_side = max_lanes or lanes_that_fit(total, lane_bytes(build, lanes, delivery))
     batches = -(-total // min(side_by_side, total))
     width = -(-total // batches)  # even batches: one program serves them all
-    pieces = []
+    columns: dict[str, np.ndarray] = {}
+    params = np.zeros(np.shape(lanes.problem.x0), lanes.problem.x0.dtype)
     for batch in range(batches):
-        ids = np.arange(batch * width, (batch + 1) * width)
+        ids = np.arange(batch * width, min((batch + 1) * width, total))
+
+        def record(part, ids=ids):
+            for name, column in part.items():
+                whole = columns.setdefault(name, np.full((total, column.shape[1]), np.nan))
+                whole[ids] = column[: len(ids)]
+            if on_checkpoint:
+                on_checkpoint(columns)
+
         path = None
         if checkpoint is not None:
             path = pathlib.Path(checkpoint)
             path = path.with_name(f"{path.stem}-{batch}of{batches}{path.suffix}")
-        columns = _batch(
+        spare = np.full(width - len(ids), ids[-1])  # the last batch repeats its last lane
+        final = _batch(
             build,
-            lanes.take(np.minimum(ids, total - 1)),  # the last batch repeats its last lane
+            lanes.take(np.concatenate([ids, spare])),
             every,
             measure,
             delivery,
             path,
             checkpoint_every,
             progress,
+            record,
         )
-        keep = int((ids < total).sum())
-        pieces.append({name: column[:keep] for name, column in columns.items()})
-    return {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
+        params[ids] = final[: len(ids)]
+    return columns, params
 
 
 def _fingerprint(lanes: Lanes, every: int) -> np.ndarray:
@@ -201,8 +210,13 @@ def _fingerprint(lanes: Lanes, every: int) -> np.ndarray:
     return np.frombuffer(digest.digest(), np.uint8)
 
 
-def _batch(build, lanes, every, measure, delivery, path, checkpoint_every, progress):
-    """The lanes that run side by side, from their checkpoint to their last event."""
+def _batch(
+    build, lanes, every, measure, delivery, path, checkpoint_every, progress, record
+) -> np.ndarray:
+    """The lanes that run side by side, from their checkpoint to their last event.
+
+    Hands the columns to `record` at every checkpoint; returns the final params.
+    """
     problem, width = lanes.problem, len(lanes)
     seeds, hyper = jnp.asarray(lanes.seeds), jax.tree.map(jnp.asarray, lanes.hyper)
     byzantine = jnp.asarray(lanes.byzantine)
@@ -230,21 +244,27 @@ def _batch(build, lanes, every, measure, delivery, path, checkpoint_every, progr
     if done < events:  # compile before the clock runs
         _advance.lower(*args, run, schedules[:, done : done + every]).compile()
     step = functools.partial(_advance, *args)
-    seconds = columns["seconds"][0, done // every - 1] if done else 0.0
+    seconds = columns["seconds"][0, -(-done // every) - 1] if done else 0.0
+    before = done
     for end, run, info, took in simulate.drive(step, run, schedules, every, done, axis=1):
         seconds += took / width
-        record = {
+        row = {
             "event": end,
             "seconds": seconds,
             "staleness": np.asarray(info["staleness"]).reshape(width, -1).max(axis=1),
             "nonfinite": np.asarray(info["nonfinite"]).reshape(width, -1).sum(axis=1),
         }
-        record |= {name: np.asarray(v) for name, v in measure(run.server.params).items()}
-        for name, value in record.items():
+        row |= {name: np.asarray(v) for name, v in measure(run.server.params).items()}
+        for name, value in row.items():
             columns[name][:, -(-end // every) - 1] = value
-        if path is not None and (end % checkpoint_every == 0 or end == events):
+        due = end // checkpoint_every > (end - every) // checkpoint_every or end == events
+        if path is not None and due:
             results.save_state(path, (inputs, np.asarray(end), columns, run))
+        if due:
+            record(columns)
         if progress:
-            progress((end - done) * width)
-            done = end
-    return columns
+            progress((end - before) * width)
+        before = end
+    if done == events:  # nothing was left to do
+        record(columns)
+    return np.asarray(run.server.params)

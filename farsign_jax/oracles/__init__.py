@@ -5,12 +5,12 @@
 
 from farsign_jax.base import Problem, Schedule, Worker
 from farsign_jax.directions import Dictionary
-from farsign_jax.oracles.coordinate_mlp import coordinate_mlp
+from farsign_jax.oracles.coordinate_mlp import coordinate_two_point
 from farsign_jax.oracles.first_order import directional_derivative, stochastic_gradient
 from farsign_jax.oracles.zeroth_order import two_point
 
 __all__ = [
-    "coordinate_mlp",
+    "coordinate_two_point",
     "directional_derivative",
     "stochastic_gradient",
     "two_point",
@@ -27,9 +27,9 @@ def zeroth_order(
     coupled: bool = True,
     noise_std: float = 0.0,
 ) -> Worker:
-    """`coordinate_mlp` for coordinates of an MLP, `two_point` for everything else."""
+    """`coordinate_two_point` for coordinates of an MLP, `two_point` for everything else."""
     options = {"batch_size": batch_size, "delta": delta, "coupled": coupled}
     options["noise_std"] = noise_std
     if problem.structure is not None and dictionary.coordinates:
-        return coordinate_mlp(problem.structure, **options, k=dictionary.per_query)
+        return coordinate_two_point(problem.structure, **options, k=dictionary.per_query)
     return two_point(problem.losses, dictionary, **options)

@@ -152,7 +152,7 @@ def loss_changes(
     return base, [change(step) for step in steps]
 
 
-def coordinate_mlp(
+def coordinate_two_point(
     structure: MLPStructure,
     *,
     k: int,

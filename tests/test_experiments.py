@@ -1,0 +1,184 @@
+"""The command lines, as a person types them."""
+
+import csv
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+
+from experiments import command, figures, panel
+from farsign_jax.base import InvalidConfig
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = "--events=40 --eval_every=20 --workers=4 --byzantine=1 --directions=10 --seeds=2".split()
+
+
+def start(module, *flags, **options):
+    code = [sys.executable, "-m", module, *map(str, flags)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        code, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, **options,
+    )  # fmt: skip
+
+
+def run(module, *flags):
+    process = start(module, *flags)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def read(folder):
+    with open(folder / "results.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def timeless(rows):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def test_quickstart_shows_who_survives(tmp_path):
+    code, out, err = run("experiments.quickstart", "--out", tmp_path, *TINY)
+    assert code == 0, err
+    assert "far_sign" in out and "sign_flip:scale=10" in out
+    rows = read(tmp_path)
+    assert len(rows) == 2 * 2 * 2 * 2  # methods, attacks, seeds, records
+    assert {r["evaluations"] for r in rows if r["method"] == "far_sign"} == {"400", "800"}
+    assert {r["bits_up"] for r in rows if r["method"] == "far_sign"} == {"6400", "12800"}
+    for name in ("curves.png", "curves.pdf", "table.md", "results.json", "config.json"):
+        assert (tmp_path / name).stat().st_size > 0
+    # The same command finds everything done and says the same.
+    again = run("experiments.quickstart", "--out", tmp_path, *TINY)
+    assert again[:2] == (0, out)
+    # Another configuration is not mixed in.
+    code, out, err = run("experiments.quickstart", "--out", tmp_path, *TINY, "--delta=0.1")
+    assert code == 2 and "delta was 0.001, is 0.1" in err and err.count("\n") == 1
+
+
+def test_interrupted_and_killed_commands_continue_bit_by_bit(tmp_path):
+    flags = [
+        "--dataset=mnist_subset", "--attacks=none,alie", "--events=1200", "--eval_every=100",
+        "--checkpoint_every=200", "--seeds=2", "--directions=20",
+    ]  # fmt: skip
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run("experiments.table3", "--out", whole, *flags)[0] == 0
+    # SIGINT once there are rows to look at, SIGKILL right after a checkpoint was written.
+    for number, kind, pattern in ((signal.SIGINT, 130, "*.csv"), (signal.SIGKILL, -9, "*.msgpack")):
+
+        def written(pattern=pattern):
+            return {path: path.stat().st_mtime_ns for path in cut.rglob(pattern)}
+
+        before = written()
+        process = start("experiments.table3", "--out", cut, *flags)
+        while process.poll() is None and written() == before:
+            time.sleep(0.005)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode in (kind, 0)
+        if process.returncode == 130:
+            assert "the same command continues" in err
+            assert read(cut)  # usable as it is
+    assert run("experiments.table3", "--out", cut, *flags)[0] == 0
+    assert timeless(read(cut)) == timeless(read(whole))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--attacks=sign_flop", "unknown attack 'sign_flop': did you mean 'sign_flip'"),
+        ("--methods=farsign", "unknown method 'farsign': did you mean 'far_sign'"),
+        ("--dataset=minst", "unknown dataset 'minst': did you mean 'mnist'"),
+        ("--preset=tunned", "unknown preset 'tunned': did you mean 'tuned'"),
+        ("--workers=3 --byzantine=3", "got byzantine=3, workers=3"),
+        ("--workers=x", "flag --workers=x"),
+        ("--seeds=0,0", "names one twice"),
+        ("--seeds=many", "--seeds is a count or a list"),
+        ("--directions=100000", "got k=100000, K=25450"),
+        ("--batch_size=5000", "got batch_size=5000, and worker"),
+        ("--step_size=-1", "step_size > 0: got -1"),
+        ("--wrokers=3", "Unknown command line flag 'wrokers'"),
+        ("extra", "unexpected argument 'extra'"),
+        ("--events=0", "events > 0: got 0"),
+        ("--partition=dirichlet --skew=0.01", "got batch_size=64, and worker"),
+        ("--attacks=alie:z", "option=value: got 'z'"),
+    ],
+)
+def test_wrong_values_end_in_one_line_and_exit_code_2(flags, message, tmp_path):
+    everything = [*flags.split(), f"--out={tmp_path}"]
+    if "--dataset" not in flags:
+        everything.append("--dataset=mnist_subset")
+    code, out, err = run("experiments.table3", *everything)
+    assert code == 2
+    assert message in err
+    assert err.startswith("error: ") and err.count("\n") == 1 and not out
+
+
+def test_help_names_the_flags():
+    code, out, _ = run("experiments.table3", "--helpfull")
+    assert code in (0, 1) and "--attacks" in out and "--checkpoint_every" in out
+
+
+@flagsaver.flagsaver
+def test_flags_override_the_preset_and_the_preset_the_experiment():
+    base = panel.Config(events=77)
+    if not command.FLAGS.is_parsed():
+        command.FLAGS(["test"])
+    command.FLAGS.preset = "smoke"
+    command.FLAGS.seeds = "3,5"
+    command.FLAGS.attacks = ["none,alie", "sign_flip:scale=3,source=honest_mean"]
+    config = command.configure(base)
+    assert config.events == 300 and config.seeds == (3, 5) and config.workers == 10
+    assert config.attacks == ("none", "alie:z=1.5", "sign_flip:scale=3,source=honest_mean")
+    name, options = panel.parse_attack(config.attacks[2])
+    assert (name, options) == ("sign_flip", (("scale", 3), ("source", "honest_mean")))
+
+
+def test_prepare_gives_each_seed_its_own_split_and_all_methods_the_same(tmp_path):
+    config = panel.Config(dataset="mnist_subset", seeds=(0, 1), events=30, partition="dirichlet",
+                          skew=5.0, validation=500)  # fmt: skip
+    a, b = (panel.prepare(config, None).lanes for _ in range(2))
+    np.testing.assert_array_equal(a.problem.rows, b.problem.rows)
+    np.testing.assert_array_equal(a.schedules, b.schedules)
+    assert (a.schedules[0] != a.schedules[1]).any()
+    assert (np.asarray(a.problem.x0[0]) != np.asarray(a.problem.x0[1])).any()
+    assert a.problem.data[0].shape[0] == 9500
+    np.testing.assert_array_equal(a.problem.sizes.sum(axis=1), [9500, 9500])
+
+
+def curve(method, seed, accuracies):
+    return [
+        {"method": method, "attack": "none", "seed": seed, "event": 10 * i,
+         "evaluations": 100 * i, "seconds": 0.5 * i, "test_accuracy": a}
+        for i, a in enumerate(accuracies, 1)
+    ]  # fmt: skip
+
+
+def test_summaries_are_what_they_say():
+    rows = curve("a", 0, [0.5, 0.9, 0.8]) + curve("a", 1, [0.6, 0.7, 0.85])
+    (entry,) = figures.summarise(rows)
+    assert entry["best"] == pytest.approx((0.9 + 0.85) / 2)
+    assert entry["std"] == pytest.approx(np.std([0.9, 0.85], ddof=1))
+    assert entry["final"] == pytest.approx(0.825)
+    # Mean curve 0.55, 0.8, 0.825: 80 % at the second record, 85 % never.
+    assert entry["evaluations_to_80"] == 200 and entry["seconds_to_80"] == 1.0
+    assert entry["evaluations_to_85"] is None
+    assert entry["evaluations_to_85_per_seed"] == [200, 300]
+    json.dumps(entry)
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("3", (0, 1, 2)), ("4,2", (4, 2)), ("7,", None), ("0", None)]
+)
+def test_seeds(text, seeds):
+    if seeds is None:
+        with pytest.raises(InvalidConfig):
+            panel.parse_seeds(text)
+    else:
+        assert panel.parse_seeds(text) == seeds

@@ -1,0 +1,108 @@
+"""The gauntlet: what every method must do, whatever its rule. New methods are found here."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from farsign_jax import METHODS, Build, Feedback, arrivals, attacks, simulate, sweeps
+from tests import helpers
+
+FEEDBACK = Feedback(batch_size=8, directions=5, decay_every=200)
+NAMES = sorted(METHODS)
+
+
+def hyper_of(name):
+    # Steps that suit the small quadratic rather than MNIST.
+    return dict(METHODS[name].presets["paper"]) | {"step_size": 0.1}
+
+
+def system_of(name, problem, attack="none"):
+    return Build(name, attack, (), FEEDBACK)(problem, hyper_of(name))
+
+
+def schedule(events, seed=1):
+    return arrivals.uniform(jax.random.key(seed), helpers.M, events)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("delivery", simulate.DELIVERIES)
+def test_converges_on_a_quadratic_when_nobody_lies(name, delivery):
+    problem = helpers.quadratic()
+    measure = helpers.distance(problem)
+    _, records = simulate.run(
+        problem, system_of(name, problem), schedule(1500), delivery=delivery, measure=measure
+    )
+    assert records[-1]["distance"] < 0.15 * float(measure(problem.x0)["distance"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_has_params_and_step_and_keeps_its_shape(name):
+    problem = helpers.quadratic()
+    system = system_of(name, problem)
+    keys = simulate.keys_lib.split(0)
+    run = jax.eval_shape(lambda: simulate.start(system, problem, keys, "outstanding"))
+    assert run.server.params.shape == problem.x0.shape
+    assert run.server.step.dtype == jnp.int32 and run.server.step.shape == ()
+    lies = jnp.zeros(helpers.M, bool)
+    after, info = jax.eval_shape(
+        lambda r: simulate.event(
+            system, problem, lies, keys, "outstanding", r, jnp.zeros((), jnp.int32)
+        ),
+        run,
+    )
+    assert jax.tree.structure(after) == jax.tree.structure(run)
+    for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(run), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        assert not getattr(a, "weak_type", False)
+    assert info["staleness"].shape == (1,)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("attack", sorted(attacks.ATTACKS))
+def test_x_stays_finite_under_every_attack(name, attack):
+    problem = helpers.quadratic()
+    order = np.stack([schedule(60)] * 2)
+    lanes = lanes_of(problem, name, [0, 1], order)
+    build = Build(name, attack, (), FEEDBACK)
+    columns, _ = sweeps.sweep(build, lanes, every=30, measure=_worst)
+    assert np.isfinite(columns["largest"]).all()
+    assert (columns["nonfinite"] > 0).all() == (attack == "nonfinite")
+
+
+def _worst(params):
+    return {"largest": jnp.abs(params).max(axis=-1)}
+
+
+def lanes_of(problem, name, seeds, schedules, steps=None):
+    lanes = len(seeds)
+    hyper = {k: np.full(lanes, v, np.float32) for k, v in hyper_of(name).items()}
+    if steps is not None:
+        hyper["step_size"] = np.asarray(steps, np.float32)
+    spread = lambda a: jnp.broadcast_to(a, (lanes, *a.shape))  # noqa: E731
+    batched = problem.__class__(
+        problem.data, spread(problem.rows), spread(problem.sizes), spread(problem.x0),
+        problem.losses, problem.structure,
+    )  # fmt: skip
+    lies = np.tile(np.arange(helpers.M) < 2, (lanes, 1))
+    return sweeps.Lanes(batched, np.asarray(seeds, np.int32), hyper, lies, schedules)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lanes_equal_single_runs_and_compile_once(name):
+    """Seeds and step sizes are tracers of one program; each lane is the run it stands for."""
+    problem = helpers.quadratic()
+    seeds, steps = [0, 1, 1], [0.1, 0.1, 0.03]
+    schedules = np.stack([schedule(60, seed) for seed in seeds])
+    lanes = lanes_of(problem, name, seeds, schedules, steps)
+    build = Build(name, "sign_flip", (), FEEDBACK)
+    first, ends = sweeps.sweep(build, lanes, every=60, measure=_worst)
+    with helpers.compilations() as compiled:
+        again, same = sweeps.sweep(build, lanes, every=60, measure=_worst)
+    assert compiled == []
+    np.testing.assert_array_equal(ends, same)
+    np.testing.assert_array_equal(first["largest"], again["largest"])
+    for lane, (seed, step) in enumerate(zip(seeds, steps, strict=True)):
+        system = build(problem, hyper_of(name) | {"step_size": np.float32(step)})
+        single, _ = simulate.run(problem, system, schedules[lane], seed=seed, byzantine=2)
+        np.testing.assert_array_equal(single.server.params, ends[lane])

@@ -1,0 +1,82 @@
+import csv
+import json
+import os
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from farsign_jax import results
+from farsign_jax.base import InvalidConfig
+from tests import helpers
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "a" / "file"
+    results.write_text(path, "old")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        results.atomic_write(path, fail)
+    assert path.read_text() == "old"
+    assert os.listdir(path.parent) == ["file"]
+
+
+def test_states_come_back_bit_by_bit(tmp_path):
+    state = {"a": np.asarray([np.nan, -0.0, np.inf], np.float32), "b": (jnp.arange(3), [])}
+    results.save_state(tmp_path / "s", state)
+    helpers.assert_same(results.load_state(tmp_path / "s", state), state)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ([np.zeros(3, np.float32), np.zeros(1)], "holds 1 arrays where 2 are needed"),
+        ([np.zeros(4, np.float32)], r"float32\[3\] where float32\[4\] is needed"),
+        ([np.zeros(3, np.int32)], r"float32\[3\] where int32\[3\] is needed"),
+    ],
+)
+def test_states_of_another_shape_are_refused(tmp_path, other, message):
+    results.save_state(tmp_path / "s", [np.zeros(3, np.float32)])
+    with pytest.raises(InvalidConfig, match=message):
+        results.load_state(tmp_path / "s", other)
+
+
+def test_a_folder_belongs_to_one_configuration(tmp_path):
+    results.Folder(tmp_path, {"attack": "none", "seeds": [0]})
+    results.Folder(tmp_path, {"attack": "none", "seeds": [0]})
+    with pytest.raises(results.ConfigMismatch, match="attack was 'none', is 'alie'.*another --out"):
+        results.Folder(tmp_path, {"attack": "alie", "seeds": [0]})
+    (tmp_path / "config.json").write_text('{"attack"')
+    with pytest.raises(results.ConfigMismatch, match="not readable JSON"):
+        results.Folder(tmp_path, {"attack": "none", "seeds": [0]})
+
+
+def test_rows_are_tidy_and_say_how_they_were_made(tmp_path):
+    folder = results.Folder(tmp_path, {"events": 5})
+    folder.write_rows([{"method": "far_sign", "seed": 0, "zeal": 1.5}], {"best": 0.9})
+    with open(tmp_path / "results.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert list(row) == [*results.COLUMNS, "zeal"]
+    assert (row["method"], row["aggregator"], row["zeal"]) == ("far_sign", "", "1.5")
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert record["config"] == {"events": 5} and record["summary"] == {"best": 0.9}
+    assert record["rows"] == [{"method": "far_sign", "seed": 0, "zeal": 1.5}]
+    environment = record["environment"]
+    assert {"jax", "farsign_jax"} <= environment["versions"].keys()
+    assert "cpu" in environment["device"]
+
+
+def test_tables():
+    header, rows = ["method", "best, %"], [["far_sign", "89.7 ± 0.3"], ["sgd", "10.0"]]
+    assert results.markdown_table(header, rows) == (
+        "| method   | best, %    |\n"
+        "|----------|------------|\n"
+        "| far_sign | 89.7 ± 0.3 |\n"
+        "| sgd      | 10.0       |\n"
+    )
+    latex = results.latex_table(header, rows)
+    assert r"method & best, \%" in latex and r"far\_sign & 89.7 $\pm$ 0.3 \\" in latex
