@@ -24,12 +24,16 @@ flags.DEFINE_string("out", None, "Folder of the results; the same command contin
 flags.DEFINE_string("data_dir", None, "Prepared tensorflow-datasets, or IDX files.")
 flags.DEFINE_string("preset", None, f"One of {', '.join(PRESETS)}; flags override it.")
 flags.DEFINE_integer("checkpoint_every", 1000, "Events between checkpoints.", lower_bound=1)
-flags.DEFINE_integer("max_lanes", None, "Runs side by side (default: what fits).", lower_bound=1)
+flags.DEFINE_integer(
+    "max_lanes", None, "Runs side by side (default: what fits).", lower_bound=1
+)
 
 # Flags that set the field of the same name in `Config`.
 flags.DEFINE_list("methods", None, f"Of {', '.join(METHODS)}.")
 flags.DEFINE_multi_string(
-    "attacks", None, "none, sign_flip, ... separated by commas or spaces; options as in alie:z=1.5."
+    "attacks",
+    None,
+    "none, sign_flip, ... separated by commas or spaces; options as in alie:z=1.5.",
 )
 flags.DEFINE_string("seeds", None, "How many (5), or which (0,3,7).")
 flags.DEFINE_string("dataset", None, f"One of {', '.join(DATASETS)}.")

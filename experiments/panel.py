@@ -12,8 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from farsign_jax import arrivals, attacks, datasets, keys, metrics, models, problems
-from farsign_jax import results, simulate, sweeps
+from farsign_jax import (
+    arrivals,
+    attacks,
+    datasets,
+    keys,
+    metrics,
+    models,
+    problems,
+    results,
+    simulate,
+    sweeps,
+)
 from farsign_jax.base import InvalidConfig, lookup, require
 from farsign_jax.methods import METHODS, Build, Feedback
 
@@ -153,8 +163,8 @@ def prepare(config: Config, data_dir: str | None) -> Setting:
         )
         require(
             config.batch_size <= sizes.min(),
-            f"need batch_size <= examples of every worker: got batch_size="
-            f"{config.batch_size}, and worker {sizes.argmin()} of seed {seed} has {sizes.min()}",
+            f"need batch_size <= examples of every worker: got batch_size={config.batch_size}, "
+            f"and worker {sizes.argmin()} of seed {seed} has {sizes.min()}",
         )
         one.append(problems.classification(module, *shared, rows, sizes, roles.init))
         schedules.append(arrivals.uniform(roles.schedule, config.workers, config.events))
@@ -196,7 +206,9 @@ class Progress:
         elapsed = time.monotonic() - self.began
         if self.bar.disable and (elapsed - self.said > 10 or self.done == self.total):
             self.said = elapsed
-            line = tqdm.tqdm.format_meter(self.done, self.total, elapsed, unit="event", ncols=80)
+            line = tqdm.tqdm.format_meter(
+                self.done, self.total, elapsed, unit="event", ncols=80
+            )
             print(f"{self.label}: {line}", file=sys.stderr, flush=True)
 
 

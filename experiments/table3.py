@@ -24,9 +24,7 @@ from farsign_jax import results
 CONFIG = panel.Config()
 
 PUBLISHED = {  # accuracy in percent, Table 3 of arXiv 2605.09337
-    "far_sign": dict(
-        zip(panel.PAPER_ATTACKS, (89.6, 86.2, 88.6, 89.0, 86.9), strict=True)
-    )
+    "far_sign": dict(zip(panel.PAPER_ATTACKS, (89.6, 86.2, 88.6, 89.0, 86.9), strict=True))
 }
 
 

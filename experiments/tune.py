@@ -5,7 +5,7 @@
 Each method tries the same seven multiples of its `paper` step size, under every attack, with
 10,000 training examples held out for validation; the test set is not looked at. The best
 multiple is the one with the highest accuracy in its worst attack. Expected for far_sign:
-0.0175 (88.7 % in its worst attack). All multiples and seeds of an attack are one compiled program.
+0.0175, 88.7 % in its worst attack. All multiples and seeds of an attack are one program.
 """
 
 import dataclasses

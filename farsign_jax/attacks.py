@@ -56,7 +56,9 @@ def sign_flip(scale: float = 1.0, source: str = "own") -> Attack:
         source: "own", g is the liar's own honest answer; "honest_mean", the mean of what
             honest workers said (ByzFL).
     """
-    require(source in ("own", "honest_mean"), f"source is 'own' or 'honest_mean': got {source!r}")
+    require(
+        source in ("own", "honest_mean"), f"source is 'own' or 'honest_mean': got {source!r}"
+    )
     if source == "own":
         return _stateless(lambda report, view, key: -scale * report.value)
     return ipm(epsilon=scale)

@@ -4,7 +4,7 @@ An asynchronous run is a conversation with three kinds of line, each a pure func
 
     ask      server  -> worker     query = server.query(state, worker, key)
     answer   worker  -> network    value = worker.respond(state, query, shard, key)
-    deliver  network -> server     attack.forge(...) where the worker lies, then server.update(...)
+    deliver  network -> server     attack.forge(...) for liars, then server.update(...)
 
 A driver (`simulate`, `sweeps`, a real parameter server) only decides *when* each is spoken.
 
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 Array = jax.Array
 Key = jax.Array  # a typed key, `jax.random.key(seed)`
@@ -146,11 +147,14 @@ class InvalidConfig(ValueError):
     """What was asked for cannot run; the message names the value and the rule, in one line."""
 
 
+def is_concrete(value: Any) -> bool:
+    """Whether a value is known now: everything but a tracer."""
+    return not isinstance(value, Tracer)
+
+
 def require(condition: Any, message: str) -> None:
     """Raises `InvalidConfig(message)` when a concrete condition is false; tracers pass."""
-    if isinstance(condition, jax.core.Tracer):
-        return
-    if not np.all(condition):
+    if is_concrete(condition) and not np.all(condition):
         raise InvalidConfig(message)
 
 

@@ -158,18 +158,22 @@ def _check(dataset: Dataset) -> None:
 
 def _read_prepared(name: str, directory: pathlib.Path) -> Dataset | None:
     """Reads what tensorflow-datasets prepared as array_record; None where there is nothing."""
-    if not (directory / name).is_dir() or not any((directory / name).rglob("dataset_info.json")):
+    if not (directory / name).is_dir() or not any(
+        (directory / name).rglob("dataset_info.json")
+    ):
         return None
     import tensorflow_datasets as tfds  # slow to import, and only needed once per data set
 
-    logging.info("decoding %s from %s, once: later runs read the cached arrays", name, directory)
+    logging.info(
+        "decoding %s from %s, once: later runs read the cached arrays", name, directory
+    )
     splits = []
     try:
         sources = tfds.data_source(
             name, split=["train", "test"], data_dir=directory, download=False
         )
         for source in sources:
-            examples = [source[i] for i in range(len(source))]
+            examples: Any = [source[i] for i in range(len(source))]
             splits.append(np.stack([example["image"] for example in examples]))
             labels = np.asarray([example["label"] for example in examples], np.int32)
             splits.append(labels)
@@ -272,7 +276,11 @@ def _label_skew(
     return [np.concatenate([cut[i] for i in hand]) for hand in dealt]
 
 
-PARTITIONS = {"iid": (_iid, 0.0), "dirichlet": (_dirichlet, 0.5), "label_skew": (_label_skew, 2)}
+PARTITIONS = {
+    "iid": (_iid, 0.0),
+    "dirichlet": (_dirichlet, 0.5),
+    "label_skew": (_label_skew, 2),
+}
 
 
 def partition(
@@ -298,7 +306,7 @@ def partition(
         ValueError: on an unknown kind, more workers than examples, or a skew <= 0.
     """
     split, default = lookup("partition", kind, PARTITIONS)
-    skew = default if skew is None else skew
+    skew = float(default if skew is None else skew)
     require(kind == "iid" or skew > 0, f"partition {kind} needs skew > 0: got {skew}")
     require(
         1 <= num_workers <= len(labels),

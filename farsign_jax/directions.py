@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from farsign_jax.base import Array, Key, require
 
@@ -53,7 +54,7 @@ def sample_distinct(key: Key, size: int, k: int) -> Array:
 
 
 def _check(size: int, k: int) -> None:
-    require(1 <= k, f"a question needs at least one direction: got k={k}")
+    require(k >= 1, f"a question needs at least one direction: got k={k}")
     require(k <= size, f"a question needs k <= number of directions: got k={k}, K={size}")
     require(size < 2**31, f"directions are numbered in int32: got K={size}")
 
@@ -80,8 +81,8 @@ def identity(dim: int, k: int) -> Dictionary:
 def matrix(directions: Array, k: int = 1) -> Dictionary:
     """One matrix of directions per worker, f32[m, K, d], row j = a_ij."""
     require(
-        jnp.ndim(directions) == 3,
-        f"directions must be [m, K, d]: got shape {jnp.shape(directions)}",
+        np.ndim(directions) == 3,
+        f"directions must be [m, K, d]: got shape {np.shape(directions)}",
     )
     directions = jnp.asarray(directions)
     size = directions.shape[1]

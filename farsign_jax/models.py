@@ -112,8 +112,13 @@ def flatten(module: nn.Module, input_shape: tuple[int, ...]) -> Flat:
     def apply(x, inputs):
         parts = [x[a:b].reshape(s) for a, b, s in zip(starts, ends, shapes, strict=True)]
         params = jax.tree.unflatten(tree, parts)
-        return module.apply({"params": params}, as_float(inputs, x.dtype))
+        logits = module.apply({"params": params}, as_float(inputs, x.dtype))
+        return jnp.asarray(logits)
 
     return Flat(
-        ends[-1], jax.tree.unflatten(tree, starts), jax.tree.unflatten(tree, shapes), init, apply
+        ends[-1],
+        jax.tree.unflatten(tree, starts),
+        jax.tree.unflatten(tree, shapes),
+        init,
+        apply,
     )

@@ -19,10 +19,12 @@ import numpy as np
 
 from farsign_jax.base import InvalidConfig
 
+# fmt: off
 COLUMNS = (
-    "method aggregator attack partition arrivals seed event evaluations seconds "
-    "virtual_seconds bits_up test_accuracy test_loss"
-).split()
+    "method", "aggregator", "attack", "partition", "arrivals", "seed", "event", "evaluations",
+    "seconds", "virtual_seconds", "bits_up", "test_accuracy", "test_loss",
+)
+# fmt: on
 
 
 class ConfigMismatch(InvalidConfig):
@@ -70,7 +72,9 @@ def load_state(path: str | os.PathLike, like: Any) -> Any:
         raise InvalidConfig(f"{path} is damaged ({error}): delete it to start anew") from error
     leaves, tree = jax.tree.flatten(like)
     if len(content) != len(leaves):
-        raise InvalidConfig(f"{path} holds {len(content)} arrays where {len(leaves)} are needed")
+        raise InvalidConfig(
+            f"{path} holds {len(content)} arrays where {len(leaves)} are needed"
+        )
     loaded = []
     for i, want in enumerate(leaves):
         got = content[str(i)]
@@ -157,7 +161,7 @@ class Folder:
         return self.path / "checkpoints" / f"{name}.msgpack"
 
     def write_rows(self, rows: Sequence[Mapping[str, Any]], summary: Any = None) -> None:
-        """`results.csv` (tidy, columns as everywhere) and `results.json` (with how it was made)."""
+        """Tidy `results.csv`, and `results.json`, which also says how they were made."""
         extra = sorted({name for row in rows for name in row} - set(COLUMNS))
         text = io.StringIO()
         writer = csv.DictWriter(text, [*COLUMNS, *extra], lineterminator="\n")

@@ -126,7 +126,9 @@ def _put(i: Array, a: Array, new: Array) -> Array:
     return a.at[i].set(new, mode="drop")  # an empty slot writes nothing
 
 
-_LINES = (ask, answer, deliver)
+Lines = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
+
+_LINES: Lines = (ask, answer, deliver)
 
 
 def event(
@@ -137,7 +139,7 @@ def event(
     delivery: str,
     run: Run,
     arrivals: Array,
-    lines: tuple[Callable, Callable, Callable] = _LINES,
+    lines: Lines = _LINES,
 ) -> tuple[Run, dict[str, Array]]:
     """One step of the loop: the workers `arrivals`, i32[] or i32[s], are heard."""
     speak_ask, speak_answer, speak_deliver = lines
@@ -170,9 +172,7 @@ def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: st
 
     def first(i):
         queries = ask(system, state, i[None], keys)
-        return jax.tree.map(
-            lambda a: a[0], answer(system, problem, workers, queries, keys)[1]
-        )
+        return jax.tree.map(lambda a: a[0], answer(system, problem, workers, queries, keys)[1])
 
     # One at a time: m oracle calls side by side would need m times the scratch memory.
     inbox = jax.lax.map(first, everyone) if delivery == "outstanding" else ()
@@ -216,18 +216,15 @@ def python_loop(
     infos = []
     for arrivals in np.asarray(schedule):
         arrivals = jnp.asarray(arrivals)
-        run, info = event(
-            system, problem, byzantine, keys, delivery, run, arrivals, _SPOKEN
-        )
+        run, info = event(system, problem, byzantine, keys, delivery, run, arrivals, _SPOKEN)
         infos.append(info)
     return run, jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
 
 
-_SPOKEN = tuple(jax.jit(line, static_argnums=0) for line in _LINES)
+_speak = functools.partial(jax.jit, static_argnums=0)
+_SPOKEN: Lines = (_speak(ask), _speak(answer), _speak(deliver))
 _start = jax.jit(start, static_argnames=("system", "delivery"))
-_advance = jax.jit(
-    advance, static_argnames=("system", "delivery"), donate_argnames="run"
-)
+_advance = jax.jit(advance, static_argnames=("system", "delivery"), donate_argnames="run")
 
 
 def byzantine_mask(num_workers: int, byzantine: Any) -> np.ndarray:
@@ -343,20 +340,20 @@ def run(
     every = every or max(len(schedule), 1)
     require(every > 0, f"need every > 0 events between records: got {every}")
 
-    state = _start(system, problem, keys, delivery)
-    state = jax.tree.map(jnp.copy, state)  # x0 may be aliased, and the loop donates it
+    begin = _start(system, problem, keys, delivery)
+    state = begin = jax.tree.map(jnp.copy, begin)  # x0 is not the loop's to donate
     if debug:
         step = functools.partial(python_loop, system, problem, lies, keys, delivery)
     else:
         # Compile before the clock runs.
         if len(schedule):
             _advance.lower(
-                system, problem, lies, keys, delivery, state, schedule[:every]
+                system, problem, lies, keys, delivery, begin, schedule[:every]
             ).compile()
         step = functools.partial(_advance, system, problem, lies, keys, delivery)
 
     records, seconds, staleness = [], 0.0, 0
-    for events, state, info, took in drive(step, state, schedule, every):
+    for events, state, info, took in drive(step, begin, schedule, every):
         seconds += took
         staleness = max(staleness, int(info["staleness"].max()))
         record = {"event": events, "seconds": seconds, "staleness": staleness}

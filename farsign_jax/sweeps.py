@@ -92,9 +92,7 @@ def _start(build, delivery, problem, seeds, hyper):
     return jax.vmap(one, in_axes=(_per_lane(problem), 0, 0))(problem, seeds, hyper)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("build", "delivery"), donate_argnames=("run",)
-)
+@functools.partial(jax.jit, static_argnames=("build", "delivery"), donate_argnames=("run",))
 def _advance(build, delivery, problem, seeds, hyper, byzantine, run, schedule):
     def one(problem, seed, hyper, byzantine, run, schedule):
         system, keys = build(problem, hyper), keys_lib.split(seed)
@@ -206,7 +204,7 @@ def _fingerprint(lanes: Lanes, every: int) -> np.ndarray:
     digest = hashlib.blake2b(str(every).encode(), digest_size=16)
     parts = (lanes.problem.rows, lanes.problem.x0, lanes.seeds, lanes.hyper)
     for leaf in jax.tree.leaves((parts, lanes.byzantine, lanes.schedules)):
-        digest.update(np.ascontiguousarray(leaf))
+        digest.update(np.asarray(leaf).tobytes())
     return np.frombuffer(digest.digest(), np.uint8)
 
 
@@ -223,30 +221,31 @@ def _batch(
     schedules = lanes.schedules
     events = schedules.shape[1]
     num_records = -(-events // every)
-    run = _start(build, delivery, problem, seeds, hyper)
+    begin = _start(build, delivery, problem, seeds, hyper)
 
-    shapes = jax.eval_shape(measure, run.server.params)
+    shapes = jax.eval_shape(measure, begin.server.params)
     names = ["event", "seconds", "staleness", "nonfinite", *sorted(shapes)]
     columns = {name: np.full((width, num_records), np.nan) for name in names}
     done, inputs = 0, _fingerprint(lanes, every)
     if path is not None and path.exists():
-        saved = results.load_state(path, (inputs, np.zeros((), np.int64), columns, run))
+        saved = results.load_state(path, (inputs, np.zeros((), np.int64), columns, begin))
         require(
             saved[0] == inputs,
             f"{path} belongs to a sweep of other seeds, data, schedules or hyper-parameters",
         )
         done, columns = int(saved[1]), jax.tree.map(np.array, saved[2])
-        run = jax.tree.map(jnp.asarray, saved[3])
+        begin = jax.tree.map(jnp.asarray, saved[3])
         if progress:
             progress(done * width)
 
     args = (build, delivery, problem, seeds, hyper, byzantine)
     if done < events:  # compile before the clock runs
-        _advance.lower(*args, run, schedules[:, done : done + every]).compile()
+        _advance.lower(*args, begin, schedules[:, done : done + every]).compile()
     step = functools.partial(_advance, *args)
+    run = begin
     seconds = columns["seconds"][0, -(-done // every) - 1] if done else 0.0
     before = done
-    for end, run, info, took in simulate.drive(step, run, schedules, every, done, axis=1):
+    for end, run, info, took in simulate.drive(step, begin, schedules, every, done, axis=1):
         seconds += took / width
         row = {
             "event": end,

@@ -139,8 +139,9 @@ def test_cross_check_with_byzfl_numbers():
     honest = np.asarray(json.loads("[[1,2,3],[4,5,6],[7,8,9]]"), np.float32)
     zero = jnp.zeros((), jnp.int32)
     report = Report(zero, zero, jnp.arange(3), jnp.zeros(3))
-    view = View(None, jnp.asarray([True, False, False, False]),
-                jnp.concatenate([jnp.zeros((1, 3)), honest]), jnp.ones((4, 3), bool))  # fmt: skip
+    liars = jnp.asarray([True, False, False, False])
+    said = jnp.concatenate([jnp.zeros((1, 3)), honest])
+    view = View(None, liars, said, jnp.ones((4, 3), bool))
     for attack, want in (
         (attacks.sign_flip(source="honest_mean"), [-4, -5, -6]),
         (attacks.ipm(epsilon=2), [-8, -10, -12]),

@@ -184,9 +184,13 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
 
 def test_without_files_and_network_the_error_says_what_to_do(tmp_path, no_network):
     (tmp_path / "data").mkdir()
-    with pytest.raises(datasets.DataError, match=r"cannot be reached.*--data_dir.*mnist_subset"):
+    with pytest.raises(
+        datasets.DataError, match=r"cannot be reached.*--data_dir.*mnist_subset"
+    ):
         datasets.load("mnist", str(tmp_path / "data"), str(tmp_path / "cache"))
-    with pytest.raises(datasets.DataError, match="tfds build cifar10 --file_format=array_record"):
+    with pytest.raises(
+        datasets.DataError, match="tfds build cifar10 --file_format=array_record"
+    ):
         datasets.load("cifar10", str(tmp_path / "data"), str(tmp_path / "cache"))
     with pytest.raises(datasets.DataError, match="is not a directory"):
         datasets.load("mnist", str(tmp_path / "nowhere"), str(tmp_path / "cache"))
@@ -267,7 +271,9 @@ def test_partitions_are_as_even_or_uneven_as_they_say():
         rows, sizes = datasets.partition(LABELS, 10, kind, jax.random.key(0), skew)
         pairs = zip(rows, sizes, strict=True)
         shares = [np.bincount(LABELS[r[:s]], minlength=10) / max(s, 1) for r, s in pairs]
-        return np.abs(np.asarray(shares) - np.bincount(LABELS) / len(LABELS)).sum(1).mean(), sizes
+        return np.abs(np.asarray(shares) - np.bincount(LABELS) / len(LABELS)).sum(
+            1
+        ).mean(), sizes
 
     even, sizes = skewness("iid")
     assert sizes.max() - sizes.min() <= 1

@@ -7,7 +7,9 @@ from farsign_jax import directions
 from farsign_jax.base import InvalidConfig
 
 
-@pytest.mark.parametrize(("size", "k"), [(1, 1), (7, 7), (10, 3), (25_450, 100), (2**20 + 3, 64)])
+@pytest.mark.parametrize(
+    ("size", "k"), [(1, 1), (7, 7), (10, 3), (25_450, 100), (2**20 + 3, 64)]
+)
 def test_sampled_ids_are_distinct_and_in_range(size, k):
     draw = jax.jit(lambda key: directions.sample_distinct(key, size, k))
     for seed in range(20):

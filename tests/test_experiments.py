@@ -1,6 +1,7 @@
 """The command lines, as a person types them."""
 
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -17,7 +18,8 @@ from experiments import command, figures, panel
 from farsign_jax.base import InvalidConfig
 
 ROOT = pathlib.Path(__file__).parent.parent
-TINY = "--events=40 --eval_every=20 --workers=4 --byzantine=1 --directions=10 --seeds=2".split()
+TINY = ["--events=40", "--eval_every=20", "--workers=4", "--byzantine=1", "--directions=10"]
+TINY += ["--seeds=2"]
 
 
 def start(module, *flags, **options):
@@ -70,7 +72,10 @@ def test_interrupted_and_killed_commands_continue_bit_by_bit(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert run("experiments.table3", "--out", whole, *flags)[0] == 0
     # SIGINT once there are rows to look at, SIGKILL right after a checkpoint was written.
-    for number, kind, pattern in ((signal.SIGINT, 130, "*.csv"), (signal.SIGKILL, -9, "*.msgpack")):
+    for number, kind, pattern in (
+        (signal.SIGINT, 130, "*.csv"),
+        (signal.SIGKILL, -9, "*.msgpack"),
+    ):
 
         def written(pattern=pattern):
             return {path: path.stat().st_mtime_ns for path in cut.rglob(pattern)}
@@ -141,8 +146,8 @@ def test_flags_override_the_preset_and_the_preset_the_experiment():
 
 
 def test_prepare_gives_each_seed_its_own_split_and_all_methods_the_same(tmp_path):
-    config = panel.Config(dataset="mnist_subset", seeds=(0, 1), events=30, partition="dirichlet",
-                          skew=5.0, validation=500)  # fmt: skip
+    config = panel.Config(dataset="mnist_subset", seeds=(0, 1), events=30, validation=500)
+    config = dataclasses.replace(config, partition="dirichlet", skew=5.0)
     a, b = (panel.prepare(config, None).lanes for _ in range(2))
     np.testing.assert_array_equal(a.problem.rows, b.problem.rows)
     np.testing.assert_array_equal(a.schedules, b.schedules)

@@ -117,9 +117,7 @@ def test_weights_remove_the_pull_of_fast_workers(rates):
     schedule = arrivals.weighted(jax.random.key(0), fast, 4000)
     drift = {}
     for name, given in (("none", None), ("weighted", fast if rates == "known" else "estimate")):
-        server = far_sign(
-            2, dictionary, step_size=0.01, average_step=1.0, arrival_rates=given
-        )
+        server = far_sign(2, dictionary, step_size=0.01, average_step=1.0, arrival_rates=given)
 
         def step(state, worker, server=server):
             value = jnp.where(worker == 0, 1.0, -1.0)[None, None]

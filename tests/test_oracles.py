@@ -152,13 +152,14 @@ def test_coupled_noise_cancels_and_independent_noise_has_its_size():
     j = jnp.arange(k, dtype=jnp.int32)
 
     def answers(coupled, seeds=200):
-        oracle = oracles.two_point(
-            problem.losses, dictionary, batch_size=1, delta=delta, coupled=coupled, noise_std=std
-        )  # fmt: skip
+        options = {"batch_size": 1, "delta": delta, "coupled": coupled, "noise_std": std}
+        oracle = oracles.two_point(problem.losses, dictionary, **options)
         one = jax.jit(jax.vmap(lambda s: ask(oracle, problem, problem.x0, j, s)))
         return np.asarray(one(jnp.arange(seeds)))
 
-    gradient = np.asarray(jax.grad(lambda x: problem.losses(x, problem.data).mean())(problem.x0))
+    gradient = np.asarray(
+        jax.grad(lambda x: problem.losses(x, problem.data).mean())(problem.x0)
+    )
     np.testing.assert_allclose(answers(True), np.tile(gradient[:k], (200, 1)), atol=1e-3)
     noisy = answers(False) - gradient[:k]
     expected = np.sqrt(2) * std / (2 * delta)
@@ -198,7 +199,9 @@ def test_first_order_answers_are_the_gradient_seen_along_the_directions(name):
     problem = helpers.digits()
     d = problem.x0.size
     rows = jax.random.normal(jax.random.key(1), (5, 6, d))
-    dictionary = {"identity": directions.identity(d, 3), "matrix": directions.matrix(rows, 3)}[name]
+    dictionary = {"identity": directions.identity(d, 3), "matrix": directions.matrix(rows, 3)}[
+        name
+    ]
     j = jnp.asarray([4, 0, 2])
     options = {"batch_size": 8}
     x = perturbed(problem)
@@ -208,7 +211,9 @@ def test_first_order_answers_are_the_gradient_seen_along_the_directions(name):
     np.testing.assert_allclose(ask(whole, problem, x, ()), gradient, rtol=1e-6)
     want = dictionary.project(gradient, jnp.asarray(1), j)
     for mode in ("jvp", "grad"):
-        oracle = oracles.directional_derivative(problem.losses, dictionary, mode=mode, **options)
+        oracle = oracles.directional_derivative(
+            problem.losses, dictionary, mode=mode, **options
+        )
         got = jax.jit(lambda o=oracle: ask(o, problem, x, j))()
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 

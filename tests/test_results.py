@@ -48,7 +48,9 @@ def test_states_of_another_shape_are_refused(tmp_path, other, message):
 def test_a_folder_belongs_to_one_configuration(tmp_path):
     results.Folder(tmp_path, {"attack": "none", "seeds": [0]})
     results.Folder(tmp_path, {"attack": "none", "seeds": [0]})
-    with pytest.raises(results.ConfigMismatch, match="attack was 'none', is 'alie'.*another --out"):
+    with pytest.raises(
+        results.ConfigMismatch, match=r"attack was 'none', is 'alie'.*another --out"
+    ):
         results.Folder(tmp_path, {"attack": "alie", "seeds": [0]})
     (tmp_path / "config.json").write_text('{"attack"')
     with pytest.raises(results.ConfigMismatch, match="not readable JSON"):

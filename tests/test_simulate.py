@@ -186,7 +186,10 @@ def test_an_empty_schedule_leaves_the_start():
 
 def test_a_forged_value_of_another_shape_is_refused_before_the_loop():
     problem = helpers.quadratic()
-    for lie, shape in ((jnp.zeros(5), r"float32\[5\]"), (jnp.zeros(3, jnp.int32), r"int32\[3\]")):
+    for lie, shape in (
+        (jnp.zeros(5), r"float32\[5\]"),
+        (jnp.zeros(3, jnp.int32), r"int32\[3\]"),
+    ):
         attack = Attack(lambda m: (), lambda s, report, view, key, lie=lie: (s, lie))
         system = helpers.far_sign_system(problem, attack)
         with pytest.raises(InvalidConfig, match=f"must be float32.3. like.*got {shape}"):

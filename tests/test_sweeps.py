@@ -104,7 +104,7 @@ def test_a_checkpoint_of_another_sweep_is_refused(tmp_path):
     given = lanes()
     run(given, checkpoint=path)
     other = dataclasses.replace(given, seeds=given.seeds + 1)
-    with pytest.raises(InvalidConfig, match="another|other seeds"):
+    with pytest.raises(InvalidConfig, match="other seeds"):
         run(other, checkpoint=path)
     (kept,) = tmp_path.iterdir()
     kept.write_bytes(kept.read_bytes()[:100])  # no run of ours leaves half a file: say so
@@ -139,7 +139,9 @@ def test_sigkill_at_any_moment_loses_nothing_but_the_running_segment(tmp_path):
         child.stdout.close()
         assert not (tmp_path / "params.npy").exists()
     # The last attempt has less left to do than a run from the start.
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, env=environment, check=True
+    )
     assert done.stdout.count("segment") < EVENTS // 10 + 1
     _, params = run(lanes(), every=10)
     np.testing.assert_array_equal(np.load(tmp_path / "params.npy"), params)

@@ -4,7 +4,8 @@ A step along one weight changes one pre-activation z_c of its layer by step * in
 change is carried forward as a *change*, from layer to layer, on top of one forward pass that
 all coordinates share, and the loss difference is formed from the change D of the logits:
 
-    F(x + step e_j) - F(x) = log(sum_c p_c exp(D_c)) - D_label = log1p(sum_c p_c expm1(D_c)) - D_label
+    F(x + step e_j) - F(x) = log(sum_c p_c exp(D_c)) - D_label
+                           = log1p(sum_c p_c expm1(D_c)) - D_label
 
 with p the softmax at x. Nothing nearly equal is ever subtracted, so float32 keeps the answer
 where the difference of two losses would lose it; and a first-layer weight costs
@@ -25,7 +26,7 @@ from farsign_jax.oracles.zeroth_order import check, evaluation_noise
 
 
 class Layer(NamedTuple):
-    """Where one dense layer lies in the flat vector: kernel [fan_in, fan_out], bias [fan_out]."""
+    """Where a dense layer lies in the vector: kernel [fan_in, fan_out], bias [fan_out]."""
 
     kernel: int
     bias: int
@@ -124,7 +125,10 @@ def loss_changes(
         h = structure.activation(z[-1])
     logits = z[-1]
     p = jax.nn.softmax(logits)
-    base = jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(logits, labels[:, None], 1)[:, 0]
+    base = (
+        jax.nn.logsumexp(logits, axis=-1)
+        - jnp.take_along_axis(logits, labels[:, None], 1)[:, 0]
+    )
 
     def unit_rows(n):  # one-hot rows of the units fed, f32[k, fan_out]
         return jax.nn.one_hot(touches[n].unit, layers[n].fan_out, dtype=x.dtype)

@@ -1,6 +1,6 @@
 """First-order answers: directional derivatives and whole gradients on a mini-batch.
 
-    Y_j = a_j . grad F(x; xi)                                                        eq. (7)
+Y_j = a_j . grad F(x; xi)                                                        eq. (7)
 """
 
 import jax

@@ -16,11 +16,10 @@ References:
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from farsign_jax.base import Array, Query, Schedule, Server, as_schedule, require
+from farsign_jax.base import Array, Query, Schedule, Server, as_schedule, is_concrete, require
 from farsign_jax.directions import Dictionary
 
 _LARGEST = 1e30  # only signs reach x; far from overflow even in the difference Y - y
@@ -86,9 +85,9 @@ def far_sign(
         rule = f"arrival_rates is None, 'estimate' or m rates: got {arrival_rates!r}"
         require(arrival_rates == "estimate", rule)
     elif arrival_rates is not None:
-        rule = f"far_sign needs m={m} arrival rates: got shape {jnp.shape(arrival_rates)}"
-        require(jnp.shape(arrival_rates) == (m,), rule)
-        if not isinstance(arrival_rates, jax.core.Tracer):
+        rule = f"far_sign needs m={m} arrival rates: got shape {np.shape(arrival_rates)}"
+        require(np.shape(arrival_rates) == (m,), rule)
+        if is_concrete(arrival_rates):
             arrival_rates = np.asarray(arrival_rates, np.float64)  # even rates weigh exactly 1
         require(arrival_rates > 0, f"arrival rates must be positive: got {arrival_rates}")
 
@@ -106,7 +105,7 @@ def far_sign(
     def weights(counts, worker):
         if arrival_rates is None:
             return 1.0
-        rates = (counts + 1).astype(jnp.float32) if estimate else arrival_rates
+        rates: Any = (counts + 1).astype(jnp.float32) if estimate else arrival_rates
         every = jnp.asarray(rates.sum() / (m * rates), jnp.float32)  # f32[m]
         return jnp.minimum(every[worker], max_weight)[:, None]
 

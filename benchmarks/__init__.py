@@ -1,0 +1,1 @@
+"""Benchmarks: one timing question per file; `throughput` is the front door."""
