@@ -236,8 +236,8 @@ def torch_peer(config: panel.Config) -> list[dict[str, Any]]:
 
 def report(record: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    text = [f"Device: {record['environment']['device']}, "]
-    text[0] += f"{record['environment']['cpu_cores']} CPU cores.\n"
+    machine = record["environment"]
+    text = [f"{machine['device']}, {machine['cpu']}, {machine['cpu_cores']} CPU cores\n"]
     header = [
         "method",
         "runs",

@@ -61,7 +61,8 @@ def classification(
 
 def _quadratic_losses(x: Array, batch: tuple[Array, Array, Array]) -> Array:
     curvature, center, noise = batch  # [b, d] each
-    return 0.5 * jnp.sum(curvature * (x[None] - center) ** 2, axis=-1) + noise @ x
+    x = x[None]
+    return jnp.sum(0.5 * curvature * (x - center) ** 2 + noise * x, axis=-1)
 
 
 def quadratic(

@@ -102,9 +102,18 @@ def environment() -> dict[str, Any]:
         "versions": versions,
         "device": f"{device.device_kind} ({device.platform})",
         "devices": jax.device_count(),
+        "cpu": _cpu_name(),
         "cpu_cores": os.cpu_count(),
         "git_revision": _revision(),
     }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        return next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def _revision() -> str:

@@ -12,7 +12,8 @@ import pytest
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_captured_constants_warn_bytes", 1_000_000)
+if hasattr(jax.config, "jax_captured_constants_warn_bytes"):  # since jax 0.7
+    jax.config.update("jax_captured_constants_warn_bytes", 1_000_000)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from farsign_jax import METHODS, Build, Feedback, arrivals, attacks, simulate, sweeps
+from farsign_jax.base import InvalidConfig
 from tests import helpers
 
 FEEDBACK = Feedback(batch_size=8, directions=5, decay_every=200)
@@ -106,3 +107,20 @@ def test_lanes_equal_single_runs_and_compile_once(name):
         system = build(problem, hyper_of(name) | {"step_size": np.float32(step)})
         single, _ = simulate.run(problem, system, schedules[lane], seed=seed, byzantine=2)
         np.testing.assert_array_equal(single.server.params, ends[lane])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("change", [lambda v: v[:1], lambda v: v[:, None], lambda v: v.sum()])
+def test_a_message_of_another_shape_is_refused_before_the_loop(name, change):
+    """Not broadcast: a scalar where k numbers belong is a mistake, not an answer."""
+    problem = helpers.quadratic()
+    system = system_of(name, problem)
+    honest = system.worker
+
+    def respond(state, query, shard, key):
+        state, value = honest.respond(state, query, shard, key)
+        return state, change(value)
+
+    system = system._replace(worker=honest._replace(respond=respond))
+    with pytest.raises(InvalidConfig, match="an answer is"):
+        simulate.run(problem, system, schedule(5))

@@ -16,9 +16,6 @@ from absl import app, flags
 from farsign_jax import datasets
 from farsign_jax.results import atomic_write
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where MNIST lies, see datasets.load.")
-_CHECK = flags.DEFINE_bool("check", False, "Compare with the embedded file, write nothing.")
-
 
 def select(images: np.ndarray, labels: np.ndarray, per_class: int) -> np.ndarray:
     """Rows of the chosen images, i64[classes * per_class]."""
@@ -41,8 +38,8 @@ def build(mnist: datasets.Dataset) -> datasets.Dataset:
 
 
 def main(_):
-    subset = build(datasets.load("mnist", _DATA_DIR.value))
-    if not _CHECK.value:
+    subset = build(datasets.load("mnist", flags.FLAGS.data_dir))
+    if not flags.FLAGS.check:
         atomic_write(
             datasets.EMBEDDED, lambda file: np.savez_compressed(file, **subset._asdict())
         )
@@ -55,5 +52,7 @@ def main(_):
     print("the embedded subset is what this script builds")
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # flags are global: importing `select` must not define any
+    flags.DEFINE_string("data_dir", None, "Where MNIST lies, see datasets.load.")
+    flags.DEFINE_bool("check", False, "Compare with the embedded file, write nothing.")
     app.run(main)

@@ -54,6 +54,8 @@ def async_sgd(num_workers: int, *, step_size: float | Array | Schedule) -> Serve
         return Query(state.params, worker, (), state.step)
 
     def update(state, reports):
+        shape, d = reports.value.shape[1:], state.params.shape
+        require(shape == d, f"an answer is a gradient f32{list(d)}: got {list(shape)}")
         present = reports.worker < m  # [s]
         finite = jnp.isfinite(reports.value)  # [s, d]
         heard = finite & present[:, None]

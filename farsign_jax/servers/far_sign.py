@@ -111,6 +111,8 @@ def far_sign(
 
     def update(state, reports):
         i, j = reports.worker, reports.direction  # [s], [s, k]
+        rule = f"an answer is one number per direction: got {reports.value.shape} for {j.shape}"
+        require(reports.value.shape == j.shape, rule)
         present = i < m
         finite = jnp.isfinite(reports.value)
         answer = jnp.where(finite, jnp.clip(reports.value, -_LARGEST, _LARGEST), 0.0)
