@@ -30,7 +30,7 @@ from absl import flags
 
 from experiments import panel
 from experiments.command import FLAGS, configure, main
-from farsign_jax import arrivals, keys, models, problems, results, simulate, sweeps
+from farsign_jax import arrivals, attacks, keys, models, problems, results, simulate, sweeps
 from farsign_jax.base import System, require
 from farsign_jax.methods import METHODS, Build
 from farsign_jax.oracles.coordinate_mlp import loss_changes
@@ -167,7 +167,7 @@ def grow_first_layer(config: panel.Config) -> list[dict[str, Any]]:
         build = Build("far_sign", "sign_flip", (), config.feedback)
         system = build(problem, METHODS["far_sign"].presets[config.preset])
         keyring = keys.split(0)
-        lies = jnp.asarray(simulate.byzantine_mask(config.workers, config.byzantine))
+        lies = jnp.asarray(attacks.byzantine_mask(config.workers, config.byzantine))
         order = arrivals.uniform(keyring.schedule, config.workers, FLAGS.timed_events)
         run = jax.tree.map(jnp.copy, simulate._start(system, problem, keyring, "fresh"))
         program = functools.partial(simulate._advance, system)

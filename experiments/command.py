@@ -14,9 +14,10 @@ from absl import app, flags
 from experiments.panel import PRESETS, Config, check, parse_attack, parse_seeds
 from farsign_jax import results
 from farsign_jax.base import InvalidConfig, lookup
-from farsign_jax.datasets import DATASETS, PARTITIONS, DataError
+from farsign_jax.datasets import DATASETS, DataError
 from farsign_jax.methods import METHODS
 from farsign_jax.models import MODELS
+from farsign_jax.partitions import PARTITIONS
 
 FLAGS = flags.FLAGS
 
@@ -120,6 +121,8 @@ def _fail(error: Exception) -> None:
 
 def main(experiment: Callable[[], Any]) -> None:
     """Runs a command: bad input ends in one line and exit code 2, Ctrl-C in 130."""
+    for flag in FLAGS.flags_by_module_dict()[__name__]:  # for --help
+        FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
     def guarded(_):
         _cache_compilations()

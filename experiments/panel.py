@@ -19,6 +19,7 @@ from farsign_jax import (
     keys,
     metrics,
     models,
+    partitions,
     problems,
     results,
     simulate,
@@ -118,11 +119,11 @@ def check(config: Config) -> None:
         parse_attack(attack)
     lookup("dataset", config.dataset, datasets.DATASETS)
     lookup("model", config.model, models.MODELS)
-    lookup("partition", config.partition, datasets.PARTITIONS)
+    lookup("partition", config.partition, partitions.PARTITIONS)
     deliveries = simulate.DELIVERIES
     lookup("delivery", config.delivery, dict.fromkeys(deliveries))
     require(config.workers > 0, f"need workers > 0: got {config.workers}")
-    simulate.byzantine_mask(config.workers, config.byzantine)
+    attacks.byzantine_mask(config.workers, config.byzantine)
     for name in ("batch_size", "directions", "delta", "events", "eval_every", "decay_every"):
         value = getattr(config, name)
         require(value > 0, f"need {name} > 0: got {value}")
@@ -158,7 +159,7 @@ def prepare(config: Config, data_dir: str | None) -> Setting:
     shared = jnp.asarray(train), jnp.asarray(labels, jnp.int32)
     for seed in config.seeds:
         roles = keys.split(seed)
-        rows, sizes = datasets.partition(
+        rows, sizes = partitions.partition(
             labels, config.workers, config.partition, roles.partition, config.skew
         )
         require(
@@ -175,7 +176,7 @@ def prepare(config: Config, data_dir: str | None) -> Setting:
         sizes=jnp.stack([p.sizes for p in one]),
         x0=jnp.stack([p.x0 for p in one]),
     )
-    lies = simulate.byzantine_mask(config.workers, config.byzantine)
+    lies = attacks.byzantine_mask(config.workers, config.byzantine)
     lanes = sweeps.Lanes(
         problem=problem,
         seeds=jnp.asarray(config.seeds, jnp.int32),

@@ -41,3 +41,31 @@ def sets(key: Key, num_workers: int, num_events: int, size: int) -> np.ndarray:
     )
     order = host_rng(key).random((num_events, num_workers)).argsort(axis=1)
     return order[:, :size].astype(np.int32)
+
+
+def check(schedule: Any, num_workers: int) -> np.ndarray:
+    """The schedule as i32[T] or i32[T, s].
+
+    Raises:
+        ValueError: where an id is not a worker's, an event is empty or names one twice.
+    """
+    schedule = np.asarray(schedule)
+    rule = f"a schedule is an integer array [T] or [T, s]: got {schedule.dtype}"
+    require(
+        schedule.ndim in (1, 2) and np.issubdtype(schedule.dtype, np.integer),
+        f"{rule}{list(schedule.shape)}",
+    )
+    first = schedule if schedule.ndim == 1 else schedule[:, 0]
+    too_low = np.any(first < 0) or np.any(schedule < -1)
+    worst = schedule.min(initial=0) if too_low else schedule.max(initial=0)
+    require(
+        not too_low and worst < num_workers,
+        f"the schedule names worker {worst}, but workers are 0..{num_workers - 1} "
+        "(-1 pads a set, and never its first place)",
+    )
+    if schedule.ndim == 2:
+        ordered = np.sort(schedule, axis=1)
+        twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+        at = int(np.argmax(twice.any(axis=1))) if twice.any() else -1
+        require(at < 0, f"event {at} of the schedule names a worker twice: {schedule[at]}")
+    return schedule.astype(np.int32)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.stats import norm
 
 from farsign_jax.base import Array, Attack, InvalidConfig, View, lookup, require
@@ -211,3 +212,20 @@ def make(name: str, **options: Any) -> Attack:
         return factory(**options)
     except TypeError as error:
         raise InvalidConfig(f"attack {name!r}: {error}") from None
+
+
+def byzantine_mask(num_workers: int, byzantine: Any) -> np.ndarray:
+    """bool[m] from a count (the first q workers) or from a mask.
+
+    Raises:
+        ValueError: where no honest worker is left, or the mask does not have m entries.
+    """
+    m = num_workers
+    if np.ndim(byzantine) == 0:
+        q = int(byzantine)
+        require(0 <= q < m, f"need 0 <= byzantine < workers: got byzantine={q}, workers={m}")
+        return np.arange(m) < q
+    mask = np.asarray(byzantine, bool)
+    require(mask.shape == (m,), f"need a mask of {m} workers: got shape {mask.shape}")
+    require(not mask.all(), f"need an honest worker: all {m} are Byzantine")
+    return mask

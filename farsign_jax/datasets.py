@@ -1,4 +1,4 @@
-"""Image data sets as NumPy arrays, and who holds which image.
+"""Image data sets as NumPy arrays.
 
 `load` reads, in this order: the decoded arrays it cached last time; a directory prepared by
 tensorflow-datasets (array_record; TensorFlow is not imported); raw IDX files, gzipped or not;
@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from farsign_jax.base import Key, lookup, require
-from farsign_jax.keys import host_rng
+from farsign_jax.base import lookup, require
 from farsign_jax.results import atomic_write
 
 EMBEDDED = pathlib.Path(__file__).parent / "data" / "mnist_subset.npz"
@@ -245,77 +244,3 @@ def _download(name: str, folder: pathlib.Path) -> Dataset:
     dataset = _read_idx(name, folder)
     assert dataset is not None  # all four files were just written
     return dataset
-
-
-# ---------------------------------------------------------------- who holds which example
-
-
-def _iid(labels: np.ndarray, m: int, rng: np.random.Generator, _: float) -> list[np.ndarray]:
-    return np.array_split(rng.permutation(len(labels)), m)
-
-
-def _dirichlet(
-    labels: np.ndarray, m: int, rng: np.random.Generator, alpha: float
-) -> list[np.ndarray]:
-    parts: list[list[np.ndarray]] = [[] for _ in range(m)]
-    for label in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        cuts = np.cumsum(rng.dirichlet(np.full(m, alpha)))[:-1] * len(rows)
-        for part, piece in zip(parts, np.split(rows, cuts.astype(int)), strict=True):
-            part.append(piece)
-    return [np.concatenate(part) for part in parts]
-
-
-def _label_skew(
-    labels: np.ndarray, m: int, rng: np.random.Generator, pieces: float
-) -> list[np.ndarray]:
-    shuffled = rng.permutation(len(labels))
-    ordered = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    cut = np.array_split(ordered, m * int(pieces))
-    dealt = rng.permutation(len(cut)).reshape(m, -1)
-    return [np.concatenate([cut[i] for i in hand]) for hand in dealt]
-
-
-PARTITIONS = {
-    "iid": (_iid, 0.0),
-    "dirichlet": (_dirichlet, 0.5),
-    "label_skew": (_label_skew, 2),
-}
-
-
-def partition(
-    labels: np.ndarray, num_workers: int, kind: str, key: Key, skew: float | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Deals the examples out: every example belongs to exactly one worker.
-
-    Args:
-        labels: i32[N].
-        num_workers: m.
-        kind: "iid", a random split into equal parts; "dirichlet", each class is split in
-            Dirichlet(skew) proportions (Hsu, Qi and Brown, 2019); "label_skew", sorted by
-            label and cut into m * skew pieces of which each worker gets `skew` (McMahan et
-            al., AISTATS 2017).
-        key: a run's `keys.partition`.
-        skew: default 0.5 for dirichlet (smaller is more uneven), 2 for label_skew.
-
-    Returns:
-        rows i32[m, n], each worker's examples, padded to the largest n with the worker's
-        first one, and sizes i32[m], how many of them count.
-
-    Raises:
-        ValueError: on an unknown kind, more workers than examples, or a skew <= 0.
-    """
-    split, default = lookup("partition", kind, PARTITIONS)
-    skew = float(default if skew is None else skew)
-    require(kind == "iid" or skew > 0, f"partition {kind} needs skew > 0: got {skew}")
-    require(
-        1 <= num_workers <= len(labels),
-        f"need 1 <= workers <= examples: got workers={num_workers}, examples={len(labels)}",
-    )
-    parts = split(np.asarray(labels), num_workers, host_rng(key), skew)
-    sizes = np.asarray([len(part) for part in parts], np.int32)
-    rows = np.zeros((num_workers, sizes.max()), np.int32)
-    for row, part in zip(rows, parts, strict=True):
-        row[: len(part)] = part
-        row[len(part) :] = part[0] if len(part) else 0
-    return rows, sizes

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from farsign_jax import arrivals, attacks
 from farsign_jax import keys as keys_lib
 from farsign_jax.base import Array, Problem, Query, Report, System, View, require
 
@@ -138,18 +139,18 @@ def event(
     keys: keys_lib.RunKeys,
     delivery: str,
     run: Run,
-    arrivals: Array,
+    workers: Array,
     lines: Lines = _LINES,
 ) -> tuple[Run, dict[str, Array]]:
-    """One step of the loop: the workers `arrivals`, i32[] or i32[s], are heard."""
+    """One step of the loop: `workers`, i32[] or i32[s], are heard."""
     speak_ask, speak_answer, speak_deliver = lines
-    arrivals = jnp.atleast_1d(arrivals)
-    i = jnp.where(arrivals < 0, problem.num_workers, arrivals)
+    workers = jnp.atleast_1d(workers)
+    i = jnp.where(workers < 0, problem.num_workers, workers)
 
     def exchange(run):
         queries = speak_ask(system, run.server, i, keys)
-        workers, reports = speak_answer(system, problem, run.workers, queries, keys)
-        return run._replace(workers=workers), reports
+        states, reports = speak_answer(system, problem, run.workers, queries, keys)
+        return run._replace(workers=states), reports
 
     if delivery == "fresh":
         run, reports = exchange(run)
@@ -214,9 +215,8 @@ def python_loop(
 ) -> tuple[Run, dict[str, Array]]:
     """`advance` in plain Python: slow, and open to a debugger between any two lines."""
     infos = []
-    for arrivals in np.asarray(schedule):
-        arrivals = jnp.asarray(arrivals)
-        run, info = event(system, problem, byzantine, keys, delivery, run, arrivals, _SPOKEN)
+    for workers in map(jnp.asarray, np.asarray(schedule)):
+        run, info = event(system, problem, byzantine, keys, delivery, run, workers, _SPOKEN)
         infos.append(info)
     return run, jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
 
@@ -225,51 +225,6 @@ _speak = functools.partial(jax.jit, static_argnums=0)
 _SPOKEN: Lines = (_speak(ask), _speak(answer), _speak(deliver))
 _start = jax.jit(start, static_argnames=("system", "delivery"))
 _advance = jax.jit(advance, static_argnames=("system", "delivery"), donate_argnames="run")
-
-
-def byzantine_mask(num_workers: int, byzantine: Any) -> np.ndarray:
-    """bool[m] from a count (the first q workers) or from a mask.
-
-    Raises:
-        ValueError: where no honest worker is left, or the mask does not have m entries.
-    """
-    m = num_workers
-    if np.ndim(byzantine) == 0:
-        q = int(byzantine)
-        require(0 <= q < m, f"need 0 <= byzantine < workers: got byzantine={q}, workers={m}")
-        return np.arange(m) < q
-    mask = np.asarray(byzantine, bool)
-    require(mask.shape == (m,), f"need a mask of {m} workers: got shape {mask.shape}")
-    require(not mask.all(), f"need an honest worker: all {m} are Byzantine")
-    return mask
-
-
-def check_schedule(schedule: Any, num_workers: int) -> np.ndarray:
-    """The schedule as i32[T] or i32[T, s].
-
-    Raises:
-        ValueError: where an id is not a worker's, an event is empty or names one twice.
-    """
-    schedule = np.asarray(schedule)
-    rule = f"a schedule is an integer array [T] or [T, s]: got {schedule.dtype}"
-    require(
-        schedule.ndim in (1, 2) and np.issubdtype(schedule.dtype, np.integer),
-        f"{rule}{list(schedule.shape)}",
-    )
-    first = schedule if schedule.ndim == 1 else schedule[:, 0]
-    too_low = np.any(first < 0) or np.any(schedule < -1)
-    worst = schedule.min(initial=0) if too_low else schedule.max(initial=0)
-    require(
-        not too_low and worst < num_workers,
-        f"the schedule names worker {worst}, but workers are 0..{num_workers - 1} "
-        "(-1 pads a set, and never its first place)",
-    )
-    if schedule.ndim == 2:
-        ordered = np.sort(schedule, axis=1)
-        twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
-        at = int(np.argmax(twice.any(axis=1))) if twice.any() else -1
-        require(at < 0, f"event {at} of the schedule names a worker twice: {schedule[at]}")
-    return schedule.astype(np.int32)
 
 
 def check_batch(system: System, sizes: Any) -> None:
@@ -333,9 +288,9 @@ def run(
         ValueError: before the loop starts, on anything that cannot run as asked.
     """
     require(delivery in DELIVERIES, f"delivery is one of {DELIVERIES}: got {delivery!r}")
-    schedule = check_schedule(schedule, problem.num_workers)
+    schedule = arrivals.check(schedule, problem.num_workers)
     check_batch(system, problem.sizes)
-    lies = jnp.asarray(byzantine_mask(problem.num_workers, byzantine))
+    lies = jnp.asarray(attacks.byzantine_mask(problem.num_workers, byzantine))
     keys = keys_lib.split(seed)
     every = every or max(len(schedule), 1)
     require(every > 0, f"need every > 0 events between records: got {every}")

@@ -12,6 +12,7 @@ last one was written, and ends with the same bits as an uninterrupted run.
 
 import dataclasses
 import functools
+import glob
 import hashlib
 import os
 import pathlib
@@ -22,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from farsign_jax import arrivals, attacks, results, simulate
 from farsign_jax import keys as keys_lib
-from farsign_jax import results, simulate
 from farsign_jax.base import Array, Problem, System, require
 from farsign_jax.metrics import Measure
 
@@ -73,8 +74,8 @@ class Lanes:
             one = self.take(lane)
             system = build(one.problem, one.hyper)
             simulate.check_batch(system, one.problem.sizes)
-            simulate.byzantine_mask(one.problem.num_workers, one.byzantine)
-            simulate.check_schedule(one.schedules, one.problem.num_workers)
+            attacks.byzantine_mask(one.problem.num_workers, one.byzantine)
+            arrivals.check(one.schedules, one.problem.num_workers)
 
 
 def _per_lane(problem: Problem) -> Any:
@@ -164,8 +165,10 @@ def sweep(
     require(max_lanes is None or max_lanes > 0, f"need max_lanes > 0: got {max_lanes}")
     lanes.check(build, delivery)
     total = len(lanes)
-    side_by_side = max_lanes or lanes_that_fit(total, lane_bytes(build, lanes, delivery))
-    batches = -(-total // min(side_by_side, total))
+    fit = max_lanes or lanes_that_fit(total, lane_bytes(build, lanes, delivery))
+    batches = -(-total // min(fit, total))
+    if checkpoint is not None and max_lanes is None:
+        batches = _batches_begun(pathlib.Path(checkpoint)) or batches
     width = -(-total // batches)  # even batches: one program serves them all
     columns: dict[str, np.ndarray] = {}
     params = np.zeros(np.shape(lanes.problem.x0), lanes.problem.x0.dtype)
@@ -181,8 +184,7 @@ def sweep(
 
         path = None
         if checkpoint is not None:
-            path = pathlib.Path(checkpoint)
-            path = path.with_name(f"{path.stem}-{batch}of{batches}{path.suffix}")
+            path = _batch_file(pathlib.Path(checkpoint), batch, batches)
         spare = np.full(width - len(ids), ids[-1])  # the last batch repeats its last lane
         final = _batch(
             build,
@@ -199,11 +201,22 @@ def sweep(
     return columns, params
 
 
+def _batch_file(checkpoint: pathlib.Path, batch: int | str, batches: int | str) -> pathlib.Path:
+    return checkpoint.with_name(f"{checkpoint.stem}-{batch}of{batches}{checkpoint.suffix}")
+
+
+def _batches_begun(checkpoint: pathlib.Path) -> int | None:
+    """Into how many batches an earlier call cut the lanes: free memory may have changed."""
+    pattern = _batch_file(pathlib.Path(glob.escape(checkpoint.name)), 0, "*").name
+    for path in sorted(checkpoint.parent.glob(pattern)):
+        return int(path.stem.rpartition("of")[2])
+    return None
+
+
 def _fingerprint(lanes: Lanes, every: int) -> np.ndarray:
     """u8[16], a digest of everything a checkpoint depends on but the program itself."""
     digest = hashlib.blake2b(str(every).encode(), digest_size=16)
-    parts = (lanes.problem.rows, lanes.problem.x0, lanes.seeds, lanes.hyper)
-    for leaf in jax.tree.leaves((parts, lanes.byzantine, lanes.schedules)):
+    for leaf in jax.tree.leaves(lanes):
         digest.update(np.asarray(leaf).tobytes())
     return np.frombuffer(digest.digest(), np.uint8)
 

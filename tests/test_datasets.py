@@ -9,7 +9,6 @@ import subprocess
 import sys
 import urllib.error
 
-import jax
 import numpy as np
 import PIL.Image
 import pytest
@@ -248,53 +247,6 @@ def test_the_selection_of_the_subset_does_not_depend_on_the_order():
     b = select(images[order], labels[order], 10)
     np.testing.assert_array_equal(images[a], images[order][b])
     assert (np.bincount(labels[a]) == 10).all()
-
-
-LABELS = np.random.default_rng(1).integers(0, 10, 1003)
-
-
-@pytest.mark.parametrize("kind", datasets.PARTITIONS)
-@pytest.mark.parametrize("workers", [1, 7, 25])
-def test_every_example_belongs_to_exactly_one_worker(kind, workers):
-    rows, sizes = datasets.partition(LABELS, workers, kind, jax.random.key(0))
-    held = np.concatenate([row[:size] for row, size in zip(rows, sizes, strict=True)])
-    np.testing.assert_array_equal(np.sort(held), np.arange(len(LABELS)))
-    again, _ = datasets.partition(LABELS, workers, kind, jax.random.key(0))
-    np.testing.assert_array_equal(rows, again)
-    if workers > 1:
-        other, _ = datasets.partition(LABELS, workers, kind, jax.random.key(1))
-        assert rows.shape != other.shape or (rows != other).any()
-
-
-def test_partitions_are_as_even_or_uneven_as_they_say():
-    def skewness(kind, skew=None):
-        rows, sizes = datasets.partition(LABELS, 10, kind, jax.random.key(0), skew)
-        pairs = zip(rows, sizes, strict=True)
-        shares = [np.bincount(LABELS[r[:s]], minlength=10) / max(s, 1) for r, s in pairs]
-        return np.abs(np.asarray(shares) - np.bincount(LABELS) / len(LABELS)).sum(
-            1
-        ).mean(), sizes
-
-    even, sizes = skewness("iid")
-    assert sizes.max() - sizes.min() <= 1
-    assert even < skewness("dirichlet", 1.0)[0] < skewness("dirichlet", 0.1)[0]
-    rows, sizes = datasets.partition(LABELS, 10, "label_skew", jax.random.key(0), 2)
-    held = [len(np.unique(LABELS[r[:s]])) for r, s in zip(rows, sizes, strict=True)]
-    assert max(held) <= 4  # two pieces, each across one border at most
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"kind": "idd"}, "unknown partition 'idd': did you mean 'iid'"),
-        ({"num_workers": 2000}, "got workers=2000, examples=1003"),
-        ({"kind": "dirichlet", "skew": 0.0}, "skew > 0: got 0"),
-    ],
-)
-def test_impossible_partitions_are_refused(options, message):
-    options = {"num_workers": 5, "kind": "iid"} | options
-    with pytest.raises(InvalidConfig, match=message):
-        datasets.partition(LABELS, key=jax.random.key(0), **options)
 
 
 def test_licence_lies_beside_the_data():

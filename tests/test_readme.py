@@ -7,7 +7,7 @@ import tomllib
 import pytest
 
 import farsign_jax
-from farsign_jax import attacks, datasets, methods
+from farsign_jax import attacks, datasets, methods, partitions
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -22,7 +22,7 @@ def test_the_library_example_runs_and_learns(capsys):
 
 
 @pytest.mark.parametrize(
-    "names", [attacks.ATTACKS, methods.METHODS, datasets.DATASETS, datasets.PARTITIONS]
+    "names", [attacks.ATTACKS, methods.METHODS, datasets.DATASETS, partitions.PARTITIONS]
 )
 def test_tables_list_every_name(names):
     assert [name for name in names if f"`{name}`" not in README] == []

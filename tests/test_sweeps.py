@@ -99,6 +99,20 @@ def test_an_interrupted_sweep_ends_with_the_same_bits(tmp_path, delivery, max_la
     assert sum(seen) >= 3 * EVENTS
 
 
+def test_a_sweep_resumes_in_the_batches_it_began_with(tmp_path, monkeypatch):
+    """Free memory may differ from call to call; what was computed must still be found."""
+    path = tmp_path / "sweep.msgpack"
+    given = lanes()
+    monkeypatch.setattr(sweeps, "lanes_that_fit", lambda total, size: 2)
+    first = run(given, checkpoint=path)
+    monkeypatch.setattr(sweeps, "lanes_that_fit", lambda total, size: total)
+    with helpers.compilations() as compiled:
+        again = run(given, checkpoint=path)
+    assert compiled == []
+    helpers.assert_same(first, again)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_checkpoint_of_another_sweep_is_refused(tmp_path):
     path = tmp_path / "sweep.msgpack"
     given = lanes()

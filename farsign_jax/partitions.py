@@ -1,0 +1,77 @@
+"""Who holds which example: every example belongs to exactly one worker."""
+
+import numpy as np
+
+from farsign_jax.base import Key, lookup, require
+from farsign_jax.keys import host_rng
+
+
+def _iid(labels: np.ndarray, m: int, rng: np.random.Generator, _: float) -> list[np.ndarray]:
+    return np.array_split(rng.permutation(len(labels)), m)
+
+
+def _dirichlet(
+    labels: np.ndarray, m: int, rng: np.random.Generator, alpha: float
+) -> list[np.ndarray]:
+    parts: list[list[np.ndarray]] = [[] for _ in range(m)]
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        cuts = np.cumsum(rng.dirichlet(np.full(m, alpha)))[:-1] * len(rows)
+        for part, piece in zip(parts, np.split(rows, cuts.astype(int)), strict=True):
+            part.append(piece)
+    return [np.concatenate(part) for part in parts]
+
+
+def _label_skew(
+    labels: np.ndarray, m: int, rng: np.random.Generator, pieces: float
+) -> list[np.ndarray]:
+    shuffled = rng.permutation(len(labels))
+    ordered = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    cut = np.array_split(ordered, m * int(pieces))
+    dealt = rng.permutation(len(cut)).reshape(m, -1)
+    return [np.concatenate([cut[i] for i in hand]) for hand in dealt]
+
+
+PARTITIONS = {
+    "iid": (_iid, 0.0),
+    "dirichlet": (_dirichlet, 0.5),
+    "label_skew": (_label_skew, 2),
+}
+
+
+def partition(
+    labels: np.ndarray, num_workers: int, kind: str, key: Key, skew: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Deals the examples out: every example belongs to exactly one worker.
+
+    Args:
+        labels: i32[N].
+        num_workers: m.
+        kind: "iid", a random split into equal parts; "dirichlet", each class is split in
+            Dirichlet(skew) proportions (Hsu, Qi and Brown, 2019); "label_skew", sorted by
+            label and cut into m * skew pieces of which each worker gets `skew` (McMahan et
+            al., AISTATS 2017).
+        key: a run's `keys.partition`.
+        skew: default 0.5 for dirichlet (smaller is more uneven), 2 for label_skew.
+
+    Returns:
+        rows i32[m, n], each worker's examples, padded to the largest n with the worker's
+        first one, and sizes i32[m], how many of them count.
+
+    Raises:
+        ValueError: on an unknown kind, more workers than examples, or a skew <= 0.
+    """
+    split, default = lookup("partition", kind, PARTITIONS)
+    skew = float(default if skew is None else skew)
+    require(kind == "iid" or skew > 0, f"partition {kind} needs skew > 0: got {skew}")
+    require(
+        1 <= num_workers <= len(labels),
+        f"need 1 <= workers <= examples: got workers={num_workers}, examples={len(labels)}",
+    )
+    parts = split(np.asarray(labels), num_workers, host_rng(key), skew)
+    sizes = np.asarray([len(part) for part in parts], np.int32)
+    rows = np.zeros((num_workers, sizes.max()), np.int32)
+    for row, part in zip(rows, parts, strict=True):
+        row[: len(part)] = part
+        row[len(part) :] = part[0] if len(part) else 0
+    return rows, sizes
