@@ -169,7 +169,7 @@ def grow_first_layer(config: panel.Config) -> list[dict[str, Any]]:
         keyring = keys.split(0)
         lies = jnp.asarray(attacks.byzantine_mask(config.workers, config.byzantine))
         order = arrivals.uniform(keyring.schedule, config.workers, FLAGS.timed_events)
-        run = jax.tree.map(jnp.copy, simulate._start(system, problem, keyring, "fresh"))
+        run = simulate._start(system, problem, keyring, "fresh")
         program = functools.partial(simulate._advance, system)
         event = _loop(program, (problem, lies, keyring, "fresh"), run, order)
         state = (jnp.copy(problem.x0), jnp.zeros((), jnp.int32))

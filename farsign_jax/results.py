@@ -9,11 +9,11 @@ import os
 import pathlib
 import platform
 import subprocess
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any, BinaryIO
 
-import flax.serialization
 import jax
 import numpy as np
 
@@ -54,10 +54,9 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def save_state(path: str | os.PathLike, state: Any) -> None:
-    """Writes a pytree of arrays (and dicts and lists) as MessagePack."""
-    leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-    content = flax.serialization.msgpack_serialize(leaves)
-    atomic_write(path, lambda file: file.write(content))
+    """Writes the arrays of a pytree as .npz, one by one: no second copy of them in memory."""
+    leaves: Any = {str(i): np.asarray(a) for i, a in enumerate(jax.tree.leaves(state))}
+    atomic_write(path, lambda file: np.savez(file, **leaves))
 
 
 def load_state(path: str | os.PathLike, like: Any) -> Any:
@@ -66,24 +65,20 @@ def load_state(path: str | os.PathLike, like: Any) -> Any:
     Raises:
         InvalidConfig: where it is damaged, or leaves are missing, of another shape or type.
     """
-    try:
-        content = flax.serialization.msgpack_restore(pathlib.Path(path).read_bytes())
-    except ValueError as error:
-        raise InvalidConfig(f"{path} is damaged ({error}): delete it to start anew") from error
     leaves, tree = jax.tree.flatten(like)
-    if len(content) != len(leaves):
-        raise InvalidConfig(
-            f"{path} holds {len(content)} arrays where {len(leaves)} are needed"
-        )
-    loaded = []
-    for i, want in enumerate(leaves):
-        got = content[str(i)]
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            loaded = [arrays[name] for name in arrays.files]
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise InvalidConfig(f"{path} is damaged ({error}): delete it to start anew") from error
+    if len(loaded) != len(leaves):
+        raise InvalidConfig(f"{path} holds {len(loaded)} arrays where {len(leaves)} are needed")
+    for i, (got, want) in enumerate(zip(loaded, leaves, strict=True)):
         if got.shape != np.shape(want) or got.dtype != want.dtype:
             raise InvalidConfig(
                 f"{path}: array {i} is {got.dtype}{list(got.shape)} where "
                 f"{want.dtype}{list(np.shape(want))} is needed"
             )
-        loaded.append(got)
     return jax.tree.unflatten(tree, loaded)
 
 
@@ -167,7 +162,7 @@ class Folder:
             write_text(known, json.dumps(self.config, indent=2) + "\n")
 
     def checkpoint(self, name: str) -> pathlib.Path:
-        return self.path / "checkpoints" / f"{name}.msgpack"
+        return self.path / "checkpoints" / f"{name}.npz"
 
     def write_rows(self, rows: Sequence[Mapping[str, Any]], summary: Any = None) -> None:
         """Tidy `results.csv`, and `results.json`, which also says how they were made."""

@@ -168,7 +168,7 @@ def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: st
     server, worker, attack = system
     m = problem.num_workers
     everyone = jnp.arange(m, dtype=jnp.int32)
-    state = server.init(problem.x0)
+    state = server.init(jnp.copy(problem.x0))  # x0 is not the loop's to donate
     workers = jax.vmap(lambda i: worker.init(problem.shard(i)))(everyone)
 
     def first(i):
@@ -295,8 +295,7 @@ def run(
     every = every or max(len(schedule), 1)
     require(every > 0, f"need every > 0 events between records: got {every}")
 
-    begin = _start(system, problem, keys, delivery)
-    state = begin = jax.tree.map(jnp.copy, begin)  # x0 is not the loop's to donate
+    state = begin = _start(system, problem, keys, delivery)
     if debug:
         step = functools.partial(python_loop, system, problem, lies, keys, delivery)
     else:

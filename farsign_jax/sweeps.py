@@ -86,9 +86,7 @@ def _per_lane(problem: Problem) -> Any:
 @functools.partial(jax.jit, static_argnames=("build", "delivery"))
 def _start(build, delivery, problem, seeds, hyper):
     def one(problem, seed, hyper):
-        keys = keys_lib.split(seed)
-        run = simulate.start(build(problem, hyper), problem, keys, delivery)
-        return jax.tree.map(jnp.copy, run)  # x0 is not the run's to donate
+        return simulate.start(build(problem, hyper), problem, keys_lib.split(seed), delivery)
 
     return jax.vmap(one, in_axes=(_per_lane(problem), 0, 0))(problem, seeds, hyper)
 

@@ -74,7 +74,7 @@ def test_interrupted_and_killed_commands_continue_bit_by_bit(tmp_path):
     # SIGINT once there are rows to look at, SIGKILL right after a checkpoint was written.
     for number, kind, pattern in (
         (signal.SIGINT, 130, "*.csv"),
-        (signal.SIGKILL, -9, "*.msgpack"),
+        (signal.SIGKILL, -9, "*.npz"),
     ):
 
         def written(pattern=pattern):

@@ -74,7 +74,7 @@ def test_an_interrupted_sweep_ends_with_the_same_bits(tmp_path, delivery, max_la
     given = lanes()
     options = {"delivery": delivery, "max_lanes": max_lanes}
     whole = run(given, **options)
-    path = tmp_path / "sweep.msgpack"
+    path = tmp_path / "sweep.npz"
     stops = iter([1, 3, 2, 10**9])
     for attempt in range(4):
         left = next(stops)
@@ -101,7 +101,7 @@ def test_an_interrupted_sweep_ends_with_the_same_bits(tmp_path, delivery, max_la
 
 def test_a_sweep_resumes_in_the_batches_it_began_with(tmp_path, monkeypatch):
     """Free memory may differ from call to call; what was computed must still be found."""
-    path = tmp_path / "sweep.msgpack"
+    path = tmp_path / "sweep.npz"
     given = lanes()
     monkeypatch.setattr(sweeps, "lanes_that_fit", lambda total, size: 2)
     first = run(given, checkpoint=path)
@@ -114,7 +114,7 @@ def test_a_sweep_resumes_in_the_batches_it_began_with(tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_of_another_sweep_is_refused(tmp_path):
-    path = tmp_path / "sweep.msgpack"
+    path = tmp_path / "sweep.npz"
     given = lanes()
     run(given, checkpoint=path)
     other = dataclasses.replace(given, seeds=given.seeds + 1)
@@ -141,7 +141,7 @@ np.save(sys.argv[2], params)
 
 
 def test_sigkill_at_any_moment_loses_nothing_but_the_running_segment(tmp_path):
-    command = [sys.executable, "-c", _KILLED, tmp_path / "s.msgpack", tmp_path / "params.npy"]
+    command = [sys.executable, "-c", _KILLED, tmp_path / "s.npz", tmp_path / "params.npy"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
     for segments in (1, 3):
         child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
@@ -161,18 +161,20 @@ def test_sigkill_at_any_moment_loses_nothing_but_the_running_segment(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "params.npy"), params)
 
 
-def compiled(given, events=50):
+def compiled(given, events=50, delivery="fresh"):
     given = jax.tree.map(jnp.asarray, given)
-    run = sweeps._start(BUILD, "fresh", given.problem, given.seeds, given.hyper)
+    run = sweeps._start(BUILD, delivery, given.problem, given.seeds, given.hyper)
     args = (given.problem, given.seeds, given.hyper, given.byzantine, run)
-    return sweeps._advance.lower(BUILD, "fresh", *args, given.schedules[:, :events]).compile()
+    return sweeps._advance.lower(BUILD, delivery, *args, given.schedules[:, :events]).compile()
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_the_compiled_loop_copies_no_table(count):
+@pytest.mark.parametrize(
+    ("count", "delivery"), [(1, "fresh"), (3, "fresh"), (2, "outstanding")]
+)
+def test_the_compiled_loop_copies_no_table(count, delivery):
     given = lanes(count)
     m, d = WORKERS, given.problem.x0.shape[1]
-    text = compiled(given).as_text()
+    text = compiled(given, delivery=delivery).as_text()
     assert re.search(rf"f32\[(\d+,)*{m},{d}\]", text)  # the table is there
     copies = re.findall(r"= f32\[([\d,]+)\]\S* copy(?:-start)?\(", text)
     tables = [shape for shape in copies if shape.endswith(f"{m},{d}") or shape == f"{m * d}"]
