@@ -1,5 +1,6 @@
 """The command line of the experiments: absl flags, one-line errors, where results go."""
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -11,7 +12,7 @@ from typing import Any
 import jax
 from absl import app, flags
 
-from experiments.panel import PRESETS, Config, check, parse_attack, parse_seeds
+from experiments.panel import PAPER_ATTACKS, PRESETS, Config, check, parse_attack, parse_seeds
 from farsign_jax import results
 from farsign_jax.base import InvalidConfig, lookup
 from farsign_jax.datasets import DATASETS, DataError
@@ -34,7 +35,8 @@ flags.DEFINE_list("methods", None, f"Of {', '.join(METHODS)}.")
 flags.DEFINE_multi_string(
     "attacks",
     None,
-    "none, sign_flip, ... separated by commas or spaces; options as in alie:z=1.5.",
+    "Separated by commas. A bare name has the magnitude of the paper's Table 3; options as "
+    "in alie:z=0.5,ddof=1; `alie:` has the defaults of farsign_jax.attacks",
 )
 flags.DEFINE_string("seeds", None, "How many (5), or which (0,3,7).")
 flags.DEFINE_string("dataset", None, f"One of {', '.join(DATASETS)}.")
@@ -52,6 +54,7 @@ flags.DEFINE_integer("decay_every", None, "Events between two decays.")
 flags.DEFINE_integer("events", None, "T, answers heard in a run.")
 flags.DEFINE_integer("eval_every", None, "Events between two records.")
 flags.DEFINE_string("delivery", None, "fresh or outstanding.")
+flags.DEFINE_float("validation", None, "Share of the training set to measure on instead.")
 
 
 def split_attacks(texts: list[str]) -> tuple[str, ...]:
@@ -79,7 +82,7 @@ def configure(base: Config) -> Config:
         elif field.name == "attacks":
             value = split_attacks(value)
             # A bare name means the paper's attack with the paper's magnitude.
-            usual = {parse_attack(text)[0]: text for text in base.attacks}
+            usual = {parse_attack(text)[0]: text for text in PAPER_ATTACKS}
             value = tuple(usual.get(name, name) for name in value)
         elif field.name == "methods":
             value = tuple(value)
@@ -135,4 +138,8 @@ def main(experiment: Callable[[], Any]) -> None:
             print("\ninterrupted: the same command continues from here", file=sys.stderr)
             sys.exit(130)
 
+    if any(argument.lstrip("-").startswith("help") for argument in sys.argv[1:2]):
+        with contextlib.suppress(SystemExit):  # absl leaves with 1
+            app.run(guarded, flags_parser=_parse)
+        sys.exit(0)
     app.run(guarded, flags_parser=_parse)

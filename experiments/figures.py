@@ -48,9 +48,11 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
             entry[f"evaluations_to_{label}"] = None if at is None else int(calls[0, at])
             entry[f"seconds_to_{label}"] = None if at is None else float(clock[:, at].mean())
             per_seed = [_first(curve, target) for curve in curves]
-            entry[f"evaluations_to_{label}_per_seed"] = [
-                None if i is None else int(calls[0, i]) for i in per_seed
-            ]
+            for name, column in (("evaluations", calls), ("seconds", clock)):
+                entry[f"{name}_to_{label}_per_seed"] = [
+                    None if i is None else float(column[lane, i])
+                    for lane, i in enumerate(per_seed)
+                ]
         summary.append(entry)
     return summary
 

@@ -4,6 +4,8 @@ Not an experiment itself: the configuration, the progress and the sweeps that th
 """
 
 import dataclasses
+import inspect
+import signal
 import sys
 import time
 from typing import Any
@@ -59,7 +61,7 @@ class Config:
     events: int = 10_000
     eval_every: int = 50
     delivery: str = "fresh"
-    validation: int = 0  # measure on so many training examples held out, not on the test set
+    validation: float = 0.0  # share of the training set to measure on instead of the test set
 
     @property
     def feedback(self) -> Feedback:
@@ -77,6 +79,21 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def _option(attack: str, option: str, value: str) -> Any:
+    """The value as the attack's signature wants it: a number, unless it is a string there."""
+    parameters = inspect.signature(lookup("attack", attack, attacks.ATTACKS)).parameters
+    kind = parameters[option].annotation if option in parameters else str
+    if kind is str:
+        return value
+    try:
+        number = int(value) if value.lstrip("+-").isdigit() else float(value)
+    except ValueError:
+        number = float("nan")
+    rule = f"attack {attack!r} needs a finite number for {option}: got {value!r}"
+    require(np.isfinite(number), rule)
+    return number
+
+
 def parse_attack(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
     """`name` or `name:option=value,...` as the name and its options."""
     name, _, rest = text.partition(":")
@@ -84,14 +101,7 @@ def parse_attack(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
     for item in filter(None, rest.split(",")):
         option, equals, value = item.partition("=")
         require(equals, f"attack options are option=value: got {item!r} in {text!r}")
-        number: Any = value
-        for kind in (int, float):
-            try:
-                number = kind(value)
-                break
-            except ValueError:
-                pass
-        options.append((option, number))
+        options.append((option, _option(name, option, value)))
     attacks.make(name, **dict(options))
     return name, tuple(options)
 
@@ -112,6 +122,12 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 def check(config: Config) -> None:
     """Raises `InvalidConfig` on what can be known to be wrong without the data."""
+    for name in ("methods", "attacks"):
+        values = getattr(config, name)
+        require(len(values) > 0, f"--{name} names none")
+        require(
+            len(set(values)) == len(values), f"--{name} names one twice: {','.join(values)}"
+        )
     for method in config.methods:
         preset = lookup("method", method, METHODS).presets
         lookup("preset", config.preset, preset)
@@ -126,10 +142,11 @@ def check(config: Config) -> None:
     attacks.byzantine_mask(config.workers, config.byzantine)
     for name in ("batch_size", "directions", "delta", "events", "eval_every", "decay_every"):
         value = getattr(config, name)
-        require(value > 0, f"need {name} > 0: got {value}")
+        require(0 < value < 2**31, f"need 0 < {name} < 2147483648: got {value}")
     require(0 < config.decay <= 1, f"need 0 < decay <= 1: got {config.decay}")
-    step = config.step_size
-    require(step is None or step > 0, f"need step_size > 0: got {step}")
+    step, share = config.step_size, config.validation
+    require(step is None or 0 < step < np.inf, f"need a finite step_size > 0: got {step}")
+    require(0 <= share < 1, f"need 0 <= validation < 1: got {share}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,8 +164,7 @@ def prepare(config: Config, data_dir: str | None) -> Setting:
     train, labels = data.train_images, data.train_labels
     test, test_labels = data.test_images, data.test_labels
     if config.validation:
-        held = config.validation
-        require(held < len(train), f"need validation < {len(train)} examples: got {held}")
+        held = round(config.validation * len(train))
         order = np.random.default_rng(0).permutation(len(train))  # one split for all seeds
         test, test_labels = train[order[:held]], labels[order[:held]]
         train, labels = train[order[held:]], labels[order[held:]]
@@ -188,7 +204,11 @@ def prepare(config: Config, data_dir: str | None) -> Setting:
 
 
 class Progress:
-    """A bar with an ETA on a terminal, a plain line every ten seconds elsewhere."""
+    """A bar with an ETA on a terminal, a plain line every ten seconds elsewhere.
+
+    Ctrl-C takes effect between two segments, when everything is in its place; a second one
+    at once.
+    """
 
     def __init__(self, total: int):
         self.bar = tqdm.tqdm(
@@ -196,12 +216,26 @@ class Progress:
         )
         self.total, self.done, self.began, self.said = total, 0, time.monotonic(), 0.0
         self.label = ""
+        self.interrupted = False
+        self.handler = signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, *_: Any) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+
+    def close(self) -> None:
+        signal.signal(signal.SIGINT, self.handler)
+        self.bar.close()
 
     def start(self, label: str) -> None:
         self.label = label
         self.bar.set_description(label)
 
     def __call__(self, events: int) -> None:
+        if self.interrupted:
+            self.close()
+            raise KeyboardInterrupt
         self.done += events
         self.bar.update(events)
         elapsed = time.monotonic() - self.began
@@ -229,10 +263,8 @@ def run(
     setting = prepare(config, data_dir)
     every = min(config.eval_every, config.events)
     panel = [(method, attack) for method in config.methods for attack in config.attacks]
-    progress = Progress(len(panel) * len(config.seeds) * config.events)
-    rows: list[dict[str, Any]] = []
-    for method, attack in panel:
-        progress.start(f"{method} {attack}")
+    jobs = []
+    for method, attack in panel:  # all of them are checked before the first one runs
         hyper = dict(METHODS[method].presets[config.preset])
         if config.step_size is not None:
             hyper["step_size"] = config.step_size
@@ -241,6 +273,15 @@ def run(
             hyper={k: np.full(len(config.seeds), v, np.float32) for k, v in hyper.items()},
         )
         build = Build(method, *parse_attack(attack), config.feedback)
+        lanes.check(build, config.delivery)
+        jobs.append((method, attack, build, lanes))
+
+    if folder:
+        folder.claim()
+    progress = Progress(len(jobs) * len(config.seeds) * config.events)
+    rows: list[dict[str, Any]] = []
+    for method, attack, build, lanes in jobs:
+        progress.start(f"{method} {attack}")
         name = f"{method}-{attack}".replace(":", "-").replace(",", "-").replace("=", "")
         done = list(rows)
 
@@ -261,7 +302,7 @@ def run(
             progress=progress,
             on_checkpoint=keep,
         )
-    progress.bar.close()
+    progress.close()
     return rows
 
 

@@ -73,6 +73,8 @@ def constant(value: float = 100.0) -> Attack:
 def gaussian(std: float = 100.0) -> Attack:
     """Fresh N(0, std^2) numbers, nothing to do with the truth (Blanchard et al., 2017)."""
 
+    require((std >= 0) & (std < float("inf")), f"gaussian needs a finite std >= 0: got {std}")
+
     def forge(report, view, key):
         return std * jax.random.normal(key, report.value.shape, report.value.dtype)
 
@@ -148,8 +150,8 @@ def mimic(target: int | None = None, warmup: int = 100) -> Attack:
 
     def init(num_workers):
         if target is not None:
-            rule = f"mimic needs 0 <= target < workers: got {target}, workers={num_workers}"
-            require(0 <= target < num_workers, rule)
+            rule = f"mimic needs a target in 0..{num_workers - 1}: got {target}"
+            require(target in range(num_workers), rule)
         start = jnp.cos(jnp.arange(num_workers, dtype=jnp.float32))  # no worker is special
         return start, jnp.zeros((), jnp.int32)
 
@@ -218,11 +220,12 @@ def byzantine_mask(num_workers: int, byzantine: Any) -> np.ndarray:
     """bool[m] from a count (the first q workers) or from a mask.
 
     Raises:
-        ValueError: where no honest worker is left, or the mask does not have m entries.
+        InvalidConfig: where no honest worker is left, or the mask does not have m entries.
     """
     m = num_workers
     if np.ndim(byzantine) == 0:
-        q = int(byzantine)
+        q = byzantine
+        require(q == int(q), f"byzantine is a whole number: got {q}")
         require(0 <= q < m, f"need 0 <= byzantine < workers: got byzantine={q}, workers={m}")
         return np.arange(m) < q
     mask = np.asarray(byzantine, bool)

@@ -57,12 +57,16 @@ class View(NamedTuple):
 
     server: PyTree  # the server's full state
     byzantine: Array  # bool[m], who lies
-    said: Any = None  # f32[m, k], what each worker last said about the directions in question
-    heard: Any = None  # bool[m, k], whether it has said anything about them
+    # For attacks that say they are omniscient, else None:
+    said: Any = None  # f32[m, k], what workers said of these directions, as it is remembered
+    heard: Any = None  # bool[m, k], whether they said anything
 
 
 class Server(NamedTuple):
-    """`update` returns diagnostics beside the state; state always has `params` and `step`.
+    """`update` returns diagnostics beside the state: a dict of arrays, `{}` if there are none.
+
+    A state has `params` f32[d], the iterate, and `step` i32[], which measures staleness: the
+    updates of the iterate so far. `num_workers` is m, checked against the problem.
 
     `recall(state, direction)` reads what each worker has said about these directions out of
     the server's own memory, as `(said, heard)`. A server that keeps no such memory leaves it
@@ -72,6 +76,7 @@ class Server(NamedTuple):
     init: Callable[[Array], PyTree]
     query: Callable[[PyTree, Array, Key], Query]
     update: Callable[[PyTree, Report], tuple[PyTree, dict[str, Array]]]
+    num_workers: int
     recall: Callable[[PyTree, PyTree], tuple[Array, Array]] | None = None
 
 

@@ -101,7 +101,7 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
             Default: $FARSIGN_CACHE, else ~/.cache/farsign_jax.
 
     Raises:
-        ValueError: on an unknown name.
+        InvalidConfig: on an unknown name.
         DataError: where the files are neither here nor to be had, or damaged.
     """
     lookup("dataset", name, DATASETS)

@@ -13,7 +13,7 @@ import numpy as np
 
 from farsign_jax.base import Array, Key, require
 
-_ROUNDS = 8  # of the shuffle below: every further round only makes it more random
+_ROUNDS = 16  # of the shuffle below: each halves the share of neighbours still side by side
 
 
 class Dictionary(NamedTuple):
@@ -22,6 +22,7 @@ class Dictionary(NamedTuple):
     `worker` is i32[...], `direction` i32[..., k], `amount` f32[..., k] for any leading axes.
     """
 
+    dim: int  # d
     size: int  # K
     per_query: int  # k
     draw: Callable[[Key, Array], Array]  # (key, worker) -> i32[k] distinct ids in [0, K)
@@ -29,6 +30,7 @@ class Dictionary(NamedTuple):
     project: Callable[[Array, Array, Array], Array]  # g f32[d] -> (a_ij . g)_j, f32[k]
     shared: bool = True  # is direction j the same vector for every worker?
     coordinates: bool = False  # is direction j the j-th unit vector?
+    num_workers: int | None = None  # m, where each worker has directions of its own
 
 
 def sample_distinct(key: Key, size: int, k: int) -> Array:
@@ -39,6 +41,8 @@ def sample_distinct(key: Key, size: int, k: int) -> Array:
     Rogaway, CRYPTO 2012). Drawing without replacement would cost O(size) per event, and
     drawing with replacement leaves duplicate writes undefined.
     """
+    if size == 1:  # XLA fails to compile the rounds below for a modulus of 1
+        return jnp.zeros((1,), jnp.int32)
     modulus = jnp.uint32(size)
     bits = jax.random.bits(key, (2 * _ROUNDS + 1,), jnp.uint32)
     x = (jnp.arange(k, dtype=jnp.uint32) + bits[0] % modulus) % modulus
@@ -75,7 +79,7 @@ def identity(dim: int, k: int) -> Dictionary:
         del worker
         return g[direction]
 
-    return Dictionary(dim, k, draw, move, project, coordinates=True)
+    return Dictionary(dim, dim, k, draw, move, project, coordinates=True)
 
 
 def matrix(directions: Array, k: int = 1) -> Dictionary:
@@ -85,7 +89,7 @@ def matrix(directions: Array, k: int = 1) -> Dictionary:
         f"directions must be [m, K, d]: got shape {np.shape(directions)}",
     )
     directions = jnp.asarray(directions)
-    size = directions.shape[1]
+    workers, size, dim = directions.shape
     _check(size, k)
 
     def draw(key, worker):
@@ -99,7 +103,7 @@ def matrix(directions: Array, k: int = 1) -> Dictionary:
     def project(g, worker, direction):
         return directions[worker, direction] @ g
 
-    return Dictionary(size, k, draw, move, project, shared=False)
+    return Dictionary(dim, size, k, draw, move, project, shared=False, num_workers=workers)
 
 
 def seeded(dim: int, size: int, k: int, key: Key, *, shared: bool = True) -> Dictionary:
@@ -138,4 +142,4 @@ def seeded(dim: int, size: int, k: int, key: Key, *, shared: bool = True) -> Dic
     def project(g, worker, direction):
         return jax.lax.map(lambda j: vector(worker, j).astype(g.dtype) @ g, direction)
 
-    return Dictionary(size, k, draw, move, project, shared=shared)
+    return Dictionary(dim, size, k, draw, move, project, shared=shared)

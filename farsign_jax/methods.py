@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from farsign_jax import attacks, directions, oracles, schedules
-from farsign_jax.base import Problem, Server, System, Worker, lookup
+from farsign_jax.base import Problem, Server, System, Worker, lookup, require
 from farsign_jax.servers.async_sgd import async_sgd
 from farsign_jax.servers.far_sign import far_sign
 
@@ -32,6 +32,8 @@ class Feedback:
     decay_every: int = 1000
 
     def schedule(self, initial: Any) -> Any:
+        rule = f"a step size is positive and finite: got {initial}"
+        require((initial > 0) & (initial < float("inf")), rule)
         return schedules.staircase(initial, self.decay, self.decay_every)
 
 
@@ -47,6 +49,8 @@ class Method(NamedTuple):
 
 
 def _far_sign(problem, feedback, hyper):
+    beta = hyper["average_step"]
+    require(beta <= 1, f"far_sign needs 0 < average_step <= 1: got {beta}")
     dictionary = directions.identity(problem.x0.shape[-1], feedback.directions)
     server = far_sign(
         problem.num_workers,

@@ -9,12 +9,13 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from farsign_jax.base import Array, Key, lookup, require
+from farsign_jax.base import Array, InvalidConfig, Key, lookup, require
 
 
 class MLP(nn.Module):
@@ -91,10 +92,16 @@ def flatten(module: nn.Module, input_shape: tuple[int, ...]) -> Flat:
     """The flat view of `module` on inputs [b, *input_shape]. Leaves lie in tree order.
 
     Raises:
-        ValueError: where the module keeps anything beside `params` (BatchNorm statistics).
+        InvalidConfig: where the module keeps anything beside `params` (BatchNorm statistics).
     """
     example = jnp.zeros((1, *input_shape), jnp.float32)
-    variables = jax.eval_shape(module.init, jax.random.key(0), example)
+    try:
+        variables = jax.eval_shape(module.init, jax.random.key(0), example)
+    except flax.errors.FlaxError as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidConfig(
+            f"{type(module).__name__} cannot be initialised: {reason}"
+        ) from error
     require(
         set(variables) == {"params"},
         f"a model may keep only 'params', no state: {type(module).__name__} has "

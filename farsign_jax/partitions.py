@@ -59,10 +59,13 @@ def partition(
         first one, and sizes i32[m], how many of them count.
 
     Raises:
-        ValueError: on an unknown kind, more workers than examples, or a skew <= 0.
+        InvalidConfig: on an unknown kind, more workers than examples, or a skew <= 0.
     """
     split, default = lookup("partition", kind, PARTITIONS)
+    require(kind != "iid" or skew is None, f"partition iid takes no skew: got {skew}")
     skew = float(default if skew is None else skew)
+    whole = kind != "label_skew" or skew == int(skew)
+    require(whole, f"partition label_skew needs a whole number of pieces: got skew={skew:g}")
     require(kind == "iid" or skew > 0, f"partition {kind} needs skew > 0: got {skew}")
     require(
         1 <= num_workers <= len(labels),

@@ -135,6 +135,8 @@ def fingerprint(config: Mapping[str, Any]) -> str:
 class Folder:
     """One folder of results: `config.json`, `results.csv`, `results.json`, checkpoints.
 
+    Nothing is written before `claim`, so that a command that fails leaves no trace.
+
     Raises:
         ConfigMismatch: where it already holds results of another configuration.
     """
@@ -143,9 +145,15 @@ class Folder:
         self.path = pathlib.Path(path).expanduser()
         self.config = dict(config)
         known = self.path / "config.json"
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigMismatch(f"{self.path} is a file: --out names a folder")
+        if (self.path / "results.csv").exists() and not known.exists():
+            raise ConfigMismatch(f"{self.path} holds results of unknown configuration")
         if known.exists():
             try:
                 before = json.loads(known.read_text())
+                if not isinstance(before, dict):
+                    raise ValueError("not an object")
             except ValueError as error:
                 raise ConfigMismatch(f"{known} is not readable JSON: {error}") from error
             names = sorted(self.config.keys() | before.keys())
@@ -158,14 +166,17 @@ class Folder:
                     f"{self.path} holds results of another configuration ({changes}): "
                     "choose another --out"
                 )
-        else:
-            write_text(known, json.dumps(self.config, indent=2) + "\n")
+
+    def claim(self) -> None:
+        """Marks the folder as this configuration's."""
+        write_text(self.path / "config.json", json.dumps(self.config, indent=2) + "\n")
 
     def checkpoint(self, name: str) -> pathlib.Path:
         return self.path / "checkpoints" / f"{name}.npz"
 
     def write_rows(self, rows: Sequence[Mapping[str, Any]], summary: Any = None) -> None:
         """Tidy `results.csv`, and `results.json`, which also says how they were made."""
+        self.claim()
         extra = sorted({name for row in rows for name in row} - set(COLUMNS))
         text = io.StringIO()
         writer = csv.DictWriter(text, [*COLUMNS, *extra], lineterminator="\n")

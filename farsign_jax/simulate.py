@@ -46,6 +46,7 @@ class Run(NamedTuple):
     attack: Any  # the attack's state
     inbox: Any  # Report of [m]: answers under way; () in fresh delivery
     memory: Any  # Memory, or () where no attack wants it
+    events: Array  # i32[], events so far; numbers the questions, whatever `step` counts
 
 
 def _over_slots(f: Callable, *trees: Any) -> Any:
@@ -55,24 +56,31 @@ def _over_slots(f: Callable, *trees: Any) -> Any:
     return jax.tree.map(lambda a: a[None], f(*jax.tree.map(lambda a: a[0], trees)))
 
 
-def ask(system: System, state: Any, workers: Array, keys: keys_lib.RunKeys) -> Query:
-    """The questions to `workers` i32[s], leaves [s, ...]."""
+def ask(
+    system: System, state: Any, workers: Array, number: Array, keys: keys_lib.RunKeys
+) -> Query:
+    """Question `number` i32[] to each of `workers` i32[s], leaves [s, ...]."""
 
     def one(worker):
-        key = keys_lib.message(keys.queries, worker, state.step)
+        key = keys_lib.message(keys.queries, worker, number)
         return system.server.query(state, worker, key)
 
     return _over_slots(one, workers)
 
 
 def answer(
-    system: System, problem: Problem, states: Any, queries: Query, keys: keys_lib.RunKeys
+    system: System,
+    problem: Problem,
+    states: Any,
+    queries: Query,
+    number: Array,
+    keys: keys_lib.RunKeys,
 ) -> tuple[Any, Report]:
     """What the workers answer honestly: their new states, leaves [m, ...], and s reports."""
 
     def one(query):
         i = query.worker
-        key = keys_lib.message(keys.batches, i, query.version)
+        key = keys_lib.message(keys.batches, i, number)
         state = jax.tree.map(lambda a: a[i], states)
         state, value = system.worker.respond(state, query, problem.shard(i), key)
         return state, Report(i, query.version, query.direction, value)
@@ -85,8 +93,14 @@ def answer(
 def deliver(
     system: System, run: Run, reports: Report, byzantine: Array, keys: keys_lib.RunKeys
 ) -> tuple[Run, dict[str, Array]]:
-    """Lets the liars among s reports speak instead, then lets the server hear them all."""
+    """Lets the liars among s reports speak instead, then lets the server hear them all.
+
+    Info: what the server says, and `staleness` i32[s], server steps between question and
+    answer (-1 in an empty slot), and `nonfinite` i32[], messages with NaN or inf in them.
+    """
     server, _, attack = system
+    m = byzantine.shape[0]
+    jax.eval_shape(server.update, run.server, reports)  # it refuses what it cannot read
 
     def forge(attack_state, report):
         said = heard = None
@@ -96,16 +110,17 @@ def deliver(
             said = run.memory.said
             heard = jnp.broadcast_to(run.memory.heard[:, None], said.shape)
         view = View(run.server, byzantine, said, heard)
-        key = keys_lib.message(keys.attacks, report.worker, report.version)
-        attack_state, lie = attack.forge(attack_state, report, view, key)
-        honest = report.value
+        key = keys_lib.message(keys.attacks, report.worker, run.events)
+        after, lie = attack.forge(attack_state, report, view, key)
+        lie, honest = jnp.asarray(lie), report.value
         require(
             lie.shape == honest.shape and lie.dtype == honest.dtype,
             f"a forged value must be {honest.dtype}{list(honest.shape)} like the honest one: "
             f"got {lie.dtype}{list(lie.shape)}",
         )
-        liar = byzantine[report.worker] & (report.worker < byzantine.shape[0])
-        return attack_state, jnp.where(liar, lie, honest)
+        present = report.worker < m
+        after = jax.tree.map(lambda new, old: jnp.where(present, new, old), after, attack_state)
+        return after, jnp.where(byzantine[report.worker] & present, lie, honest)
 
     if len(reports.worker) > 1:  # liars of one set speak in turn: an attack may remember
         attack_state, value = jax.lax.scan(forge, run.attack, reports)
@@ -113,14 +128,21 @@ def deliver(
         attack_state, value = forge(run.attack, jax.tree.map(lambda a: a[0], reports))
         value = value[None]
 
+    present = reports.worker < m
+    finite = jnp.isfinite(value).reshape(len(present), -1).all(axis=1)
     state, info = server.update(run.server, reports._replace(value=value))
+    info = {
+        "staleness": jnp.where(present, run.server.step - reports.version, -1),
+        "nonfinite": jnp.sum(present & ~finite),
+    } | info
     memory = run.memory
     if memory != ():
         memory = Memory(
             _put(reports.worker, memory.said, value),
             memory.heard.at[reports.worker].set(True, mode="drop"),
         )
-    return run._replace(server=state, attack=attack_state, memory=memory), info
+    run = Run(state, run.workers, attack_state, run.inbox, memory, run.events + 1)
+    return run, info
 
 
 def _put(i: Array, a: Array, new: Array) -> Array:
@@ -148,8 +170,9 @@ def event(
     i = jnp.where(workers < 0, problem.num_workers, workers)
 
     def exchange(run):
-        queries = speak_ask(system, run.server, i, keys)
-        states, reports = speak_answer(system, problem, run.workers, queries, keys)
+        number = run.events
+        queries = speak_ask(system, run.server, i, number, keys)
+        states, reports = speak_answer(system, problem, run.workers, queries, number, keys)
         return run._replace(workers=states), reports
 
     if delivery == "fresh":
@@ -166,14 +189,19 @@ def event(
 def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: str) -> Run:
     """The state before the first event; in outstanding delivery, every worker is asked."""
     server, worker, attack = system
-    m = problem.num_workers
+    m, zero = problem.num_workers, jnp.zeros((), jnp.int32)
+    require(
+        server.num_workers == m,
+        f"the server is for {server.num_workers} workers, the problem has {m}",
+    )
     everyone = jnp.arange(m, dtype=jnp.int32)
     state = server.init(jnp.copy(problem.x0))  # x0 is not the loop's to donate
     workers = jax.vmap(lambda i: worker.init(problem.shard(i)))(everyone)
 
     def first(i):
-        queries = ask(system, state, i[None], keys)
-        return jax.tree.map(lambda a: a[0], answer(system, problem, workers, queries, keys)[1])
+        queries = ask(system, state, i[None], zero, keys)
+        _, reports = answer(system, problem, workers, queries, zero, keys)
+        return jax.tree.map(lambda a: a[0], reports)
 
     # One at a time: m oracle calls side by side would need m times the scratch memory.
     inbox = jax.lax.map(first, everyone) if delivery == "outstanding" else ()
@@ -187,7 +215,7 @@ def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: st
         )
         said = jnp.zeros((m, *report.value.shape), report.value.dtype)
         memory = Memory(said, jnp.zeros((m,), bool))
-    return Run(state, workers, attack.init(m), inbox, memory)
+    return Run(state, workers, attack.init(m), inbox, memory, zero)
 
 
 def advance(
@@ -228,13 +256,20 @@ _advance = jax.jit(advance, static_argnames=("system", "delivery"), donate_argna
 
 
 def check_batch(system: System, sizes: Any) -> None:
-    """Raises `ValueError` where a mini-batch would be larger than the smallest shard."""
+    """Raises `InvalidConfig` where a mini-batch would be larger than the smallest shard."""
     smallest, b = int(np.min(sizes)), system.worker.batch_size
     require(
         b <= smallest,
         f"need batch_size <= examples of every worker: got batch_size={b}, and a worker has "
         f"{smallest}",
     )
+
+
+def chunks(schedule: np.ndarray, every: int, begin: int = 0, axis: int = 0) -> list[np.ndarray]:
+    """One piece of the schedule of each length that `drive` will meet: one or two."""
+    left = schedule.shape[axis] - begin
+    lengths = {min(every, left), left % every} - {0}
+    return [np.take(schedule, range(length), axis) for length in sorted(lengths)]
 
 
 def drive(
@@ -285,26 +320,23 @@ def run(
         compilation and measuring apart), `staleness` (the largest so far) and the measures.
 
     Raises:
-        ValueError: before the loop starts, on anything that cannot run as asked.
+        InvalidConfig: before the loop starts, on anything that cannot run as asked.
     """
     require(delivery in DELIVERIES, f"delivery is one of {DELIVERIES}: got {delivery!r}")
     schedule = arrivals.check(schedule, problem.num_workers)
     check_batch(system, problem.sizes)
     lies = jnp.asarray(attacks.byzantine_mask(problem.num_workers, byzantine))
     keys = keys_lib.split(seed)
-    every = every or max(len(schedule), 1)
+    every = max(len(schedule), 1) if every is None else every
     require(every > 0, f"need every > 0 events between records: got {every}")
 
     state = begin = _start(system, problem, keys, delivery)
     if debug:
         step = functools.partial(python_loop, system, problem, lies, keys, delivery)
     else:
-        # Compile before the clock runs.
-        if len(schedule):
-            _advance.lower(
-                system, problem, lies, keys, delivery, begin, schedule[:every]
-            ).compile()
         step = functools.partial(_advance, system, problem, lies, keys, delivery)
+        for chunk in chunks(schedule, every):  # compile before the clock runs
+            _advance.lower(system, problem, lies, keys, delivery, begin, chunk).compile()
 
     records, seconds, staleness = [], 0.0, 0
     for events, state, info, took in drive(step, begin, schedule, every):

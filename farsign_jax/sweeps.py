@@ -155,7 +155,7 @@ def sweep(
         `nonfinite` (numbers refused) and the measures; and the final params f32[L, d].
 
     Raises:
-        ValueError: before the loop starts, on anything that cannot run as asked, or on a
+        InvalidConfig: before the loop starts, on anything that cannot run as asked, or on a
             checkpoint of another sweep.
     """
     require(every > 0, f"need every > 0 events between records: got {every}")
@@ -194,6 +194,7 @@ def sweep(
             checkpoint_every,
             progress,
             record,
+            len(ids),
         )
         params[ids] = final[: len(ids)]
     return columns, params
@@ -211,20 +212,25 @@ def _batches_begun(checkpoint: pathlib.Path) -> int | None:
     return None
 
 
-def _fingerprint(lanes: Lanes, every: int) -> np.ndarray:
-    """u8[16], a digest of everything a checkpoint depends on but the program itself."""
-    digest = hashlib.blake2b(str(every).encode(), digest_size=16)
+def _fingerprint(build: Build, lanes: Lanes, delivery: str, every: int) -> np.ndarray:
+    """u8[16], a digest of everything that a checkpoint depends on.
+
+    A dataclass says all that it builds; of a function only the name is known.
+    """
+    program = repr(build) if dataclasses.is_dataclass(build) else getattr(build, "__name__", "")
+    digest = hashlib.blake2b(f"{program} {delivery} {every}".encode(), digest_size=16)
     for leaf in jax.tree.leaves(lanes):
         digest.update(np.asarray(leaf).tobytes())
     return np.frombuffer(digest.digest(), np.uint8)
 
 
 def _batch(
-    build, lanes, every, measure, delivery, path, checkpoint_every, progress, record
+    build, lanes, every, measure, delivery, path, checkpoint_every, progress, record, count
 ) -> np.ndarray:
     """The lanes that run side by side, from their checkpoint to their last event.
 
-    Hands the columns to `record` at every checkpoint; returns the final params.
+    Hands the columns to `record` at every checkpoint; returns the final params. The first
+    `count` lanes are not spare ones.
     """
     problem, width = lanes.problem, len(lanes)
     seeds, hyper = jnp.asarray(lanes.seeds), jax.tree.map(jnp.asarray, lanes.hyper)
@@ -237,21 +243,21 @@ def _batch(
     shapes = jax.eval_shape(measure, begin.server.params)
     names = ["event", "seconds", "staleness", "nonfinite", *sorted(shapes)]
     columns = {name: np.full((width, num_records), np.nan) for name in names}
-    done, inputs = 0, _fingerprint(lanes, every)
+    done, inputs = 0, _fingerprint(build, lanes, delivery, every)
     if path is not None and path.exists():
         saved = results.load_state(path, (inputs, np.zeros((), np.int64), columns, begin))
         require(
             saved[0] == inputs,
-            f"{path} belongs to a sweep of other seeds, data, schedules or hyper-parameters",
+            f"{path} belongs to a sweep of another method, attack, data, seeds or settings",
         )
         done, columns = int(saved[1]), jax.tree.map(np.array, saved[2])
         begin = jax.tree.map(jnp.asarray, saved[3])
         if progress:
-            progress(done * width)
+            progress(done * count)
 
     args = (build, delivery, problem, seeds, hyper, byzantine)
-    if done < events:  # compile before the clock runs
-        _advance.lower(*args, begin, schedules[:, done : done + every]).compile()
+    for chunk in simulate.chunks(schedules, every, done, axis=1):  # before the clock runs
+        _advance.lower(*args, begin, chunk).compile()
     step = functools.partial(_advance, *args)
     run = begin
     seconds = columns["seconds"][0, -(-done // every) - 1] if done else 0.0
@@ -273,7 +279,7 @@ def _batch(
         if due:
             record(columns)
         if progress:
-            progress((end - before) * width)
+            progress((end - before) * count)
         before = end
     if done == events:  # nothing was left to do
         record(columns)

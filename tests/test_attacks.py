@@ -130,8 +130,9 @@ def test_wrong_names_and_options_are_refused(name, options, message):
 
 
 def test_mimic_refuses_a_target_that_is_not_there():
-    with pytest.raises(InvalidConfig, match=f"got {M}, workers={M}"):
-        attacks.mimic(target=M).init(M)
+    for target in (M, -1, 1.5):
+        with pytest.raises(InvalidConfig, match=f"in 0..{M - 1}: got {target}"):
+            attacks.mimic(target=target).init(M)
 
 
 def test_cross_check_with_byzfl_numbers():

@@ -8,7 +8,8 @@ from farsign_jax.base import InvalidConfig
 
 
 @pytest.mark.parametrize(
-    ("size", "k"), [(1, 1), (7, 7), (10, 3), (25_450, 100), (2**20 + 3, 64)]
+    ("size", "k"),
+    [(1, 1), (2, 2), (3, 1), (4, 3), (7, 7), (16, 5), (25_450, 100), (2**20 + 3, 64)],
 )
 def test_sampled_ids_are_distinct_and_in_range(size, k):
     draw = jax.jit(lambda key: directions.sample_distinct(key, size, k))
@@ -31,6 +32,17 @@ def test_sampled_ids_are_uniform_one_by_one_and_in_pairs():
     counts = counts.reshape(size, size)[~np.eye(size, dtype=bool)]
     chi2 = ((counts - draws / cells) ** 2 / (draws / cells)).sum()
     assert chi2 < cells - 1 + 5 * np.sqrt(2 * (cells - 1))
+
+
+def test_neighbours_do_not_stay_neighbours_at_the_size_of_the_paper():
+    size, k, draws = 25_450, 100, 4000
+    keys = jax.random.split(jax.random.key(0), draws)
+    ids = np.asarray(jax.vmap(lambda key: directions.sample_distinct(key, size, k))(keys))
+    ordered = np.sort(ids, axis=1)
+    for gap in (1, 2, 3):
+        found = np.mean([np.isin(row + gap, row).sum() for row in ordered])
+        expected = k * (k - 1) / size  # of random sets: 0.39 pairs at each distance
+        assert abs(found - expected) < 5 * np.sqrt(expected / draws)
 
 
 def dictionaries():

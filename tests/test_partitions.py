@@ -44,6 +44,8 @@ def test_partitions_are_as_even_or_uneven_as_they_say():
         ({"kind": "idd"}, "unknown partition 'idd': did you mean 'iid'"),
         ({"num_workers": 2000}, "got workers=2000, examples=1003"),
         ({"kind": "dirichlet", "skew": 0.0}, "skew > 0: got 0"),
+        ({"kind": "label_skew", "skew": 0.5}, "whole number of pieces: got skew=0.5"),
+        ({"kind": "iid", "skew": 1.0}, "takes no skew: got 1.0"),
     ],
 )
 def test_impossible_partitions_are_refused(options, message):

@@ -46,15 +46,23 @@ def test_states_of_another_shape_are_refused(tmp_path, other, message):
 
 
 def test_a_folder_belongs_to_one_configuration(tmp_path):
-    results.Folder(tmp_path, {"attack": "none", "seeds": [0]})
+    results.Folder(tmp_path, {"attack": "alie", "seeds": [0]})  # leaves no trace
+    results.Folder(tmp_path, {"attack": "none", "seeds": [0]}).claim()
     results.Folder(tmp_path, {"attack": "none", "seeds": [0]})
     with pytest.raises(
         results.ConfigMismatch, match=r"attack was 'none', is 'alie'.*another --out"
     ):
         results.Folder(tmp_path, {"attack": "alie", "seeds": [0]})
-    (tmp_path / "config.json").write_text('{"attack"')
-    with pytest.raises(results.ConfigMismatch, match="not readable JSON"):
+    for text in ('{"attack"', "[]"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(results.ConfigMismatch, match="not readable JSON"):
+            results.Folder(tmp_path, {"attack": "none", "seeds": [0]})
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "results.csv").write_text("precious")
+    with pytest.raises(results.ConfigMismatch, match="unknown configuration"):
         results.Folder(tmp_path, {"attack": "none", "seeds": [0]})
+    with pytest.raises(results.ConfigMismatch, match="is a file"):
+        results.Folder(tmp_path / "results.csv", {})
 
 
 def test_rows_are_tidy_and_say_how_they_were_made(tmp_path):

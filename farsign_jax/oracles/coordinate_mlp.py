@@ -5,11 +5,11 @@ change is carried forward as a *change*, from layer to layer, on top of one forw
 all coordinates share, and the loss difference is formed from the change D of the logits:
 
     F(x + step e_j) - F(x) = log(sum_c p_c exp(D_c)) - D_label
-                           = log1p(sum_c p_c expm1(D_c)) - D_label
+                           = log1p(sum_c p_c expm1(D_c - D_label))
 
-with p the softmax at x. Nothing nearly equal is ever subtracted, so float32 keeps the answer
-where the difference of two losses would lose it; and a first-layer weight costs
-O(b * next width) instead of a forward pass.
+with p the softmax at x. No two losses are subtracted, so float32 keeps the answer where their
+difference would lose it; and a first-layer weight costs O(b * next width) instead of a
+forward pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ import numpy as np
 
 from farsign_jax.base import Array, Schedule, Worker, as_schedule
 from farsign_jax.models import MLP, Flat, as_float
-from farsign_jax.oracles.zeroth_order import check, evaluation_noise
+from farsign_jax.oracles.zeroth_order import check, check_question, evaluation_noise
 
 
 class Layer(NamedTuple):
@@ -41,12 +41,22 @@ class MLPStructure(NamedTuple):
     activation: Callable[[Array], Array]
 
     @classmethod
-    def of(cls, module: MLP, flat: Flat) -> "MLPStructure":
+    def of(cls, module: Any, flat: Flat) -> "MLPStructure | None":
+        """The structure of an `MLP`; None for anything else, subclasses included."""
+        if type(module) is not MLP or not _elementwise(module.activation):
+            return None
         layers = []
         for n in range(len(module.features)):
             at, shape = flat.offsets[f"Dense_{n}"], flat.shapes[f"Dense_{n}"]
             layers.append(Layer(at["kernel"], at["bias"], *shape["kernel"]))
         return cls(tuple(layers), module.activation)
+
+
+def _elementwise(activation: Callable) -> bool:
+    """Whether each output depends on its own input alone (softmax's do not)."""
+    z = jnp.linspace(-2.0, 3.0, 8).reshape(2, 4)
+    alone = jnp.stack([activation(a.reshape(1, 1)).reshape(()) for a in z.reshape(-1)])
+    return bool(jnp.allclose(activation(z).reshape(-1), alone, rtol=1e-5, atol=1e-6))
 
 
 class Touch(NamedTuple):
@@ -88,7 +98,12 @@ def activation_change(activation: Callable, z: Array, change: Array) -> Array:
     integral = change * (5 * outer + 8 * middle) / 18
     before, after = activation(z), activation(z + change)
     plain = after - before
-    size = jnp.abs(before) + jnp.abs(after) + jnp.abs(middle) * (jnp.abs(z) + jnp.abs(change))
+    # Inside, activations work with numbers of the size of z even where the result is small.
+    size = (
+        jnp.abs(before)
+        + jnp.abs(after)
+        + (1 + jnp.abs(middle)) * (jnp.abs(z) + jnp.abs(change))
+    )
     rounding = 4 * jnp.finfo(z.dtype).eps * size
     return jnp.where(jnp.abs(integral - plain) <= rounding, integral, plain)
 
@@ -146,12 +161,11 @@ def loss_changes(
         for n in range(2, len(layers)):
             dense = activation_change(structure.activation, z[n - 1][:, None], dense)
             dense = dense @ kernels[n] + (step * sources[n])[..., None] * unit_rows(n)[None]
-        spread = jnp.sum(p[:, None] * jnp.expm1(dense), axis=-1)
         if len(layers) > 2:
-            own = jnp.take_along_axis(dense, labels[:, None, None], axis=-1)[..., 0]
+            own = jnp.take_along_axis(dense, labels[:, None, None], axis=-1)
         else:
-            own = factor * rows.T[labels]
-        return jnp.log1p(spread) - own
+            own = (factor * rows.T[labels])[..., None]
+        return jnp.log1p(jnp.sum(p[:, None] * jnp.expm1(dense - own), axis=-1))
 
     return base, [change(step) for step in steps]
 
@@ -177,12 +191,13 @@ def coordinate_two_point(
         batch_size, delta, coupled, noise_std: as in `two_point`.
 
     Raises:
-        ValueError: on batch_size < 1 or delta <= 0.
+        InvalidConfig: on batch_size < 1 or delta <= 0.
     """
     check(batch_size, delta)
     delta = as_schedule(delta)
 
     def respond(state, query, shard, key):
+        check_question(query, k)
         plus_key, minus_key, noise_key = jax.random.split(key, 3)
         x, j = query.params, query.direction
         radius = jnp.asarray(delta(query.version), x.dtype)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from farsign_jax.base import Worker, require
 from farsign_jax.directions import Dictionary
+from farsign_jax.oracles.zeroth_order import check_question
 
 
 def directional_derivative(
@@ -23,12 +24,13 @@ def directional_derivative(
             cheaper from a few directions on. The same numbers up to rounding.
 
     Raises:
-        ValueError: on batch_size < 1 or an unknown mode.
+        InvalidConfig: on batch_size < 1 or an unknown mode.
     """
     require(batch_size >= 1, f"need batch_size >= 1: got {batch_size}")
     require(mode in ("jvp", "grad"), f"mode is 'jvp' or 'grad': got {mode!r}")
 
     def respond(state, query, shard, key):
+        check_question(query, dictionary.per_query)
         batch = shard.batch(key, batch_size)
         x, i = query.params, query.worker
 
@@ -55,7 +57,7 @@ def stochastic_gradient(losses, *, batch_size: int) -> Worker:
     """The gradient of the mean loss on a mini-batch, f32[d], for servers that want it whole.
 
     Raises:
-        ValueError: on batch_size < 1.
+        InvalidConfig: on batch_size < 1.
     """
     require(batch_size >= 1, f"need batch_size >= 1: got {batch_size}")
 

@@ -8,16 +8,26 @@ for both points, the paper's CN; otherwise each point has its own, DN.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from farsign_jax.base import Array, Key, Schedule, Worker, as_schedule, require
+from farsign_jax.base import Array, Key, Query, Schedule, Worker, as_schedule, require
 from farsign_jax.directions import Dictionary
 
 
 def check(batch_size: int, delta: float | Schedule) -> None:
-    """Raises `ValueError` on a batch or a perturbation that no two-point oracle can use."""
+    """Raises `InvalidConfig` on a batch or a perturbation that no two-point oracle can use."""
     require(batch_size >= 1, f"need batch_size >= 1: got {batch_size}")
     if not callable(delta):
-        require(delta > 0, f"need a perturbation delta > 0: got {delta}")
+        rule = f"need a finite perturbation delta > 0: got {delta}"
+        require((delta > 0) & (delta < float("inf")), rule)
+
+
+def check_question(query: Query, k: int) -> None:
+    """Raises `InvalidConfig` where the server asks something else than k directions."""
+    asked = np.shape(query.direction)
+    what = "the whole gradient" if asked == (0,) else asked
+    rule = f"this worker answers about k={k} directions: the server asks about {what}"
+    require(asked == (k,), rule)
 
 
 def evaluation_noise(key: Key, k: int, std: float, coupled: bool) -> Array | float:
@@ -51,12 +61,13 @@ def two_point(
     are subtracted before they are averaged, which is all a black box allows.
 
     Raises:
-        ValueError: on batch_size < 1 or delta <= 0.
+        InvalidConfig: on batch_size < 1 or delta <= 0.
     """
     check(batch_size, delta)
     delta = as_schedule(delta)
 
     def respond(state, query, shard, key):
+        check_question(query, dictionary.per_query)
         plus_key, minus_key, noise_key = jax.random.split(key, 3)
         plus = shard.batch(plus_key, batch_size)
         minus = plus if coupled else shard.batch(minus_key, batch_size)

@@ -33,17 +33,18 @@ def async_sgd(num_workers: int, *, step_size: float | Array | Schedule) -> Serve
         step_size: eta, number, tracer or schedule. Answers of one event (s > 1) are added.
 
     Returns:
-        A `Server` that asks for gradients f32[d] (`Query.direction` is empty). Info:
-        `staleness` i32[s] and `nonfinite` i32[]. It believes everybody, but not everything:
-        non-finite numbers count as 0 and entries are clipped to 1e6, so that x stays a number.
+        A `Server` that asks m workers for gradients f32[d] (`Query.direction` is empty). It
+        believes everybody, but not everything: non-finite numbers count as 0 and entries are
+        clipped to 1e6, so that x stays a number.
 
     Raises:
-        ValueError: on a step size that is not positive.
+        InvalidConfig: on a step size that is not positive.
     """
     m = num_workers
     require(m > 0, f"async_sgd needs at least one worker: got num_workers={m}")
     if not callable(step_size):
-        require(step_size > 0, f"async_sgd needs step_size > 0: got {step_size}")
+        rule = f"async_sgd needs a finite step_size > 0: got {step_size}"
+        require((step_size > 0) & (step_size < float("inf")), rule)
     step_size = as_schedule(step_size)
 
     def init(params):
@@ -61,10 +62,6 @@ def async_sgd(num_workers: int, *, step_size: float | Array | Schedule) -> Serve
         heard = finite & present[:, None]
         gradient = jnp.where(heard, jnp.clip(reports.value, -_LARGEST, _LARGEST), 0.0).sum(0)
         eta = jnp.asarray(step_size(state.step), state.params.dtype)
-        info = {
-            "staleness": jnp.where(present, state.step - reports.version, -1),
-            "nonfinite": jnp.sum(present[:, None] & ~finite),
-        }
-        return AsyncSGDState(state.params - eta * gradient, state.step + 1), info
+        return AsyncSGDState(state.params - eta * gradient, state.step + 1), {}
 
-    return Server(init, query, update)
+    return Server(init, query, update, m)

@@ -50,7 +50,8 @@ def far_sign(
         num_workers: m (static).
         dictionary: the directions (static), see `directions`.
         step_size: alpha, distance moved along each direction: number, tracer or schedule.
-        average_step: beta in (0, 1], weight of the newest answer: number, tracer or schedule.
+        average_step: beta in (0, 1], weight of the newest answer: number, tracer or schedule,
+            clipped to [0, 1] (the theorems' schedules may begin above 1).
         sign_of: "new", x moves along the sign of the average just updated, as in the MNIST
             experiment (Section 4); "old", of the one before, as in the analysis (eq. 4 with
             F_n-measurable y_n). Equal in the limit, not on short runs: with "old" the first
@@ -61,23 +62,26 @@ def far_sign(
         max_weight: upper bound of these weights.
 
     Returns:
-        A `Server`. Info: `staleness` i32[s] (server steps between question and answer, -1 in
-        an empty slot) and `nonfinite` i32[] (numbers refused at the door).
+        A `Server` for m workers and `dictionary.dim` parameters.
 
     A non-finite number counts as the answer 0 and a huge one is clipped to 1e30: neither can
     enter y or x.
 
     Raises:
-        ValueError: on a step size that is not positive, beta outside (0, 1], unknown
-            `sign_of`, or rates that are not m positive numbers.
+        InvalidConfig: on a step size that is not positive, beta outside (0, 1], unknown
+            `sign_of`, rates that are not m positive numbers, or a dictionary of other workers
+            or another d.
     """
     m = num_workers
     require(m > 0, f"far_sign needs at least one worker: got num_workers={m}")
     if not callable(step_size):
-        require(step_size > 0, f"far_sign needs step_size > 0: got {step_size}")
+        rule = f"far_sign needs a finite step_size > 0: got {step_size}"
+        require((step_size > 0) & (step_size < float("inf")), rule)
     if not callable(average_step):
         in_range = (average_step > 0) & (average_step <= 1)
         require(in_range, f"far_sign needs 0 < average_step <= 1: got {average_step}")
+    own = dictionary.num_workers
+    require(own in (None, m), f"the dictionary is for {own} workers: got num_workers={m}")
     require(sign_of in ("new", "old"), f"sign_of is 'new' or 'old': got {sign_of!r}")
     step_size, average_step = as_schedule(step_size), as_schedule(average_step)
     estimate = isinstance(arrival_rates, str)
@@ -92,6 +96,8 @@ def far_sign(
         require(arrival_rates > 0, f"arrival rates must be positive: got {arrival_rates}")
 
     def init(params):
+        d = params.shape[-1]
+        require(dictionary.dim == d, f"the dictionary is for d={dictionary.dim}: got d={d}")
         return FarSignState(
             params=params,
             averages=jnp.zeros((m, dictionary.size), params.dtype),
@@ -114,31 +120,31 @@ def far_sign(
         rule = f"an answer is one number per direction: got {reports.value.shape} for {j.shape}"
         require(reports.value.shape == j.shape, rule)
         present = i < m
-        finite = jnp.isfinite(reports.value)
-        answer = jnp.where(finite, jnp.clip(reports.value, -_LARGEST, _LARGEST), 0.0)
+        sane = jnp.clip(reports.value, -_LARGEST, _LARGEST)
+        answer = jnp.where(jnp.isfinite(reports.value), sane, 0.0)
         dtype = state.params.dtype
         alpha = jnp.asarray(step_size(state.step), dtype)
-        beta = jnp.asarray(average_step(state.step), dtype)
+        beta = jnp.clip(jnp.asarray(average_step(state.step), dtype), 0, 1)
 
         old = state.averages[i[:, None], j]
         new = old + beta * (answer - old)
         vote = jnp.sign(new if sign_of == "new" else old)
         amount = jnp.where(present[:, None], -alpha * weights(state.counts, i) * vote, 0.0)
-        info = {
-            "staleness": jnp.where(present, state.step - reports.version, -1),
-            "nonfinite": jnp.sum(present[:, None] & ~finite),
-        }
         state = FarSignState(
             params=dictionary.move(state.params, i, j, amount.astype(dtype)),
             averages=state.averages.at[i[:, None], j].set(new, mode="drop"),
             counts=state.counts.at[i].add(1, mode="drop"),
             step=state.step + 1,
         )
-        return state, info
+        return state, {}
 
     def recall(state, direction):
+        require(
+            dictionary.shared,
+            "an omniscient attack compares what workers say about the same direction: "
+            "this dictionary gives each worker its own",
+        )
         said = state.averages[:, direction]
-        # A row of y says something about direction j only if j means the same to everybody.
-        return said, (said != 0) & dictionary.shared
+        return said, said != 0  # never heard, or an average of exactly 0: nothing to imitate
 
-    return Server(init, query, update, recall)
+    return Server(init, query, update, m, recall)
