@@ -13,7 +13,7 @@ import numpy as np
 
 from farsign_jax.base import Array, Key, require
 
-_ROUNDS = 16  # of the shuffle below: each halves the share of neighbours still side by side
+_ROUNDS = 16  # of the shuffle below: each halves the share of neighbours that stay so
 
 
 class Dictionary(NamedTuple):
@@ -41,19 +41,23 @@ def sample_distinct(key: Key, size: int, k: int) -> Array:
     Rogaway, CRYPTO 2012). Drawing without replacement would cost O(size) per event, and
     drawing with replacement leaves duplicate writes undefined.
     """
-    if size == 1:  # XLA fails to compile the rounds below for a modulus of 1
-        return jnp.zeros((1,), jnp.int32)
     modulus = jnp.uint32(size)
-    bits = jax.random.bits(key, (2 * _ROUNDS + 1,), jnp.uint32)
-    x = (jnp.arange(k, dtype=jnp.uint32) + bits[0] % modulus) % modulus
-    for r in range(_ROUNDS):
-        offset = bits[2 * r + 1] % modulus
+    shift_key, *round_keys = jax.random.split(key, 3)
+    shift = jax.random.bits(shift_key, (), jnp.uint32) % modulus
+    offsets, salts = (jax.random.bits(k, (_ROUNDS,), jnp.uint32) for k in round_keys)
+
+    def swap_or_not(x, offset_and_salt):
+        offset, salt = offset_and_salt
         partner = jnp.where(x <= offset, offset - x, offset + (modulus - x))
         # The same pair gives the same coin from either side, so each round is a bijection.
-        coin = jnp.maximum(x, partner) ^ bits[2 * r + 2]
+        coin = jnp.maximum(x, partner) ^ salt
         coin = (coin ^ (coin >> 16)) * jnp.uint32(0x7FEB352D)
         coin = (coin ^ (coin >> 15)) * jnp.uint32(0x846CA68B)
-        x = jnp.where(coin >> 31 == 1, partner, x)
+        return jnp.where(coin >> 31 == 1, partner, x), None
+
+    x = (jnp.arange(k, dtype=jnp.uint32) + shift) % modulus
+    # A loop, not unrolled: XLA would compute all rounds again wherever an id is used.
+    x, _ = jax.lax.scan(swap_or_not, x, (offsets % modulus, salts), unroll=4)
     return x.astype(jnp.int32)
 
 

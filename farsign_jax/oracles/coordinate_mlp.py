@@ -5,9 +5,9 @@ change is carried forward as a *change*, from layer to layer, on top of one forw
 all coordinates share, and the loss difference is formed from the change D of the logits:
 
     F(x + step e_j) - F(x) = log(sum_c p_c exp(D_c)) - D_label
-                           = log1p(sum_c p_c expm1(D_c - D_label))
+                           = log1p(exp(-D_label) * sum_c q_c expm1(D_c))
 
-with p the softmax at x. No two losses are subtracted, so float32 keeps the answer where their
+with p the softmax at x and q its gradient: p_c, but -(1 - p_label) at the label. No two losses are subtracted, so float32 keeps the answer where their
 difference would lose it; and a first-layer weight costs O(b * next width) instead of a
 forward pass.
 """
@@ -139,11 +139,11 @@ def loss_changes(
         z.append(h @ kernel + x[None, layer.bias : layer.bias + layer.fan_out])
         h = structure.activation(z[-1])
     logits = z[-1]
-    p = jax.nn.softmax(logits)
-    base = (
-        jax.nn.logsumexp(logits, axis=-1)
-        - jnp.take_along_axis(logits, labels[:, None], 1)[:, 0]
-    )
+    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    others = jnp.where(is_label, 0, jax.nn.softmax(logits))
+    q = jnp.where(is_label, -others.sum(axis=-1, keepdims=True), others)
+    log_p = jax.nn.log_softmax(logits)
+    base = -jnp.take_along_axis(log_p, labels[:, None], 1)[:, 0]
 
     def unit_rows(n):  # one-hot rows of the units fed, f32[k, fan_out]
         return jax.nn.one_hot(touches[n].unit, layers[n].fan_out, dtype=x.dtype)
@@ -161,11 +161,12 @@ def loss_changes(
         for n in range(2, len(layers)):
             dense = activation_change(structure.activation, z[n - 1][:, None], dense)
             dense = dense @ kernels[n] + (step * sources[n])[..., None] * unit_rows(n)[None]
+        spread = jnp.sum(q[:, None] * jnp.expm1(dense), axis=-1)
         if len(layers) > 2:
-            own = jnp.take_along_axis(dense, labels[:, None, None], axis=-1)
+            own = jnp.take_along_axis(dense, labels[:, None, None], axis=-1)[..., 0]
         else:
-            own = (factor * rows.T[labels])[..., None]
-        return jnp.log1p(jnp.sum(p[:, None] * jnp.expm1(dense - own), axis=-1))
+            own = factor * rows.T[labels]
+        return jnp.log1p(jnp.exp(-own) * spread)
 
     return base, [change(step) for step in steps]
 
