@@ -7,9 +7,9 @@ all coordinates share, and the loss difference is formed from the change D of th
     F(x + step e_j) - F(x) = log(sum_c p_c exp(D_c)) - D_label
                            = log1p(exp(-D_label) * sum_c q_c expm1(D_c))
 
-with p the softmax at x and q its gradient: p_c, but -(1 - p_label) at the label. No two losses are subtracted, so float32 keeps the answer where their
-difference would lose it; and a first-layer weight costs O(b * next width) instead of a
-forward pass.
+with p the softmax at x and q its gradient: p_c, but -(1 - p_label) at the label. No two losses
+are subtracted, so float32 keeps the answer where their difference would lose it; and a
+first-layer weight costs O(b * next width) instead of a forward pass.
 """
 
 from collections.abc import Callable, Sequence
