@@ -1,6 +1,6 @@
 """How many events and loss evaluations per second, and where the time goes.
 
-    python -m benchmarks.throughput            about 3 minutes on two cores
+    python -m benchmarks.throughput            about 2 minutes on two cores
 
 One process; everything is compiled and run once before the clock starts; each figure is the
 median of --repeats timings, with their range. Three questions:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from absl import app, flags
 
+from experiments import figures, panel
 from experiments.panel import PAPER_ATTACKS, PRESETS, Config, check, parse_attack, parse_seeds
 from farsign_jax import results
 from farsign_jax.base import InvalidConfig, lookup
@@ -97,6 +98,22 @@ def folder_for(experiment: str, config: Config) -> results.Folder:
     described = {"experiment": experiment} | results.plain(config)
     name = f"{experiment}-{results.fingerprint(described)[:8]}"
     return results.Folder(FLAGS.out or pathlib.Path("results") / name, described)
+
+
+def run_panel(experiment: str, base: Config) -> tuple[Config, results.Folder, list, list]:
+    """Runs what the flags ask for: the configuration, its folder, the rows, their summary."""
+    config = configure(base)
+    folder = folder_for(experiment, config)
+    rows = panel.run(
+        config,
+        folder,
+        data_dir=FLAGS.data_dir,
+        checkpoint_every=FLAGS.checkpoint_every,
+        max_lanes=FLAGS.max_lanes,
+    )
+    summary = figures.summarise(rows)
+    folder.write_rows(rows, summary)
+    return config, folder, rows, summary
 
 
 def _cache_compilations() -> None:

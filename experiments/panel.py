@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import signal
 import sys
+import threading
 import time
 from typing import Any
 
@@ -217,7 +218,9 @@ class Progress:
         self.total, self.done, self.began, self.said = total, 0, time.monotonic(), 0.0
         self.label = ""
         self.interrupted = False
-        self.handler = signal.signal(signal.SIGINT, self._interrupt)
+        self.handler: Any = None
+        if threading.current_thread() is threading.main_thread():  # only there may we listen
+            self.handler = signal.signal(signal.SIGINT, self._interrupt)
 
     def _interrupt(self, *_: Any) -> None:
         if self.interrupted:
@@ -225,7 +228,8 @@ class Progress:
         self.interrupted = True
 
     def close(self) -> None:
-        signal.signal(signal.SIGINT, self.handler)
+        if self.handler is not None:
+            signal.signal(signal.SIGINT, self.handler)
         self.bar.close()
 
     def start(self, label: str) -> None:

@@ -9,7 +9,7 @@ About 15 seconds on two cores, compilation included. Expected: without attack bo
 """
 
 from experiments import figures, panel
-from experiments.command import FLAGS, configure, folder_for, main
+from experiments.command import main, run_panel
 from farsign_jax import results
 
 CONFIG = panel.Config(
@@ -22,17 +22,7 @@ CONFIG = panel.Config(
 
 
 def quickstart() -> None:
-    config = configure(CONFIG)
-    folder = folder_for("quickstart", config)
-    rows = panel.run(
-        config,
-        folder,
-        data_dir=FLAGS.data_dir,
-        checkpoint_every=FLAGS.checkpoint_every,
-        max_lanes=FLAGS.max_lanes,
-    )
-    summary = figures.summarise(rows)
-    folder.write_rows(rows, summary)
+    _, folder, rows, summary = run_panel("quickstart", CONFIG)
     lines = [
         [e["method"], e["attack"], figures.percent(e["final"]), _verdict(e["final"])]
         for e in summary
