@@ -66,6 +66,7 @@ def tune() -> None:
     require(config.validation > 0, "tune needs --validation > 0")
     folder = folder_for("tune", config)
     setting = panel.prepare(config, FLAGS.data_dir)
+    folder.claim()
     header = ["method", "step size", *config.attacks, "worst"]
     lines, rows = [], []
     for method in config.methods:

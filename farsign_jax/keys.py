@@ -30,9 +30,9 @@ def split(seed: int | Array) -> RunKeys:
     return RunKeys(*(jax.random.fold_in(key, role) for role in range(len(RunKeys._fields))))
 
 
-def message(role: Key, worker: Array, version: Array) -> Key:
-    """The key of the message of `worker` about the question of server step `version`."""
-    return jax.random.fold_in(jax.random.fold_in(role, worker), version)
+def message(role: Key, worker: Array, number: Array) -> Key:
+    """The key of message `number` of `worker`: the event in which it was asked, or is heard."""
+    return jax.random.fold_in(jax.random.fold_in(role, worker), number)
 
 
 def host_rng(role: Key) -> np.random.Generator:

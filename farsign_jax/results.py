@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -82,6 +83,7 @@ def load_state(path: str | os.PathLike, like: Any) -> Any:
     return jax.tree.unflatten(tree, loaded)
 
 
+@functools.cache  # it starts git, and rows are written at every checkpoint
 def environment() -> dict[str, Any]:
     """Versions, device and revision: what a reader needs to run it again."""
     packages = ("farsign_jax", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -169,7 +171,9 @@ class Folder:
 
     def claim(self) -> None:
         """Marks the folder as this configuration's."""
-        write_text(self.path / "config.json", json.dumps(self.config, indent=2) + "\n")
+        known = self.path / "config.json"
+        if not known.exists():
+            write_text(known, json.dumps(self.config, indent=2) + "\n")
 
     def checkpoint(self, name: str) -> pathlib.Path:
         return self.path / "checkpoints" / f"{name}.npz"

@@ -152,7 +152,8 @@ def sweep(
     Returns:
         Columns [L, E] for E records a lane: `event`, `seconds` (a lane's share of the time
         its batch spent in the loop), `staleness` (largest since the last record),
-        `nonfinite` (numbers refused) and the measures; and the final params f32[L, d].
+        `nonfinite` (messages with NaN or inf in them) and the measures; and the final params
+        f32[L, d].
 
     Raises:
         InvalidConfig: before the loop starts, on anything that cannot run as asked, or on a
@@ -243,7 +244,8 @@ def _batch(
     shapes = jax.eval_shape(measure, begin.server.params)
     names = ["event", "seconds", "staleness", "nonfinite", *sorted(shapes)]
     columns = {name: np.full((width, num_records), np.nan) for name in names}
-    done, inputs = 0, _fingerprint(build, lanes, delivery, every)
+    done = 0
+    inputs = None if path is None else _fingerprint(build, lanes, delivery, every)
     if path is not None and path.exists():
         saved = results.load_state(path, (inputs, np.zeros((), np.int64), columns, begin))
         require(
