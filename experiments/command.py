@@ -13,8 +13,16 @@ import jax
 from absl import app, flags
 
 from experiments import figures, panel
-from experiments.panel import PAPER_ATTACKS, PRESETS, Config, check, parse_attack, parse_seeds
+from experiments.config import (
+    PAPER_AGGREGATORS,
+    PAPER_ATTACKS,
+    PRESETS,
+    Config,
+    check,
+    parse_seeds,
+)
 from farsign_jax import results
+from farsign_jax.aggregators import AGGREGATORS
 from farsign_jax.base import InvalidConfig, lookup
 from farsign_jax.datasets import DATASETS, DataError
 from farsign_jax.methods import METHODS
@@ -32,7 +40,14 @@ flags.DEFINE_integer(
 )
 
 # Flags that set the field of the same name in `Config`.
-flags.DEFINE_list("methods", None, f"Of {', '.join(METHODS)}.")
+flags.DEFINE_multi_string("methods", None, f"Of {', '.join(METHODS)}.")
+flags.DEFINE_multi_string(
+    "aggregators",
+    None,
+    f"Of {', '.join(AGGREGATORS)}, for the methods that take one. A bare name has the numbers "
+    "of Table 3; options as in krum:f=3, stages as in nnm:f=3+median.",
+)
+flags.DEFINE_integer("buffers", None, "B, of the methods that have buffers.")
 flags.DEFINE_multi_string(
     "attacks",
     None,
@@ -58,8 +73,8 @@ flags.DEFINE_string("delivery", None, "fresh or outstanding.")
 flags.DEFINE_float("validation", None, "Share of the training set to measure on instead.")
 
 
-def split_attacks(texts: list[str]) -> tuple[str, ...]:
-    """`none,alie:z=1.5,ddof=1,sign_flip` as three attacks: option=value belongs to the last."""
+def split(texts: list[str]) -> tuple[str, ...]:
+    """`none,alie:z=1.5,ddof=1,sign_flip` as three names: option=value belongs to the last."""
     found: list[str] = []
     for item in ",".join(texts).replace(" ", ",").split(","):
         if "=" in item and ":" not in item and found:
@@ -67,6 +82,10 @@ def split_attacks(texts: list[str]) -> tuple[str, ...]:
         elif item:
             found.append(item)
     return tuple(found)
+
+
+# A bare name means what the paper's Table 3 means by it.
+USUAL = {"attacks": PAPER_ATTACKS, "aggregators": PAPER_AGGREGATORS, "methods": ()}
 
 
 def configure(base: Config) -> Config:
@@ -80,13 +99,9 @@ def configure(base: Config) -> Config:
             continue
         if field.name == "seeds":
             value = parse_seeds(value)
-        elif field.name == "attacks":
-            value = split_attacks(value)
-            # A bare name means the paper's attack with the paper's magnitude.
-            usual = {parse_attack(text)[0]: text for text in PAPER_ATTACKS}
-            value = tuple(usual.get(name, name) for name in value)
-        elif field.name == "methods":
-            value = tuple(value)
+        elif field.name in USUAL:
+            usual = {text.partition(":")[0]: text for text in USUAL[field.name]}
+            value = tuple(usual.get(name, name) for name in split(value))
         given[field.name] = value
     config = dataclasses.replace(base, **given)
     check(config)

@@ -10,46 +10,49 @@ Row = Mapping[str, Any]
 TARGETS = (0.80, 0.85)
 
 
+def label(row: Row) -> str:
+    """The method, with its aggregator where it has one."""
+    return f"{row['method']} {row['aggregator']}".strip()
+
+
 def _series(rows: Sequence[Row], column: str) -> dict[tuple[str, str], np.ndarray]:
-    """(method, attack) -> f64[seeds, records], in the order of the rows."""
+    """(label, attack) -> f64[seeds, records], in the order of the rows."""
     runs: dict[tuple[str, str], dict[int, list[float]]] = {}
     for row in rows:
-        lanes = runs.setdefault((row["method"], row["attack"]), {})
+        lanes = runs.setdefault((label(row), row["attack"]), {})
         lanes.setdefault(row["seed"], []).append(row[column])
     return {name: np.asarray(list(lanes.values())) for name, lanes in runs.items()}
 
 
 def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One entry per method and attack.
+    """One entry per method, aggregator and attack.
 
     `best` is the mean over seeds of the best accuracy of each seed, `std` its deviation over
-    seeds; `evaluations_to_80` and `seconds_to_80` belong to the first record at which the
-    mean accuracy over seeds is at least 80 % (None: never), likewise 85. Per-seed values are
-    lists with the same meaning for one seed. Seconds are the loop's, measuring excluded.
+    seeds; `evaluations_to_80`, `seconds_to_80` and `bits_to_80` belong to the first record at
+    which the mean accuracy over seeds is at least 80 % (None: never), likewise 85. Per-seed
+    values are lists with the same meaning for one seed.
     """
-    accuracy, evaluations, seconds = (
-        _series(rows, column) for column in ("test_accuracy", "evaluations", "seconds")
-    )
+    accuracy = _series(rows, "test_accuracy")
+    columns = {"events": "event", "evaluations": "evaluations", "bits": "bits_up"}
+    spent = {n: _series(rows, c) for n, c in (columns | {"seconds": "seconds"}).items()}
+    names = {(label(row), row["attack"]): row for row in reversed(rows)}
     summary = []
-    for (method, attack), curves in accuracy.items():
-        calls, clock = evaluations[method, attack], seconds[method, attack]
+    for key, curves in accuracy.items():
         best = curves.max(axis=1)
-        entry: dict[str, Any] = {
-            "method": method,
-            "attack": attack,
+        entry: dict[str, Any] = {n: names[key][n] for n in ("method", "aggregator", "attack")}
+        entry |= {
             "best": float(best.mean()),
             "std": float(best.std(ddof=1)) if len(best) > 1 else 0.0,
             "final": float(curves[:, -1].mean()),
             "best_per_seed": best.tolist(),
         }
         for target in TARGETS:
-            label = f"{100 * target:.0f}"
             at = _first(curves.mean(axis=0), target)
-            entry[f"evaluations_to_{label}"] = None if at is None else int(calls[0, at])
-            entry[f"seconds_to_{label}"] = None if at is None else float(clock[:, at].mean())
             per_seed = [_first(curve, target) for curve in curves]
-            for name, column in (("evaluations", calls), ("seconds", clock)):
-                entry[f"{name}_to_{label}_per_seed"] = [
+            for name, series in spent.items():
+                column, to = series[key], f"{name}_to_{100 * target:.0f}"
+                entry[to] = None if at is None else float(column[:, at].mean())
+                entry[f"{to}_per_seed"] = [
                     None if i is None else float(column[lane, i])
                     for lane, i in enumerate(per_seed)
                 ]
@@ -67,37 +70,58 @@ def percent(value: float, std: float | None = None) -> str:
     return text if std is None else f"{text} ± {100 * std:.1f}"
 
 
-def curves(rows: Sequence[Row], out: pathlib.Path, x: str = "evaluations") -> None:
-    """Accuracy against `x`, one panel per attack, mean and range over seeds; PNG and PDF."""
+# Told apart without colour, too: every line has a dash of its own.
+_DASHES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 4)))
+
+
+def curves(
+    rows: Sequence[Row], out: pathlib.Path, xs: Sequence[str] = ("evaluations",)
+) -> None:
+    """Accuracy against each of `xs`, a row of panels each; one column per attack; PNG and PDF.
+
+    Lines are means over seeds, bands their range. Where the axis is seconds it is logarithmic:
+    methods differ by orders of magnitude.
+    """
     import matplotlib
 
     matplotlib.use("Agg")  # no display is needed
     import matplotlib.pyplot as plt
 
-    accuracy, places = _series(rows, "test_accuracy"), _series(rows, x)
+    accuracy = _series(rows, "test_accuracy")
     methods = list(dict.fromkeys(method for method, _ in accuracy))
     attacks = list(dict.fromkeys(attack for _, attack in accuracy))
+    size = (2.9 * len(attacks) + 0.6, 2.7 * len(xs) + 0.5)
     figure, axes = plt.subplots(
-        1, len(attacks), figsize=(2.9 * len(attacks) + 0.6, 3.0), sharey=True, squeeze=False
+        len(xs), len(attacks), figsize=size, sharey=True, sharex="row", squeeze=False
     )
-    for axis, attack in zip(axes[0], attacks, strict=True):
-        for number, method in enumerate(methods):
-            if (method, attack) not in accuracy:
-                continue
-            values, at = 100 * accuracy[method, attack], places[method, attack].mean(axis=0)
-            color = f"C{number}"
-            axis.plot(at, values.mean(axis=0), color=color, label=method)
-            axis.fill_between(
-                at, values.min(axis=0), values.max(axis=0), color=color, alpha=0.2, lw=0
-            )
-        axis.set_title(attack.replace(":", " "), fontsize=10)
-        axis.set_xlabel(x)
-        axis.set_ylim(0, 100)
-        axis.grid(alpha=0.3)
-        axis.ticklabel_format(axis="x", style="sci", scilimits=(-2, 5))
-    axes[0, 0].set_ylabel("test accuracy, %")
-    axes[0, 0].legend(loc="lower right", fontsize=8)
-    figure.tight_layout()
+    # Dark to light, and the first one, ours, drawn on top.
+    tones = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(methods)))
+    for x, line in zip(xs, axes, strict=True):
+        places = _series(rows, x)
+        for axis, attack in zip(line, attacks, strict=True):
+            for number, method in enumerate(methods):
+                if (method, attack) not in accuracy:
+                    continue
+                values, at = 100 * accuracy[method, attack], places[method, attack].mean(axis=0)
+                style = {"color": tones[number], "ls": _DASHES[number % len(_DASHES)]}
+                style |= {"lw": 2.2 if number == 0 else 1.2, "zorder": 3 if number == 0 else 2}
+                axis.plot(at, values.mean(axis=0), label=method, **style)
+                low, high = values.min(axis=0), values.max(axis=0)
+                axis.fill_between(at, low, high, color=tones[number], alpha=0.15, lw=0)
+            if line is axes[0]:
+                axis.set_title(attack.replace(":", " "), fontsize=10)
+            axis.set_xlabel(x)
+            axis.set_ylim(0, 100)
+            axis.grid(alpha=0.3)
+            if x == "seconds":
+                axis.set_xscale("log")
+            else:
+                axis.ticklabel_format(axis="x", style="sci", scilimits=(-2, 5))
+        line[0].set_ylabel("test accuracy, %")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    below = {"loc": "lower center", "ncol": min(len(labels), 4), "handlelength": 3.5}
+    figure.tight_layout(rect=(0, 0.07 * (1 + (len(labels) - 1) // 4) * 2 / (len(xs) + 1), 1, 1))
+    figure.legend(handles, labels, fontsize=8, **below)
     out.parent.mkdir(parents=True, exist_ok=True)
     for suffix in (".png", ".pdf"):
         figure.savefig(out.with_suffix(suffix), dpi=150)

@@ -1,20 +1,24 @@
-"""A panel: methods x attacks x seeds on one data set, the shape of most experiments.
+"""A panel: methods x aggregators x attacks x seeds on one data set, the shape of most
+experiments.
 
-Not an experiment itself: the configuration, the progress and the sweeps that they share.
+Not an experiment itself: the data, the progress and the sweeps that they share. A method that
+takes an aggregator runs in lock-step, one seed at a time, all its aggregators and attacks side
+by side; any other one is a sweep over seeds for each attack.
 """
 
 import dataclasses
-import inspect
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import tqdm
 
+from experiments.config import Config, check, parse, parse_attack
 from farsign_jax import (
     arrivals,
     attacks,
@@ -28,126 +32,9 @@ from farsign_jax import (
     simulate,
     sweeps,
 )
-from farsign_jax.base import InvalidConfig, lookup, require
-from farsign_jax.methods import METHODS, Build, Feedback
-
-# The attacks of the paper's Table 3 and their magnitudes (inferred, the text lost them).
-PAPER_ATTACKS = ("none", "alie:z=1.5", "gaussian:std=100", "constant:value=100", "sign_flip")
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Everything that decides the numbers of a panel.
-
-    The defaults are the paper's MNIST setting as far as it can be inferred: its text lost
-    the numbers; these reproduce most figures of its Table 3.
-    """
-
-    methods: tuple[str, ...] = ("far_sign",)
-    attacks: tuple[str, ...] = PAPER_ATTACKS
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    preset: str = "paper"
-    dataset: str = "mnist"
-    model: str = "mlp"
-    partition: str = "iid"
-    skew: float | None = None
-    workers: int = 25
-    byzantine: int = 5
-    batch_size: int = 64
-    directions: int = 100
-    delta: float = 1e-3
-    decay: float = 0.9
-    decay_every: int = 1000
-    step_size: float | None = None  # None: the method's own, from its preset
-    events: int = 10_000
-    eval_every: int = 50
-    delivery: str = "fresh"
-    validation: float = 0.0  # share of the training set to measure on instead of the test set
-
-    @property
-    def feedback(self) -> Feedback:
-        return Feedback(
-            self.batch_size, self.directions, self.delta, self.decay, self.decay_every
-        )
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "tuned": {"preset": "tuned"},
-    # Minutes become seconds; for a look at whether everything works, not at the numbers.
-    "smoke": {"dataset": "mnist_subset", "seeds": (0, 1), "events": 300, "workers": 10}
-    | {"byzantine": 2, "directions": 50},
-}
-
-
-def _option(attack: str, option: str, value: str) -> Any:
-    """The value as the attack's signature wants it: a number, unless it is a string there."""
-    parameters = inspect.signature(lookup("attack", attack, attacks.ATTACKS)).parameters
-    kind = parameters[option].annotation if option in parameters else str
-    if kind is str:
-        return value
-    try:
-        number = int(value) if value.lstrip("+-").isdigit() else float(value)
-    except ValueError:
-        number = float("nan")
-    rule = f"attack {attack!r} needs a finite number for {option}: got {value!r}"
-    require(np.isfinite(number), rule)
-    return number
-
-
-def parse_attack(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
-    """`name` or `name:option=value,...` as the name and its options."""
-    name, _, rest = text.partition(":")
-    options = []
-    for item in filter(None, rest.split(",")):
-        option, equals, value = item.partition("=")
-        require(equals, f"attack options are option=value: got {item!r} in {text!r}")
-        options.append((option, _option(name, option, value)))
-    attacks.make(name, **dict(options))
-    return name, tuple(options)
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """`5` as seeds 0..4, `0,3,7` as they are."""
-    try:
-        seeds = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InvalidConfig(f"--seeds is a count or a list like 0,3,7: got {text!r}") from None
-    if "," not in text:
-        require(seeds[0] > 0, f"--seeds needs at least one seed: got {text}")
-        return tuple(range(seeds[0]))
-    require(len(set(seeds)) == len(seeds), f"--seeds names one twice: {text}")
-    require(min(seeds) >= 0 and max(seeds) < 2**31, f"seeds are 0..2147483647: got {text}")
-    return seeds
-
-
-def check(config: Config) -> None:
-    """Raises `InvalidConfig` on what can be known to be wrong without the data."""
-    for name in ("methods", "attacks"):
-        values = getattr(config, name)
-        require(len(values) > 0, f"--{name} names none")
-        require(
-            len(set(values)) == len(values), f"--{name} names one twice: {','.join(values)}"
-        )
-    for method in config.methods:
-        preset = lookup("method", method, METHODS).presets
-        lookup("preset", config.preset, preset)
-    for attack in config.attacks:
-        parse_attack(attack)
-    lookup("dataset", config.dataset, datasets.DATASETS)
-    lookup("model", config.model, models.MODELS)
-    lookup("partition", config.partition, partitions.PARTITIONS)
-    deliveries = simulate.DELIVERIES
-    lookup("delivery", config.delivery, dict.fromkeys(deliveries))
-    require(config.workers > 0, f"need workers > 0: got {config.workers}")
-    attacks.byzantine_mask(config.workers, config.byzantine)
-    for name in ("batch_size", "directions", "delta", "events", "eval_every", "decay_every"):
-        value = getattr(config, name)
-        require(0 < value < 2**31, f"need 0 < {name} < 2147483648: got {value}")
-    require(0 < config.decay <= 1, f"need 0 < decay <= 1: got {config.decay}")
-    step, share = config.step_size, config.validation
-    require(step is None or 0 < step < np.inf, f"need a finite step_size > 0: got {step}")
-    require(0 <= share < 1, f"need 0 <= validation < 1: got {share}")
+from farsign_jax.base import require
+from farsign_jax.lockstep import Lockstep
+from farsign_jax.methods import Build, hyper_of, options_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,96 +138,182 @@ class Progress:
             print(f"{self.label}: {line}", file=sys.stderr, flush=True)
 
 
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One sweep: a method under one attack, or all its aggregators and attacks in lock-step.
+
+    Attributes:
+        method: as it was asked for.
+        runs: (aggregator, attack) of each run of a seed, in the order of the lanes (g, a).
+        builds: one per run.
+        program: what the sweep compiles: the only build, or all of them in lock-step.
+        hyper: leaves [G, H], H points of the hyper-parameters for each aggregator.
+    """
+
+    method: str
+    runs: tuple[tuple[str, str], ...]
+    builds: tuple[Build, ...]
+    program: Any
+    hyper: dict[str, np.ndarray]
+
+    @property
+    def lockstep(self) -> bool:
+        return isinstance(self.program, Lockstep)
+
+    @property
+    def points(self) -> int:
+        return self.hyper["step_size"].shape[1]
+
+    @property
+    def name(self) -> str:
+        """Of its checkpoint."""
+        text = self.method if self.lockstep else f"{self.method}-{self.runs[0][1]}"
+        return text.replace(":", "-").replace(",", "-").replace("=", "")
+
+    def lanes(self, setting: Setting) -> sweeps.Lanes:
+        """A lane per seed in lock-step, one per seed and point otherwise."""
+        lanes, seeds = setting.lanes, len(setting.lanes)
+        if self.lockstep:
+            every = {k: np.broadcast_to(v, (seeds, *v.shape)) for k, v in self.hyper.items()}
+            return dataclasses.replace(lanes, hyper=every)
+        lanes = lanes.take(np.repeat(np.arange(seeds), self.points))
+        every = {k: np.tile(v[0], seeds) for k, v in self.hyper.items()}
+        return dataclasses.replace(lanes, hyper=every)
+
+    def alone(self, setting: Setting, number: int) -> tuple[Build, sweeps.Lanes]:
+        """One run by itself: the first seed and the first point."""
+        row = number // (len(self.runs) // len(self.hyper["step_size"]))
+        own = {name: values[row, :1] for name, values in self.hyper.items()}
+        return self.builds[number], dataclasses.replace(
+            setting.lanes.take(slice(0, 1)), hyper=own
+        )
+
+    def by_run(self, columns: dict[str, np.ndarray], seeds: int) -> dict[str, np.ndarray]:
+        """Columns of the sweep as [S, E, G * H * A], lanes in the order (g, h, a)."""
+        if self.lockstep:
+            lanes = len(self.runs) * self.points
+            return {
+                name: c if c.ndim == 3 else np.repeat(c[..., None], lanes, axis=2)
+                for name, c in columns.items()
+            }
+        split = {n: c.reshape(seeds, self.points, -1) for n, c in columns.items()}
+        return {name: np.swapaxes(column, 1, 2) for name, column in split.items()}
+
+
+def jobs_of(config: Config, multiples: Sequence[float] = (1.0,)) -> list[Job]:
+    """The sweeps of a panel; every run with each of these multiples of its step size."""
+
+    def points(method, aggregator):  # leaves f32[H]
+        hyper = hyper_of(method, config.preset, aggregator)
+        if config.step_size is not None:
+            hyper["step_size"] = config.step_size
+        steps = np.asarray(multiples, np.float32) * np.float32(hyper["step_size"])
+        every = {k: np.full(len(steps), v, np.float32) for k, v in hyper.items()}
+        return every | {"step_size": steps}
+
+    jobs = []
+    parsed = [parse_attack(attack) for attack in config.attacks]
+    for text in config.methods:
+        method, options = parse(text)
+        known = options_of(method)
+        if "buffers" in known and "buffers" not in dict(options):
+            options = (*options, ("buffers", config.buffers))
+        names = config.aggregators if "aggregator" in known else ("",)
+        rows = []
+        for name in names:
+            chosen = options + ((("aggregator", name),) if name else ())
+            rows.append([Build(method, *attack, config.feedback, chosen) for attack in parsed])
+        grid = [points(method, name) for name in names]
+        hyper = {key: np.stack([g[key] for g in grid]) for key in grid[0]}
+        if "aggregator" in known:
+            runs = tuple((name, attack) for name in names for attack in config.attacks)
+            builds = tuple(build for row in rows for build in row)
+            jobs.append(Job(text, runs, builds, Lockstep(tuple(map(tuple, rows))), hyper))
+        else:
+            for attack, build in zip(config.attacks, rows[0], strict=True):
+                jobs.append(Job(text, (("", attack),), (build,), build, hyper))
+    return jobs
+
+
+def sweep(
+    config: Config,
+    setting: Setting,
+    jobs: Sequence[Job],
+    folder: results.Folder | None,
+    keep: Callable[[Job, dict[str, np.ndarray]], Any],
+    *,
+    checkpoint_every: int = 1000,
+    max_lanes: int | None = None,
+) -> None:
+    """Runs all jobs; hands the columns so far, [S, E, runs], to `keep` at each checkpoint."""
+    seeds = len(config.seeds)
+    lanes = [job.lanes(setting) for job in jobs]
+    for job, own in zip(jobs, lanes, strict=True):  # all of them before the first one runs
+        own.check(job.program, config.delivery)
+    if folder:
+        folder.claim()
+    runs = sum(len(job.runs) * job.points for job in jobs)
+    progress = Progress(runs * seeds * config.events)
+    for job, own in zip(jobs, lanes, strict=True):
+        progress.start(job.method if job.lockstep else f"{job.method} {job.runs[0][1]}")
+        side_by_side = len(job.runs) * job.points if job.lockstep else 1
+        sweeps.sweep(
+            job.program,
+            own,
+            every=min(config.eval_every, config.events),
+            measure=setting.measure,
+            delivery=config.delivery,
+            max_lanes=1 if job.lockstep else max_lanes,
+            checkpoint=folder.checkpoint(job.name) if folder else None,
+            checkpoint_every=checkpoint_every,
+            progress=lambda events, n=side_by_side: progress(n * events),
+            on_checkpoint=lambda columns, job=job: keep(job, job.by_run(columns, seeds)),
+        )
+    progress.close()
+
+
 def run(
     config: Config,
     folder: results.Folder | None = None,
     *,
     data_dir: str | None = None,
-    checkpoint_every: int = 1000,
-    max_lanes: int | None = None,
+    **options: Any,
 ) -> list[dict[str, Any]]:
-    """Runs the panel, one sweep over seeds for each method and attack.
+    """Runs the panel.
 
-    Returns tidy rows, one per method, attack, seed and record. With a folder, each sweep has
-    a checkpoint there, and the rows so far are written with it.
+    Returns tidy rows, one per method, aggregator, attack, seed and record. With a folder, each
+    sweep has a checkpoint there, and the rows so far are written with it.
     """
     setting = prepare(config, data_dir)
-    every = min(config.eval_every, config.events)
-    panel = [(method, attack) for method in config.methods for attack in config.attacks]
-    jobs = []
-    for method, attack in panel:  # all of them are checked before the first one runs
-        hyper = dict(METHODS[method].presets[config.preset])
-        if config.step_size is not None:
-            hyper["step_size"] = config.step_size
-        lanes = dataclasses.replace(
-            setting.lanes,
-            hyper={k: np.full(len(config.seeds), v, np.float32) for k, v in hyper.items()},
-        )
-        build = Build(method, *parse_attack(attack), config.feedback)
-        lanes.check(build, config.delivery)
-        jobs.append((method, attack, build, lanes))
+    done: dict[str, list[dict[str, Any]]] = {}
 
-    if folder:
-        folder.claim()
-    progress = Progress(len(jobs) * len(config.seeds) * config.events)
-    rows: list[dict[str, Any]] = []
-    for method, attack, build, lanes in jobs:
-        progress.start(f"{method} {attack}")
-        name = f"{method}-{attack}".replace(":", "-").replace(",", "-").replace("=", "")
-        done = list(rows)
+    def keep(job, columns):
+        done[job.name] = tidy(config, job, setting, columns)
+        if folder:
+            folder.write_rows([row for rows in done.values() for row in rows])
 
-        def keep(columns, attack=attack, build=build, lanes=lanes, done=done):
-            rows[:] = done + tidy(config, build, attack, lanes, columns)
-            if folder:
-                folder.write_rows(rows)
-
-        sweeps.sweep(
-            build,
-            lanes,
-            every=every,
-            measure=setting.measure,
-            delivery=config.delivery,
-            max_lanes=max_lanes,
-            checkpoint=folder.checkpoint(name) if folder else None,
-            checkpoint_every=checkpoint_every,
-            progress=progress,
-            on_checkpoint=keep,
-        )
-    progress.close()
-    return rows
+    sweep(config, setting, jobs_of(config), folder, keep, **options)
+    return [row for rows in done.values() for row in rows]
 
 
 def tidy(
-    config: Config,
-    build: Build,
-    attack: str,
-    lanes: sweeps.Lanes,
-    columns: dict[str, np.ndarray],
+    config: Config, job: Job, setting: Setting, columns: dict[str, np.ndarray]
 ) -> list[dict[str, Any]]:
-    """The columns of one sweep, [seeds, records], as rows."""
-    one = lanes.take(0)
-    evaluations = build(one.problem, one.hyper).worker.evaluations
-    whole_gradient = not METHODS[build.method].directional
-    numbers = one.problem.x0.size if whole_gradient else config.directions
+    """The columns of one sweep, [S, E, runs], as rows."""
+    problem = setting.lanes.take(0).problem
+    hyper = {name: values[0, 0] for name, values in job.hyper.items()}
+    system = job.builds[0](problem, hyper)
+    evaluations, bits = system.worker.evaluations, simulate.bits_per_answer(system, problem)
     rows = []
-    for lane, seed in enumerate(config.seeds):
-        for record in range(columns["event"].shape[1]):
-            values = {name: float(column[lane, record]) for name, column in columns.items()}
-            if np.isnan(values["event"]):
-                break  # not there yet
-            event = int(values.pop("event"))
-            rows.append(
-                {
-                    "method": build.method,
-                    "attack": attack,
-                    "partition": config.partition,
-                    "arrivals": "uniform",
-                    "seed": seed,
-                    "event": event,
-                    "evaluations": event * evaluations,
-                    "bits_up": event * numbers * 32,
-                }
-                | values
-                | {n: int(values[n]) for n in ("staleness", "nonfinite")}
-            )
+    for number, (aggregator, attack) in enumerate(job.runs):
+        for lane, seed in enumerate(config.seeds):
+            own = {name: column[lane, :, number] for name, column in columns.items()}
+            for record in np.flatnonzero(~np.isnan(own["event"])):  # as far as it came
+                values = {name: float(column[record]) for name, column in own.items()}
+                event = int(values.pop("event"))
+                row = {"method": job.method, "aggregator": aggregator, "attack": attack}
+                row |= {"partition": config.partition, "arrivals": "uniform", "seed": seed}
+                row |= {"event": event, "evaluations": event * evaluations}
+                row |= {"bits_up": event * bits} | values
+                rows.append(row | {n: int(values[n]) for n in ("staleness", "nonfinite")})
     return rows

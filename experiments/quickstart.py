@@ -8,11 +8,12 @@ About 15 seconds on two cores, compilation included. Expected: without attack bo
 (10.0 %). Writes results.csv, results.json, table.md and curves.png under --out.
 """
 
-from experiments import figures, panel
+from experiments import figures
 from experiments.command import main, run_panel
+from experiments.config import Config
 from farsign_jax import results
 
-CONFIG = panel.Config(
+CONFIG = Config(
     methods=("far_sign", "async_sgd"),
     attacks=("none", "sign_flip:scale=10"),
     seeds=(0, 1),
@@ -29,7 +30,7 @@ def quickstart() -> None:
     ]
     table = results.markdown_table(["method", "attack", "test accuracy, %", ""], lines)
     results.write_text(folder.path / "table.md", table)
-    figures.curves(rows, folder.path / "curves.png", x="event")
+    figures.curves(rows, folder.path / "curves.png", xs=("event",))
     print(f"\n{table}\n{folder.path}/curves.png shows how they got there")
 
 

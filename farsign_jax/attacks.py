@@ -35,10 +35,14 @@ def _honest(report: Any, view: View, ddof: int = 0) -> tuple[Array, Array]:
     """
     dtype = report.value.dtype
     heard = view.heard & ~view.byzantine[:, None]  # [m, k]
-    said = jnp.where(heard, view.said, 0)
-    count = heard.sum(axis=0).astype(dtype)
-    mean = said.sum(axis=0) / jnp.maximum(count, 1)
-    squares = jnp.where(heard, (view.said - mean[None]) ** 2, 0).sum(axis=0)
+
+    def total(numbers):  # over workers; on a CPU ten times faster than a sum along axis 0
+        ones = jnp.ones(numbers.shape[:1], dtype)
+        return jnp.matmul(ones, numbers.astype(dtype), precision="highest")
+
+    count = total(heard)
+    mean = total(jnp.where(heard, view.said, 0)) / jnp.maximum(count, 1)
+    squares = total(jnp.where(heard, (view.said - mean[None]) ** 2, 0))
     std = jnp.sqrt(squares / jnp.maximum(count - ddof, 1))
     enough = count >= 2
     return jnp.where(enough, mean, report.value), jnp.where(enough, std, 0)
@@ -65,20 +69,47 @@ def sign_flip(scale: float = 1.0, source: str = "own") -> Attack:
     return ipm(epsilon=scale)
 
 
-def constant(value: float = 100.0) -> Attack:
-    """The same number everywhere ("same value", Li et al., "RSA", AAAI 2019)."""
-    return _stateless(lambda report, view, key: jnp.full_like(report.value, value))
+def _instead(draw, space: str) -> Attack:
+    """Numbers `draw(key, shape, dtype)` instead of the truth.
 
-
-def gaussian(std: float = 100.0) -> Attack:
-    """Fresh N(0, std^2) numbers, nothing to do with the truth (Blanchard et al., 2017)."""
-
-    require((std >= 0) & (std < float("inf")), f"gaussian needs a finite std >= 0: got {std}")
+    They take the place of the message ("message") or, where a worker measures k numbers and
+    sends something made of them, of these measurements, honestly encoded ("measured").
+    """
+    rule = f"space is 'message' or 'measured': got {space!r}"
+    require(space in ("message", "measured"), rule)
 
     def forge(report, view, key):
-        return std * jax.random.normal(key, report.value.shape, report.value.dtype)
+        dtype = report.value.dtype
+        if space == "measured" and view.encoding is not None:
+            lie = draw(key, (view.encoding.size,), dtype)
+            return view.encoding.encode(report.direction, lie)
+        return draw(key, report.value.shape, dtype)
 
     return _stateless(forge)
+
+
+def constant(value: float = 100.0, space: str = "measured") -> Attack:
+    """The same number everywhere ("same value", Li et al., "RSA", AAAI 2019).
+
+    Args:
+        value: the number.
+        space: of a worker that measures derivatives along dense directions and sends a
+            gradient made of them (CYBER-0): "measured", every derivative is `value`;
+            "message", every entry of the gradient is, which defeats even a coordinate-wise
+            median, as all coordinates are pulled the same way. No difference elsewhere.
+    """
+    return _instead(lambda key, shape, dtype: jnp.full(shape, value, dtype), space)
+
+
+def gaussian(std: float = 100.0, space: str = "message") -> Attack:
+    """Fresh N(0, std^2) numbers, nothing to do with the truth (Blanchard et al., 2017).
+
+    Args:
+        std: the standard deviation.
+        space: what they take the place of, as in `constant`.
+    """
+    require((std >= 0) & (std < float("inf")), f"gaussian needs a finite std >= 0: got {std}")
+    return _instead(lambda key, *like: std * jax.random.normal(key, *like), space)
 
 
 def alie_z(num_workers: int, num_byzantine: Array | int) -> Array:

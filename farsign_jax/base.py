@@ -52,11 +52,22 @@ class Report(NamedTuple):
     value: PyTree  # f32[s, k]; the only field an adversary controls
 
 
+class Encoding(NamedTuple):
+    """How a worker turns what it measured into what it sends, where these differ.
+
+    A liar may lie about its measurements and then encode them as an honest worker would.
+    """
+
+    size: int  # k, numbers measured
+    encode: Callable[[PyTree, Array], Array]  # (direction, measured f32[k]) -> value
+
+
 class View(NamedTuple):
     """All that an adversary may look at before it lies: everything (omniscient, colluding)."""
 
     server: PyTree  # the server's full state
     byzantine: Array  # bool[m], who lies
+    encoding: Encoding | None = None  # the workers' own
     # For attacks that say they are omniscient, else None:
     said: Any = None  # f32[m, k], what workers said of these directions, as it is remembered
     heard: Any = None  # bool[m, k], whether they said anything
@@ -67,6 +78,8 @@ class Server(NamedTuple):
 
     A state has `params` f32[d], the iterate, and `step` i32[], which measures staleness: the
     updates of the iterate so far. `num_workers` is m, checked against the problem.
+    `scheduled` names the fields of the state that the order of arrivals alone decides: runs
+    that share a schedule share them.
 
     `recall(state, direction)` reads what each worker has said about these directions out of
     the server's own memory, as `(said, heard)`. A server that keeps no such memory leaves it
@@ -78,6 +91,7 @@ class Server(NamedTuple):
     update: Callable[[PyTree, Report], tuple[PyTree, dict[str, Array]]]
     num_workers: int
     recall: Callable[[PyTree, PyTree], tuple[Array, Array]] | None = None
+    scheduled: tuple[str, ...] = ("step",)
 
 
 class Worker(NamedTuple):
@@ -87,6 +101,7 @@ class Worker(NamedTuple):
     respond: Callable[[PyTree, Query, PyTree, Key], tuple[PyTree, Array]]
     evaluations: int = 1  # mini-batch losses (or gradients) computed per answer
     batch_size: int = 0  # examples per mini-batch, at most those of the smallest shard
+    encoding: Encoding | None = None  # None: it sends what it measured
 
 
 class Attack(NamedTuple):

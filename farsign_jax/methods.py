@@ -5,12 +5,14 @@ command lines and the common tests find it there.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from farsign_jax import attacks, directions, oracles, schedules
+from farsign_jax import aggregators, attacks, directions, oracles, schedules
 from farsign_jax.base import Problem, Server, System, Worker, lookup, require
 from farsign_jax.servers.async_sgd import async_sgd
+from farsign_jax.servers.buffered import buffered
 from farsign_jax.servers.far_sign import far_sign
 
 
@@ -41,11 +43,17 @@ Hyper = Mapping[str, Any]  # step sizes and the like: numbers, or tracers in a s
 
 
 class Method(NamedTuple):
-    """`presets` maps a preset to its hyper-parameters; every preset has the same names."""
+    """`build(problem, feedback, hyper, **options)`, and what it needs to be told.
 
-    build: Callable[[Problem, Feedback, Hyper], tuple[Server, Worker]]
+    Attributes:
+        build: to server and worker; its keyword arguments are the options of the method.
+        presets: from a preset to its hyper-parameters; every preset has the same names.
+        tuned: the step size of preset `tuned` for each aggregator, where a method takes one.
+    """
+
+    build: Callable[..., tuple[Server, Worker]]
     presets: Mapping[str, Hyper]
-    directional: bool  # does it ask for k directions (or for the whole gradient)?
+    tuned: Mapping[str, float] = {}
 
 
 def _far_sign(problem, feedback, hyper):
@@ -80,6 +88,32 @@ def _async_sgd(problem, feedback, hyper):
     return server, worker
 
 
+def _buffered(problem, feedback, hyper, aggregator, buffers, **options):
+    return buffered(
+        problem.num_workers,
+        aggregators.make(aggregator),
+        buffers=buffers,
+        step_size=feedback.schedule(hyper["step_size"]),
+        **options,
+    )
+
+
+def _basgd(problem, feedback, hyper, *, aggregator="median", buffers=11):
+    server = _buffered(problem, feedback, hyper, aggregator, buffers)
+    worker = oracles.stochastic_gradient(problem.losses, batch_size=feedback.batch_size)
+    return server, worker
+
+
+def _cyber0(problem, feedback, hyper, *, aggregator="median", buffers=11, message="dense"):
+    sphere = directions.sphere(problem.x0.shape[-1], feedback.directions)
+    options = {"directions": sphere, "message": message}
+    server = _buffered(problem, feedback, hyper, aggregator, buffers, **options)
+    worker = oracles.sphere_two_point(
+        problem, sphere, batch_size=feedback.batch_size, delta=feedback.delta, message=message
+    )
+    return server, worker
+
+
 # The paper's step sizes are lost; 0.07 and 0.5 are inferred: they reproduce its Table 3.
 _FAR_SIGN = {
     "paper": {"step_size": 0.07, "average_step": 0.5},
@@ -88,25 +122,57 @@ _FAR_SIGN = {
 
 _FIRST_ORDER = _FAR_SIGN | {"tuned": {"step_size": 0.0175, "average_step": 0.5}}
 
+# Likewise inferred; for an estimate scaled by d/k.
+_CYBER0 = {"paper": {"step_size": 0.05}, "tuned": {"step_size": 0.2}}
+_CYBER0_TUNED: dict[str, float] = {}
+
+_SGD = {"paper": {"step_size": 0.1}, "tuned": {"step_size": 0.1}}
+
 METHODS: dict[str, Method] = {
-    "far_sign": Method(_far_sign, _FAR_SIGN, True),
-    "far_sign_first_order": Method(_far_sign_first_order, _FIRST_ORDER, True),
-    "async_sgd": Method(
-        _async_sgd, {"paper": {"step_size": 0.1}, "tuned": {"step_size": 0.1}}, False
-    ),
+    "far_sign": Method(_far_sign, _FAR_SIGN),
+    "far_sign_first_order": Method(_far_sign_first_order, _FIRST_ORDER),
+    "cyber0": Method(_cyber0, _CYBER0, _CYBER0_TUNED),
+    "basgd": Method(_basgd, _SGD),
+    "async_sgd": Method(_async_sgd, _SGD),
 }
+
+
+def options_of(method: str) -> list[str]:
+    """What a method can be told beside step sizes."""
+    return list(inspect.signature(lookup("method", method, METHODS).build).parameters)[3:]
+
+
+def hyper_of(method: str, preset: str, aggregator: str = "") -> dict[str, Any]:
+    """The hyper-parameters of a method in a preset."""
+    entry = lookup("method", method, METHODS)
+    hyper = dict(lookup("preset", preset, entry.presets))
+    if preset == "tuned" and aggregator in entry.tuned:
+        hyper["step_size"] = entry.tuned[aggregator]
+    return hyper
 
 
 @dataclasses.dataclass(frozen=True)
 class Build:
-    """`(problem, hyper) -> System`, equal and hashed by value, so that it compiles once."""
+    """`(problem, hyper) -> System`, equal and hashed by value, so that it compiles once.
+
+    Attributes:
+        method: a name of `METHODS`.
+        attack: a name of `attacks.ATTACKS`, with its options.
+        feedback: how workers are asked.
+        options: of the method: what its function takes by keyword, such as
+            `(("aggregator", "krum:f=4"), ("buffers", 11))`.
+    """
 
     method: str
     attack: str = "none"
     attack_options: tuple[tuple[str, Any], ...] = ()
     feedback: Feedback = Feedback()
+    options: tuple[tuple[str, Any], ...] = ()
 
     def __call__(self, problem: Problem, hyper: Hyper) -> System:
         method = lookup("method", self.method, METHODS)
-        server, worker = method.build(problem, self.feedback, hyper)
+        known = options_of(self.method)
+        for name, _ in self.options:
+            require(name in known, f"{self.method} has no option {name!r}: known: {known}")
+        server, worker = method.build(problem, self.feedback, hyper, **dict(self.options))
         return System(server, worker, attacks.make(self.attack, **dict(self.attack_options)))

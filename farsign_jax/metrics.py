@@ -37,8 +37,15 @@ def _evaluator(module: nn.Module, input_shape: tuple[int, ...]):
 def classification(module: nn.Module, images: np.ndarray, labels: np.ndarray) -> Measure:
     """`test_accuracy` (a fraction) and `test_loss` (mean cross entropy).
 
-    The measure takes one vector f32[d] or several f32[lanes, d].
+    The measure takes one vector f32[d], or several f32[..., d].
     """
     one, many = _evaluator(module, tuple(images.shape[1:]))
     data = jnp.asarray(images), jnp.asarray(labels, jnp.int32)
-    return lambda params: (one if params.ndim == 1 else many)(params, *data)
+
+    def measure(params):
+        if params.ndim == 1:
+            return one(params, *data)
+        values = many(params.reshape(-1, params.shape[-1]), *data)
+        return {name: value.reshape(params.shape[:-1]) for name, value in values.items()}
+
+    return measure

@@ -98,7 +98,7 @@ def deliver(
     Info: what the server says, and `staleness` i32[s], server steps between question and
     answer (-1 in an empty slot), and `nonfinite` i32[], messages with NaN or inf in them.
     """
-    server, _, attack = system
+    server, worker, attack = system
     m = byzantine.shape[0]
     jax.eval_shape(server.update, run.server, reports)  # it refuses what it cannot read
 
@@ -108,8 +108,9 @@ def deliver(
             said, heard = server.recall(run.server, report.direction)
         elif attack.omniscient:
             said = run.memory.said
-            heard = jnp.broadcast_to(run.memory.heard[:, None], said.shape)
-        view = View(run.server, byzantine, said, heard)
+            heard = run.memory.heard.reshape(m, *(1,) * (said.ndim - 1))
+            heard = jnp.broadcast_to(heard, said.shape)
+        view = View(run.server, byzantine, worker.encoding, said, heard)
         key = keys_lib.message(keys.attacks, report.worker, run.events)
         after, lie = attack.forge(attack_state, report, view, key)
         lie, honest = jnp.asarray(lie), report.value
@@ -118,14 +119,23 @@ def deliver(
             f"a forged value must be {honest.dtype}{list(honest.shape)} like the honest one: "
             f"got {lie.dtype}{list(lie.shape)}",
         )
-        present = report.worker < m
-        after = jax.tree.map(lambda new, old: jnp.where(present, new, old), after, attack_state)
-        return after, jnp.where(byzantine[report.worker] & present, lie, honest)
+        return after, lie
+
+    def speak(attack_state, report):
+        def truth(attack_state, report):
+            return attack_state, report.value
+
+        lies = byzantine[report.worker] & (report.worker < m)
+        if attack.omniscient:  # to look at what everybody said is work: only where it matters
+            return jax.lax.cond(lies, forge, truth, attack_state, report)
+        after, lie = forge(attack_state, report)
+        after = jax.tree.map(lambda new, old: jnp.where(lies, new, old), after, attack_state)
+        return after, jnp.where(lies, lie, report.value)
 
     if len(reports.worker) > 1:  # liars of one set speak in turn: an attack may remember
-        attack_state, value = jax.lax.scan(forge, run.attack, reports)
+        attack_state, value = jax.lax.scan(speak, run.attack, reports)
     else:
-        attack_state, value = forge(run.attack, jax.tree.map(lambda a: a[0], reports))
+        attack_state, value = speak(run.attack, jax.tree.map(lambda a: a[0], reports))
         value = value[None]
 
     present = reports.worker < m
@@ -209,7 +219,7 @@ def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: st
     if attack.omniscient and server.recall is None:
         report = jax.eval_shape(first, everyone[0])
         require(
-            not jax.tree.leaves(report.direction),
+            worker.encoding is not None or not jax.tree.leaves(report.direction),
             "an omniscient attack needs a server that can recall what was said about a "
             "direction, or whole gradients",
         )
@@ -253,6 +263,18 @@ _speak = functools.partial(jax.jit, static_argnums=0)
 _SPOKEN: Lines = (_speak(ask), _speak(answer), _speak(deliver))
 _start = jax.jit(start, static_argnames=("system", "delivery"))
 _advance = jax.jit(advance, static_argnames=("system", "delivery"), donate_argnames="run")
+
+
+def bits_per_answer(system: System, problem: Problem) -> int:
+    """Bits of the numbers in one answer."""
+    zero, key = jnp.zeros((), jnp.int32), jax.random.key(0)
+
+    def once():
+        query = system.server.query(system.server.init(problem.x0), zero, key)
+        state = system.worker.init(problem.shard(zero))
+        return system.worker.respond(state, query, problem.shard(zero), key)[1]
+
+    return sum(8 * a.size * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(once)))
 
 
 def check_batch(system: System, sizes: Any) -> None:

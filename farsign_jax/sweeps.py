@@ -78,9 +78,14 @@ class Lanes:
             arrivals.check(one.schedules, one.problem.num_workers)
 
 
-def _per_lane(problem: Problem) -> Any:
-    """vmap axes of a problem: everything by lane but the data."""
-    return dataclasses.replace(problem, data=None, rows=0, sizes=0, x0=0)
+def _over_lanes(f: Callable, problem: Problem, *rest: Any) -> Any:
+    """f of every lane; a single lane stays free of a batch axis, so its conditions branch."""
+    per_lane = dataclasses.replace(problem, data=None, rows=0, sizes=0, x0=0)
+    if len(problem.sizes) > 1:
+        return jax.vmap(f, in_axes=(per_lane, *(0 for _ in rest)))(problem, *rest)
+    one = {name: getattr(problem, name)[0] for name in ("rows", "sizes", "x0")}
+    out = f(dataclasses.replace(problem, **one), *jax.tree.map(lambda a: a[0], rest))
+    return jax.tree.map(lambda a: a[None], out)
 
 
 @functools.partial(jax.jit, static_argnames=("build", "delivery"))
@@ -88,7 +93,7 @@ def _start(build, delivery, problem, seeds, hyper):
     def one(problem, seed, hyper):
         return simulate.start(build(problem, hyper), problem, keys_lib.split(seed), delivery)
 
-    return jax.vmap(one, in_axes=(_per_lane(problem), 0, 0))(problem, seeds, hyper)
+    return _over_lanes(one, problem, seeds, hyper)
 
 
 @functools.partial(jax.jit, static_argnames=("build", "delivery"), donate_argnames=("run",))
@@ -97,8 +102,7 @@ def _advance(build, delivery, problem, seeds, hyper, byzantine, run, schedule):
         system, keys = build(problem, hyper), keys_lib.split(seed)
         return simulate.advance(system, problem, byzantine, keys, delivery, run, schedule)
 
-    axes = (_per_lane(problem), 0, 0, 0, 0, 0)
-    return jax.vmap(one, in_axes=axes)(problem, seeds, hyper, byzantine, run, schedule)
+    return _over_lanes(one, problem, seeds, hyper, byzantine, run, schedule)
 
 
 def lane_bytes(build: Build, lanes: Lanes, delivery: str = "fresh") -> int:
@@ -153,7 +157,8 @@ def sweep(
         Columns [L, E] for E records a lane: `event`, `seconds` (a lane's share of the time
         its batch spent in the loop), `staleness` (largest since the last record),
         `nonfinite` (messages with NaN or inf in them) and the measures; and the final params
-        f32[L, d].
+        f32[L, d]. Where a lane is several runs in lock-step, its measures are [L, E, runs],
+        its params f32[L, runs, d].
 
     Raises:
         InvalidConfig: before the loop starts, on anything that cannot run as asked, or on a
@@ -170,13 +175,14 @@ def sweep(
         batches = _batches_begun(pathlib.Path(checkpoint)) or batches
     width = -(-total // batches)  # even batches: one program serves them all
     columns: dict[str, np.ndarray] = {}
-    params = np.zeros(np.shape(lanes.problem.x0), lanes.problem.x0.dtype)
+    params = []
     for batch in range(batches):
         ids = np.arange(batch * width, min((batch + 1) * width, total))
 
         def record(part, ids=ids):
             for name, column in part.items():
-                whole = columns.setdefault(name, np.full((total, column.shape[1]), np.nan))
+                empty = np.full((total, *column.shape[1:]), np.nan)
+                whole = columns.setdefault(name, empty)
                 whole[ids] = column[: len(ids)]
             if on_checkpoint:
                 on_checkpoint(columns)
@@ -197,8 +203,8 @@ def sweep(
             record,
             len(ids),
         )
-        params[ids] = final[: len(ids)]
-    return columns, params
+        params.append(final[: len(ids)])
+    return columns, np.concatenate(params)
 
 
 def _batch_file(checkpoint: pathlib.Path, batch: int | str, batches: int | str) -> pathlib.Path:
@@ -242,8 +248,9 @@ def _batch(
     begin = _start(build, delivery, problem, seeds, hyper)
 
     shapes = jax.eval_shape(measure, begin.server.params)
-    names = ["event", "seconds", "staleness", "nonfinite", *sorted(shapes)]
-    columns = {name: np.full((width, num_records), np.nan) for name in names}
+    sizes = dict.fromkeys(("event", "seconds", "staleness", "nonfinite"), ())
+    sizes |= {name: value.shape[1:] for name, value in sorted(shapes.items())}
+    columns = {n: np.full((width, num_records, *size), np.nan) for n, size in sizes.items()}
     done = 0
     inputs = None if path is None else _fingerprint(build, lanes, delivery, every)
     if path is not None and path.exists():

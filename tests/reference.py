@@ -1,4 +1,4 @@
-"""FAR-SIGN written down from the paper in plain NumPy: slow, obvious, no shared code."""
+"""The papers' algorithms in plain NumPy: slow, obvious, no shared code."""
 
 import numpy as np
 
@@ -42,3 +42,17 @@ def staleness(schedule):
         out.append(n - asked.get(worker, 0))
         asked[worker] = n + 1
     return out
+
+
+def basgd(x, workers, values, slots, aggregate, step_size):
+    """Yields x, updates and counts after each arrival of `values[n]` from `workers[n]`."""
+    x = np.array(x, np.float64)
+    heard: list[list[np.ndarray]] = [[] for _ in range(max(slots) + 1)]
+    updates = 0
+    for n, (worker, value) in enumerate(zip(workers, values, strict=True)):
+        heard[slots[worker]].append(np.asarray(value, np.float64))
+        if all(heard):
+            x = x - step_size(n) * aggregate([np.mean(buffer, axis=0) for buffer in heard])
+            heard = [[] for _ in heard]
+            updates += 1
+        yield x, updates, [len(buffer) for buffer in heard]

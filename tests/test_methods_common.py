@@ -7,6 +7,7 @@ import pytest
 
 from farsign_jax import METHODS, Build, Feedback, arrivals, attacks, simulate, sweeps
 from farsign_jax.base import InvalidConfig
+from farsign_jax.methods import options_of
 from tests import helpers
 
 FEEDBACK = Feedback(batch_size=8, directions=5, decay_every=200)
@@ -18,8 +19,13 @@ def hyper_of(name):
     return dict(METHODS[name].presets["paper"]) | {"step_size": 0.1}
 
 
+def build_of(name, attack="none"):
+    options = (("buffers", 5),) if "buffers" in options_of(name) else ()
+    return Build(name, attack, (), FEEDBACK, options)
+
+
 def system_of(name, problem, attack="none"):
-    return Build(name, attack, (), FEEDBACK)(problem, hyper_of(name))
+    return build_of(name, attack)(problem, hyper_of(name))
 
 
 def schedule(events, seed=1):
@@ -65,7 +71,7 @@ def test_x_stays_finite_under_every_attack(name, attack):
     problem = helpers.quadratic()
     order = np.stack([schedule(60)] * 2)
     lanes = lanes_of(problem, name, [0, 1], order)
-    build = Build(name, attack, (), FEEDBACK)
+    build = build_of(name, attack)
     columns, _ = sweeps.sweep(build, lanes, every=30, measure=_worst)
     assert np.isfinite(columns["largest"]).all()
     assert (columns["nonfinite"] > 0).all() == (attack == "nonfinite")
@@ -96,7 +102,7 @@ def test_lanes_equal_single_runs_and_compile_once(name):
     seeds, steps = [0, 1, 1], [0.1, 0.1, 0.03]
     schedules = np.stack([schedule(60, seed) for seed in seeds])
     lanes = lanes_of(problem, name, seeds, schedules, steps)
-    build = Build(name, "sign_flip", (), FEEDBACK)
+    build = build_of(name, "sign_flip")
     first, ends = sweeps.sweep(build, lanes, every=60, measure=_worst)
     with helpers.compilations() as compiled:
         again, same = sweeps.sweep(build, lanes, every=60, measure=_worst)

@@ -85,8 +85,7 @@ def activation_change(activation: Callable, z: Array, change: Array) -> Array:
     rounding of the latter; the plain difference elsewhere, that is, across a kink.
     """
     if activation is nn.relu:
-        above = jnp.maximum(change, -z)
-        return jnp.where(z > 0, above, jnp.maximum(z + change, 0))
+        return jnp.maximum(change + jnp.minimum(z, 0), -jnp.maximum(z, 0))
 
     def slope(at):
         return jax.jvp(activation, (at,), (jnp.ones_like(at),))[1]

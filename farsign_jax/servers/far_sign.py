@@ -147,4 +147,4 @@ def far_sign(
         said = state.averages[:, direction]
         return said, said != 0  # never heard, or an average of exactly 0: nothing to imitate
 
-    return Server(init, query, update, m, recall)
+    return Server(init, query, update, m, recall, scheduled=("counts", "step"))

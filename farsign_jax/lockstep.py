@@ -1,0 +1,177 @@
+"""Runs of one seed in lock-step: many servers and attacks, one conversation.
+
+Runs that share the schedule, the questions and the mini-batches differ in their iterates
+alone. Side by side in one program they share all that does not depend on the iterate: in the
+CYBER-0 family the directions and their products with the data, nearly all of the cost. And
+whether a set of buffers is full depends on the schedule alone, so it stays one question with
+one answer, and the aggregation stays conditional; batched over runs like everything else, it
+would be computed at every event.
+
+A run is a *lane* (g, h, a): server structure g (an aggregator), point h of its
+hyper-parameters, attack a; L = G * H * A lanes in this order. To the driver they are together
+one `System`, whose iterate is f32[L, d].
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from farsign_jax.base import Attack, Problem, PyTree, Server, System, View, Worker, require
+
+
+class LockstepState(NamedTuple):
+    """The state of each server structure, leaves [H * A, ...]; scheduled fields only once."""
+
+    servers: tuple[PyTree, ...]
+
+    @property
+    def params(self) -> jax.Array:  # f32[..., L, d]
+        return jnp.concatenate([state.params for state in self.servers], axis=-2)
+
+    @property
+    def step(self) -> jax.Array:
+        return self.servers[0].step
+
+
+@dataclasses.dataclass(frozen=True)
+class Lockstep:
+    """`(problem, hyper) -> System` of all lanes; `hyper` has leaves [G, H].
+
+    For `sweeps.sweep`, one seed at a time (`max_lanes=1`).
+
+    Attributes:
+        builds: `builds[g][a](problem, hyper)` is the system of one lane, hashable by value.
+            All have the same worker, which keeps no state, and ask the same questions; one
+            row has one server, one column one attack.
+    """
+
+    builds: tuple[tuple[Callable[[Problem, Any], System], ...], ...]
+
+    def __call__(self, problem: Problem, hyper: Any) -> System:
+        points = {leaf.shape for leaf in jax.tree.leaves(hyper)}
+        rule = f"hyper-parameters in lock-step are [{len(self.builds)}, H]: got {points}"
+        require(len(points) == 1 and min(points)[:1] == (len(self.builds),), rule)
+        num_attacks = len(self.builds[0])
+        # Lanes of one server: every point for every attack.
+        grid = jax.tree.map(lambda leaf: jnp.repeat(leaf, num_attacks, axis=1), hyper)
+        at = [jax.tree.map(lambda leaf, g=g: leaf[g], grid) for g in range(len(self.builds))]
+        one = jax.tree.map(lambda leaf: leaf[0, 0], hyper)
+        first = self.builds[0][0](problem, one)
+        makers = [lambda h, row=row: row[0](problem, h).server for row in self.builds]
+        for make in makers:
+            make(one)  # what cannot be built fails here
+        attacks = [build(problem, one).attack for build in self.builds[0]]
+        return System(
+            _server(makers, at, first.server),
+            _worker(first.worker),
+            _attack(attacks, first.server, *min(points)),
+        )
+
+
+def _axes(server: Server, state: Any) -> Any:
+    """vmap axes of a state: what the schedule alone decides is common to all lanes."""
+    return type(state)(*(None if f in server.scheduled else 0 for f in state._fields))
+
+
+def _lane(server: Server, state: Any, lanes: Any) -> Any:
+    """Some lanes of a server's state."""
+    common = server.scheduled
+    pairs = zip(state._fields, state, strict=True)
+    return type(state)(*(leaf if f in common else leaf[lanes] for f, leaf in pairs))
+
+
+def _server(
+    makers: Sequence[Callable[[Any], Server]], hypers: Sequence[Any], first: Server
+) -> Server:
+    lanes = len(jax.tree.leaves(hypers[0])[0])
+
+    def init(params):
+        states = []
+        for make, hyper in zip(makers, hypers, strict=True):
+            like = jax.eval_shape(first.init, params)
+            begin = jax.vmap(lambda h, m=make: m(h).init(params), out_axes=_axes(first, like))
+            states.append(begin(hyper))
+        return LockstepState(tuple(states))
+
+    def query(state, worker, key):
+        asked = first.query(_lane(first, state.servers[0], 0), worker, key)
+        return asked._replace(params=state.params)
+
+    def update(state, reports):
+        states = []
+        for g, (make, hyper) in enumerate(zip(makers, hypers, strict=True)):
+            old = state.servers[g]
+            axes = _axes(first, old)
+
+            def hear(h, state, value, make=make):
+                return make(h).update(state, reports._replace(value=value))[0]
+
+            value = reports.value[:, g * lanes : (g + 1) * lanes]
+            hear = jax.vmap(hear, in_axes=(0, axes, 1), out_axes=axes)
+            states.append(hear(hyper, old, value))
+        return LockstepState(tuple(states)), {}
+
+    return Server(init, query, update, first.num_workers)
+
+
+def _worker(worker: Worker) -> Worker:
+    """Answers the same question for every lane's iterate."""
+
+    def init(shard):
+        state = worker.init(shard)
+        require(not jax.tree.leaves(state), "workers with a state cannot run in lock-step")
+        return state
+
+    def respond(state, query, shard, key):
+        def one(params):
+            return worker.respond(state, query._replace(params=params), shard, key)[1]
+
+        return state, jax.vmap(one)(query.params)
+
+    return worker._replace(init=init, respond=respond)
+
+
+def _attack(
+    attacks: Sequence[Attack], server: Server, num_servers: int, num_points: int
+) -> Attack:
+    """Each attack in its own lanes: a value is [L, ...], what was said [m, L, ...]."""
+    shape = num_servers, num_points, len(attacks)
+
+    def init(num_workers):
+        def every(leaf):  # one state per lane of an attack, [G, H, ...]
+            return jnp.broadcast_to(leaf, (*shape[:2], *jnp.shape(leaf)))
+
+        return tuple(jax.tree.map(every, attack.init(num_workers)) for attack in attacks)
+
+    def forge(states, report, view, key):
+        def lanes_of(leaf, axis, g, a):  # the lanes (g, :, a) of a leaf with an axis [L]
+            rest = leaf.shape[axis + 1 :]
+            leaf = leaf.reshape(*leaf.shape[:axis], *shape, *rest)
+            return leaf[(slice(None),) * axis + (g, slice(None), a)]
+
+        def one(attack, g, a):
+            def lane(state, value, server_state, said, heard):
+                seen = View(server_state, view.byzantine, view.encoding, said, heard)
+                return attack.forge(state, report._replace(value=value), seen, key)
+
+            own = _lane(server, view.server.servers[g], slice(a, None, shape[2]))
+            heard_of = (None, None)
+            if attack.omniscient:
+                heard_of = tuple(lanes_of(x, 1, g, a) for x in (view.said, view.heard))
+            told = 1 if attack.omniscient else None
+            state = jax.tree.map(lambda leaf: leaf[g], states[a])
+            axes = (0, 0, _axes(server, own), told, told)
+            lie = jax.vmap(lane, in_axes=axes)
+            return lie(state, lanes_of(report.value, 0, g, a), own, *heard_of)
+
+        told = [
+            [one(attack, g, a) for g in range(shape[0])] for a, attack in enumerate(attacks)
+        ]
+        new = [jax.tree.map(lambda *x: jnp.stack(x), *(state for state, _ in t)) for t in told]
+        value = jnp.stack([jnp.stack([v for _, v in row]) for row in told], axis=2)
+        return tuple(new), value.reshape(report.value.shape)
+
+    return Attack(init, forge, any(attack.omniscient for attack in attacks))

@@ -1,0 +1,96 @@
+"""The worker of CYBER-0: two-point differences along fresh directions of the unit sphere.
+
+    D_l = [F(x + delta u_l; xi) - F(x - delta u_l; xi)] / (2 delta),   l = 1..k
+    g   = d/k sum_l D_l u_l                    the dense estimate that it sends, E g = grad F
+
+References:
+    Neto, Egger, Bakshi and Bitar, "Communication-Efficient Byzantine-Resilient Federated
+    Zero-Order Optimization" (CYBER-0), arXiv 2406.14362; Egger, Bakshi and Bitar,
+    "Byzantine-Resilient Zero-Order Optimization for Communication-Efficient Heterogeneous
+    Federated Learning" (CyBeR-0), arXiv 2502.00193; dense and with buffers as in
+    arXiv 2605.09337, Section 4.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from farsign_jax.base import Array, Encoding, Problem, Schedule, Worker, as_schedule, require
+from farsign_jax.directions import Sphere
+from farsign_jax.oracles.sphere_mlp import dense_loss_changes
+from farsign_jax.oracles.zeroth_order import check, evaluation_noise
+
+MESSAGES = ("dense", "scalar")
+
+
+def sphere_two_point(
+    problem: Problem,
+    sphere: Sphere,
+    *,
+    batch_size: int,
+    delta: float | Schedule = 1e-3,
+    coupled: bool = True,
+    noise_std: float = 0.0,
+    message: str = "dense",
+) -> Worker:
+    """Two-point differences along k dense directions given by a seed.
+
+    Args:
+        problem: its losses and, where it has one, the structure that makes them cheap.
+        sphere: the directions, the server's own.
+        batch_size: b, examples per mini-batch, drawn with replacement from the shard.
+        delta: perturbation: number, tracer or schedule of the step at which it was asked.
+        coupled: one mini-batch and one noise for both points, or independent ones.
+        noise_std: standard deviation of further noise on each evaluation (cancels if coupled).
+        message: "dense", it sends g f32[d]; "scalar", it sends D f32[k] and the server, which
+            knows the seed, rebuilds.
+
+    Raises:
+        InvalidConfig: on batch_size < 1, delta <= 0 or an unknown message.
+    """
+    check(batch_size, delta)
+    require(message in MESSAGES, f"message is one of {MESSAGES}: got {message!r}")
+    delta = as_schedule(delta)
+    k = sphere.k
+
+    def losses_and_changes(x, batch, vectors, step, signs):
+        if problem.structure is not None:
+            return dense_loss_changes(problem.structure, x, batch, vectors, step, signs)
+        base = problem.losses(x, batch)
+
+        def along(vector_and_step):  # one direction in memory at a time
+            vector, step = vector_and_step
+            return [problem.losses(x + sign * step * vector, batch) - base for sign in signs]
+
+        return base, jax.lax.map(along, (vectors, step))
+
+    def respond(state, query, shard, key):
+        asked = jnp.shape(query.direction)
+        require(
+            asked == (2,), f"this worker is asked about a seed u32[2]: got {query.direction}"
+        )
+        plus_key, minus_key, noise_key = jax.random.split(key, 3)
+        x = query.params
+        radius = jnp.asarray(delta(query.version), x.dtype)
+        vectors, lengths = sphere.vectors(query.direction)
+        vectors, lengths = vectors.astype(x.dtype), lengths.astype(x.dtype)
+        step = radius / lengths
+        plus = shard.batch(plus_key, batch_size)
+        with jax.default_matmul_precision("highest"):  # TF32 flips signs
+            if coupled:
+                _, (up, down) = losses_and_changes(x, plus, vectors, step, (1, -1))
+                difference = jnp.mean(up - down, axis=1)
+            else:
+                minus = shard.batch(minus_key, batch_size)
+                above, (up,) = losses_and_changes(x, plus, vectors, step, (1,))
+                below, (down,) = losses_and_changes(x, minus, vectors, step, (-1,))
+                difference = above.mean() - below.mean() + jnp.mean(up - down, axis=1)
+            noise = evaluation_noise(noise_key, k, noise_std, coupled)
+            measured: Array = (difference + noise) / (2 * radius)
+            value = measured if message == "scalar" else encode(query.direction, measured)
+        return state, value
+
+    def encode(seed, measured):
+        return sphere.rebuild(seed, measured)
+
+    encoding = Encoding(k, encode) if message == "dense" else None
+    return Worker(lambda shard: (), respond, 2 * k, batch_size, encoding)
