@@ -9,10 +9,10 @@ them alike, under `jit`, `vmap`, `lax.cond` and `lax.scan`.
     rule = aggregators.make("nnm+trimmed_mean", f=3)
     update = rule(gradients)
 
-Absent rows, non-finite numbers, what is checked when, types: `preaggregators` says, for all
-rules. In short: the result is that of x[mask] without rows that hold NaN, infinities or
-numbers too large to be squared; preconditions are `InvalidConfig`s that name the numbers;
-no input gives a non-finite result.
+Absent rows, non-finite numbers, what is checked when, types: `rows` says, for all rules.
+In short: the result is that of x[mask] without rows that hold NaN, infinities or numbers
+too large to be squared; preconditions are `InvalidConfig`s that name the numbers; no input
+gives a non-finite result.
 
 Where the field disagrees, the definition of the original paper is the default and the
 others are options. Rules that look at each coordinate on its own sort by a network of
@@ -24,7 +24,6 @@ import dataclasses
 import functools
 import inspect
 import math
-import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -34,26 +33,32 @@ import jax.numpy as jnp
 import numpy as np
 
 from farsign_jax.base import Array, Key, is_concrete, lookup, require
-from farsign_jax.preaggregators import (
+from farsign_jax.preaggregators import PREAGGREGATORS, Pre
+from farsign_jax.rows import (
     MAJORITY,
-    PREAGGREGATORS,
     Count,
     Need,
-    Pre,
+    add_up,
     cleaned,
     enter,
     headroom,
+    listed,
+    listed_last,
+    mean_of,
+    middle_of,
     norms,
     number,
+    pick,
     positions,
     positive,
+    pull,
     shorten,
+    sort_rows,
     square_distances,
     usable,
     whole,
 )
 
-NETWORK_ROWS = 64  # more are sorted by `jnp.sort`: a network of 100 takes seconds to compile
 MDA_SUBSETS = 200_000
 
 KRUM = Need(2, 3)
@@ -88,38 +93,9 @@ def _plain(name: str, core: Callable[..., Array], need: Need | None = None, f: A
     )
 
 
-def _rows(x: Array, present: Array, other: float = 0, scale: float = 1) -> list[Array]:
-    """The rows one by one, divided by `scale`; `other` in those that do not count.
-
-    Sums over a list of rows fuse into one pass; a reduction along the rows is far slower.
-    """
-    return [jnp.where(p, x[i] / scale, other) for i, p in enumerate(present)]
-
-
-def _sum(terms: Any) -> Array:
-    return functools.reduce(operator.add, terms)
-
-
-def _weighted(x: Array, weights: Array, center: Array) -> Array:
-    """f[d], sum_i w_i (x_i - center)."""
-    return _sum(w * (x[i] - center) for i, w in enumerate(weights))
-
-
-def _mean(x: Array, keep: Array) -> Array:
-    """f[d], the mean of some rows, as the first of them plus the mean difference to it.
-
-    Equal rows then have exactly that mean; zeros where there is none.
-    """
-    scale = headroom(x.shape[0])
-    rows = _rows(x, keep, scale=scale)
-    first = _pick(rows, jnp.argmax(keep))
-    total = _sum(jnp.where(kept, row - first, 0) for row, kept in zip(rows, keep, strict=True))
-    return (first + total / jnp.maximum(number(keep), 1).astype(x.dtype)) * scale
-
-
 @jax.jit
 def _present_mean(x, mask):
-    return _mean(x, usable(x, mask))
+    return mean_of(x, usable(x, mask))
 
 
 def mean() -> Rule:
@@ -130,61 +106,9 @@ def mean() -> Rule:
 # Coordinate by coordinate.
 
 
-@functools.cache
-def _network(n: int) -> tuple[tuple[int, int], ...]:
-    """Pairs to compare and exchange, in order, to sort n values.
-
-    Batcher's odd-even merge sort (AFIPS 1968), with pairs beyond n left out: they would
-    compare with +inf.
-    """
-    pairs = []
-    run = 1
-    while run < n:
-        reach = run
-        while reach:
-            for base in range(reach % run, n - reach, 2 * reach):
-                for low in range(base, min(base + reach, n - reach)):
-                    if low // (2 * run) == (low + reach) // (2 * run):
-                        pairs.append((low, low + reach))
-            reach //= 2
-        run *= 2
-    return tuple(pairs)
-
-
-def _sorted(rows: Sequence[Array]) -> list[Array]:
-    """Each coordinate in ascending order over the rows."""
-    if len(rows) > NETWORK_ROWS:
-        return list(jnp.sort(jnp.stack(rows), axis=0))
-    rows = list(rows)
-    for low, high in _network(len(rows)):
-        a, b = rows[low], rows[high]
-        swap = b < a
-        rows[low], rows[high] = jnp.where(swap, b, a), jnp.where(swap, a, b)
-    return rows
-
-
-def _last(x: Array, present: Array, scale: float = 1) -> list[Array]:
-    """The rows divided by `scale`, those that do not count above all that do."""
-    return _rows(x, present, float(jnp.finfo(x.dtype).max), scale)
-
-
-def _pick(rows: Sequence[Array], place: Array) -> Array:
-    """rows[place] for an index that is known only later."""
-    found = rows[0]
-    for i, row in enumerate(rows[1:], start=1):
-        found = jnp.where(place == i, row, found)
-    return found
-
-
-def _middle(ordered: Sequence[Array], n: Array, even: str = "mean") -> Array:
-    """The median of the first n of sorted rows; halves are added, so nothing overflows."""
-    low = _pick(ordered, (n - 1) // 2)
-    return low if even == "low" else low / 2 + _pick(ordered, n // 2) / 2
-
-
 def _median(x, mask, even):
     present = usable(x, mask)
-    middle = _middle(_sorted(_last(x, present)), number(present), even)
+    middle = middle_of(sort_rows(listed_last(x, present)), number(present), even)
     return jnp.where(present.any(), middle, 0)
 
 
@@ -212,11 +136,11 @@ def _trimmed_mean(x, mask, f):
     present = usable(x, mask)
     f, n = MAJORITY.clamp(f, present), number(present)
     scale = headroom(x.shape[0])
-    ordered = _sorted(_last(x, present, scale))
-    lowest = _pick(ordered, f)
+    ordered = sort_rows(listed_last(x, present, scale))
+    lowest = pick(ordered, f)
     # Differences to a value that is kept: no large outlier touches the sum.
     kept = ((f <= i) & (i < n - f) for i in range(len(ordered)))
-    total = _sum(jnp.where(k, row - lowest, 0) for k, row in zip(kept, ordered, strict=True))
+    total = add_up(jnp.where(k, row - lowest, 0) for k, row in zip(kept, ordered, strict=True))
     result = lowest + total / jnp.maximum(n - 2 * f, 1).astype(x.dtype)
     return jnp.where(n > 0, result * scale, 0)
 
@@ -267,14 +191,14 @@ def _around_median(x: Array, present: Array, keep: Array) -> Array:
     distance the first are taken.
     """
     scale, n = headroom(x.shape[0]), number(present)
-    middle = _middle(_sorted(_last(x, present, scale)), n)
-    rows = _rows(x, present, 0, scale)
+    middle = middle_of(sort_rows(listed_last(x, present, scale)), n)
+    rows = listed(x, present, 0, scale)
     top = jnp.finfo(x.dtype).max
     away = [
         jnp.where(p, jnp.abs(row - middle), top) for row, p in zip(rows, present, strict=True)
     ]
-    farthest = _pick(_sorted(away), keep - 1)
-    left = keep - _sum((a < farthest).astype(jnp.int32) for a in away)
+    farthest = pick(sort_rows(away), keep - 1)
+    left = keep - add_up((a < farthest).astype(jnp.int32) for a in away)
     total = jnp.zeros_like(middle)
     for row, distance in zip(rows, away, strict=True):
         tie = distance == farthest
@@ -304,7 +228,7 @@ def meamed(f: Any) -> Rule:
 
 @jax.jit
 def _majority_vote(x, mask):
-    return jnp.sign(_sum(jnp.sign(row) for row in _rows(x, usable(x, mask))))
+    return jnp.sign(add_up(jnp.sign(row) for row in listed(x, usable(x, mask))))
 
 
 def majority_vote() -> Rule:
@@ -406,7 +330,7 @@ def _multi_krum(x, mask, f, m, neighbours, power, most, short):
     n = number(present)
     m = n - f - short if m is None else m
     m = jnp.clip(m, 1, jnp.maximum(n - f - most, 1))
-    return _mean(x, (positions(scores) < m) & present)
+    return mean_of(x, (positions(scores) < m) & present)
 
 
 _multi_krum = jax.jit(_multi_krum, static_argnames=("neighbours", "power", "most", "short"))
@@ -535,7 +459,7 @@ def _mda(x, mask, f):
         return jnp.maximum(diameter, jnp.where(kept[:, i], reach, 0))
 
     diameter = jax.lax.fori_loop(0, n, widen, jnp.zeros(kept.shape[0], x.dtype))
-    return _mean(x, kept[jnp.argmin(jnp.where(size == target, diameter, jnp.inf))])
+    return mean_of(x, kept[jnp.argmin(jnp.where(size == target, diameter, jnp.inf))])
 
 
 _mda = jax.jit(_mda, static_argnames="f")
@@ -573,7 +497,7 @@ def mda(f: int) -> Rule:
 @jax.jit
 def _geometric_median(x, mask, iterations, tolerance):
     x, present = cleaned(x, mask)
-    z = _middle(_sorted(_last(x, present)), number(present))
+    z = middle_of(sort_rows(listed_last(x, present)), number(present))
     z = jnp.where(present.any(), z, 0)
     # A relative change below rounding is noise.
     tolerance = jnp.maximum(tolerance.astype(x.dtype), jnp.finfo(x.dtype).eps)
@@ -583,12 +507,12 @@ def _geometric_median(x, mask, iterations, tolerance):
         r = norms(x - z[None])
         here = present & (r == 0)
         weights = jnp.where(present & ~here, 1 / jnp.where(r > 0, r, 1), 0)
-        pull = _weighted(x, weights, z)
+        force = pull(x, weights, z)
         held = number(here).astype(x.dtype)
-        strength = jnp.sqrt((pull**2).sum())
+        strength = jnp.sqrt((force**2).sum())
         stay = jnp.where(strength > held, held / jnp.where(strength > 0, strength, 1), 1)
         total = weights.sum()
-        change = (1 - stay) * pull / jnp.where(total > 0, total, 1)
+        change = (1 - stay) * force / jnp.where(total > 0, total, 1)
         moved = jnp.sqrt((change**2).sum()) > tolerance * jnp.sqrt(((z + change) ** 2).sum())
         return z + change, count + 1, moved
 
@@ -627,15 +551,15 @@ def _rfa(x, mask, nu, iterations, origin):
     if origin == "zero":
         z = jnp.zeros_like(x[0])
     elif origin == "mean":
-        z = _mean(x, present)
+        z = mean_of(x, present)
     else:
-        z = _middle(_sorted(_last(x, present)), number(present))
+        z = middle_of(sort_rows(listed_last(x, present)), number(present))
         z = jnp.where(present.any(), z, 0)
 
     def step(_, z):
         weights = jnp.where(present, 1 / jnp.maximum(nu, norms(x - z[None])), 0)
         total = weights.sum()
-        return z + _weighted(x, weights, z) / jnp.where(total > 0, total, 1)
+        return z + pull(x, weights, z) / jnp.where(total > 0, total, 1)
 
     return jax.lax.fori_loop(0, iterations, step, z)
 
@@ -650,8 +574,7 @@ def rfa(nu: Any = 1e-6, iterations: Any = 4, start: str = "mean") -> Rule:
 
     Args:
         nu: smallest distance; 1e-6 in the paper, 0.1 in ByzFL and epfml.
-        iterations: 3 in the paper's experiments, 4 in its authors' code, 3 in ByzFL, 8 in
-            epfml.
+        iterations: 4 in its authors' code, 3 in ByzFL, 8 in epfml.
         start: "mean", as the authors; "zero", as ByzFL and epfml; "median".
 
     References:
@@ -677,7 +600,7 @@ def _centered_clipping(x, mask, start, tau, iterations):
 
     def step(_, v):
         weights = jnp.where(present, shorten(norms(x - v[None]), tau), 0)
-        return v + _weighted(x, weights, v) / n
+        return v + pull(x, weights, v) / n
 
     v = jax.lax.fori_loop(0, iterations, step, start)
     return jnp.where(present.any(), v, 0)

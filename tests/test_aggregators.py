@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from farsign_jax import aggregators, preaggregators
+from farsign_jax import rows as shared
 from farsign_jax.aggregators import make, parse
 from farsign_jax.base import InvalidConfig
 from tests.helpers import assert_same, float64
@@ -447,7 +448,7 @@ def test_close_rows_far_from_the_origin():
         np.float32
     )
     exact = squares(x.astype(np.float64))
-    got = np.asarray(jax.jit(preaggregators.square_distances)(x))
+    got = np.asarray(jax.jit(shared.square_distances)(x))
     np.testing.assert_allclose(got, exact, rtol=1e-5)
     np.testing.assert_array_equal(got, got.T)
     np.testing.assert_array_equal(np.diag(got), 0)
@@ -459,9 +460,9 @@ def test_close_rows_far_from_the_origin():
 
 
 def test_more_rows_than_a_network_sorts(monkeypatch):
-    monkeypatch.setattr(aggregators, "NETWORK_ROWS", 5)
+    monkeypatch.setattr(shared, "NETWORK_ROWS", 5)
     x = sample(n=8, d=4)  # a shape of its own: compiled here
-    assert len(x) > aggregators.NETWORK_ROWS
+    assert len(x) > shared.NETWORK_ROWS
     np.testing.assert_allclose(make("meamed:f=3")(x), around(x, 5), rtol=1e-5, atol=1e-6)
     mask = np.arange(8) != 3
     want = np.median(x[mask], axis=0)
@@ -472,7 +473,7 @@ def test_the_network_sorts_whatever_the_number_of_rows():
     for n in range(1, 13):  # by the 0-1 principle: all inputs of zeros and ones
         bits = (np.arange(2**n)[None] >> np.arange(n)[:, None]) & 1
         rows = list(bits)
-        for low, high in aggregators._network(n):
+        for low, high in shared.network(n):
             rows[low], rows[high] = (
                 np.minimum(rows[low], rows[high]),
                 np.maximum(rows[low], rows[high]),
