@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from benchmarks.throughput import clock, spread
+from benchmarks.throughput import spread, take_turns
 from experiments.command import FLAGS, main
 from farsign_jax import aggregators, results
 from farsign_jax.base import require
@@ -111,7 +111,7 @@ def measure(name: str, x: jax.Array) -> dict[str, Any]:
     jax.block_until_ready(call())
     first = time.perf_counter() - start
     peer = byzfl_peer(name, np.asarray(x))
-    timings = clock([call, peer] if peer else [call], 1)
+    timings = take_turns([call, peer] if peer else [call], 1)
     row: dict[str, Any] = {"rule": name, "n": x.shape[0], "d": x.shape[1]}
     row |= {"f": tolerated(name, len(x)) if needs_f(name) else None, "first_call_s": first}
     row |= {k.replace("us", "ms"): v / 1e3 for k, v in spread(timings[0]).items()}

@@ -1,14 +1,15 @@
 """How many events and loss evaluations per second, and where the time goes.
 
-    python -m benchmarks.throughput            about 2 minutes on two cores
+    python -m benchmarks.throughput            about 3 minutes on two cores
 
 One process; everything is compiled and run once before the clock starts; each figure is the
-median of --repeats timings, with their range. Three questions:
+median of --repeats timings, with their range. Four questions:
 
 1. methods: events/s and evaluations/s of each, one run and several side by side;
-2. d: does the cost of an event grow with the number of parameters when only the first layer
+2. panel: what all aggregators and attacks of the CYBER-0 family cost in lock-step, in runs;
+3. d: does the cost of an event grow with the number of parameters when only the first layer
    grows? The base forward pass on the mini-batch must, and is reported apart;
-3. PyTorch, if installed: the same event, coordinate by coordinate and batched.
+4. PyTorch, if installed: the same event, coordinate by coordinate and batched.
 
 Writes throughput.json and throughput.md under --out (default results/throughput).
 """
@@ -29,22 +30,28 @@ import numpy as np
 from absl import flags
 
 from experiments import panel
+from experiments.clock import clock as clock_program
 from experiments.command import FLAGS, configure, main
-from farsign_jax import arrivals, attacks, keys, models, problems, results, simulate, sweeps
+from experiments.config import PAPER_ATTACKS, Config
+from farsign_jax import arrivals, attacks, keys, models, problems, results, simulate
 from farsign_jax.base import System, require
-from farsign_jax.methods import METHODS, Build
+from farsign_jax.methods import METHODS, Build, hyper_of
 from farsign_jax.oracles.coordinate_mlp import loss_changes
 
 flags.DEFINE_list("runs", ["1", "5", "25"], "Runs side by side.")
 flags.DEFINE_integer("repeats", 5, "Timings per figure.", lower_bound=1)
 flags.DEFINE_integer("timed_events", 300, "Events per timing.", lower_bound=1)
 
-CONFIG = panel.Config(
-    dataset="mnist_subset", attacks=("sign_flip",), methods=tuple(METHODS), seeds=(0,)
+CONFIG = Config(
+    dataset="mnist_subset",
+    methods=tuple(METHODS),
+    aggregators=("median",),
+    attacks=("sign_flip",),
+    seeds=(0,),
 )
 
 
-def clock(calls: Sequence[Callable[[], Any]], per: int) -> list[list[float]]:
+def take_turns(calls: Sequence[Callable[[], Any]], per: int) -> list[list[float]]:
     """Microseconds per unit of work, one list of repeats for each call, after a warm-up.
 
     The calls take turns, so that a drift of the machine's speed hits all of them.
@@ -75,19 +82,12 @@ def _loop(program: Callable, args: tuple, run: Any, chunk: Any) -> Callable[[], 
     return call
 
 
-def time_method(build: Any, lanes: sweeps.Lanes) -> dict[str, float]:
+def time_method(build: Any, lanes: Any, events: int) -> dict[str, float]:
     """One figure of question 1: microseconds per event of one run."""
-    args = (lanes.problem, lanes.seeds, lanes.hyper, lanes.byzantine)
-    run = sweeps._start(build, "fresh", *args[:3])
-    chunk = lanes.schedules[:, : FLAGS.timed_events]
-    start = time.perf_counter()
-    program = sweeps._advance.lower(build, "fresh", *args, run, chunk).compile()
-    seconds = time.perf_counter() - start
-    figures = spread(*clock([_loop(program, args, run, chunk)], chunk.size))
+    figures = clock_program(build, lanes, events, FLAGS.repeats)
     one = lanes.take(0)
     evaluations = build(one.problem, one.hyper).worker.evaluations
     return figures | {
-        "compile_s": seconds,
         "events_per_s": 1e6 / figures["us"],
         "evaluations_per_s": 1e6 * evaluations / figures["us"],
     }
@@ -103,7 +103,7 @@ class Generic:
         return self.inner(dataclasses.replace(problem, structure=None), hyper)
 
 
-def compare_methods(config: panel.Config) -> list[dict[str, Any]]:
+def compare_methods(config: Config) -> list[dict[str, Any]]:
     most = max(map(int, FLAGS.runs))
     events = FLAGS.timed_events
     seeds = tuple(range(most))
@@ -111,23 +111,44 @@ def compare_methods(config: panel.Config) -> list[dict[str, Any]]:
         dataclasses.replace(config, seeds=seeds, events=events), FLAGS.data_dir
     )
     rows = []
-    for method in config.methods:
-        build = Build(method, *panel.parse_attack(config.attacks[0]), config.feedback)
-        variants: dict[str, Any] = {method: build}
-        if method == "far_sign":
-            variants[f"{method}, generic oracle"] = Generic(build)
-        hyper = METHODS[method].presets[config.preset]
-        for name, variant in variants.items():
-            for runs in map(int, FLAGS.runs):
+    for job in panel.jobs_of(config):
+        variants: dict[str, Any] = {job.method: job.builds[0]}
+        if job.method == "far_sign":
+            variants[f"{job.method}, generic oracle"] = Generic(job.builds[0])
+        for name, build in variants.items():
+            own = job.alone(setting, 0)[1].hyper
+            # A hundred times slower than the rest, or two sets of buffers: fewer events.
+            few = events // 30 if isinstance(build, Generic) else 70 if job.lockstep else events
+            for runs in map(int, FLAGS.runs if not job.lockstep else ["1"]):
+                grid = {k: np.full(runs, v[0], np.float32) for k, v in own.items()}
                 lanes = setting.lanes.take(np.arange(runs))
-                grid = {k: np.full(runs, v, np.float32) for k, v in hyper.items()}
-                if variant is not build:  # a hundred times slower: fewer events
-                    short = lanes.schedules[:, : max(events // 30, 1)]
-                    lanes = dataclasses.replace(lanes, schedules=short)
                 lanes = dataclasses.replace(lanes, hyper=grid)
-                rows.append({"method": name, "runs": runs} | time_method(variant, lanes))
+                row = {"method": f"{name} {job.runs[0][0]}".strip(), "runs": runs}
+                rows.append(row | time_method(build, lanes, max(few, 1)))
                 print(f"{name}, {runs} runs: {rows[-1]['us']:.0f} us per event", flush=True)
     return rows
+
+
+def compare_panel(config: Config) -> dict[str, float]:
+    """Question 2: one run of CYBER-0 against 7 aggregators x 5 attacks in lock-step."""
+    every = dataclasses.replace(
+        config, methods=("cyber0",), aggregators=Config().aggregators, attacks=PAPER_ATTACKS
+    )
+    setting = panel.prepare(every, FLAGS.data_dir)
+    (job,) = panel.jobs_of(every)
+    events = 70
+    figures = {
+        "one": clock_program(*job.alone(setting, 0), events, FLAGS.repeats),
+        "all": clock_program(job.program, job.lanes(setting), events, FLAGS.repeats),
+    }
+    row = {
+        "runs": len(job.runs),
+        "one_us": figures["one"]["us"],
+        "all_us": figures["all"]["us"],
+    }
+    row["times"] = row["all_us"] / row["one_us"]
+    print(f"panel of {row['runs']} runs: {row['times']:.2f} times one of them", flush=True)
+    return row | {"compile_s": figures["all"]["compile_s"]}
 
 
 def _base_pass(batch_size: int) -> Callable:
@@ -149,7 +170,7 @@ def _base_pass(batch_size: int) -> Callable:
     return jax.jit(advance, donate_argnames="run")
 
 
-def grow_first_layer(config: panel.Config) -> list[dict[str, Any]]:
+def grow_first_layer(config: Config) -> list[dict[str, Any]]:
     """Question 2: hidden width and batch fixed, inputs from 784 to 31,250."""
     rng = np.random.default_rng(0)
     rows = []
@@ -165,7 +186,7 @@ def grow_first_layer(config: panel.Config) -> list[dict[str, Any]]:
             module, images, labels, table, sizes, jax.random.key(0)
         )
         build = Build("far_sign", "sign_flip", (), config.feedback)
-        system = build(problem, METHODS["far_sign"].presets[config.preset])
+        system = build(problem, hyper_of("far_sign", config.preset))
         keyring = keys.split(0)
         lies = jnp.asarray(attacks.byzantine_mask(config.workers, config.byzantine))
         order = arrivals.uniform(keyring.schedule, config.workers, FLAGS.timed_events)
@@ -174,7 +195,7 @@ def grow_first_layer(config: panel.Config) -> list[dict[str, Any]]:
         event = _loop(program, (problem, lies, keyring, "fresh"), run, order)
         state = (jnp.copy(problem.x0), jnp.zeros((), jnp.int32))
         base = _loop(_base_pass(config.batch_size), (problem, keyring), state, order)
-        whole, part = clock([event, base], len(order))
+        whole, part = take_turns([event, base], len(order))
         rest = [w - p for w, p in zip(whole, part, strict=True)]
         row = {"d": problem.x0.size, "us": statistics.median(whole)}
         row |= {"base_us": statistics.median(part), "rest_us": statistics.median(rest)}
@@ -183,7 +204,7 @@ def grow_first_layer(config: panel.Config) -> list[dict[str, Any]]:
     return rows
 
 
-def torch_peer(config: panel.Config) -> list[dict[str, Any]]:
+def torch_peer(config: Config) -> list[dict[str, Any]]:
     """Question 3: FAR-SIGN's event on the same sizes, as one would write it in PyTorch."""
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -228,7 +249,9 @@ def torch_peer(config: panel.Config) -> list[dict[str, Any]]:
     rows = []
     with torch.no_grad():
         for name, oracle in (("one by one", one_by_one), ("batched", batched)):
-            timing = spread(*clock([lambda o=oracle: [event(o) for _ in range(10)] and 0], 10))
+            timing = spread(
+                *take_turns([lambda o=oracle: [event(o) for _ in range(10)] and 0], 10)
+            )
             rows.append({"torch": torch.__version__, "oracle": name} | timing)
             print(f"PyTorch, {name}: {timing['us']:.0f} us per event", flush=True)
     return rows
@@ -259,6 +282,12 @@ def report(record: dict[str, Any]) -> str:
         for r in record["methods"]
     ]
     text.append(results.markdown_table(header, lines))
+    p = record["panel"]
+    text.append(
+        f"CYBER-0 with 7 aggregators under 5 attacks in lock-step, {p['runs']} runs: "
+        f"{p['all_us']:,.0f} µs per event, {p['times']:.2f} times one of them "
+        f"({p['one_us']:,.0f} µs)\n"
+    )
     header = ["d", "µs / event", "base forward pass", "the rest", "range"]
     lines = [
         [f"{r['d']:,}", f"{r['us']:,.0f}", f"{r['base_us']:,.0f}", f"{r['rest_us']:,.0f}"]
@@ -286,6 +315,7 @@ def throughput() -> None:
         "config": results.plain(config),
         "environment": results.environment(),
         "methods": compare_methods(config),
+        "panel": compare_panel(config),
         "growth": grow_first_layer(config),
         "torch": torch_peer(config) if importlib.util.find_spec("torch") else [],
     }

@@ -18,7 +18,15 @@ from farsign_jax.base import InvalidConfig, lookup, require
 from farsign_jax.methods import Feedback, hyper_of, options_of
 
 # The attacks of the paper's Table 3 and their magnitudes (inferred, the text lost them).
-PAPER_ATTACKS = ("none", "alie:z=1.5", "gaussian:std=100", "constant:value=100", "sign_flip")
+# ALIE and the constant spoil the derivatives that a worker of CYBER-0 measures: spoiling the
+# gradient made of them is fatal to baselines that the paper's table shows alive.
+PAPER_ATTACKS = (
+    "none",
+    "alie:z=1.5,space=measured",
+    "gaussian:std=100",
+    "constant:value=100",
+    "sign_flip",
+)
 
 # Its aggregators, and none. Five liars can spoil 5 of 11 buffers, but Krum takes at most 4
 # and Bulyan at most 2 of 11; a trimmed mean that cut 5 would be the median, which survives

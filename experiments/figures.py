@@ -109,7 +109,9 @@ def curves(
                 low, high = values.min(axis=0), values.max(axis=0)
                 axis.fill_between(at, low, high, color=tones[number], alpha=0.15, lw=0)
             if line is axes[0]:
-                axis.set_title(attack.replace(":", " "), fontsize=10)
+                name = attack.partition(":")[0]  # with its options only where it must
+                alone = [a.partition(":")[0] for a in attacks].count(name) == 1
+                axis.set_title(name if alone else attack, fontsize=10)
             axis.set_xlabel(x)
             axis.set_ylim(0, 100)
             axis.grid(alpha=0.3)

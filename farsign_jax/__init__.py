@@ -1,6 +1,7 @@
 """Adversary-robust, fully asynchronous optimisation in JAX."""
 
 from farsign_jax import (
+    aggregators,
     arrivals,
     attacks,
     datasets,
@@ -10,8 +11,10 @@ from farsign_jax import (
     models,
     oracles,
     partitions,
+    preaggregators,
     problems,
     results,
+    rows,
     schedules,
     simulate,
     sweeps,
@@ -27,8 +30,10 @@ from farsign_jax.base import (
     View,
     Worker,
 )
+from farsign_jax.lockstep import Lockstep
 from farsign_jax.methods import METHODS, Build, Feedback
 from farsign_jax.servers.async_sgd import async_sgd
+from farsign_jax.servers.buffered import buffered
 from farsign_jax.servers.far_sign import far_sign
 
 __version__ = "0.1.0"
@@ -39,6 +44,7 @@ __all__ = [
     "Build",
     "Feedback",
     "InvalidConfig",
+    "Lockstep",
     "Problem",
     "Query",
     "Report",
@@ -46,9 +52,11 @@ __all__ = [
     "System",
     "View",
     "Worker",
+    "aggregators",
     "arrivals",
     "async_sgd",
     "attacks",
+    "buffered",
     "datasets",
     "directions",
     "far_sign",
@@ -57,8 +65,10 @@ __all__ = [
     "models",
     "oracles",
     "partitions",
+    "preaggregators",
     "problems",
     "results",
+    "rows",
     "schedules",
     "simulate",
     "sweeps",

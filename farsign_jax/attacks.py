@@ -6,6 +6,10 @@ about the directions in question. It controls the numbers it sends and nothing e
 
 Where the field disagrees, the original paper's definition is the default and the others are
 options. An omniscient attack reads its statistics off what honest workers said, O(m k).
+
+Every attack takes `space` (`make`): a worker of CYBER-0 measures k derivatives and sends a
+gradient made of them, so its liar may make up the gradient ("message", the default but for
+`constant`) or the derivatives ("measured"). Elsewhere these are the same.
 """
 
 from typing import Any
@@ -69,47 +73,24 @@ def sign_flip(scale: float = 1.0, source: str = "own") -> Attack:
     return ipm(epsilon=scale)
 
 
-def _instead(draw, space: str) -> Attack:
-    """Numbers `draw(key, shape, dtype)` instead of the truth.
-
-    They take the place of the message ("message") or, where a worker measures k numbers and
-    sends something made of them, of these measurements, honestly encoded ("measured").
-    """
-    rule = f"space is 'message' or 'measured': got {space!r}"
-    require(space in ("message", "measured"), rule)
-
-    def forge(report, view, key):
-        dtype = report.value.dtype
-        if space == "measured" and view.encoding is not None:
-            lie = draw(key, (view.encoding.size,), dtype)
-            return view.encoding.encode(report.direction, lie)
-        return draw(key, report.value.shape, dtype)
-
-    return _stateless(forge)
-
-
-def constant(value: float = 100.0, space: str = "measured") -> Attack:
+def constant(value: float = 100.0) -> Attack:
     """The same number everywhere ("same value", Li et al., "RSA", AAAI 2019).
 
-    Args:
-        value: the number.
-        space: of a worker that measures derivatives along dense directions and sends a
-            gradient made of them (CYBER-0): "measured", every derivative is `value`;
-            "message", every entry of the gradient is, which defeats even a coordinate-wise
-            median, as all coordinates are pulled the same way. No difference elsewhere.
+    In space "measured": a gradient whose entries are all pulled the same way defeats even a
+    coordinate-wise median.
     """
-    return _instead(lambda key, shape, dtype: jnp.full(shape, value, dtype), space)
+    lies = _stateless(lambda report, view, key: jnp.full_like(report.value, value))
+    return lies._replace(space="measured")
 
 
-def gaussian(std: float = 100.0, space: str = "message") -> Attack:
-    """Fresh N(0, std^2) numbers, nothing to do with the truth (Blanchard et al., 2017).
-
-    Args:
-        std: the standard deviation.
-        space: what they take the place of, as in `constant`.
-    """
+def gaussian(std: float = 100.0) -> Attack:
+    """Fresh N(0, std^2) numbers, nothing to do with the truth (Blanchard et al., 2017)."""
     require((std >= 0) & (std < float("inf")), f"gaussian needs a finite std >= 0: got {std}")
-    return _instead(lambda key, *like: std * jax.random.normal(key, *like), space)
+
+    def forge(report, view, key):
+        return std * jax.random.normal(key, report.value.shape, report.value.dtype)
+
+    return _stateless(forge)
 
 
 def alie_z(num_workers: int, num_byzantine: Array | int) -> Array:
@@ -238,13 +219,18 @@ ATTACKS = {
 }
 
 
-def make(name: str, **options: Any) -> Attack:
+SPACES = ("message", "measured")
+
+
+def make(name: str, space: str | None = None, **options: Any) -> Attack:
     """The attack of that name; an `InvalidConfig` names close names or wrong options."""
     factory = lookup("attack", name, ATTACKS)
+    require(space in (None, *SPACES), f"space is one of {SPACES}: got {space!r}")
     try:
-        return factory(**options)
+        attack = factory(**options)
     except TypeError as error:
         raise InvalidConfig(f"attack {name!r}: {error}") from None
+    return attack if space is None else attack._replace(space=space)
 
 
 def byzantine_mask(num_workers: int, byzantine: Any) -> np.ndarray:

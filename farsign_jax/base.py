@@ -50,16 +50,7 @@ class Report(NamedTuple):
     version: Array  # i32[s], server step at which the question was asked
     direction: PyTree  # i32[s, k]
     value: PyTree  # f32[s, k]; the only field an adversary controls
-
-
-class Encoding(NamedTuple):
-    """How a worker turns what it measured into what it sends, where these differ.
-
-    A liar may lie about its measurements and then encode them as an honest worker would.
-    """
-
-    size: int  # k, numbers measured
-    encode: Callable[[PyTree, Array], Array]  # (direction, measured f32[k]) -> value
+    measured: PyTree = ()  # what `value` was made of, where that differs; no server sees it
 
 
 class View(NamedTuple):
@@ -67,7 +58,6 @@ class View(NamedTuple):
 
     server: PyTree  # the server's full state
     byzantine: Array  # bool[m], who lies
-    encoding: Encoding | None = None  # the workers' own
     # For attacks that say they are omniscient, else None:
     said: Any = None  # f32[m, k], what workers said of these directions, as it is remembered
     heard: Any = None  # bool[m, k], whether they said anything
@@ -95,21 +85,31 @@ class Server(NamedTuple):
 
 
 class Worker(NamedTuple):
-    """An honest worker. `init` sees its shard, `respond` answers one question."""
+    """An honest worker. `init` sees its shard, `respond` answers one question.
+
+    What it measures is what it sends, unless there is `encode(direction, measured)`, which
+    makes the one from the other.
+    """
 
     init: Callable[[PyTree], PyTree]
     respond: Callable[[PyTree, Query, PyTree, Key], tuple[PyTree, Array]]
     evaluations: int = 1  # mini-batch losses (or gradients) computed per answer
     batch_size: int = 0  # examples per mini-batch, at most those of the smallest shard
-    encoding: Encoding | None = None  # None: it sends what it measured
+    encode: Callable[[PyTree, Array], Array] | None = None
 
 
 class Attack(NamedTuple):
-    """What a Byzantine worker says instead of `report.value` (one report, no leading axis)."""
+    """What a Byzantine worker says instead of `report.value` (one report, no leading axis).
+
+    `space` says what it lies about, where workers encode: its "message", or what it
+    "measured", which it then encodes as an honest worker would; `report.value` and
+    `view.said` are these.
+    """
 
     init: Callable[[int], PyTree]
     forge: Callable[[PyTree, Report, View, Key], tuple[PyTree, Array]]
     omniscient: bool = False  # must the driver fill `View.said` and `View.heard`?
+    space: str = "message"
 
 
 class System(NamedTuple):

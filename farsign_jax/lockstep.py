@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from farsign_jax import simulate
 from farsign_jax.base import Attack, Problem, PyTree, Server, System, View, Worker, require
 
 
@@ -67,7 +68,7 @@ class Lockstep:
         return System(
             _server(makers, at, first.server),
             _worker(first.worker),
-            _attack(attacks, first.server, *min(points)),
+            _attack(attacks, first, *min(points)),
         )
 
 
@@ -131,11 +132,12 @@ def _worker(worker: Worker) -> Worker:
 
         return state, jax.vmap(one)(query.params)
 
-    return worker._replace(init=init, respond=respond)
+    encode = worker.encode and jax.vmap(worker.encode, in_axes=(None, 0))
+    return worker._replace(init=init, respond=respond, encode=encode)
 
 
 def _attack(
-    attacks: Sequence[Attack], server: Server, num_servers: int, num_points: int
+    attacks: Sequence[Attack], one: System, num_servers: int, num_points: int
 ) -> Attack:
     """Each attack in its own lanes: a value is [L, ...], what was said [m, L, ...]."""
     shape = num_servers, num_points, len(attacks)
@@ -147,31 +149,32 @@ def _attack(
         return tuple(jax.tree.map(every, attack.init(num_workers)) for attack in attacks)
 
     def forge(states, report, view, key):
-        def lanes_of(leaf, axis, g, a):  # the lanes (g, :, a) of a leaf with an axis [L]
-            rest = leaf.shape[axis + 1 :]
-            leaf = leaf.reshape(*leaf.shape[:axis], *shape, *rest)
-            return leaf[(slice(None),) * axis + (g, slice(None), a)]
-
-        def one(attack, g, a):
-            def lane(state, value, server_state, said, heard):
-                seen = View(server_state, view.byzantine, view.encoding, said, heard)
-                return attack.forge(state, report._replace(value=value), seen, key)
-
-            own = _lane(server, view.server.servers[g], slice(a, None, shape[2]))
-            heard_of = (None, None)
-            if attack.omniscient:
-                heard_of = tuple(lanes_of(x, 1, g, a) for x in (view.said, view.heard))
-            told = 1 if attack.omniscient else None
+        def told(g, a):
+            """The state and the message of the lanes (g, :, a)."""
+            lanes = slice(g * shape[1] * shape[2] + a, (g + 1) * shape[1] * shape[2], shape[2])
             state = jax.tree.map(lambda leaf: leaf[g], states[a])
-            axes = (0, 0, _axes(server, own), told, told)
-            lie = jax.vmap(lane, in_axes=axes)
-            return lie(state, lanes_of(report.value, 0, g, a), own, *heard_of)
+            mine = _lane(one.server, view.server.servers[g], slice(a, None, shape[2]))
+            said = None
+            if attacks[a].omniscient:
+                said = {name: leaf[:, lanes] for name, leaf in view.said.items()}
+            message, measured = (
+                jax.tree.map(lambda leaf: leaf[lanes], x)
+                for x in (report.value, report.measured)
+            )
 
-        told = [
-            [one(attack, g, a) for g in range(shape[0])] for a, attack in enumerate(attacks)
-        ]
-        new = [jax.tree.map(lambda *x: jnp.stack(x), *(state for state, _ in t)) for t in told]
-        value = jnp.stack([jnp.stack([v for _, v in row]) for row in told], axis=2)
-        return tuple(new), value.reshape(report.value.shape)
+            def lane(state, message, measured, server, said):
+                own = report._replace(value=message, measured=measured)
+                seen = View(server, view.byzantine, said, view.heard)
+                return simulate.lie(attacks[a], one.worker.encode, state, own, seen, key)
 
-    return Attack(init, forge, any(attack.omniscient for attack in attacks))
+            axes = (0, 0, 0, _axes(one.server, mine), 1)
+            return jax.vmap(lane, in_axes=axes)(state, message, measured, mine, said)
+
+        stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)  # noqa: E731
+        lies = [[told(g, a) for g in range(shape[0])] for a in range(shape[2])]
+        after = tuple(stack([state for state, _ in row]) for row in lies)
+        value = jnp.stack([stack([value for _, value in row]) for row in lies], axis=2)
+        return after, value.reshape(report.value.shape)
+
+    omniscient = any(attack.omniscient for attack in attacks)
+    return Attack(init, forge, omniscient, space="lanes")

@@ -26,7 +26,7 @@ import numpy as np
 
 from farsign_jax import arrivals, attacks
 from farsign_jax import keys as keys_lib
-from farsign_jax.base import Array, Problem, Query, Report, System, View, require
+from farsign_jax.base import Array, Attack, Problem, Query, Report, System, View, require
 
 DELIVERIES = ("fresh", "outstanding")
 
@@ -34,7 +34,7 @@ DELIVERIES = ("fresh", "outstanding")
 class Memory(NamedTuple):
     """What each worker last said, kept for servers that do not remember it themselves."""
 
-    said: Array  # f32[m, k]
+    said: dict[str, Array]  # f32[m, k] in each space that an attack watches
     heard: Array  # bool[m]
 
 
@@ -83,11 +83,41 @@ def answer(
         key = keys_lib.message(keys.batches, i, number)
         state = jax.tree.map(lambda a: a[i], states)
         state, value = system.worker.respond(state, query, problem.shard(i), key)
-        return state, Report(i, query.version, query.direction, value)
+        report = Report(i, query.version, query.direction, value)
+        if system.worker.encode is None:
+            return state, report
+        message = system.worker.encode(query.direction, value)
+        return state, report._replace(value=message, measured=value)
 
     new, reports = _over_slots(one, queries)
     put = functools.partial(_put, queries.worker)
     return jax.tree.map(put, states, new), reports
+
+
+def lie(
+    attack: Attack, encode: Callable | None, state: Any, report: Report, view: View, key: Array
+) -> tuple[Any, Array]:
+    """What a liar sends: the attack's state and the message.
+
+    `view.said` is a dict over spaces, `view.heard` bool[m] or bool[m, k].
+    """
+    if attack.space == "lanes":  # of `lockstep`, which sorts this out for each of its attacks
+        return attack.forge(state, report, view, key)
+    measured = attack.space == "measured" and encode is not None
+    if measured:
+        report = report._replace(value=report.measured)
+    if attack.omniscient:
+        said = view.said["measured" if measured else "message"]
+        heard = view.heard.reshape(*view.heard.shape, *(1,) * (said.ndim - view.heard.ndim))
+        view = view._replace(said=said, heard=jnp.broadcast_to(heard, said.shape))
+    state, value = attack.forge(state, report._replace(measured=()), view, key)
+    value, honest = jnp.asarray(value), report.value
+    require(
+        value.shape == honest.shape and value.dtype == honest.dtype,
+        f"a forged value must be {honest.dtype}{list(honest.shape)} like the honest one: "
+        f"got {value.dtype}{list(value.shape)}",
+    )
+    return state, encode(report.direction, value) if measured and encode else value
 
 
 def deliver(
@@ -100,26 +130,19 @@ def deliver(
     """
     server, worker, attack = system
     m = byzantine.shape[0]
-    jax.eval_shape(server.update, run.server, reports)  # it refuses what it cannot read
+    honest = reports._replace(measured=())
+    jax.eval_shape(server.update, run.server, honest)  # it refuses what it cannot read
 
     def forge(attack_state, report):
         said = heard = None
         if attack.omniscient and server.recall is not None:
             said, heard = server.recall(run.server, report.direction)
+            said = {"message": said}
         elif attack.omniscient:
-            said = run.memory.said
-            heard = run.memory.heard.reshape(m, *(1,) * (said.ndim - 1))
-            heard = jnp.broadcast_to(heard, said.shape)
-        view = View(run.server, byzantine, worker.encoding, said, heard)
+            said, heard = run.memory
+        view = View(run.server, byzantine, said, heard)
         key = keys_lib.message(keys.attacks, report.worker, run.events)
-        after, lie = attack.forge(attack_state, report, view, key)
-        lie, honest = jnp.asarray(lie), report.value
-        require(
-            lie.shape == honest.shape and lie.dtype == honest.dtype,
-            f"a forged value must be {honest.dtype}{list(honest.shape)} like the honest one: "
-            f"got {lie.dtype}{list(lie.shape)}",
-        )
-        return after, lie
+        return lie(attack, worker.encode, attack_state, report, view, key)
 
     def speak(attack_state, report):
         def truth(attack_state, report):
@@ -128,9 +151,9 @@ def deliver(
         lies = byzantine[report.worker] & (report.worker < m)
         if attack.omniscient:  # to look at what everybody said is work: only where it matters
             return jax.lax.cond(lies, forge, truth, attack_state, report)
-        after, lie = forge(attack_state, report)
+        after, value = forge(attack_state, report)
         after = jax.tree.map(lambda new, old: jnp.where(lies, new, old), after, attack_state)
-        return after, jnp.where(lies, lie, report.value)
+        return after, jnp.where(lies, value, report.value)
 
     if len(reports.worker) > 1:  # liars of one set speak in turn: an attack may remember
         attack_state, value = jax.lax.scan(speak, run.attack, reports)
@@ -140,17 +163,18 @@ def deliver(
 
     present = reports.worker < m
     finite = jnp.isfinite(value).reshape(len(present), -1).all(axis=1)
-    state, info = server.update(run.server, reports._replace(value=value))
+    state, info = server.update(run.server, honest._replace(value=value))
     info = {
         "staleness": jnp.where(present, run.server.step - reports.version, -1),
         "nonfinite": jnp.sum(present & ~finite),
     } | info
     memory = run.memory
     if memory != ():
-        memory = Memory(
-            _put(reports.worker, memory.said, value),
-            memory.heard.at[reports.worker].set(True, mode="drop"),
-        )
+        news = {"message": value, "measured": reports.measured}
+        said = {
+            name: _put(reports.worker, old, news[name]) for name, old in memory.said.items()
+        }
+        memory = Memory(said, memory.heard.at[reports.worker].set(True, mode="drop"))
     run = Run(state, run.workers, attack_state, run.inbox, memory, run.events + 1)
     return run, info
 
@@ -219,11 +243,17 @@ def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: st
     if attack.omniscient and server.recall is None:
         report = jax.eval_shape(first, everyone[0])
         require(
-            worker.encoding is not None or not jax.tree.leaves(report.direction),
+            worker.encode is not None or not jax.tree.leaves(report.direction),
             "an omniscient attack needs a server that can recall what was said about a "
             "direction, or whole gradients",
         )
-        said = jnp.zeros((m, *report.value.shape), report.value.dtype)
+        watched = {"message": report.value, "measured": report.measured}
+        if attack.space != "lanes":
+            space = attack.space if worker.encode is not None else "message"
+            watched = {space: watched[space]}
+        elif worker.encode is None:
+            del watched["measured"]
+        said = {name: jnp.zeros((m, *a.shape), a.dtype) for name, a in watched.items()}
         memory = Memory(said, jnp.zeros((m,), bool))
     return Run(state, workers, attack.init(m), inbox, memory, zero)
 
@@ -272,7 +302,9 @@ def bits_per_answer(system: System, problem: Problem) -> int:
     def once():
         query = system.server.query(system.server.init(problem.x0), zero, key)
         state = system.worker.init(problem.shard(zero))
-        return system.worker.respond(state, query, problem.shard(zero), key)[1]
+        value = system.worker.respond(state, query, problem.shard(zero), key)[1]
+        encode = system.worker.encode
+        return value if encode is None else encode(query.direction, value)
 
     return sum(8 * a.size * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(once)))
 

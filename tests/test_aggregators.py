@@ -1,5 +1,6 @@
 """Robust aggregation: definitions, other libraries' numbers, guarantees, and how to ask."""
 
+import inspect
 import itertools
 import json
 import pathlib
@@ -705,3 +706,23 @@ def test_names_of_byzfl_and_of_papers():
 def test_what_cannot_be_made(spec, options, message):
     with pytest.raises(InvalidConfig, match=re.escape(message)):
         make(spec, **options)
+
+
+@pytest.mark.parametrize("name", sorted(aggregators.AGGREGATORS))
+def test_whatever_is_registered_keeps_the_contract(name):
+    """What `rows` promises for all rules; a new one is found here."""
+    factory = aggregators.AGGREGATORS[name]
+    takes_f = inspect.signature(factory).parameters.get("f")
+    rule = make(name, f=1) if takes_f is not None else make(name)
+    x = sample()
+    want = jax.jit(rule)(x)
+    assert want.shape == (D,) and want.dtype == jnp.float32
+    mask = np.arange(N) != 2
+    np.testing.assert_allclose(rule(x, mask), rule(x[mask]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jax.vmap(rule)(x[None])[0], want, rtol=1e-5, atol=1e-6)
+    for bad in (np.nan, np.inf, -np.inf, 3e38):
+        lie = x.copy()
+        lie[4] = bad
+        assert np.isfinite(rule(lie, start=jnp.zeros(D), key=jax.random.key(0))).all()
+    wild = np.full_like(x, np.nan)
+    np.testing.assert_array_equal(rule(wild), 0)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from experiments import command, figures, panel
+from experiments import command, config, figures, panel, table3, tune
 from farsign_jax.base import InvalidConfig
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -67,8 +67,8 @@ def test_quickstart_shows_who_survives(tmp_path):
 @pytest.mark.slow
 def test_interrupted_and_killed_commands_continue_bit_by_bit(tmp_path):
     flags = [
-        "--dataset=mnist_subset", "--attacks=none,alie", "--events=1200", "--eval_every=100",
-        "--checkpoint_every=200", "--seeds=2", "--directions=20",
+        "--dataset=mnist_subset", "--attacks=none,alie", "--events=800", "--eval_every=100",
+        "--checkpoint_every=200", "--seeds=2", "--directions=20", "--aggregators=mean,median",
     ]  # fmt: skip
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert run("experiments.table3", "--out", whole, *flags)[0] == 0
@@ -121,6 +121,12 @@ def test_interrupted_and_killed_commands_continue_bit_by_bit(tmp_path):
         ("--partition=label_skew --skew=0.5", "whole number of pieces"),
         ("--partition=dirichlet --skew=0.01", "got batch_size=64, and worker"),
         ("--attacks=alie:z", "option=value: got 'z'"),
+        ("--aggregators=krun", "unknown aggregator 'krun': did you mean 'krum'"),
+        ("--aggregators=krum:f=5", "krum needs n >= 2f + 3: got n=11, f=5"),
+        ("--aggregators=bulyan:f=3", "bulyan needs n >= 4f + 3: got n=11, f=3"),
+        ("--buffers=9", "cyber0 needs buffers >= 2q + 1: got buffers=9, q=5"),
+        ("--methods=cyber0:buffers=26", "buffers <= workers: got buffers=26, workers=25"),
+        ("--methods=cyber0:bufers=11", "unknown option of cyber0 'bufers': did you mean"),
     ],
 )
 def test_wrong_values_end_in_one_line_and_exit_code_2(flags, message, tmp_path):
@@ -141,25 +147,28 @@ def test_help_names_the_flags():
 
 @flagsaver.flagsaver
 def test_flags_override_the_preset_and_the_preset_the_experiment():
-    base = panel.Config(events=77)
+    base = config.Config(events=77)
     if not command.FLAGS.is_parsed():
         command.FLAGS(["test"])
     command.FLAGS.preset = "smoke"
     command.FLAGS.seeds = "3,5"
     command.FLAGS.attacks = ["none,alie", "sign_flip:scale=3,source=honest_mean"]
-    config = command.configure(base)
-    assert config.events == 300 and config.seeds == (3, 5) and config.workers == 10
-    assert config.attacks == ("none", "alie:z=1.5", "sign_flip:scale=3,source=honest_mean")
-    name, options = panel.parse_attack(config.attacks[2])
+    command.FLAGS.aggregators = ["median,krum,rfa:nu=0.1,iterations=8,nnm:f=2+krum:f=2"]
+    given = command.configure(base)
+    rules = ("median", "krum:f=4", "rfa:nu=0.1,iterations=8", "nnm:f=2+krum:f=2")
+    assert given.aggregators == rules
+    assert given.events == 300 and given.seeds == (3, 5) and given.directions == 50
+    assert given.attacks == ("none", "alie:z=1.5", "sign_flip:scale=3,source=honest_mean")
+    name, options = config.parse_attack(given.attacks[2])
     assert (name, options) == ("sign_flip", (("scale", 3), ("source", "honest_mean")))
-    assert panel.parse_attack("nonfinite:kind=nan") == ("nonfinite", (("kind", "nan"),))
-    assert panel.parse_attack("alie:") == ("alie", ())
+    assert config.parse_attack("nonfinite:kind=nan") == ("nonfinite", (("kind", "nan"),))
+    assert config.parse_attack("alie:") == ("alie", ())
 
 
 def test_prepare_gives_each_seed_its_own_split_and_all_methods_the_same(tmp_path):
-    config = panel.Config(dataset="mnist_subset", seeds=(0, 1), events=30, validation=0.05)
-    config = dataclasses.replace(config, partition="dirichlet", skew=5.0)
-    a, b = (panel.prepare(config, None).lanes for _ in range(2))
+    given = config.Config(dataset="mnist_subset", seeds=(0, 1), events=30, validation=0.05)
+    given = dataclasses.replace(given, partition="dirichlet", skew=5.0)
+    a, b = (panel.prepare(given, None).lanes for _ in range(2))
     np.testing.assert_array_equal(a.problem.rows, b.problem.rows)
     np.testing.assert_array_equal(a.schedules, b.schedules)
     assert (a.schedules[0] != a.schedules[1]).any()
@@ -170,8 +179,8 @@ def test_prepare_gives_each_seed_its_own_split_and_all_methods_the_same(tmp_path
 
 def curve(method, seed, accuracies):
     return [
-        {"method": method, "attack": "none", "seed": seed, "event": 10 * i,
-         "evaluations": 100 * i, "seconds": 0.5 * i, "test_accuracy": a}
+        {"method": method, "aggregator": "", "attack": "none", "seed": seed, "event": 10 * i,
+         "evaluations": 100 * i, "seconds": 0.5 * i, "bits_up": 32 * i, "test_accuracy": a}
         for i, a in enumerate(accuracies, 1)
     ]  # fmt: skip
 
@@ -189,12 +198,73 @@ def test_summaries_are_what_they_say():
     json.dumps(entry)
 
 
+def test_who_wins_is_counted_in_evaluations_seconds_and_bits():
+    ours = curve("far_sign", 0, [0.7, 0.8, 0.82])
+    other = [row | {"aggregator": "mean"} for row in curve("cyber0", 0, [0.5, 0.7, 0.85])]
+    other = [row | {"seconds": 9 * row["seconds"]} for row in other]
+    never = [row | {"aggregator": "krum"} for row in curve("cyber0", 0, [0.1, 0.1, 0.1])]
+    summary = figures.summarise(ours + never + other)
+    _, lines = table3.wins_table(summary)
+    assert lines == [
+        ["cyber0 krum", "none", "+72.0", "always", "always", "always"],
+        ["cyber0 mean", "none", "-3.0", "1.5", "13.5", "1.5"],
+    ]
+    assert table3.fastest(summary, "none")["aggregator"] == "mean"
+    assert table3.fastest(summary, "alie") is None
+
+
+def test_the_published_table_is_complete():
+    assert len(table3.PUBLISHED) == 7 * 5
+    assert table3.PUBLISHED["cyber0 median", "constant:value=100"] == (83.8, 350, None)
+    assert table3.PUBLISHED["far_sign", "sign_flip"] == (86.9, 37, 120)
+
+
+def test_the_best_worst_case_is_chosen():
+    scores = np.asarray([[0.9, 0.2], [0.7, 0.6001], [0.65, 0.6004], [0.5, 0.5]])
+    assert tune.choose(scores) == 1  # 60.0 % twice in the worst attack, then the mean
+
+
+def test_table3_figure1_and_tune_run_baselines_in_lockstep(tmp_path):
+    small = ["--dataset=mnist_subset", "--seeds=2", "--events=60", "--eval_every=30"]
+    small += ["--directions=5", "--attacks=none,alie,constant", "--aggregators=mean,krum"]
+    out = tmp_path / "table3"
+    code, text, err = run("experiments.table3", "--out", out, *small)
+    assert code == 0, err
+    rows = read(out)
+    assert len(rows) == (1 + 2) * 3 * 2 * 2  # methods, attacks, seeds, records
+    assert {row["aggregator"] for row in rows} == {"", "mean", "krum:f=4"}
+    cyber = [row for row in rows if row["method"] == "cyber0"]
+    assert {row["bits_up"] for row in cyber} == {str(32 * 25450 * n) for n in (30, 60)}
+    clocked = {
+        (e["method"], e["aggregator"]): e for e in json.loads((out / "clock.json").read_text())
+    }
+    assert len(clocked) == 3
+    for row in rows:  # seconds are those of a run alone
+        us = clocked[row["method"], row["aggregator"]]["us"]
+        assert float(row["seconds"]) == pytest.approx(1e-6 * us * int(row["event"]))
+    assert "cyber0 krum:f=4" in text and (out / "wins.md").exists()
+    assert r"\begin{tabular}" in (out / "table.tex").read_text()
+
+    (out / "figure1.png").unlink()
+    code, _, err = run("experiments.figure1", "--out", out, *small)
+    assert code == 0, err
+    assert (out / "figure1.png").stat().st_size > 10_000 and read(out) == rows
+
+    code, text, err = run("experiments.tune", "--out", tmp_path / "tune", *small)
+    assert code == 0, err
+    assert text.count("(chosen)") == 3
+    rows = read(tmp_path / "tune")
+    assert len(rows) == (1 + 2) * 3 * 2 * len(tune.MULTIPLES)
+    steps = {float(r["step_size"]) for r in rows if r["method"] == "cyber0"}
+    assert steps == pytest.approx({0.05 * m for m in tune.MULTIPLES})
+
+
 @pytest.mark.parametrize(
     ("text", "seeds"), [("3", (0, 1, 2)), ("4,2", (4, 2)), ("7,", None), ("0", None)]
 )
 def test_seeds(text, seeds):
     if seeds is None:
         with pytest.raises(InvalidConfig):
-            panel.parse_seeds(text)
+            config.parse_seeds(text)
     else:
-        assert panel.parse_seeds(text) == seeds
+        assert config.parse_seeds(text) == seeds

@@ -4,25 +4,72 @@ import pathlib
 import re
 import tomllib
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import farsign_jax
-from farsign_jax import attacks, datasets, methods, partitions
+from farsign_jax import (
+    Build,
+    Feedback,
+    aggregators,
+    arrivals,
+    attacks,
+    datasets,
+    methods,
+    partitions,
+    preaggregators,
+    simulate,
+)
+from tests import helpers
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
+EXAMPLE, NEW_RULE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
 def test_the_library_example_runs_and_learns(capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    example = EXAMPLE
     exec(compile(example, "README.md", "exec"), {})
     record = eval(capsys.readouterr().out)
     expected = float(re.findall(r"'test_accuracy': about ([\d.]+)", example)[0])
     assert record["test_accuracy"] == pytest.approx(expected, abs=0.02)
 
 
+def test_an_aggregator_is_one_function_and_one_line(monkeypatch):
+    monkeypatch.setattr(aggregators, "AGGREGATORS", dict(aggregators.AGGREGATORS))
+    exec(compile(NEW_RULE, "README.md", "exec"), {})
+    x = jnp.asarray([[3.0, 4.0], [0.0, 1.0], [0.0, 2.0], [jnp.nan, 0.0]])
+    rule = aggregators.make("shortest:count=2")
+    np.testing.assert_allclose(rule(x), [0, 1.5])
+    np.testing.assert_allclose(
+        aggregators.make("clipping:c=1+shortest", count=1)(x), [0.6, 0.8]
+    )
+    problem = helpers.quadratic()
+    build = Build("basgd", "constant", (), Feedback(batch_size=8), OPTIONS)
+    system = build(problem, {"step_size": 0.1})
+    order = arrivals.uniform(jax.random.key(0), helpers.M, 500)
+    measure = helpers.distance(problem)
+    _, records = simulate.run(problem, system, order, byzantine=1, measure=measure)
+    assert records[-1]["distance"] < 0.5 * float(measure(problem.x0)["distance"])
+
+
+OPTIONS = (("aggregator", "shortest:count=2"), ("buffers", 5))
+
+
 @pytest.mark.parametrize(
-    "names", [attacks.ATTACKS, methods.METHODS, datasets.DATASETS, partitions.PARTITIONS]
+    "names",
+    [
+        aggregators.AGGREGATORS,
+        preaggregators.PREAGGREGATORS,
+        attacks.ATTACKS,
+        methods.METHODS,
+        datasets.DATASETS,
+        partitions.PARTITIONS,
+    ],
 )
 def test_tables_list_every_name(names):
     assert [name for name in names if f"`{name}`" not in README] == []

@@ -14,7 +14,7 @@ References:
 import jax
 import jax.numpy as jnp
 
-from farsign_jax.base import Array, Encoding, Problem, Schedule, Worker, as_schedule, require
+from farsign_jax.base import Problem, Schedule, Worker, as_schedule, require
 from farsign_jax.directions import Sphere
 from farsign_jax.oracles.sphere_mlp import dense_loss_changes
 from farsign_jax.oracles.zeroth_order import check, evaluation_noise
@@ -84,13 +84,9 @@ def sphere_two_point(
                 above, (up,) = losses_and_changes(x, plus, vectors, step, (1,))
                 below, (down,) = losses_and_changes(x, minus, vectors, step, (-1,))
                 difference = above.mean() - below.mean() + jnp.mean(up - down, axis=1)
-            noise = evaluation_noise(noise_key, k, noise_std, coupled)
-            measured: Array = (difference + noise) / (2 * radius)
-            value = measured if message == "scalar" else encode(query.direction, measured)
-        return state, value
+        noise = evaluation_noise(noise_key, k, noise_std, coupled)
+        return state, (difference + noise) / (2 * radius)
 
-    def encode(seed, measured):
-        return sphere.rebuild(seed, measured)
-
-    encoding = Encoding(k, encode) if message == "dense" else None
-    return Worker(lambda shard: (), respond, 2 * k, batch_size, encoding)
+    # The directions are drawn again from the seed; in one program the compiler sees that.
+    encode = sphere.rebuild if message == "dense" else None
+    return Worker(lambda shard: (), respond, 2 * k, batch_size, encode)
