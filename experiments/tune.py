@@ -5,8 +5,9 @@
 
 Each method, with each aggregator, tries the same six multiples of its `paper` step size under
 every attack, in runs of half the length and one seed, with a sixth of the training set held out
-for validation; the test set is not looked at. The best multiple is the one with the highest accuracy in its worst attack (to 0.1 %,
-then on average over attacks). Writes table.md, results.csv and results.json.
+for validation; the test set is not looked at. The best multiple is the one with the highest
+accuracy in its worst attack (to 0.1 %, then on average over attacks). Writes table.md,
+results.csv and results.json.
 """
 
 import numpy as np

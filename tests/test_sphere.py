@@ -70,7 +70,8 @@ def test_rebuilding_is_unbiased():
 def ask(problem, sphere, worker, dtype=jnp.float32):
     zero = jnp.zeros((), jnp.int32)
     query = Query(problem.x0.astype(dtype), zero, SEED, zero)
-    return worker.respond((), query, problem.shard(zero), jax.random.key(3))[1]
+    value = worker.respond((), query, problem.shard(zero), jax.random.key(3))[1]
+    return value if worker.encode is None else worker.encode(SEED, value)
 
 
 @pytest.mark.parametrize("coupled", [True, False])
@@ -135,7 +136,7 @@ def test_a_liar_may_lie_about_its_measurements_or_its_message():
     everything = lambda x, **_: x[0]  # noqa: E731
     server = buffered(5, everything, buffers=1, step_size=1.0, directions=sphere)
     for space in ("measured", "message"):
-        system = System(server, worker, attacks.constant(3.0, space=space))
+        system = System(server, worker, attacks.make("constant", space, value=3.0))
         mask = np.arange(5) < 1
         run, _ = simulate.run(problem, system, [0], byzantine=mask)
         moved = problem.x0 - run.server.params
@@ -150,6 +151,38 @@ def test_a_liar_may_lie_about_its_measurements_or_its_message():
         )
 
 
+@pytest.mark.parametrize("space", attacks.SPACES)
+def test_an_omniscient_liar_knows_what_was_measured_or_what_was_said(space):
+    """ALIE with z = 0 repeats the mean of the two honest workers heard before it."""
+    problem = helpers.digits(workers=3)
+    sphere = directions.sphere(problem.x0.size, 4)
+    worker = oracles.sphere_two_point(problem, sphere, batch_size=8)
+    heard = []
+
+    def watch(x, **_):
+        return x[0]
+
+    server = buffered(3, watch, buffers=1, step_size=1.0, directions=sphere)
+    system = System(server, worker, attacks.make("alie", space, z=0.0))
+    keys = simulate.keys_lib.split(0)
+    lies = jnp.asarray([False, False, True])
+    run = simulate.start(system, problem, keys, "fresh")
+    assert set(run.memory.said) == {space}
+    for i in (0, 1, 2):
+        before = run.server.params
+        run, _ = simulate.event(system, problem, lies, keys, "fresh", run, jnp.int32(i))
+        heard.append(before - run.server.params)
+    said = run.memory.said[space]
+    assert said.shape == ((3, 4) if space == "measured" else (3, problem.x0.size))
+    if space == "message":
+        want = (heard[0] + heard[1]) / 2
+    else:
+        number = jnp.int32(2)
+        seed = sphere.draw(simulate.keys_lib.message(keys.queries, number, number))
+        want = sphere.rebuild(seed, said[:2].mean(axis=0))
+    np.testing.assert_allclose(heard[2], want, rtol=1e-3, atol=1e-4)
+
+
 def test_bad_input_is_refused():
     problem = helpers.digits()
     sphere = directions.sphere(problem.x0.size, 5)
@@ -157,5 +190,5 @@ def test_bad_input_is_refused():
         oracles.sphere_two_point(problem, sphere, batch_size=8, message="smoke")
     with pytest.raises(InvalidConfig, match="at least one direction: got k=0"):
         directions.sphere(5, 0)
-    with pytest.raises(InvalidConfig, match="space is 'message' or 'measured'"):
-        attacks.gaussian(space="outer")
+    with pytest.raises(InvalidConfig, match=r"space is one of .*: got .outer."):
+        attacks.make("gaussian", space="outer")
