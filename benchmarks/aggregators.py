@@ -14,6 +14,7 @@ Writes aggregators.json and aggregators.md under --out (default results/aggregat
 
 import functools
 import importlib.util
+import inspect
 import json
 import math
 import pathlib
@@ -65,16 +66,8 @@ def tolerated(name: str, rows: int) -> int:
 
 
 def needs_f(name: str) -> bool:
-    return name in (
-        "trimmed_mean",
-        "meamed",
-        "krum",
-        "multi_krum",
-        "bulyan",
-        "mda",
-        "nnm",
-        "arc",
-    )
+    takes = inspect.signature((aggregators.AGGREGATORS | PREAGGREGATORS)[name]).parameters
+    return "f" in takes
 
 
 def ours(name: str, x: jax.Array) -> Callable[[], Any]:

@@ -17,7 +17,7 @@ from experiments import figures, panel
 from experiments.config import Config
 from farsign_jax import results, sweeps
 
-EVENTS = 105  # three sets of eleven buffers on average
+EVENTS = 105  # eleven buffers are full three times, on average over pieces
 REPEATS = 5
 
 
@@ -27,21 +27,43 @@ def clock(
     """Microseconds per event and run: median and range of `repeats` pieces of a run.
 
     Each piece has `events` events and follows the one before; the first, unclocked, warms up.
+    Where the schedule ends, it begins again.
     """
     args = (lanes.problem, lanes.seeds, lanes.hyper, lanes.byzantine)
     run = sweeps._start(program, delivery, *args[:3])
-    chunk = lanes.schedules[:, :events]
+    total = lanes.schedules.shape[1]
+    events = min(events, total)
     begin = time.perf_counter()
+    chunk = lanes.schedules[:, :events]
     advance = sweeps._advance.lower(program, delivery, *args, run, chunk).compile()
     compile_s = time.perf_counter() - begin
     times = []
     for repeat in range(repeats + 1):
+        at = repeat * events % (total - events + 1)
+        chunk = lanes.schedules[:, at : at + events]
         begin = time.perf_counter()
         run, _ = jax.block_until_ready(advance(*args, run, chunk))
         if repeat:
             times.append(1e6 * (time.perf_counter() - begin) / chunk.size)
     figures = {"us": statistics.median(times), "us_min": min(times), "us_max": max(times)}
     return figures | {"compile_s": compile_s}
+
+
+def _read(folder: results.Folder) -> dict[tuple[str, str], dict[str, Any]]:
+    """What is in clock.json, if it was clocked on this machine, with these versions."""
+    path = folder.path / "clock.json"
+    if not path.exists():
+        return {}
+    record = json.loads(path.read_text())
+    if record["environment"] != results.environment():
+        print("clock.json is of another machine or version: clocked anew", file=sys.stderr)
+        return {}
+    return {(entry["method"], entry["aggregator"]): entry for entry in record["clock"]}
+
+
+def _write(folder: results.Folder, known: dict[tuple[str, str], dict[str, Any]]) -> None:
+    record = {"environment": results.environment(), "clock": list(known.values())}
+    results.write_text(folder.path / "clock.json", json.dumps(record, indent=1) + "\n")
 
 
 def alone(
@@ -51,11 +73,7 @@ def alone(
 
     Without attack: what an adversary computes is not a cost of the method.
     """
-    path = folder.path / "clock.json"
-    known: dict[tuple[str, str], dict[str, Any]] = {}
-    if path.exists():
-        entries = json.loads(path.read_text())
-        known = {(entry["method"], entry["aggregator"]): entry for entry in entries}
+    known = _read(folder)
     jobs = panel.jobs_of(dataclasses.replace(config, attacks=("none",)))
     todo = [
         (job, number)
@@ -65,6 +83,8 @@ def alone(
     ]
     if not todo:
         return known
+    if known:
+        print(f"clock.json: {len(known)} methods of an earlier sitting", file=sys.stderr)
     setting = panel.prepare(config, data_dir)
     for job, number in todo:
         build, lanes = job.alone(setting, number)
@@ -108,8 +128,3 @@ def end_to_end(
         entry |= {"end_to_end_events": events, "end_to_end_seconds": seconds}
         _write(folder, known)
     return entry["end_to_end_seconds"]
-
-
-def _write(folder: results.Folder, known: dict) -> None:
-    text = json.dumps(list(known.values()), indent=1) + "\n"
-    results.write_text(folder.path / "clock.json", text)

@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,7 @@ from experiments.config import (
     check,
     parse_seeds,
 )
-from farsign_jax import results
+from farsign_jax import aggregators, results
 from farsign_jax.aggregators import AGGREGATORS
 from farsign_jax.base import InvalidConfig, lookup
 from farsign_jax.datasets import DATASETS, DataError
@@ -76,7 +77,8 @@ flags.DEFINE_float("validation", None, "Share of the training set to measure on 
 def split(texts: list[str]) -> tuple[str, ...]:
     """`none,alie:z=1.5,ddof=1,sign_flip` as three names: option=value belongs to the last."""
     found: list[str] = []
-    for item in ",".join(texts).replace(" ", ",").split(","):
+    text = re.sub(r"\s*([+:=])\s*", r"\1", ",".join(texts))  # a + b is one name
+    for item in re.split(r"[,\s]+", text):
         if "=" in item and ":" not in item and found:
             found[-1] += f",{item}"
         elif item:
@@ -101,7 +103,10 @@ def configure(base: Config) -> Config:
             value = parse_seeds(value)
         elif field.name in USUAL:
             usual = {text.partition(":")[0]: text for text in USUAL[field.name]}
-            value = tuple(usual.get(name, name) for name in split(value))
+            names = split(value)
+            if field.name == "aggregators":  # Krum is krum
+                names = [n if n[-1:] == ":" else aggregators.canonical(n) for n in names]
+            value = tuple(usual.get(name, name) for name in names)
         given[field.name] = value
     config = dataclasses.replace(base, **given)
     check(config)

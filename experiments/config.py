@@ -90,10 +90,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def _number(text: str) -> Any:
+    """A finite number, or the text itself."""
     try:
-        return int(text) if text.lstrip("+-").isdigit() else float(text)
+        value = int(text) if text.lstrip("+-").isdigit() else float(text)
     except ValueError:
         return text
+    return value if np.isfinite(value) else text
 
 
 def parse(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
@@ -103,6 +105,8 @@ def parse(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
     for item in filter(None, rest.split(",")):
         option, equals, value = item.partition("=")
         require(equals, f"options are option=value: got {item!r} in {text!r}")
+        twice = option in dict(options)
+        require(not twice, f"{option!r} is given twice in {text!r}")
         options.append((option, _number(value)))
     return name, tuple(options)
 
@@ -146,9 +150,14 @@ def check(config: Config) -> None:
         hyper_of(name, config.preset)
         for option, _ in options:
             lookup(f"option of {name}", option, dict.fromkeys(options_of(name)))
-        rule = f"{name} needs buffers >= 2q + 1: got buffers={config.buffers}, "
-        enough = config.buffers >= 2 * config.byzantine + 1
-        require(enough or "buffers" not in options_of(name), f"{rule}q={config.byzantine}")
+            require(option != "aggregator", f"aggregators are --aggregators: got {method!r}")
+        if "buffers" in options_of(name):
+            count, q = dict(options).get("buffers", config.buffers), config.byzantine
+            require(
+                isinstance(count, int), f"{name} needs a whole number buffers: got {count!r}"
+            )
+            rule = f"{name} needs buffers >= 2q + 1: got buffers={count}, q={q}"
+            require(count >= 2 * q + 1, rule)
     for attack in config.attacks:
         parse_attack(attack)
     for aggregator in config.aggregators:

@@ -192,6 +192,7 @@ class Job:
         """Columns of the sweep as [S, E, G * H * A], lanes in the order (g, h, a)."""
         if self.lockstep:
             lanes = len(self.runs) * self.points
+            columns = columns | {"seconds": columns["seconds"] / lanes}  # a run's share
             return {
                 name: c if c.ndim == 3 else np.repeat(c[..., None], lanes, axis=2)
                 for name, c in columns.items()

@@ -170,7 +170,7 @@ def trimmed_mean(f: Any = None, fraction: Any = None) -> Rule:
         return _plain("trimmed_mean", _trimmed_mean, MAJORITY, f)
     if is_concrete(fraction):
         rule = f"trimmed_mean needs 0 <= fraction < 0.5: got {fraction!r}"
-        require(isinstance(fraction, int | float | np.number), rule)
+        require(np.ndim(fraction) == 0 and np.isreal(fraction), rule)
         require(0 <= fraction < 0.5, rule)
 
     def core(x, mask, start, key):
@@ -349,8 +349,8 @@ def multi_krum(
     neighbours="n-f-1", for which m may be as large as n - f; with f = 0 that is the mean.
 
     Args:
-        m: how many; None or "n-f-2" (the paper, C-KU), "n-f" (ByzFL), or a number (flower,
-            byzpy, epfml).
+        m: how many; None or "n-f-2" (the paper, C-KU), a number up to that (flower, byzpy,
+            epfml), or "n-f" (ByzFL), which is more than the paper allows.
         f, neighbours, power, strict: as for `krum`; strict=False also lets m be up to n - f.
 
     References:
@@ -494,16 +494,32 @@ def mda(f: int) -> Rule:
 # By an iteration.
 
 
+def _minimiser(x: Array, present: Array) -> tuple[Array, Array]:
+    """Is one of the rows the geometric median, and which: the pull of the others is at most 1.
+
+    Repeated rows count as often as they are there.
+    """
+    distances = jnp.sqrt(square_distances(x, present))
+    others = present[None] & (distances > 0)
+    weights = jnp.where(others, 1 / jnp.where(others, distances, 1), 0)
+    same = (present[None] & (distances == 0)).sum(axis=1).astype(x.dtype)
+    pulls = jax.lax.map(lambda row: norms(pull(x, *row)[None])[0], (weights, x))
+    excess = jnp.where(present, pulls - same, jnp.inf)
+    # Up to rounding: beyond, Weiszfeld would creep towards the row for ever.
+    slack = 4 * x.shape[0] * jnp.finfo(x.dtype).eps
+    return excess.min() <= slack, x[jnp.argmin(excess)]
+
+
 @jax.jit
 def _geometric_median(x, mask, iterations, tolerance):
     x, present = cleaned(x, mask)
+    found, row = _minimiser(x, present)
     z = middle_of(sort_rows(listed_last(x, present)), number(present))
-    z = jnp.where(present.any(), z, 0)
-    # A relative change below rounding is noise.
-    tolerance = jnp.maximum(tolerance.astype(x.dtype), jnp.finfo(x.dtype).eps)
+    z = jnp.where(present.any(), jnp.where(found, row, z), 0)
+    count = jnp.maximum(number(present), 1).astype(x.dtype)
 
     def step(state):
-        z, count, _ = state
+        z, steps, _ = state
         r = norms(x - z[None])
         here = present & (r == 0)
         weights = jnp.where(present & ~here, 1 / jnp.where(r > 0, r, 1), 0)
@@ -513,22 +529,25 @@ def _geometric_median(x, mask, iterations, tolerance):
         stay = jnp.where(strength > held, held / jnp.where(strength > 0, strength, 1), 1)
         total = weights.sum()
         change = (1 - stay) * force / jnp.where(total > 0, total, 1)
-        moved = jnp.sqrt((change**2).sum()) > tolerance * jnp.sqrt(((z + change) ** 2).sum())
-        return z + change, count + 1, moved
+        spread = jnp.where(present, r, 0).sum() / count
+        moved = jnp.sqrt((change**2).sum()) > tolerance * spread
+        return z + change, steps + 1, moved
 
     def going(state):
         return state[2] & (state[1] < iterations)
 
-    return jax.lax.while_loop(going, step, (z, jnp.int32(0), present.any()))[0]
+    return jax.lax.while_loop(going, step, (z, jnp.int32(0), present.any() & ~found))[0]
 
 
-def geometric_median(iterations: Any = 100, tolerance: Any = 1e-8) -> Rule:
-    """argmin_z sum_i |z - x_i|, to convergence. Tolerates f < n / 2; O(n d) per iteration.
+def geometric_median(iterations: Any = 1000, tolerance: Any = 1e-8) -> Rule:
+    """argmin_z sum_i |z - x_i|. Tolerates f < n / 2; O(n^2 d), and O(n d) per iteration.
 
-    Weiszfeld's iteration z <- sum(x_i / r_i) / sum(1 / r_i) with r_i = |z - x_i|, from the
-    coordinate-wise median. Where z has hit w of the rows, Vardi and Zhang: with
-    R = |sum of (x_i - z) / r_i over the others|, stay if R <= w, else go 1 - w / R of the
-    way. Stops where the relative change is below `tolerance` (or below rounding).
+    First it is asked whether one of the rows is the minimiser: x_j is where the pull
+    R_j = |sum of (x_i - x_j) / |x_i - x_j| over the others| is at most the number of rows at
+    x_j. Otherwise Weiszfeld's iteration z <- sum(x_i / r_i) / sum(1 / r_i), r_i = |z - x_i|,
+    from the coordinate-wise median; where z has hit w of the rows, Vardi and Zhang's step,
+    1 - w / R of the way. Stops where a step is below `tolerance`, or rounding, of the mean
+    distance; steps are shorter than the way that is left, above all near a row.
 
     ByzFL's GeometricMedian is `rfa(nu=0.1, iterations=3, start="zero")`, not converged.
 
@@ -541,7 +560,8 @@ def geometric_median(iterations: Any = 100, tolerance: Any = 1e-8) -> Rule:
 
     def core(x, mask):
         steps = jnp.asarray(iterations, jnp.int32)
-        return _geometric_median(x, mask, steps, jnp.asarray(tolerance, x.dtype))
+        least = jnp.maximum(jnp.asarray(tolerance, x.dtype), jnp.finfo(x.dtype).eps)
+        return _geometric_median(x, mask, steps, least)
 
     return _plain("geometric_median", core)
 
@@ -609,9 +629,9 @@ def _centered_clipping(x, mask, start, tau, iterations):
 def centered_clipping(tau: Any = 10.0, iterations: Any = 1) -> Rule:
     """v <- v + (1 / n) sum_i (x_i - v) min(1, tau / |x_i - v|), from v = `start`.
 
-    `start` is the previous output, zeros at first; the caller keeps it. One iteration moves
-    v by at most tau. Tolerates f < n / 2 (the theory: about n / 10); O(n d) per iteration.
-    n counts the rows present.
+    `start` is the previous output, zeros at first or where it is not finite; the caller keeps
+    it. One iteration moves v by at most tau. Tolerates f < n / 2 (the theory: about n / 10);
+    O(n d) per iteration. n counts the rows present.
 
     Args:
         tau: 10 in the paper, 10 / (1 - beta) with momentum beta; 100 in ByzFL, which keeps
@@ -627,6 +647,7 @@ def centered_clipping(tau: Any = 10.0, iterations: Any = 1) -> Rule:
 
     def core(x, mask, start, key):
         v = jnp.zeros_like(x[0]) if start is None else jnp.asarray(start, x.dtype)
+        v = jnp.where(jnp.isfinite(v).all(), v, 0)  # or it would stay so for ever
         rule = f"centered_clipping needs a start of shape {x.shape[1:]}: got {v.shape}"
         require(v.shape == x.shape[1:], rule)
         steps = jnp.asarray(iterations, jnp.int32)
@@ -702,6 +723,14 @@ def parse(text: str) -> tuple[Stage, ...]:
             options[option] = _value(value)
         stages.append((_canonical(name.strip()), options))
     return tuple(stages)
+
+
+def canonical(text: str) -> str:
+    """The same description in the registries' names: `nnm:f=2+krum` for `NNM:f=2+Krum`."""
+    names = [name for name, _ in parse(text)]
+    parts = re.split(r"\+(?![0-9])", text)
+    rest = (part.strip().partition(":")[1:] for part in parts)
+    return "+".join(name + "".join(tail) for name, tail in zip(names, rest, strict=True))
 
 
 def _stages(spec: Any) -> tuple[Stage, ...]:

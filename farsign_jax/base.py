@@ -73,15 +73,17 @@ class Server(NamedTuple):
 
     `recall(state, direction)` reads what each worker has said about these directions out of
     the server's own memory, as `(said, heard)`. A server that keeps no such memory leaves it
-    out; the driver then remembers, and only where an attack wants to know.
+    out; the driver then remembers, and only where an attack wants to know, what it takes to be
+    comparable: whole gradients, and answers about directions where the server says so.
     """
 
-    init: Callable[[Array], PyTree]
+    init: Callable[..., PyTree]  # (params, key) -> state; the key is for servers that draw
     query: Callable[[PyTree, Array, Key], Query]
     update: Callable[[PyTree, Report], tuple[PyTree, dict[str, Array]]]
     num_workers: int
     recall: Callable[[PyTree, PyTree], tuple[Array, Array]] | None = None
     scheduled: tuple[str, ...] = ("step",)
+    comparable: bool = False
 
 
 class Worker(NamedTuple):
@@ -103,13 +105,13 @@ class Attack(NamedTuple):
 
     `space` says what it lies about, where workers encode: its "message", or what it
     "measured", which it then encodes as an honest worker would; `report.value` and
-    `view.said` are these.
+    `view.said` are these. Several attacks side by side (`lockstep`) have a tuple of them.
     """
 
     init: Callable[[int], PyTree]
     forge: Callable[[PyTree, Report, View, Key], tuple[PyTree, Array]]
     omniscient: bool = False  # must the driver fill `View.said` and `View.heard`?
-    space: str = "message"
+    space: str | tuple[str, ...] = "message"
 
 
 class System(NamedTuple):

@@ -173,9 +173,8 @@ class Sphere(NamedTuple):
     def rebuild(self, seed: Array, amounts: Array) -> Array:
         """d/k * sum_l amounts_l u_l, f32[d]: unbiased where amounts_l = u_l . g."""
         z, lengths = self.vectors(seed)
-        return (self.dim / self.k) * (
-            (amounts / lengths.astype(amounts.dtype)) @ z.astype(amounts.dtype)
-        )
+        z, lengths = z.astype(amounts.dtype), lengths.astype(amounts.dtype)
+        return (self.dim / self.k) * jnp.matmul(amounts / lengths, z, precision="highest")
 
 
 def sphere(dim: int, k: int) -> Sphere:

@@ -22,6 +22,7 @@ class RunKeys(NamedTuple):
     queries: Key
     batches: Key
     attacks: Key
+    server: Key
 
 
 def split(seed: int | Array) -> RunKeys:

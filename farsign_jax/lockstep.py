@@ -89,11 +89,12 @@ def _server(
 ) -> Server:
     lanes = len(jax.tree.leaves(hypers[0])[0])
 
-    def init(params):
+    def init(params, key):
         states = []
         for make, hyper in zip(makers, hypers, strict=True):
-            like = jax.eval_shape(first.init, params)
-            begin = jax.vmap(lambda h, m=make: m(h).init(params), out_axes=_axes(first, like))
+            like = jax.eval_shape(first.init, params, key)
+            axes = _axes(first, like)
+            begin = jax.vmap(lambda h, m=make: m(h).init(params, key), out_axes=axes)
             states.append(begin(hyper))
         return LockstepState(tuple(states))
 
@@ -103,6 +104,9 @@ def _server(
 
     def update(state, reports):
         states = []
+        finite = jnp.isfinite(reports.value).all(axis=tuple(range(2, reports.value.ndim)))
+        present = reports.worker < first.num_workers
+        info = {"nonfinite": jnp.sum(present[:, None] & ~finite, axis=0)}  # of each lane
         for g, (make, hyper) in enumerate(zip(makers, hypers, strict=True)):
             old = state.servers[g]
             axes = _axes(first, old)
@@ -113,9 +117,9 @@ def _server(
             value = reports.value[:, g * lanes : (g + 1) * lanes]
             hear = jax.vmap(hear, in_axes=(0, axes, 1), out_axes=axes)
             states.append(hear(hyper, old, value))
-        return LockstepState(tuple(states)), {}
+        return LockstepState(tuple(states)), info
 
-    return Server(init, query, update, first.num_workers)
+    return Server(init, query, update, first.num_workers, comparable=first.comparable)
 
 
 def _worker(worker: Worker) -> Worker:
@@ -176,5 +180,5 @@ def _attack(
         value = jnp.stack([stack([value for _, value in row]) for row in lies], axis=2)
         return after, value.reshape(report.value.shape)
 
-    omniscient = any(attack.omniscient for attack in attacks)
-    return Attack(init, forge, omniscient, space="lanes")
+    watched = {str(attack.space) for attack in attacks if attack.omniscient}
+    return Attack(init, forge, bool(watched), space=tuple(sorted(watched)))

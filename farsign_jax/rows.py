@@ -5,7 +5,8 @@ What holds for every rule of `aggregators` and every one of `preaggregators`:
 Who is absent. A row outside the mask counts for nothing: the result is the one of x[mask].
 A row with NaN or an infinity is treated like an absent one, and so is, where distances or
 norms matter, a finite number too large to be squared and summed: above
-sqrt(largest number) / 2^14, 1e15 in float32.
+sqrt(largest number) / 2^14, 1e15 in float32. (Nothing is done about the other end: distances
+below 1e-19 are 0 in float32.)
 
 Why that keeps the guarantee. Honest rows are finite, so of f liars the k rows left out were
 liars, and at most f - k of the n - k that stay are. The rule then runs with
@@ -94,6 +95,7 @@ def positive(name: str, option: str, value: Any) -> Any:
     if is_concrete(value):
         rule = f"{name} needs {option} > 0: got {value!r}"
         require(isinstance(value, int | float | np.number | np.ndarray | jax.Array), rule)
+        require(np.ndim(value) == 0, rule)
         require(value > 0, rule)
     return value
 

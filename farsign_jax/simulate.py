@@ -101,7 +101,7 @@ def lie(
 
     `view.said` is a dict over spaces, `view.heard` bool[m] or bool[m, k].
     """
-    if attack.space == "lanes":  # of `lockstep`, which sorts this out for each of its attacks
+    if isinstance(attack.space, tuple):  # of several attacks, each of which calls this again
         return attack.forge(state, report, view, key)
     measured = attack.space == "measured" and encode is not None
     if measured:
@@ -229,7 +229,7 @@ def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: st
         f"the server is for {server.num_workers} workers, the problem has {m}",
     )
     everyone = jnp.arange(m, dtype=jnp.int32)
-    state = server.init(jnp.copy(problem.x0))  # x0 is not the loop's to donate
+    state = server.init(jnp.copy(problem.x0), keys.server)  # x0 is not the loop's to donate
     workers = jax.vmap(lambda i: worker.init(problem.shard(i)))(everyone)
 
     def first(i):
@@ -242,18 +242,18 @@ def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: st
     memory: Any = ()
     if attack.omniscient and server.recall is None:
         report = jax.eval_shape(first, everyone[0])
+        whole = worker.encode is not None or not jax.tree.leaves(report.direction)
         require(
-            worker.encode is not None or not jax.tree.leaves(report.direction),
+            server.comparable or whole,
             "an omniscient attack needs a server that can recall what was said about a "
             "direction, or whole gradients",
         )
-        watched = {"message": report.value, "measured": report.measured}
-        if attack.space != "lanes":
-            space = attack.space if worker.encode is not None else "message"
-            watched = {space: watched[space]}
-        elif worker.encode is None:
-            del watched["measured"]
-        said = {name: jnp.zeros((m, *a.shape), a.dtype) for name, a in watched.items()}
+        space = attack.space
+        spaces = (space,) if isinstance(space, str) else space
+        like = {"message": report.value, "measured": report.measured}
+        if worker.encode is None:
+            spaces = ("message",)
+        said = {name: jnp.zeros((m, *like[name].shape), like[name].dtype) for name in spaces}
         memory = Memory(said, jnp.zeros((m,), bool))
     return Run(state, workers, attack.init(m), inbox, memory, zero)
 
@@ -300,7 +300,7 @@ def bits_per_answer(system: System, problem: Problem) -> int:
     zero, key = jnp.zeros((), jnp.int32), jax.random.key(0)
 
     def once():
-        query = system.server.query(system.server.init(problem.x0), zero, key)
+        query = system.server.query(system.server.init(problem.x0, key), zero, key)
         state = system.worker.init(problem.shard(zero))
         value = system.worker.respond(state, query, problem.shard(zero), key)[1]
         encode = system.worker.encode

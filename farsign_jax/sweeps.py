@@ -76,6 +76,7 @@ class Lanes:
             simulate.check_batch(system, one.problem.sizes)
             attacks.byzantine_mask(one.problem.num_workers, one.byzantine)
             arrivals.check(one.schedules, one.problem.num_workers)
+        lane_bytes(build, self, delivery)  # parts that do not fit are refused at the start
 
 
 def _over_lanes(f: Callable, problem: Problem, *rest: Any) -> Any:
@@ -157,7 +158,7 @@ def sweep(
         Columns [L, E] for E records a lane: `event`, `seconds` (a lane's share of the time
         its batch spent in the loop), `staleness` (largest since the last record),
         `nonfinite` (messages with NaN or inf in them) and the measures; and the final params
-        f32[L, d]. Where a lane is several runs in lock-step, its measures are [L, E, runs],
+        f32[L, d]. Where a lane is several runs in lock-step, the last two are [L, E, runs] and
         its params f32[L, runs, d].
 
     Raises:
@@ -248,7 +249,8 @@ def _batch(
     begin = _start(build, delivery, problem, seeds, hyper)
 
     shapes = jax.eval_shape(measure, begin.server.params)
-    sizes = dict.fromkeys(("event", "seconds", "staleness", "nonfinite"), ())
+    inner = begin.server.params.shape[1:-1]
+    sizes = {"event": (), "seconds": (), "staleness": (), "nonfinite": inner}
     sizes |= {name: value.shape[1:] for name, value in sorted(shapes.items())}
     columns = {n: np.full((width, num_records, *size), np.nan) for n, size in sizes.items()}
     done = 0
@@ -277,7 +279,7 @@ def _batch(
             "event": end,
             "seconds": seconds,
             "staleness": np.asarray(info["staleness"]).reshape(width, -1).max(axis=1),
-            "nonfinite": np.asarray(info["nonfinite"]).reshape(width, -1).sum(axis=1),
+            "nonfinite": np.asarray(info["nonfinite"]).sum(axis=1),
         }
         row |= {name: np.asarray(v) for name, v in measure(run.server.params).items()}
         for name, value in row.items():

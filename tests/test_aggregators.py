@@ -726,3 +726,28 @@ def test_whatever_is_registered_keeps_the_contract(name):
         assert np.isfinite(rule(lie, start=jnp.zeros(D), key=jax.random.key(0))).all()
     wild = np.full_like(x, np.nan)
     np.testing.assert_array_equal(rule(wild), 0)
+
+
+@BOTH
+@pytest.mark.parametrize("offset", [0, 1e3, 1e6])
+def test_the_geometric_median_is_found_wherever_it_lies(dtype, offset):
+    """Also where it is one of the rows, towards which Weiszfeld's steps creep."""
+    with float64():
+        for seed in (8, 48, 3):
+            x = np.random.default_rng(seed).normal(size=(4 if seed == 48 else 9, 2))
+            want = weiszfeld(x, x.mean(0) + 1e-3, 1e-12, 20_000)
+            for row in x:  # a row may be better than anything near it
+                cost = [np.sqrt(((x - z) ** 2).sum(1)).sum() for z in (row, want)]
+                want = row if cost[0] <= cost[1] + 1e-12 else want
+            got = np.asarray(make("geometric_median")((x + offset).astype(dtype))) - offset
+            rounding = np.finfo(dtype).eps * max(offset, 1)
+            assert np.abs(got - want).max() < max(20 * rounding, 1e-6)
+
+
+def test_centered_clipping_recovers_from_a_start_that_is_not_finite():
+    x = sample()
+    rule = make("centered_clipping", tau=1.0)
+    for bad in (np.nan, np.inf):
+        start = np.zeros(D, np.float32)
+        start[2] = bad
+        assert_same(rule(x, start=start), rule(x))

@@ -94,14 +94,17 @@ def test_scalar_messages_share_directions_until_the_next_update():
         directions=sphere,
         message="scalar",
     )
-    state = server.init(problem.x0)
+    state, other = (server.init(problem.x0, jax.random.key(n)) for n in (0, 1))
     ask = lambda s, i: server.query(s, jnp.int32(i), jax.random.key(i)).direction  # noqa: E731
     np.testing.assert_array_equal(ask(state, 0), ask(state, 1))
     later = state._replace(step=state.step + 1)
     assert not np.array_equal(ask(state, 0), ask(later, 0))
+    assert not np.array_equal(ask(state, 0), ask(other, 0))  # another run
     old = Report(jnp.zeros(1, jnp.int32), jnp.full(1, -1, jnp.int32), (), jnp.ones((1, 4)))
     after, _ = server.update(state, old)
-    helpers.assert_same(after, state)  # along other directions: not comparable
+    # Along other directions: not comparable. But time goes on.
+    helpers.assert_same(after, state._replace(heard=after.heard))
+    assert int(after.heard) == 1
 
     worker = oracles.sphere_two_point(problem, sphere, batch_size=8, message="scalar")
     system = System(server, worker, attacks.constant(50.0))
@@ -117,12 +120,14 @@ def test_scalar_messages_share_directions_until_the_next_update():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"buffers": 8}, "need 1 <= buffers <= workers: got buffers=8, workers=7"),
-        ({"buffers": 0}, "need 1 <= buffers <= workers: got buffers=0"),
+        ({"buffers": 8}, "need buffers <= workers: got buffers=8, workers=7"),
+        ({"buffers": 0}, "a whole number buffers >= 1: got 0"),
+        ({"buffers": 2.5}, "a whole number buffers >= 1: got 2.5"),
+        ({"slots": [0, 1.5, 2, 0, 0, 0, 0]}, "slots are m=7 whole numbers"),
         ({"byzantine": 2}, r"need buffers >= 2q \+ 1: got buffers=3, q=2"),
         ({"step_size": -1.0}, "finite step_size > 0: got -1.0"),
         ({"slots": [0, 0, 0, 0, 0, 0, 0]}, r"every buffer needs a worker: none is in \[1, 2\]"),
-        ({"slots": [0, 1, 3]}, "slots are m=7 numbers 0..2"),
+        ({"slots": [0, 1, 3]}, "slots are m=7 whole numbers 0..2"),
         ({"message": "scalar"}, "scalar messages need directions"),
         ({"message": "loud"}, "message is 'dense' or 'scalar': got 'loud'"),
         ({"aggregator": aggregators.krum(f=1)}, r"krum needs n >= 2f \+ 3: got n=3, f=1"),

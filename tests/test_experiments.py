@@ -127,6 +127,11 @@ def test_interrupted_and_killed_commands_continue_bit_by_bit(tmp_path):
         ("--aggregators=bulyan:f=3", "bulyan needs n >= 4f + 3: got n=11, f=3"),
         ("--buffers=9", "cyber0 needs buffers >= 2q + 1: got buffers=9, q=5"),
         ("--methods=cyber0:buffers=26", "buffers <= workers: got buffers=26, workers=25"),
+        ("--methods=cyber0:buffers=3", "cyber0 needs buffers >= 2q + 1: got buffers=3, q=5"),
+        ("--methods=cyber0:buffers=11.5", "a whole number buffers: got 11.5"),
+        ("--methods=cyber0:aggregator=krum", "aggregators are --aggregators"),
+        ("--methods=cyber0:buffers=11,buffers=13", "'buffers' is given twice"),
+        ("--aggregators=Median,median", "--aggregators names one twice"),
         ("--methods=cyber0:bufers=11", "unknown option of cyber0 'bufers': did you mean"),
     ],
 )
@@ -154,9 +159,10 @@ def test_flags_override_the_preset_and_the_preset_the_experiment():
     command.FLAGS.preset = "smoke"
     command.FLAGS.seeds = "3,5"
     command.FLAGS.attacks = ["none,alie", "sign_flip:scale=3,source=honest_mean"]
-    command.FLAGS.aggregators = ["median,krum,rfa:nu=0.1,iterations=8,nnm:f=2+krum:f=2"]
+    command.FLAGS.aggregators = ["median,Krum,RFA:nu=0.1,iterations=8,NNM:f=2 + krum:f=2,RFA"]
     given = command.configure(base)
     rules = ("median", "krum:f=4", "rfa:nu=0.1,iterations=8", "nnm:f=2+krum:f=2")
+    rules += ("rfa:iterations=32",)
     assert given.aggregators == rules
     assert given.events == 300 and given.seeds == (3, 5) and given.directions == 50
     assert given.attacks == (
@@ -224,6 +230,24 @@ def test_the_published_table_is_complete():
     assert table3.PUBLISHED["far_sign", "sign_flip"] == (86.9, 37, 120)
 
 
+def test_rows_of_a_panel_in_lockstep_are_each_run_s_own():
+    given = config.Config(
+        methods=("basgd", "cyber0:message=scalar"),
+        aggregators=("median", "mean"),
+        attacks=("none", "nonfinite:kind=nan", "alie"),
+        dataset="mnist_subset",
+        seeds=(0,),
+        events=40,
+        eval_every=40,
+        directions=5,
+    )
+    rows = panel.run(given)
+    assert [row["nonfinite"] > 0 for row in rows] == [False, True, False] * 4
+    assert all(np.isfinite(row["test_loss"]) for row in rows)
+    assert rows[0]["bits_up"] == 40 * 32 * 25450 and rows[-1]["bits_up"] == 40 * 32 * 5
+    assert rows[0]["evaluations"] == 40 and rows[-1]["evaluations"] == 40 * 10
+
+
 def test_the_best_worst_case_is_chosen():
     scores = np.asarray([[0.9, 0.2], [0.7, 0.6001], [0.65, 0.6004], [0.5, 0.5]])
     assert tune.choose(scores) == 1  # 60.0 % twice in the worst attack, then the mean
@@ -241,7 +265,8 @@ def test_table3_figure1_and_tune_run_baselines_in_lockstep(tmp_path):
     cyber = [row for row in rows if row["method"] == "cyber0"]
     assert {row["bits_up"] for row in cyber} == {str(32 * 25450 * n) for n in (30, 60)}
     clocked = {
-        (e["method"], e["aggregator"]): e for e in json.loads((out / "clock.json").read_text())
+        (e["method"], e["aggregator"]): e
+        for e in json.loads((out / "clock.json").read_text())["clock"]
     }
     assert len(clocked) == 3
     for row in rows:  # seconds are those of a run alone

@@ -15,7 +15,8 @@ from tests import helpers
 
 FEEDBACK = Feedback(batch_size=8, directions=5, decay_every=40)
 RULES = ("mean", "krum:f=1", "centered_clipping:tau=1")
-ATTACKS = (("none", ()), ("alie", (("z", 1.5),)), ("mimic", ()), ("constant", ()))
+MEASURED = (("z", 1.5), ("space", "measured"))
+ATTACKS = (("none", ()), ("alie", MEASURED), ("mimic", ()), ("constant", ()))
 STEPS = (0.1, 0.02)
 EVENTS = 60
 
@@ -50,8 +51,9 @@ def first(params):
     return {"first": params[..., 0]}
 
 
-@pytest.mark.parametrize("method", ["cyber0", "basgd"])
-@pytest.mark.parametrize("delivery", simulate.DELIVERIES)
+@pytest.mark.parametrize(
+    ("method", "delivery"), [("cyber0", "outstanding"), ("basgd", "fresh")]
+)
 def test_every_lane_is_the_run_it_stands_for(method, delivery):
     problem = helpers.digits(workers=helpers.M)
     lanes = lanes_of(problem)
@@ -64,15 +66,14 @@ def test_every_lane_is_the_run_it_stands_for(method, delivery):
     ends = ends.reshape(*shape, -1)
     moved = np.abs(ends - np.asarray(problem.x0)).max(axis=-1)
     assert (moved > 0).all()
-    for lane, g, h, a in [(0, 0, 0, 0), (0, 1, 1, 1), (1, 2, 0, 1), (0, 2, 1, 2), (1, 0, 0, 3)]:
+    for lane, g, h, a in [(0, 1, 1, 1), (0, 2, 1, 2), (1, 0, 0, 3)]:
         system = build(method, RULES[g], ATTACKS[a])(problem, {"step_size": STEPS[h]})
         alone, _ = simulate.run(
             problem, system, lanes.schedules[lane], seed=lane, byzantine=2, delivery=delivery
         )
         # Matrix products of another size add in another order: equal up to rounding.
-        np.testing.assert_allclose(
-            alone.server.params, ends[lane, g, h, a], rtol=1e-4, atol=2e-5 * moved.max()
-        )
+        end, size = ends[lane, g, h, a], moved[lane, g, h, a]
+        np.testing.assert_allclose(alone.server.params, end, rtol=0, atol=1e-3 * size)
 
 
 def test_lanes_differ_and_an_interrupted_panel_resumes_with_the_same_bits(tmp_path):
@@ -80,9 +81,8 @@ def test_lanes_differ_and_an_interrupted_panel_resumes_with_the_same_bits(tmp_pa
     lanes = lanes_of(problem)
     program = everything("basgd")
     _, whole = sweeps.sweep(program, lanes, every=30, measure=first, max_lanes=1)
-    flat = whole.reshape(2, -1, whole.shape[-1])
-    for lane in flat:
-        assert len(np.unique(lane, axis=0)) > len(lane) // 2
+    for lane in whole.reshape(2, -1, whole.shape[-1]):
+        assert len(np.unique(lane, axis=0)) == len(lane)
 
     class Stop(Exception):
         pass

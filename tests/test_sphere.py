@@ -103,7 +103,7 @@ def test_structured_and_generic_oracle_agree_with_numpy(module, coupled):
 
 
 def test_float32_answers_stay_accurate_at_any_perturbation():
-    """Formed as changes: an error of 1e-4 of the answer where two losses would give noise."""
+    """Formed as changes: two parts in a thousand, where two losses would give noise."""
     problem = helpers.digits(models.MLP((8, 4)))
     sphere = directions.sphere(problem.x0.size, 20)
     for delta in (1e-2, 1e-4, 1e-6):

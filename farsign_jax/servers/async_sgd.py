@@ -47,7 +47,8 @@ def async_sgd(num_workers: int, *, step_size: float | Array | Schedule) -> Serve
         require((step_size > 0) & (step_size < float("inf")), rule)
     step_size = as_schedule(step_size)
 
-    def init(params):
+    def init(params, key=None):
+        del key  # nothing to draw
         return AsyncSGDState(params, jnp.zeros((), jnp.int32))
 
     def query(state, worker, key):

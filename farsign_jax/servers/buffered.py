@@ -26,6 +26,7 @@ import numpy as np
 
 from farsign_jax.base import Array, Query, Schedule, Server, as_schedule, require
 from farsign_jax.directions import Sphere
+from farsign_jax.rows import whole
 
 _LARGEST = 1e6
 
@@ -39,6 +40,7 @@ class BufferedState(NamedTuple):
     aggregate: Array  # f32[p], the last one, for rules that start from it
     heard: Array  # i32[], answers so far
     step: Array  # i32[], updates applied so far
+    seed: Array  # u32[2], of what the server draws itself
 
 
 def buffered(
@@ -51,7 +53,6 @@ def buffered(
     message: str = "dense",
     slots: Any = None,
     byzantine: int | None = None,
-    seed: int = 0,
 ) -> Server:
     """Asynchronous descent along a robust aggregate of B buffers.
 
@@ -69,7 +70,6 @@ def buffered(
             directions of an earlier update is not comparable, and dropped.
         slots: i32[m], the buffer of each worker; None, worker mod B.
         byzantine: q, if given, is checked against B.
-        seed: of the shared directions of `message="scalar"`.
 
     Returns:
         A `Server` for m workers. Non-finite numbers count as 0 and entries are clipped to
@@ -79,9 +79,9 @@ def buffered(
         InvalidConfig: on B not in 1..m, B < 2q + 1, a buffer without workers, a step size that
             is not positive, or a rule that does not take B rows.
     """
-    m, count = num_workers, buffers
+    m, count = num_workers, whole("buffered", "buffers", buffers, 1)
     require(m > 0, f"buffered needs at least one worker: got num_workers={m}")
-    require(1 <= count <= m, f"need 1 <= buffers <= workers: got buffers={count}, workers={m}")
+    require(count <= m, f"need buffers <= workers: got buffers={count}, workers={m}")
     if byzantine is not None:
         rule = f"need buffers >= 2q + 1: got buffers={count}, q={byzantine}"
         require(count >= 2 * byzantine + 1, rule)
@@ -93,13 +93,14 @@ def buffered(
     require(directions is not None or not scalar, "scalar messages need directions")
     step_size = as_schedule(step_size)
     table = np.arange(m) % count if slots is None else np.asarray(slots)
-    rule = f"slots are m={m} numbers 0..{count - 1}: got {slots}"
-    require(table.shape == (m,) and table.min() >= 0 and table.max() < count, rule)
+    rule = f"slots are m={m} whole numbers 0..{count - 1}: got {slots}"
+    require(table.shape == (m,) and np.issubdtype(table.dtype, np.integer), rule)
+    require(table.min() >= 0 and table.max() < count, rule)
     empty = sorted(set(range(count)) - set(table.tolist()))
     require(not empty, f"every buffer needs a worker: none is in {empty}")
     jax.eval_shape(aggregator, jax.ShapeDtypeStruct((count, 1), jnp.float32))
 
-    def init(params):
+    def init(params, key=None):
         d = params.shape[-1]
         size = d if directions is None else directions.dim
         require(size == d, f"the directions are for d={size}: got d={d}")
@@ -112,23 +113,24 @@ def buffered(
             aggregate=jnp.zeros((p,), params.dtype),
             heard=zero,
             step=zero,
+            seed=jax.random.bits(jax.random.key(0) if key is None else key, (2,), jnp.uint32),
         )
 
     def query(state, worker, key):
         if directions is None:
             direction: Any = ()
         else:
-            direction = directions.draw(_shared(state.step) if scalar else key)
+            direction = directions.draw(_own(state.seed, state.step) if scalar else key)
         return Query(state.params, worker, direction, state.step)
 
-    def _shared(step):
-        return jax.random.fold_in(jax.random.key(seed), step)
+    def _own(seed, step):
+        """The server's own key for the update to come."""
+        return jax.random.fold_in(jax.random.wrap_key_data(seed, impl="threefry2x32"), step)
 
     def hear(state, report):
         """One arrival; report without the leading axis."""
-        present = report.worker < m
-        if scalar:
-            present &= report.version == state.step
+        arrived = report.worker < m
+        present = arrived & (report.version == state.step) if scalar else arrived
         b = jnp.asarray(table, jnp.int32)[jnp.minimum(report.worker, m - 1)]
         finite = jnp.isfinite(report.value)
         answer = jnp.where(finite, jnp.clip(report.value, -_LARGEST, _LARGEST), 0.0)
@@ -141,11 +143,11 @@ def buffered(
         full = jnp.all(counts > 0)
 
         def combine(rows, last, step):
-            key = jax.random.fold_in(jax.random.key(seed + 1), step)
-            aggregate = aggregator(rows, start=last, key=key)
+            key = _own(state.seed, step)
+            aggregate = aggregator(rows, start=last, key=jax.random.fold_in(key, 1))
             if directions is None or not scalar:
                 return aggregate, aggregate
-            return aggregate, directions.rebuild(directions.draw(_shared(step)), aggregate)
+            return aggregate, directions.rebuild(directions.draw(key), aggregate)
 
         def wait(rows, last, step):
             return last, jnp.zeros_like(state.params)
@@ -158,8 +160,9 @@ def buffered(
             buffers=rows,
             counts=jnp.where(full, 0, counts),
             aggregate=aggregate,
-            heard=state.heard + present.astype(jnp.int32),
+            heard=state.heard + arrived.astype(jnp.int32),
             step=state.step + full.astype(jnp.int32),
+            seed=state.seed,
         )
 
     def update(state, reports):
@@ -169,5 +172,5 @@ def buffered(
             return hear(state, jax.tree.map(lambda a: a[0], reports)), {}
         return jax.lax.scan(lambda s, r: (hear(s, r), None), state, reports)[0], {}
 
-    scheduled = ("counts", "heard", "step")
-    return Server(init, query, update, m, scheduled=scheduled)
+    scheduled = ("counts", "heard", "step", "seed")
+    return Server(init, query, update, m, scheduled=scheduled, comparable=scalar)

@@ -95,7 +95,8 @@ def far_sign(
             arrival_rates = np.asarray(arrival_rates, np.float64)  # even rates weigh exactly 1
         require(arrival_rates > 0, f"arrival rates must be positive: got {arrival_rates}")
 
-    def init(params):
+    def init(params, key=None):
+        del key  # nothing to draw
         d = params.shape[-1]
         require(dictionary.dim == d, f"the dictionary is for d={dictionary.dim}: got d={d}")
         return FarSignState(
