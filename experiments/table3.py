@@ -9,9 +9,9 @@ CYBER-0 with seven aggregators, `mean` being no defence. `experiments.figure1` d
 runs. A bare attack or aggregator name has the numbers of this table (`krum` is `krum:f=4`).
 
 `alie` is `alie:z=1.5,space=measured`: a worker of CYBER-0 has k derivatives along directions of
-its own, and its liar replaces them by mean - z std of what honest workers measured along theirs,
-about the same number everywhere. With `space=message`, mean - z std of their gradients, all the
-baselines collapse, which the paper's do not; FAR-SIGN has but one space and one ALIE.
+its own, and its liar replaces them by mean - z std of what honest workers measured along
+theirs, about the same number everywhere. With `space=message`, mean - z std of their gradients,
+all the baselines collapse, which the paper's do not; FAR-SIGN has but one space and one ALIE.
 
 Evaluations, bits and seconds are those of the first record (every 50 events) at which the mean
 accuracy over seeds reaches 80 or 85 %. Seconds are events times the time of an event, clocked
