@@ -96,7 +96,7 @@ def curves(
     )
     # Dark to light, and the first one, ours, drawn on top.
     tones = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(methods)))
-    for x, line in zip(xs, axes, strict=True):
+    for row, (x, line) in enumerate(zip(xs, axes, strict=True)):
         places = _series(rows, x)
         for axis, attack in zip(line, attacks, strict=True):
             for number, method in enumerate(methods):
@@ -108,7 +108,7 @@ def curves(
                 axis.plot(at, values.mean(axis=0), label=method, **style)
                 low, high = values.min(axis=0), values.max(axis=0)
                 axis.fill_between(at, low, high, color=tones[number], alpha=0.15, lw=0)
-            if line is axes[0]:
+            if row == 0:
                 name = attack.partition(":")[0]  # with its options only where it must
                 alone = [a.partition(":")[0] for a in attacks].count(name) == 1
                 axis.set_title(name if alone else attack, fontsize=10)

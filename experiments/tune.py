@@ -1,7 +1,6 @@
 """Chooses the step sizes of `--preset tuned`, with the same search budget for every method.
 
-    python -m experiments.tune --methods far_sign        about 6 minutes on two cores
-    python -m experiments.tune --methods cyber0          MINUTES
+    python -m experiments.tune --methods far_sign,cyber0    20 minutes on two cores
 
 Each method, with each aggregator, tries the same six multiples of its `paper` step size under
 every attack, in runs of half the length and one seed, with a sixth of the training set held out
