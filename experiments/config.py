@@ -115,6 +115,8 @@ def parse_attack(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
     """`parse`, and the attack is made once, so that what cannot be made fails here."""
     name, options = parse(text)
     parameters = inspect.signature(lookup("attack", name, attacks.ATTACKS)).parameters
+    words = [o for o, p in parameters.items() if p.annotation is str]
+    options = tuple((o, str(v) if o in words else v) for o, v in options)
     for option, value in options:
         number = option in parameters and parameters[option].annotation is not str
         good = not number or (isinstance(value, int | float) and np.isfinite(value))

@@ -1,6 +1,6 @@
 """Chooses the step sizes of `--preset tuned`, with the same search budget for every method.
 
-    python -m experiments.tune --methods far_sign,cyber0    20 minutes on two cores
+    python -m experiments.tune    20 minutes on two cores
 
 Each method, with each aggregator, tries the same six multiples of its `paper` step size under
 every attack, in runs of half the length and one seed, with a sixth of the training set held out
@@ -17,7 +17,9 @@ from experiments.config import Config
 from farsign_jax import results
 from farsign_jax.base import require
 
-CONFIG = Config(seeds=(100,), validation=1 / 6, events=5000, eval_every=250)
+CONFIG = Config(
+    methods=("far_sign", "cyber0"), seeds=(100,), validation=1 / 6, events=5000, eval_every=250
+)
 MULTIPLES = tuple(2.0**i for i in range(-2, 4))
 
 

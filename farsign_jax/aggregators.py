@@ -495,7 +495,7 @@ def mda(f: int) -> Rule:
 
 
 def _minimiser(x: Array, present: Array) -> tuple[Array, Array]:
-    """Is one of the rows the geometric median, and which: the pull of the others is at most 1.
+    """Is one of the rows the geometric median, and which: the pull of the others is below 1.
 
     Repeated rows count as often as they are there.
     """
@@ -505,9 +505,9 @@ def _minimiser(x: Array, present: Array) -> tuple[Array, Array]:
     same = (present[None] & (distances == 0)).sum(axis=1).astype(x.dtype)
     pulls = jax.lax.map(lambda row: norms(pull(x, *row)[None])[0], (weights, x))
     excess = jnp.where(present, pulls - same, jnp.inf)
-    # Up to rounding: beyond, Weiszfeld would creep towards the row for ever.
+    # Not at exactly 1: there a row is one of many, the ends of a segment that all minimise.
     slack = 4 * x.shape[0] * jnp.finfo(x.dtype).eps
-    return excess.min() <= slack, x[jnp.argmin(excess)]
+    return excess.min() < -slack, x[jnp.argmin(excess)]
 
 
 @jax.jit
@@ -543,7 +543,7 @@ def geometric_median(iterations: Any = 1000, tolerance: Any = 1e-8) -> Rule:
     """argmin_z sum_i |z - x_i|. Tolerates f < n / 2; O(n^2 d), and O(n d) per iteration.
 
     First it is asked whether one of the rows is the minimiser: x_j is where the pull
-    R_j = |sum of (x_i - x_j) / |x_i - x_j| over the others| is at most the number of rows at
+    R_j = |sum of (x_i - x_j) / |x_i - x_j| over the others| is less than the number of rows at
     x_j. Otherwise Weiszfeld's iteration z <- sum(x_i / r_i) / sum(1 / r_i), r_i = |z - x_i|,
     from the coordinate-wise median; where z has hit w of the rows, Vardi and Zhang's step,
     1 - w / R of the way. Stops where a step is below `tolerance`, or rounding, of the mean

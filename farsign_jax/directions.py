@@ -172,6 +172,8 @@ class Sphere(NamedTuple):
 
     def rebuild(self, seed: Array, amounts: Array) -> Array:
         """d/k * sum_l amounts_l u_l, f32[d]: unbiased where amounts_l = u_l . g."""
+        rule = f"an answer is made of k={self.k} numbers: got shape {amounts.shape}"
+        require(amounts.shape == (self.k,), rule)
         z, lengths = self.vectors(seed)
         z, lengths = z.astype(amounts.dtype), lengths.astype(amounts.dtype)
         return (self.dim / self.k) * jnp.matmul(amounts / lengths, z, precision="highest")
