@@ -90,7 +90,8 @@ class Worker(NamedTuple):
     """An honest worker. `init` sees its shard, `respond` answers one question.
 
     What it measures is what it sends, unless there is `encode(direction, measured)`, which
-    makes the one from the other.
+    makes the one from the other. An answer takes 32 bits per number, unless `bits` says
+    otherwise.
     """
 
     init: Callable[[PyTree], PyTree]
@@ -98,6 +99,7 @@ class Worker(NamedTuple):
     evaluations: int = 1  # mini-batch losses (or gradients) computed per answer
     batch_size: int = 0  # examples per mini-batch, at most those of the smallest shard
     encode: Callable[[PyTree, Array], Array] | None = None
+    bits: int | None = None
 
 
 class Attack(NamedTuple):
@@ -183,6 +185,21 @@ def require(condition: Any, message: str) -> None:
 def as_schedule(value: Any) -> Schedule:
     """An optax schedule as it is; a number (traced or not) as a constant schedule."""
     return value if callable(value) else lambda step: jnp.asarray(value, jnp.float32)
+
+
+def step_schedule(method: str, step_size: Any) -> Schedule:
+    """`as_schedule`, and an `InvalidConfig` on a number that is no step size."""
+    if not callable(step_size):
+        rule = f"{method} needs a finite step_size > 0: got {step_size}"
+        require((step_size > 0) & (step_size < float("inf")), rule)
+    return as_schedule(step_size)
+
+
+def tame(numbers: Array, largest: float = 1e6) -> Array:
+    """What a server makes of numbers from a worker, so that its own stay numbers: those that
+    are not finite count as 0, huge ones are clipped."""
+    sane = jnp.clip(numbers, -largest, largest)
+    return jnp.where(jnp.isfinite(numbers), sane, jnp.zeros((), numbers.dtype))
 
 
 def lookup(kind: str, name: str, table: Mapping[str, Any]) -> Any:

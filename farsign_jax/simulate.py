@@ -299,6 +299,9 @@ def bits_per_answer(system: System, problem: Problem) -> int:
     """Bits of the numbers in one answer."""
     zero, key = jnp.zeros((), jnp.int32), jax.random.key(0)
 
+    if system.worker.bits is not None:
+        return system.worker.bits
+
     def once():
         query = system.server.query(system.server.init(problem.x0, key), zero, key)
         state = system.worker.init(problem.shard(zero))

@@ -4,18 +4,25 @@ Each answer g, a stochastic gradient at a possibly stale iterate, is applied as 
 
     x <- x - eta_n * g
 
+Asked about k of K directions a_j instead, the workers send derivatives Y_j, and
+
+    x <- x - eta_n * (K / k) * sum_j Y_j a_j
+
+which is the same step in expectation where the directions are coordinates.
+
 References:
     Recht, Re, Wright and Niu, "Hogwild!", NeurIPS 2011; as a parameter server: Yang and Li,
-    "BASGD: Buffered Asynchronous SGD for Byzantine Learning", ICML 2021, Algorithm 1.
+    "BASGD: Buffered Asynchronous SGD for Byzantine Learning", ICML 2021, Algorithm 1. Along
+    directions: Lian et al., "A Comprehensive Linear Speedup Analysis for Asynchronous
+    Stochastic Parallel Optimization from Zeroth-Order to First-Order", NeurIPS 2016.
 """
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from farsign_jax.base import Array, Query, Schedule, Server, as_schedule, require
-
-_LARGEST = 1e6
+from farsign_jax.base import Array, Query, Schedule, Server, require, step_schedule, tame
+from farsign_jax.directions import Dictionary
 
 
 class AsyncSGDState(NamedTuple):
@@ -25,44 +32,55 @@ class AsyncSGDState(NamedTuple):
     step: Array  # i32[], updates applied so far
 
 
-def async_sgd(num_workers: int, *, step_size: float | Array | Schedule) -> Server:
-    """Asynchronous SGD on whole gradients.
+def async_sgd(
+    num_workers: int,
+    dictionary: Dictionary | None = None,
+    *,
+    step_size: float | Array | Schedule,
+) -> Server:
+    """Asynchronous SGD on whole gradients, or on derivatives along some directions.
 
     Args:
         num_workers: m (static).
+        dictionary: None, workers send gradients f32[d]; or the directions (static) of which
+            they are asked k at a time.
         step_size: eta, number, tracer or schedule. Answers of one event (s > 1) are added.
 
     Returns:
-        A `Server` that asks m workers for gradients f32[d] (`Query.direction` is empty). It
-        believes everybody, but not everything: non-finite numbers count as 0 and entries are
-        clipped to 1e6, so that x stays a number.
+        A `Server` for m workers. It believes everybody, but not everything: non-finite
+        numbers count as 0 and entries are clipped to 1e6, so that x stays a number.
 
     Raises:
         InvalidConfig: on a step size that is not positive.
     """
     m = num_workers
     require(m > 0, f"async_sgd needs at least one worker: got num_workers={m}")
-    if not callable(step_size):
-        rule = f"async_sgd needs a finite step_size > 0: got {step_size}"
-        require((step_size > 0) & (step_size < float("inf")), rule)
-    step_size = as_schedule(step_size)
+    step_size = step_schedule("async_sgd", step_size)
 
     def init(params, key=None):
         del key  # nothing to draw
+        d = params.shape[-1]
+        size = d if dictionary is None else dictionary.dim
+        require(size == d, f"the dictionary is for d={size}: got d={d}")
         return AsyncSGDState(params, jnp.zeros((), jnp.int32))
 
     def query(state, worker, key):
-        del key  # the whole gradient: nothing to draw
-        return Query(state.params, worker, (), state.step)
+        direction = () if dictionary is None else dictionary.draw(key, worker)
+        return Query(state.params, worker, direction, state.step)
 
     def update(state, reports):
-        shape, d = reports.value.shape[1:], state.params.shape
-        require(shape == d, f"an answer is a gradient f32{list(d)}: got {list(shape)}")
-        present = reports.worker < m  # [s]
-        finite = jnp.isfinite(reports.value)  # [s, d]
-        heard = finite & present[:, None]
-        gradient = jnp.where(heard, jnp.clip(reports.value, -_LARGEST, _LARGEST), 0.0).sum(0)
-        eta = jnp.asarray(step_size(state.step), state.params.dtype)
-        return AsyncSGDState(state.params - eta * gradient, state.step + 1), {}
+        shape, params = reports.value.shape, state.params
+        want = params.shape if dictionary is None else reports.direction.shape[1:]
+        require(shape[1:] == want, f"an answer is f32{list(want)}: got {list(shape[1:])}")
+        present = (reports.worker < m)[:, None]  # [s, 1]
+        answer = jnp.where(present, tame(reports.value), 0.0)
+        eta = jnp.asarray(step_size(state.step), params.dtype)
+        if dictionary is None:
+            params = params - eta * answer.sum(0)
+        else:
+            scale = dictionary.size / dictionary.per_query
+            amount = -eta * scale * answer
+            params = dictionary.move(params, reports.worker, reports.direction, amount)
+        return AsyncSGDState(params, state.step + 1), {}
 
     return Server(init, query, update, m)

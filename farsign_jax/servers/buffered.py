@@ -24,11 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from farsign_jax.base import Array, Query, Schedule, Server, as_schedule, require
+from farsign_jax.base import Array, Query, Schedule, Server, require, step_schedule, tame
 from farsign_jax.directions import Sphere
 from farsign_jax.rows import whole
-
-_LARGEST = 1e6
 
 
 class BufferedState(NamedTuple):
@@ -85,13 +83,10 @@ def buffered(
     if byzantine is not None:
         rule = f"need buffers >= 2q + 1: got buffers={count}, q={byzantine}"
         require(count >= 2 * byzantine + 1, rule)
-    if not callable(step_size):
-        rule = f"buffered needs a finite step_size > 0: got {step_size}"
-        require((step_size > 0) & (step_size < float("inf")), rule)
     require(message in ("dense", "scalar"), f"message is 'dense' or 'scalar': got {message!r}")
     scalar = message == "scalar"
     require(directions is not None or not scalar, "scalar messages need directions")
-    step_size = as_schedule(step_size)
+    step_size = step_schedule("buffered", step_size)
     table = np.arange(m) % count if slots is None else np.asarray(slots)
     rule = f"slots are m={m} whole numbers 0..{count - 1}: got {slots}"
     require(table.shape == (m,) and np.issubdtype(table.dtype, np.integer), rule)
@@ -132,8 +127,7 @@ def buffered(
         arrived = report.worker < m
         present = arrived & (report.version == state.step) if scalar else arrived
         b = jnp.asarray(table, jnp.int32)[jnp.minimum(report.worker, m - 1)]
-        finite = jnp.isfinite(report.value)
-        answer = jnp.where(finite, jnp.clip(report.value, -_LARGEST, _LARGEST), 0.0)
+        answer = tame(report.value)
         share = 1 / (state.counts[b] + 1).astype(answer.dtype)
         old = state.buffers[b]
         # The first answer after an update has share 1: no need to zero the buffers.

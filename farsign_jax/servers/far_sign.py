@@ -19,7 +19,17 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from farsign_jax.base import Array, Query, Schedule, Server, as_schedule, is_concrete, require
+from farsign_jax.base import (
+    Array,
+    Query,
+    Schedule,
+    Server,
+    as_schedule,
+    is_concrete,
+    require,
+    step_schedule,
+    tame,
+)
 from farsign_jax.directions import Dictionary
 
 _LARGEST = 1e30  # only signs reach x; far from overflow even in the difference Y - y
@@ -74,16 +84,14 @@ def far_sign(
     """
     m = num_workers
     require(m > 0, f"far_sign needs at least one worker: got num_workers={m}")
-    if not callable(step_size):
-        rule = f"far_sign needs a finite step_size > 0: got {step_size}"
-        require((step_size > 0) & (step_size < float("inf")), rule)
     if not callable(average_step):
         in_range = (average_step > 0) & (average_step <= 1)
         require(in_range, f"far_sign needs 0 < average_step <= 1: got {average_step}")
     own = dictionary.num_workers
     require(own in (None, m), f"the dictionary is for {own} workers: got num_workers={m}")
     require(sign_of in ("new", "old"), f"sign_of is 'new' or 'old': got {sign_of!r}")
-    step_size, average_step = as_schedule(step_size), as_schedule(average_step)
+    step_size = step_schedule("far_sign", step_size)
+    average_step = as_schedule(average_step)
     estimate = isinstance(arrival_rates, str)
     if estimate:
         rule = f"arrival_rates is None, 'estimate' or m rates: got {arrival_rates!r}"
@@ -121,8 +129,7 @@ def far_sign(
         rule = f"an answer is one number per direction: got {reports.value.shape} for {j.shape}"
         require(reports.value.shape == j.shape, rule)
         present = i < m
-        sane = jnp.clip(reports.value, -_LARGEST, _LARGEST)
-        answer = jnp.where(jnp.isfinite(reports.value), sane, 0.0)
+        answer = tame(reports.value, _LARGEST)
         dtype = state.params.dtype
         alpha = jnp.asarray(step_size(state.step), dtype)
         beta = jnp.clip(jnp.asarray(average_step(state.step), dtype), 0, 1)
