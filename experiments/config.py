@@ -167,8 +167,7 @@ def check(config: Config) -> None:
     lookup("dataset", config.dataset, datasets.DATASETS)
     lookup("model", config.model, models.MODELS)
     lookup("partition", config.partition, partitions.PARTITIONS)
-    deliveries = simulate.DELIVERIES
-    lookup("delivery", config.delivery, dict.fromkeys(deliveries))
+    simulate.depth(config.delivery)
     require(config.workers > 0, f"need workers > 0: got {config.workers}")
     attacks.byzantine_mask(config.workers, config.byzantine)
     for name in (

@@ -189,6 +189,19 @@ def mimic(target: int | None = None, warmup: int = 100) -> Attack:
     return Attack(init, forge, omniscient=True)
 
 
+def replay() -> Attack:
+    """Says again what it said before: every answer grows as stale as it can, and looks fresh.
+
+    About directions, what the server remembers of it; a whole gradient, its first one.
+    """
+
+    def forge(report, view, key):
+        i = report.worker
+        return jnp.where(view.heard[i], view.said[i], report.value)
+
+    return _stateless(forge, omniscient=True)
+
+
 def nonfinite(kind: str = "mixed") -> Attack:
     """Numbers that break arithmetic: NaN, +inf, -inf and 3e38.
 
@@ -215,6 +228,7 @@ ATTACKS = {
     "alie": alie,
     "ipm": ipm,
     "mimic": mimic,
+    "replay": replay,
     "nonfinite": nonfinite,
 }
 

@@ -9,10 +9,13 @@ them for the workers that arrive together, in one of two modes:
                  the arriving worker and asks it the next question. Staleness follows from
                  the schedule: server step now - step when asked. Answers are computed when
                  asked and delivered late, so m answers are kept, not m stale iterates.
+                 "outstanding:L" keeps L questions open, answered in the order of asking, for
+                 networks with more on the way: about L times the staleness, L m answers.
 
 A schedule is data: i32[T], the worker that arrives at each event, or i32[T, s] for sets of up
-to s arrivals per update (the paper's S_n), padded with -1. The loop over it is `lax.scan` in
-a compiled program, or `python_loop`, which speaks the same three functions one by one.
+to s arrivals per update (the paper's S_n, or a synchronous round), padded with -1. The loop
+over it is `lax.scan` in a compiled program, or `python_loop`, which speaks the same three
+functions one by one.
 """
 
 import functools
@@ -31,6 +34,44 @@ from farsign_jax.base import Array, Attack, Problem, Query, Report, System, View
 DELIVERIES = ("fresh", "outstanding")
 
 
+def depth(delivery: str) -> int:
+    """How many questions every worker has open between two events: 0 in fresh delivery.
+
+    Raises:
+        InvalidConfig: on a delivery that is none.
+    """
+    if delivery == "fresh":
+        return 0
+    name, colon, number = delivery.partition(":")
+    good = name == "outstanding" and (not colon or (number.isdecimal() and int(number) > 0))
+    rule = "delivery is fresh, outstanding or outstanding:L with L > 0"
+    require(good, f"{rule}: got {delivery!r}")
+    return int(number or 1)
+
+
+class Staleness(NamedTuple):
+    """How stale the answers of each worker were, in updates of the iterate (Assumption 5)."""
+
+    answers: Array  # i32[m], heard so far
+    largest: Array  # i32[m]
+    mean_square: Array  # f32[m], the second moment
+    histogram: Array  # i32[m, 32]: of 0, 1, 2..3, 4..7, and so on by powers of two
+
+    def heard(self, workers: Array, staleness: Array) -> "Staleness":
+        """With one more answer of each of `workers` i32[s]; m marks an empty slot."""
+        count = self.answers.at[workers].add(1, mode="drop")
+        squares = staleness.astype(jnp.float32) ** 2
+        share = 1 / jnp.maximum(count[workers], 1).astype(jnp.float32)
+        news = share * (squares - self.mean_square[workers])
+        bin = 32 - jax.lax.clz(jnp.maximum(staleness, 0))
+        return Staleness(
+            answers=count,
+            largest=self.largest.at[workers].max(staleness, mode="drop"),
+            mean_square=self.mean_square.at[workers].add(news, mode="drop"),
+            histogram=self.histogram.at[workers, bin].add(1, mode="drop"),
+        )
+
+
 class Memory(NamedTuple):
     """What each worker last said, kept for servers that do not remember it themselves."""
 
@@ -44,9 +85,10 @@ class Run(NamedTuple):
     server: Any  # the server's state
     workers: Any  # worker states, leaves [m, ...]
     attack: Any  # the attack's state
-    inbox: Any  # Report of [m]: answers under way; () in fresh delivery
+    inbox: Any  # Report of [m, L]: answers under way; () in fresh delivery
     memory: Any  # Memory, or () where no attack wants it
     events: Array  # i32[], events so far; numbers the questions, whatever `step` counts
+    staleness: Staleness
 
 
 def _over_slots(f: Callable, *trees: Any) -> Any:
@@ -164,8 +206,9 @@ def deliver(
     present = reports.worker < m
     finite = jnp.isfinite(value).reshape(len(present), -1).all(axis=1)
     state, info = server.update(run.server, honest._replace(value=value))
+    staleness = jnp.where(present, run.server.step - reports.version, -1)
     info = {
-        "staleness": jnp.where(present, run.server.step - reports.version, -1),
+        "staleness": staleness,
         "nonfinite": jnp.sum(present & ~finite),
     } | info
     memory = run.memory
@@ -175,11 +218,12 @@ def deliver(
             name: _put(reports.worker, old, news[name]) for name, old in memory.said.items()
         }
         memory = Memory(said, memory.heard.at[reports.worker].set(True, mode="drop"))
-    run = Run(state, run.workers, attack_state, run.inbox, memory, run.events + 1)
+    heard = run.staleness.heard(reports.worker, staleness)
+    run = Run(state, run.workers, attack_state, run.inbox, memory, run.events + 1, heard)
     return run, info
 
 
-def _put(i: Array, a: Array, new: Array) -> Array:
+def _put(i: Any, a: Array, new: Array) -> Array:
     return a.at[i].set(new, mode="drop")  # an empty slot writes nothing
 
 
@@ -209,19 +253,46 @@ def event(
         states, reports = speak_answer(system, problem, run.workers, queries, number, keys)
         return run._replace(workers=states), reports
 
-    if delivery == "fresh":
+    open_questions = depth(delivery)
+    if not open_questions:
         run, reports = exchange(run)
         return speak_deliver(system, run, reports, byzantine, keys)
 
-    reports = jax.tree.map(lambda a: a[i], run.inbox)._replace(worker=i)
+    at = (i, run.staleness.answers[i] % open_questions)  # its oldest question
+    reports = jax.tree.map(lambda a: a[at], run.inbox)._replace(worker=i)
     run, info = speak_deliver(system, run, reports, byzantine, keys)
     run, reports = exchange(run)
-    inbox = jax.tree.map(functools.partial(_put, i), run.inbox, reports)
+    readers = (run.server, run.attack, run.memory, run.staleness, info)
+    at = (i + _zero_after(readers), at[1])
+    inbox = jax.tree.map(functools.partial(_put, at), run.inbox, reports)
     return run._replace(inbox=inbox), info
+
+
+def _zero_after(tree: Any) -> Array:
+    """0, but not before all of `tree` has been computed.
+
+    Who overwrites an array must come after all who read it, or XLA copies the whole of it at
+    every event. It knows no other order than that of the data, and an optimization barrier is
+    gone before it decides.
+    """
+
+    def nothing(leaf):
+        first = leaf[(0,) * leaf.ndim]
+        if jnp.issubdtype(first.dtype, jax.dtypes.prng_key):
+            first = jax.random.key_data(first)[0]
+        if first.dtype == jnp.bool_:
+            first = first.astype(jnp.uint32)
+        elif not jnp.issubdtype(first.dtype, jnp.integer):
+            first = jax.lax.bitcast_convert_type(first.astype(jnp.float32), jnp.uint32)
+        return (first & 1) >> 1
+
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.size]
+    return sum((nothing(leaf).astype(jnp.int32) for leaf in leaves), jnp.zeros((), jnp.int32))
 
 
 def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: str) -> Run:
     """The state before the first event; in outstanding delivery, every worker is asked."""
+    open_questions = depth(delivery)
     server, worker, attack = system
     m, zero = problem.num_workers, jnp.zeros((), jnp.int32)
     require(
@@ -232,13 +303,17 @@ def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: st
     state = server.init(jnp.copy(problem.x0), keys.server)  # x0 is not the loop's to donate
     workers = jax.vmap(lambda i: worker.init(problem.shard(i)))(everyone)
 
-    def first(i):
-        queries = ask(system, state, i[None], zero, keys)
-        _, reports = answer(system, problem, workers, queries, zero, keys)
+    def first(i, number=zero):
+        queries = ask(system, state, i[None], number, keys)
+        _, reports = answer(system, problem, workers, queries, number, keys)
         return jax.tree.map(lambda a: a[0], reports)
 
+    def questions(i):  # numbered 0, -1, ...: events count from 1 on
+        numbers = -jnp.arange(open_questions, dtype=jnp.int32)
+        return jax.lax.map(lambda number: first(i, number), numbers)
+
     # One at a time: m oracle calls side by side would need m times the scratch memory.
-    inbox = jax.lax.map(first, everyone) if delivery == "outstanding" else ()
+    inbox = jax.lax.map(questions, everyone) if open_questions else ()
     memory: Any = ()
     if attack.omniscient and server.recall is None:
         report = jax.eval_shape(first, everyone[0])
@@ -255,7 +330,9 @@ def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: st
             spaces = ("message",)
         said = {name: jnp.zeros((m, *like[name].shape), like[name].dtype) for name in spaces}
         memory = Memory(said, jnp.zeros((m,), bool))
-    return Run(state, workers, attack.init(m), inbox, memory, zero)
+    none = jnp.zeros((m,), jnp.int32)
+    unheard = Staleness(none, none, none.astype(jnp.float32), jnp.zeros((m, 32), jnp.int32))
+    return Run(state, workers, attack.init(m), inbox, memory, zero, unheard)
 
 
 def advance(
@@ -364,23 +441,24 @@ def run(
     Args:
         problem: what is minimised, by whose data.
         system: server, worker and attack. The same object compiles once.
-        schedule: i32[T] or i32[T, s], who arrives when (`arrivals`).
+        schedule: `arrivals.Schedule`, or who arrives alone, i32[T] or i32[T, s].
         seed: everything random that happens within the loop.
         byzantine: how many workers lie (the first ones), or a mask bool[m].
-        delivery: "fresh" or "outstanding", see above.
+        delivery: "fresh", "outstanding" or "outstanding:L", see above.
         every: events between two records; default: one record at the end.
         measure: `params f32[d] -> {name: number}`, evaluated for each record.
         debug: speak the lines one by one in a Python loop instead of `lax.scan`.
 
     Returns:
-        The final `Run` and one record per `every` events: `event`, `seconds` (of the loop,
-        compilation and measuring apart), `staleness` (the largest so far) and the measures.
+        The final `Run`, with the `Staleness` of each worker, and one record per `every` events:
+        `event`, `seconds` (of the loop, compilation and measuring apart), `virtual_seconds`
+        (where the schedule has times), `staleness` (the largest so far) and the measures.
 
     Raises:
         InvalidConfig: before the loop starts, on anything that cannot run as asked.
     """
-    require(delivery in DELIVERIES, f"delivery is one of {DELIVERIES}: got {delivery!r}")
-    schedule = arrivals.check(schedule, problem.num_workers)
+    depth(delivery)  # refuses what is none
+    schedule, times = arrivals.check_schedule(schedule, problem.num_workers)
     check_batch(system, problem.sizes)
     lies = jnp.asarray(attacks.byzantine_mask(problem.num_workers, byzantine))
     keys = keys_lib.split(seed)
@@ -400,6 +478,8 @@ def run(
         seconds += took
         staleness = max(staleness, int(info["staleness"].max()))
         record = {"event": events, "seconds": seconds, "staleness": staleness}
+        if times is not None:
+            record["virtual_seconds"] = float(times[events - 1])
         measured = measure(state.server.params) if measure else {}
         records.append(record | {name: float(value) for name, value in measured.items()})
     return state, records

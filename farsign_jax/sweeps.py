@@ -17,7 +17,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,13 @@ from farsign_jax.metrics import Measure
 Build = Callable[[Problem, Any], System]
 
 
+class Final(NamedTuple):
+    """What is left of L lanes in the end."""
+
+    params: np.ndarray  # f32[L, d], or f32[L, runs, d] where a lane is several runs
+    staleness: simulate.Staleness  # leaves [L, m, ...]
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Lanes:
@@ -41,7 +48,8 @@ class Lanes:
         seeds: i32[L].
         hyper: hyper-parameters, leaves [L], handed to `build` one lane at a time.
         byzantine: bool[L, m].
-        schedules: i32[L, T] or i32[L, T, s]; stays on the host.
+        schedules: i32[L, T] or i32[L, T, s]; stays on the host, like
+        times: f64[L, T], virtual seconds of the events, or None.
     """
 
     problem: Problem
@@ -49,6 +57,7 @@ class Lanes:
     hyper: Any
     byzantine: Array
     schedules: np.ndarray
+    times: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -64,18 +73,19 @@ class Lanes:
             pick(self.hyper),
             self.byzantine[lanes],
             self.schedules[lanes],
+            None if self.times is None else self.times[lanes],
         )
 
     def check(self, build: Build, delivery: str) -> None:
         """Builds every lane's system once outside the program: bad values fail here."""
-        modes = simulate.DELIVERIES
-        require(delivery in modes, f"delivery is one of {modes}: got {delivery!r}")
+        simulate.depth(delivery)  # refuses what is none
         for lane in range(len(self)):
             one = self.take(lane)
             system = build(one.problem, one.hyper)
             simulate.check_batch(system, one.problem.sizes)
             attacks.byzantine_mask(one.problem.num_workers, one.byzantine)
-            arrivals.check(one.schedules, one.problem.num_workers)
+            schedule = arrivals.Schedule(one.schedules, one.times)
+            arrivals.check_schedule(schedule, one.problem.num_workers)
         lane_bytes(build, self, delivery)  # parts that do not fit are refused at the start
 
 
@@ -138,7 +148,7 @@ def sweep(
     checkpoint_every: int = 1000,
     progress: Callable[[int], Any] | None = None,
     on_checkpoint: Callable[[dict[str, np.ndarray]], Any] | None = None,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+) -> tuple[dict[str, np.ndarray], Final]:
     """Runs all lanes.
 
     Args:
@@ -156,10 +166,10 @@ def sweep(
 
     Returns:
         Columns [L, E] for E records a lane: `event`, `seconds` (a lane's share of the time
-        its batch spent in the loop), `staleness` (largest since the last record),
-        `nonfinite` (messages with NaN or inf in them) and the measures; and the final params
-        f32[L, d]. Where a lane is several runs in lock-step, the last two are [L, E, runs] and
-        its params f32[L, runs, d].
+        its batch spent in the loop), `virtual_seconds` (where the lanes have times),
+        `staleness` (largest since the last record), `nonfinite` (messages with NaN or inf in
+        them) and the measures; and what is left in the end. Where a lane is several runs in
+        lock-step, `nonfinite` and the measures are [L, E, runs].
 
     Raises:
         InvalidConfig: before the loop starts, on anything that cannot run as asked, or on a
@@ -176,7 +186,7 @@ def sweep(
         batches = _batches_begun(pathlib.Path(checkpoint)) or batches
     width = -(-total // batches)  # even batches: one program serves them all
     columns: dict[str, np.ndarray] = {}
-    params = []
+    finals = []
     for batch in range(batches):
         ids = np.arange(batch * width, min((batch + 1) * width, total))
 
@@ -204,8 +214,8 @@ def sweep(
             record,
             len(ids),
         )
-        params.append(final[: len(ids)])
-    return columns, np.concatenate(params)
+        finals.append(jax.tree.map(lambda a, own=slice(len(ids)): np.asarray(a[own]), final))
+    return columns, jax.tree.map(lambda *parts: np.concatenate(parts), *finals)
 
 
 def _batch_file(checkpoint: pathlib.Path, batch: int | str, batches: int | str) -> pathlib.Path:
@@ -234,11 +244,11 @@ def _fingerprint(build: Build, lanes: Lanes, delivery: str, every: int) -> np.nd
 
 def _batch(
     build, lanes, every, measure, delivery, path, checkpoint_every, progress, record, count
-) -> np.ndarray:
+) -> Final:
     """The lanes that run side by side, from their checkpoint to their last event.
 
-    Hands the columns to `record` at every checkpoint; returns the final params. The first
-    `count` lanes are not spare ones.
+    Hands the columns to `record` at every checkpoint. The first `count` lanes are not spare
+    ones.
     """
     problem, width = lanes.problem, len(lanes)
     seeds, hyper = jnp.asarray(lanes.seeds), jax.tree.map(jnp.asarray, lanes.hyper)
@@ -251,6 +261,8 @@ def _batch(
     shapes = jax.eval_shape(measure, begin.server.params)
     inner = begin.server.params.shape[1:-1]
     sizes = {"event": (), "seconds": (), "staleness": (), "nonfinite": inner}
+    if lanes.times is not None:
+        sizes["virtual_seconds"] = ()
     sizes |= {name: value.shape[1:] for name, value in sorted(shapes.items())}
     columns = {n: np.full((width, num_records, *size), np.nan) for n, size in sizes.items()}
     done = 0
@@ -281,6 +293,8 @@ def _batch(
             "staleness": np.asarray(info["staleness"]).reshape(width, -1).max(axis=1),
             "nonfinite": np.asarray(info["nonfinite"]).sum(axis=1),
         }
+        if lanes.times is not None:
+            row["virtual_seconds"] = lanes.times[:, end - 1]
         row |= {name: np.asarray(v) for name, v in measure(run.server.params).items()}
         for name, value in row.items():
             columns[name][:, -(-end // every) - 1] = value
@@ -294,4 +308,4 @@ def _batch(
         before = end
     if done == events:  # nothing was left to do
         record(columns)
-    return np.asarray(run.server.params)
+    return Final(run.server.params, run.staleness)

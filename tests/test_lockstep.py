@@ -62,8 +62,8 @@ def test_every_lane_is_the_run_it_stands_for(method, delivery):
     )
     shape = (2, len(RULES), len(STEPS), len(ATTACKS))
     assert columns["first"].shape == (2, 2, np.prod(shape[1:]))
-    np.testing.assert_array_equal(columns["first"][:, -1], ends[..., 0])
-    ends = ends.reshape(*shape, -1)
+    np.testing.assert_array_equal(columns["first"][:, -1], ends.params[..., 0])
+    ends = ends.params.reshape(*shape, -1)
     moved = np.abs(ends - np.asarray(problem.x0)).max(axis=-1)
     assert (moved > 0).all()
     for lane, g, h, a in [(0, 1, 1, 1), (0, 2, 1, 2), (1, 0, 0, 3)]:
@@ -81,7 +81,7 @@ def test_lanes_differ_and_an_interrupted_panel_resumes_with_the_same_bits(tmp_pa
     lanes = lanes_of(problem)
     program = everything("basgd")
     _, whole = sweeps.sweep(program, lanes, every=30, measure=first, max_lanes=1)
-    for lane in whole.reshape(2, -1, whole.shape[-1]):
+    for lane in whole.params.reshape(2, -1, whole.params.shape[-1]):
         assert len(np.unique(lane, axis=0)) == len(lane)
 
     class Stop(Exception):
@@ -99,7 +99,7 @@ def test_lanes_differ_and_an_interrupted_panel_resumes_with_the_same_bits(tmp_pa
     with pytest.raises(Stop):
         sweeps.sweep(program, lanes, checkpoint=path, progress=interrupt, **options)
     columns, again = sweeps.sweep(program, lanes, checkpoint=path, **options)
-    np.testing.assert_array_equal(whole, again)
+    helpers.assert_same(whole, again)
     assert not np.isnan(columns["first"]).any()
 
 

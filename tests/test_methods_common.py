@@ -107,12 +107,13 @@ def test_lanes_equal_single_runs_and_compile_once(name):
     with helpers.compilations() as compiled:
         again, same = sweeps.sweep(build, lanes, every=60, measure=_worst)
     assert compiled == []
-    np.testing.assert_array_equal(ends, same)
+    helpers.assert_same(ends, same)
     np.testing.assert_array_equal(first["largest"], again["largest"])
     for lane, (seed, step) in enumerate(zip(seeds, steps, strict=True)):
         system = build(problem, hyper_of(name) | {"step_size": np.float32(step)})
         single, _ = simulate.run(problem, system, schedules[lane], seed=seed, byzantine=2)
-        np.testing.assert_array_equal(single.server.params, ends[lane])
+        np.testing.assert_array_equal(single.server.params, ends.params[lane])
+        helpers.assert_same(single.staleness, jax.tree.map(lambda a, i=lane: a[i], ends.staleness))
 
 
 @pytest.mark.parametrize("name", NAMES)

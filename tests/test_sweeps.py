@@ -49,9 +49,9 @@ def lanes(count=3, module=None, shape=(6, 6, 1), examples=40, workers=WORKERS):
 
 def run(given, **options):
     options = {"every": 20, "measure": largest} | options
-    columns, params = sweeps.sweep(BUILD, given, **options)
+    columns, final = sweeps.sweep(BUILD, given, **options)
     columns.pop("seconds")
-    return columns, params
+    return columns, final.params
 
 
 @pytest.mark.parametrize("delivery", ["fresh", "outstanding"])

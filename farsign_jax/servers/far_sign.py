@@ -40,7 +40,7 @@ class FarSignState(NamedTuple):
 
     params: Array  # f32[d], x
     averages: Array  # f32[m, K], y, zero until first heard
-    counts: Array  # i32[m], answers heard from each worker
+    counts: Array  # i32[m], answers heard from each worker, those over its cap left out
     step: Array  # i32[], updates applied so far, n
 
 
@@ -53,6 +53,9 @@ def far_sign(
     sign_of: str = "new",
     arrival_rates: Any = None,
     max_weight: float = 10.0,
+    rate_cap: float | None = None,
+    cap_rank: int | None = None,
+    cap_burst: int = 10,
 ) -> Server:
     """Asynchronous sign descent with one memory per worker and direction.
 
@@ -70,6 +73,14 @@ def far_sign(
             "estimate", rates counted on line, (c_i + 1) / sum(c + 1). The step of worker i is
             multiplied by 1 / (m p_i), which removes the pull of workers that answer more often.
         max_weight: upper bound of these weights.
+        rate_cap: None, every answer counts; c >= 1, against workers that flood: worker i is
+            heard while c_i < cap_burst + c * C, where C is the `cap_rank`-th largest count of
+            all workers, and ignored beyond, as if it had not answered. No clock, which the
+            flood would drive.
+        cap_rank: None, the middle one, m // 2 + 1, which fewer than half of the workers cannot
+            raise. Any rank above q will do; if fewer workers than that are alive, the others
+            come to the end of what they may say.
+        cap_burst: answers that everybody may give ahead of the others.
 
     Returns:
         A `Server` for m workers and `dictionary.dim` parameters.
@@ -79,8 +90,8 @@ def far_sign(
 
     Raises:
         InvalidConfig: on a step size that is not positive, beta outside (0, 1], unknown
-            `sign_of`, rates that are not m positive numbers, or a dictionary of other workers
-            or another d.
+            `sign_of`, rates that are not m positive numbers, a cap below 1, or a dictionary of
+            other workers or another d.
     """
     m = num_workers
     require(m > 0, f"far_sign needs at least one worker: got num_workers={m}")
@@ -103,6 +114,12 @@ def far_sign(
             arrival_rates = np.asarray(arrival_rates, np.float64)  # even rates weigh exactly 1
         require(arrival_rates > 0, f"arrival rates must be positive: got {arrival_rates}")
 
+    rank = m // 2 + 1 if cap_rank is None else cap_rank
+    rule = f"far_sign needs rate_cap >= 1 or None: got {rate_cap}"
+    require(rate_cap is None or 1 <= rate_cap < float("inf"), rule)
+    require(1 <= rank <= m, f"far_sign needs 1 <= cap_rank <= m={m}: got {cap_rank}")
+    require(cap_burst >= 1, f"far_sign needs cap_burst >= 1: got {cap_burst}")
+
     def init(params, key=None):
         del key  # nothing to draw
         d = params.shape[-1]
@@ -124,8 +141,15 @@ def far_sign(
         every = jnp.asarray(rates.sum() / (m * rates), jnp.float32)  # f32[m]
         return jnp.minimum(every[worker], max_weight)[:, None]
 
+    def heard(counts, worker):
+        """The workers that are heard; m for one over its cap."""
+        if rate_cap is None:
+            return worker
+        others = jnp.sort(counts)[m - rank].astype(jnp.float32)
+        return jnp.where(counts[worker] < cap_burst + rate_cap * others, worker, m)
+
     def update(state, reports):
-        i, j = reports.worker, reports.direction  # [s], [s, k]
+        i, j = heard(state.counts, reports.worker), reports.direction  # [s], [s, k]
         rule = f"an answer is one number per direction: got {reports.value.shape} for {j.shape}"
         require(reports.value.shape == j.shape, rule)
         present = i < m
@@ -142,7 +166,7 @@ def far_sign(
             params=dictionary.move(state.params, i, j, amount.astype(dtype)),
             averages=state.averages.at[i[:, None], j].set(new, mode="drop"),
             counts=state.counts.at[i].add(1, mode="drop"),
-            step=state.step + 1,
+            step=state.step + (1 if rate_cap is None else jnp.any(present).astype(jnp.int32)),
         )
         return state, {}
 

@@ -1,0 +1,201 @@
+"""How long a worker takes to answer, honestly or to do harm; `arrivals` makes schedules of it.
+
+Times are virtual seconds, drawn on the host in float64. A worker is asked again at the moment
+it is heard, so the answers of one worker are a renewal process, stopped and continued by the
+windows in which it works.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from farsign_jax.base import InvalidConfig, lookup, require
+
+Draw = Callable[[np.random.Generator, int, int], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Service:
+    """The times that one worker takes.
+
+    Attributes:
+        draw: `(rng, first, count)`, seconds for its answers number first .. first + count - 1,
+            f64[count] >= 0. Two draws in a row give what one longer draw gives. inf: it never
+            answers again.
+        typical: seconds, about the median; only decides how far ahead is drawn.
+        windows: when it works, ascending: it joins at the first begin, dies at the last end.
+            What it has in hand at the end of a window it finishes in the next one.
+    """
+
+    draw: Draw
+    typical: float
+    windows: tuple[tuple[float, float], ...] = ((0.0, np.inf),)
+
+    def __post_init__(self):
+        ends = np.asarray(self.windows, np.float64).reshape(-1)
+        ordered = np.all(ends >= 0) and np.all(np.diff(ends) >= 0)
+        rule = f"windows are (begin, end), begin >= 0, one after the other: got {self.windows}"
+        require(ends.size % 2 == 0 and ordered and np.all(np.isfinite(ends[::2])), rule)
+
+    def within(self, *windows: tuple[float, float]) -> "Service":
+        """The same worker, at work only in these windows; none: dead from the beginning."""
+        return dataclasses.replace(self, windows=windows)
+
+    def at_speed(self, speed: float) -> "Service":
+        """A worker that takes 1 / speed of the time."""
+        rule = f"a worker needs a finite speed > 0, or it is never heard: got {speed}"
+        require(0 < speed < np.inf, rule)
+
+        def draw(rng, first, count):
+            return self.draw(rng, first, count) / speed
+
+        return dataclasses.replace(self, draw=draw, typical=self.typical / speed)
+
+    def wall(self, work: np.ndarray) -> np.ndarray:
+        """When it has worked for so long: seconds since the start, inf where it dies before."""
+        if not self.windows:
+            return np.full(np.shape(work), np.inf)
+        begin, end = np.asarray(self.windows, np.float64).T
+        worked = np.cumsum(end - begin)  # until the end of each window
+        at = np.searchsorted(worked, work, side="left")
+        last = np.minimum(at, len(worked) - 1)
+        before = np.concatenate([[0.0], worked[:-1]])
+        return np.where(at < len(worked), begin[last] + (work - before[last]), np.inf)
+
+
+def _positive(model: str, **options: float) -> None:
+    for name, value in options.items():
+        rule = f"{model} needs a finite {name} > 0: got {value}"
+        require(isinstance(value, int | float) and 0 < value < np.inf, rule)
+
+
+def deterministic(time: float = 1.0) -> Service:
+    """Always the same time; 0 is allowed: an answer at once."""
+    rule = f"deterministic needs a finite time >= 0: got {time}"
+    require(isinstance(time, int | float) and 0 <= time < np.inf, rule)
+    return Service(lambda rng, first, count: np.full(count, float(time)), time)
+
+
+def exponential(mean: float = 1.0) -> Service:
+    """Memoryless: with equal means, every worker is equally likely to be the next."""
+    _positive("exponential", mean=mean)
+    return Service(lambda rng, first, count: mean * rng.exponential(size=count), mean)
+
+
+def lognormal(mean: float = 1.0, sigma: float = 1.0) -> Service:
+    """exp(N(mu, sigma^2)) with this mean: skewed, all moments finite."""
+    _positive("lognormal", mean=mean, sigma=sigma)
+    mu = np.log(mean) - sigma**2 / 2
+    return Service(lambda rng, first, count: rng.lognormal(mu, sigma, count), np.exp(mu))
+
+
+def pareto(shape: float = 2.5, scale: float = 1.0) -> Service:
+    """P(time > t) = (scale / t)^shape for t >= scale.
+
+    The mean, scale * shape / (shape - 1), is infinite for shape <= 1, the second moment, and
+    with it that of staleness (Assumption 5), for shape <= 2.
+    """
+    _positive("pareto", shape=shape, scale=scale)
+
+    def draw(rng, first, count):
+        return scale * (1 + rng.pareto(shape, count))
+
+    return Service(draw, scale * 2 ** (1 / shape))
+
+
+def bimodal(
+    fast: float = 1.0, slow: float = 10.0, share: float = 0.1, jitter: float = 0.1
+) -> Service:
+    """A straggler now and then: `slow` with probability `share`, else `fast`.
+
+    Either is spread evenly by a factor 1 +- jitter, as real answers do not come in step.
+    """
+    _positive("bimodal", fast=fast, slow=slow)
+    require(0 <= share <= 1, f"bimodal needs 0 <= share <= 1: got {share}")
+    require(0 <= jitter <= 1, f"bimodal needs 0 <= jitter <= 1: got {jitter}")
+
+    def draw(rng, first, count):
+        coin, place = rng.random((count, 2)).T
+        return np.where(coin < share, slow, fast) * (1 + jitter * (2 * place - 1))
+
+    return Service(draw, slow if share > 0.5 else fast)
+
+
+SERVICES: dict[str, Callable[..., Service]] = {
+    "deterministic": deterministic,
+    "exponential": exponential,
+    "lognormal": lognormal,
+    "pareto": pareto,
+    "bimodal": bimodal,
+}
+
+
+# Attacks on time: what a liar does with the service it would have had.
+
+
+def flood(honest: Service, rate: float = 10.0) -> Service:
+    """Answers `rate` times as often."""
+    _positive("flood", rate=rate)
+    return honest.at_speed(rate)
+
+
+def withhold(honest: Service, after: float = 0.0) -> Service:
+    """Falls silent for good `after` so many seconds."""
+    require(0 <= after < np.inf, f"withhold needs a finite after >= 0: got {after}")
+    cut = tuple((begin, min(end, after)) for begin, end in honest.windows if begin < after)
+    return honest.within(*cut)
+
+
+def max_stale(honest: Service, lag: float = 10.0) -> Service:
+    """Sits on every answer for `lag` seconds: rare, and as stale as can be."""
+    _positive("max_stale", lag=lag)
+
+    def draw(rng, first, count):
+        return lag + honest.draw(rng, first, count)
+
+    return dataclasses.replace(honest, draw=draw, typical=lag + honest.typical)
+
+
+def burst(honest: Service, silence: float = 10.0, size: int = 10) -> Service:
+    """Silent for so many seconds, then `size` answers at once, and again."""
+    _positive("burst", silence=silence)
+    require(size >= 1 and size == int(size), f"burst needs a whole size >= 1: got {size}")
+
+    def draw(rng, first, count):
+        number = np.arange(first, first + count)
+        return np.where(number % size == 0, silence, 0.0)
+
+    return dataclasses.replace(honest, draw=draw, typical=silence / size)
+
+
+TIMINGS: dict[str, Callable[..., Service]] = {
+    "flood": flood,
+    "withhold": withhold,
+    "max_stale": max_stale,
+    "burst": burst,
+}
+
+
+def _made(kind: str, name: str, table: dict[str, Callable], *args: Any, **options: Any) -> Any:
+    try:
+        return lookup(kind, name, table)(*args, **options)
+    except TypeError as error:
+        raise InvalidConfig(f"{kind} {name!r}: {error}") from None
+
+
+def make(name: str, **options: Any) -> Service:
+    """The service model of that name; an `InvalidConfig` names close names or wrong options."""
+    return _made("delay model", name, SERVICES, **options)
+
+
+def spoil(honest: Service, name: str, **options: Any) -> Service:
+    """What the attack on time of that name makes of an honest service."""
+    return _made("attack on time", name, TIMINGS, honest, **options)
+
+
+def geometric_speeds(num_workers: int, spread: float) -> np.ndarray:
+    """Speeds f64[m] from 1 down to 1 / spread, by a constant factor from worker to worker."""
+    require(1 <= spread < np.inf, f"need a finite spread >= 1: got {spread}")
+    return np.geomspace(1.0, 1.0 / spread, num_workers)
