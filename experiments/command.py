@@ -29,6 +29,7 @@ from farsign_jax.datasets import DATASETS, DataError
 from farsign_jax.methods import METHODS
 from farsign_jax.models import MODELS
 from farsign_jax.partitions import PARTITIONS
+from farsign_jax.services import SERVICES, TIMINGS
 
 FLAGS = flags.FLAGS
 
@@ -70,7 +71,25 @@ flags.DEFINE_float("decay", None, "Factor on all step sizes every --decay_every 
 flags.DEFINE_integer("decay_every", None, "Events between two decays.")
 flags.DEFINE_integer("events", None, "T, answers heard in a run.")
 flags.DEFINE_integer("eval_every", None, "Events between two records.")
-flags.DEFINE_string("delivery", None, "fresh or outstanding.")
+flags.DEFINE_string(
+    "delivery", None, "fresh, outstanding, or outstanding:L (L questions open)."
+)
+flags.DEFINE_string(
+    "arrivals",
+    None,
+    f"uniform, weighted, {', '.join(SERVICES)}, with options as in pareto:shape=1.5,spread=4 "
+    "(spread: the fastest worker is so many times as fast as the slowest; fast: so many are, "
+    "the first ones, and all others slow), or trace:path=FILE.",
+)
+flags.DEFINE_string(
+    "timing", None, f"What liars do with time: none, {', '.join(TIMINGS)}, as in flood:rate=10."
+)
+flags.DEFINE_string("liars", None, "first, or one_buffer: in as few buffers as possible.")
+flags.DEFINE_string(
+    "rounds",
+    None,
+    "barrier, fastest:wait=20 or partial:participation=0.4, of sgd and the like.",
+)
 flags.DEFINE_float("validation", None, "Share of the training set to measure on instead.")
 
 
@@ -113,9 +132,9 @@ def configure(base: Config) -> Config:
     return config
 
 
-def folder_for(experiment: str, config: Config) -> results.Folder:
-    """--out, or a folder under results/ that is named by the configuration."""
-    described = {"experiment": experiment} | results.plain(config)
+def folder_for(experiment: str, config: Config, **more: Any) -> results.Folder:
+    """--out, or a folder under results/ named by the configuration, and by `more` of it."""
+    described = {"experiment": experiment} | results.plain(config) | more
     name = f"{experiment}-{results.fingerprint(described)[:8]}"
     return results.Folder(FLAGS.out or pathlib.Path("results") / name, described)
 

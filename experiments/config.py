@@ -1,6 +1,7 @@
 """What a panel of runs is told: methods, attacks, data, numbers; and whether that can run."""
 
 import dataclasses
+import functools
 import inspect
 from typing import Any
 
@@ -12,10 +13,11 @@ from farsign_jax import (
     datasets,
     models,
     partitions,
+    services,
     simulate,
 )
 from farsign_jax.base import InvalidConfig, lookup, require
-from farsign_jax.methods import Feedback, hyper_of, options_of
+from farsign_jax.methods import METHODS, Feedback, hyper_of, options_of
 
 # The attacks of the paper's Table 3 and their magnitudes (inferred, the text lost them).
 # ALIE and the constant spoil the derivatives that a worker of CYBER-0 measures: spoiling the
@@ -41,6 +43,10 @@ PAPER_AGGREGATORS = (
     "rfa:iterations=32",
     "bulyan:f=2",
 )
+
+
+# Laws of who comes next that have no clock, and their options.
+CLOCKLESS = {"uniform": set(), "weighted": {"spread", "fast"}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +78,65 @@ class Config:
     events: int = 10_000
     eval_every: int = 50
     delivery: str = "fresh"
+    arrivals: str = "uniform"  # or a model of `services`, or trace:path=FILE
+    timing: str = "none"  # what liars do with time, on top of their attack
+    liars: str = "first"  # who lies: "first", the first q; "one_buffer", in as few as possible
+    rounds: str = "barrier"  # whom servers that work in rounds wait for
     validation: float = 0.0  # share of the training set to measure on instead of the test set
+
+    @property
+    def in_rounds(self) -> bool:
+        """Does any of the methods work in rounds?"""
+        return any(METHODS[parse(method)[0]].rounds for method in self.methods)
+
+    def byzantine_mask(self) -> np.ndarray:
+        """bool[m], who lies."""
+        mask = attacks.byzantine_mask(self.workers, self.byzantine)
+        if self.liars == "one_buffer":  # worker mod B is its buffer
+            order = np.lexsort(
+                (np.arange(self.workers), np.arange(self.workers) % self.buffers)
+            )
+            mask = mask[np.argsort(order)]
+        return mask
+
+    def fleet(self, honest: bool = False) -> list[services.Service]:
+        """How long each worker takes; `honest`: if nobody played with time."""
+        (model, speeds), (timing, options) = self._pace(), parse(self.timing)
+        fleet = [model.at_speed(speed) for speed in speeds]
+        if timing == "none" or honest:
+            return fleet
+        mask = self.byzantine_mask()
+        spoil = functools.partial(services.spoil, name=timing, **dict(options))
+        return [spoil(s) if lies else s for s, lies in zip(fleet, mask, strict=True)]
+
+    def _pace(self) -> tuple[services.Service, np.ndarray]:
+        """What all services have in common, and how fast each worker is."""
+        name, options = parse(self.arrivals)
+        told = dict(options)
+        spread, fast, m = told.pop("spread", 1.0), told.pop("fast", None), self.workers
+        speeds = services.geometric_speeds(m, spread)
+        # Some order, the same for all seeds: speed has nothing to do with who lies.
+        speeds = np.random.default_rng(0).permutation(speeds)
+        if fast is not None:
+            rule = f"fast is a number of workers, 0..{m}: got {fast}"
+            require(isinstance(fast, int) and 0 <= fast <= m, rule)
+            speeds = np.where(np.arange(m) < fast, 1.0, 1 / spread)
+        if name in CLOCKLESS:
+            return services.exponential(), speeds
+        return services.make(name, **told), speeds
+
+    def rates(self) -> tuple[float, ...]:
+        """How often each worker claims to answer, relative to the others."""
+        return tuple(1 / service.typical for service in self.fleet(honest=True))
+
+    def waiting(self) -> dict[str, Any]:
+        """The options of `arrivals.rounds`."""
+        name, options = parse(self.rounds)
+        known = {"barrier": (), "fastest": ("wait",), "partial": ("participation",)}
+        expected = lookup("rounds", name, known)
+        got = tuple(option for option, _ in options)
+        require(got == expected, f"rounds {name!r} needs {list(expected)}: got {self.rounds!r}")
+        return dict(options)
 
     @property
     def feedback(self) -> Feedback:
@@ -168,6 +232,22 @@ def check(config: Config) -> None:
     lookup("model", config.model, models.MODELS)
     lookup("partition", config.partition, partitions.PARTITIONS)
     simulate.depth(config.delivery)
+    lookup("liars", config.liars, dict.fromkeys(("first", "one_buffer")))
+    config.waiting()
+    name, options = parse(config.arrivals)
+    if name == "trace":
+        require(set(dict(options)) == {"path"}, "trace needs a file: trace:path=FILE")
+        require(config.timing == "none", "what happened in a trace cannot be played with")
+        require(not config.in_rounds, "rounds need a model of delays, not a trace")
+    else:
+        lookup("arrivals", name, CLOCKLESS | services.SERVICES | {"trace": None})
+        clockless = name in CLOCKLESS
+        rule = f"arrivals {name!r} have no clock to play with: try exponential"
+        require(not clockless or config.timing == "none", rule)
+        takes = ", ".join(sorted(CLOCKLESS.get(name, ()))) or "no options"
+        rule = f"arrivals {name!r} take {takes}: got {config.arrivals!r}"
+        require(not clockless or set(dict(options)) <= CLOCKLESS[name], rule)
+        config.fleet()
     require(config.workers > 0, f"need workers > 0: got {config.workers}")
     attacks.byzantine_mask(config.workers, config.byzantine)
     for name in (

@@ -124,7 +124,88 @@ def curves(
     below = {"loc": "lower center", "ncol": min(len(labels), 4), "handlelength": 3.5}
     figure.tight_layout(rect=(0, 0.07 * (1 + (len(labels) - 1) // 4) * 2 / (len(xs) + 1), 1, 1))
     figure.legend(handles, labels, fontsize=8, **below)
+    _save(figure, out)
+
+
+def _save(figure: Any, out: pathlib.Path) -> None:
+    import matplotlib.pyplot as plt
+
     out.parent.mkdir(parents=True, exist_ok=True)
     for suffix in (".png", ".pdf"):
         figure.savefig(out.with_suffix(suffix), dpi=150)
     plt.close(figure)
+
+
+def lines(entries: Sequence[Row], out: pathlib.Path, title: str, x: str, y: str) -> None:
+    """`value` against `x`, one plot per `facet`, one line per `line`; PNG and PDF.
+
+    Both axes are logarithmic where the values are seconds; those never reached are left out.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    facets = list(dict.fromkeys(entry["facet"] for entry in entries))
+    names = list(dict.fromkeys(entry["line"] for entry in entries))
+    size = (4.6 * len(facets) + 0.4, 4.2)
+    figure, axes = plt.subplots(1, len(facets), figsize=size, squeeze=False)
+    tones = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(names)))
+    for axis, facet in zip(axes[0], facets, strict=True):
+        places = sorted({entry["x"] for entry in entries if entry["facet"] == facet})
+        for number, name in enumerate(names):
+            own = [e for e in entries if (e["facet"], e["line"]) == (facet, name)]
+            own = [e for e in own if np.isfinite(e["value"])]
+            at = [places.index(entry["x"]) for entry in own]
+            style = {
+                "color": tones[number],
+                "ls": _DASHES[number % len(_DASHES)],
+                "marker": "o",
+            }
+            style |= {"lw": 2.2 if number == 0 else 1.2, "ms": 3}
+            axis.plot(at, [entry["value"] for entry in own], label=name, **style)
+        axis.set_xticks(range(len(places)), [f"{place:g}" for place in places])
+        axis.set_title(facet, fontsize=9)
+        axis.set_xlabel(x)
+        axis.set_ylabel(y)
+        axis.grid(alpha=0.3)
+        if "seconds" in y:
+            axis.set_yscale("log")
+        else:
+            axis.set_ylim(0, 100)
+    handles: dict[str, Any] = {}
+    for axis in axes[0]:
+        found, labels = axis.get_legend_handles_labels()
+        handles |= dict(zip(labels, found, strict=True))
+    figure.suptitle(title, fontsize=11)
+    rows = -(-len(handles) // (2 * len(facets) + 1))
+    figure.tight_layout(rect=(0, 0.055 * rows + 0.01, 1, 1))
+    below = {"loc": "lower center", "ncol": 2 * len(facets) + 1, "handlelength": 3.5}
+    figure.legend(handles.values(), handles.keys(), fontsize=8, **below)
+    _save(figure, out)
+
+
+def heatmap(entries: Sequence[Row], out: pathlib.Path, title: str, x: str, y: str) -> None:
+    """`value` in percent of every `line` and `x`, in numbers and shades; PNG and PDF."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = list(dict.fromkeys(entry["line"] for entry in entries))
+    places = list(dict.fromkeys(entry["x"] for entry in entries))
+    table = np.full((len(names), len(places)), np.nan)
+    for entry in entries:
+        table[names.index(entry["line"]), places.index(entry["x"])] = entry["value"]
+    figure, axis = plt.subplots(figsize=(0.75 * len(places) + 3.2, 0.36 * len(names) + 2.6))
+    axis.imshow(table, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    for i, j in np.ndindex(table.shape):
+        if np.isfinite(table[i, j]):
+            tone = "black" if table[i, j] > 60 else "white"
+            axis.text(j, i, f"{table[i, j]:.0f}", ha="center", va="center", color=tone, size=8)
+    axis.set_xticks(range(len(places)), places, rotation=35, ha="right", fontsize=8)
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.set_xlabel(x)
+    axis.set_title(f"{title} ({y})", fontsize=10)
+    figure.tight_layout()
+    _save(figure, out)

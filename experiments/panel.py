@@ -7,6 +7,7 @@ by side; any other one is a sweep over seeds for each attack.
 """
 
 import dataclasses
+import json
 import signal
 import sys
 import threading
@@ -18,10 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from experiments.config import Config, check, parse, parse_attack
+from experiments.config import CLOCKLESS, Config, check, parse, parse_attack
 from farsign_jax import (
     arrivals,
-    attacks,
     datasets,
     keys,
     metrics,
@@ -32,9 +32,9 @@ from farsign_jax import (
     simulate,
     sweeps,
 )
-from farsign_jax.base import require
+from farsign_jax.base import Key, require
 from farsign_jax.lockstep import Lockstep
-from farsign_jax.methods import Build, hyper_of, options_of
+from farsign_jax.methods import METHODS, Build, hyper_of, options_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,37 @@ class Setting:
     """The data side of a config: what every method and attack of a seed has in common."""
 
     lanes: sweeps.Lanes  # one lane per seed, without hyper-parameters
+    rounds: sweeps.Lanes | None  # the same in rounds, where a method works so
     measure: metrics.Measure
+
+    def of(self, job: "Job") -> sweeps.Lanes:
+        lanes = self.rounds if METHODS[job.builds[0].method].rounds else self.lanes
+        assert lanes is not None
+        return lanes
+
+
+def _schedule(config: Config, key: Key) -> arrivals.Schedule:
+    """Who comes when, one by one."""
+    m, events = config.workers, config.events
+    name, options = parse(config.arrivals)
+    if name == "uniform":
+        return arrivals.Schedule(arrivals.uniform(key, m, events))
+    if name == "weighted":
+        return arrivals.Schedule(arrivals.weighted(key, config.rates(), events))
+    if name == "trace":
+        return arrivals.trace(dict(options)["path"], m, events)
+    return arrivals.by_time(key, config.fleet(), events)
+
+
+def _rounds(config: Config, key: Key) -> arrivals.Schedule:
+    """As many answers in rounds."""
+    waiting = config.waiting()
+    share = waiting.get("participation", 1.0)
+    answers = waiting.get("wait") or max(config.workers * share, 1)
+    rounds = max(round(config.events / answers), 1)
+    schedule = arrivals.rounds(key, config.fleet(), rounds, **waiting)
+    clockless = parse(config.arrivals)[0] in CLOCKLESS
+    return schedule._replace(times=None) if clockless else schedule
 
 
 def prepare(config: Config, data_dir: str | None) -> Setting:
@@ -59,7 +89,7 @@ def prepare(config: Config, data_dir: str | None) -> Setting:
 
     module = models.make(config.model, data.num_classes)
     one: list[problems.Problem] = []
-    schedules = []
+    single, rounds = [], []
     shared = jnp.asarray(train), jnp.asarray(labels, jnp.int32)
     for seed in config.seeds:
         roles = keys.split(seed)
@@ -72,7 +102,9 @@ def prepare(config: Config, data_dir: str | None) -> Setting:
             f"and worker {sizes.argmin()} of seed {seed} has {sizes.min()}",
         )
         one.append(problems.classification(module, *shared, rows, sizes, roles.init))
-        schedules.append(arrivals.uniform(roles.schedule, config.workers, config.events))
+        single.append(_schedule(config, roles.schedule))
+        if config.in_rounds:
+            rounds.append(_rounds(config, roles.schedule))
     width = max(problem.rows.shape[1] for problem in one)
     problem = dataclasses.replace(
         one[0],
@@ -80,15 +112,21 @@ def prepare(config: Config, data_dir: str | None) -> Setting:
         sizes=jnp.stack([p.sizes for p in one]),
         x0=jnp.stack([p.x0 for p in one]),
     )
-    lies = attacks.byzantine_mask(config.workers, config.byzantine)
-    lanes = sweeps.Lanes(
-        problem=problem,
-        seeds=jnp.asarray(config.seeds, jnp.int32),
-        hyper={},
-        byzantine=jnp.asarray(np.tile(lies, (len(one), 1))),
-        schedules=np.stack(schedules),
-    )
-    return Setting(lanes, metrics.classification(module, test, test_labels))
+    lies = config.byzantine_mask()
+
+    def lanes(schedules):
+        times = [schedule.times for schedule in schedules]
+        return sweeps.Lanes(
+            problem=problem,
+            seeds=jnp.asarray(config.seeds, jnp.int32),
+            hyper={},
+            byzantine=jnp.asarray(np.tile(lies, (len(one), 1))),
+            schedules=np.stack([schedule.workers for schedule in schedules]),
+            times=None if times[0] is None else np.stack(times),
+        )
+
+    measure = metrics.classification(module, test, test_labels)
+    return Setting(lanes(single), lanes(rounds) if rounds else None, measure)
 
 
 class Progress:
@@ -172,7 +210,8 @@ class Job:
 
     def lanes(self, setting: Setting) -> sweeps.Lanes:
         """A lane per seed in lock-step, one per seed and point otherwise."""
-        lanes, seeds = setting.lanes, len(setting.lanes)
+        lanes = setting.of(self)
+        seeds = len(lanes)
         if self.lockstep:
             every = {k: np.broadcast_to(v, (seeds, *v.shape)) for k, v in self.hyper.items()}
             return dataclasses.replace(lanes, hyper=every)
@@ -184,9 +223,8 @@ class Job:
         """One run by itself: the first seed and the first point."""
         row = number // (len(self.runs) // len(self.hyper["step_size"]))
         own = {name: values[row, :1] for name, values in self.hyper.items()}
-        return self.builds[number], dataclasses.replace(
-            setting.lanes.take(slice(0, 1)), hyper=own
-        )
+        lanes = setting.of(self)
+        return self.builds[number], dataclasses.replace(lanes.take(slice(0, 1)), hyper=own)
 
     def by_run(self, columns: dict[str, np.ndarray], seeds: int) -> dict[str, np.ndarray]:
         """Columns of the sweep as [S, E, G * H * A], lanes in the order (g, h, a)."""
@@ -217,8 +255,13 @@ def jobs_of(config: Config, multiples: Sequence[float] = (1.0,)) -> list[Job]:
     for text in config.methods:
         method, options = parse(text)
         known = options_of(method)
-        if "buffers" in known and "buffers" not in dict(options):
-            options = (*options, ("buffers", config.buffers))
+        for name in ("buffers", "byzantine"):
+            if name in known and name not in dict(options):
+                options = (*options, (name, getattr(config, name)))
+        if dict(options).get("arrival_rates") == "known":
+            options = tuple(
+                (o, config.rates() if o == "arrival_rates" else v) for o, v in options
+            )
         names = config.aggregators if "aggregator" in known else ("",)
         rows = []
         for name in names:
@@ -245,8 +288,11 @@ def sweep(
     *,
     checkpoint_every: int = 1000,
     max_lanes: int | None = None,
-) -> None:
-    """Runs all jobs; hands the columns so far, [S, E, runs], to `keep` at each checkpoint."""
+) -> dict[str, sweeps.Final]:
+    """Runs all jobs; hands the columns so far, [S, E, runs], to `keep` at each checkpoint.
+
+    Returns what is left of each job, by name.
+    """
     seeds = len(config.seeds)
     lanes = [job.lanes(setting) for job in jobs]
     for job, own in zip(jobs, lanes, strict=True):  # all of them before the first one runs
@@ -255,13 +301,16 @@ def sweep(
         folder.claim()
     runs = sum(len(job.runs) * job.points for job in jobs)
     progress = Progress(runs * seeds * config.events)
+    ends: dict[str, sweeps.Final] = {}
     for job, own in zip(jobs, lanes, strict=True):
         progress.start(job.method if job.lockstep else f"{job.method} {job.runs[0][1]}")
         side_by_side = len(job.runs) * job.points if job.lockstep else 1
-        sweeps.sweep(
+        side_by_side *= config.events / own.schedules.shape[1]
+        every = config.eval_every * own.schedules.shape[1] // config.events  # as many answers
+        _, final = sweeps.sweep(
             job.program,
             own,
-            every=min(config.eval_every, config.events),
+            every=min(max(every, 1), own.schedules.shape[1]),
             measure=setting.measure,
             delivery=config.delivery,
             max_lanes=1 if job.lockstep else max_lanes,
@@ -270,7 +319,9 @@ def sweep(
             progress=lambda events, n=side_by_side: progress(n * events),
             on_checkpoint=lambda columns, job=job: keep(job, job.by_run(columns, seeds)),
         )
+        ends[job.name] = final
     progress.close()
+    return ends
 
 
 def run(
@@ -293,8 +344,21 @@ def run(
         if folder:
             folder.write_rows([row for rows in done.values() for row in rows])
 
-    sweep(config, setting, jobs_of(config), folder, keep, **options)
+    jobs = jobs_of(config)
+    ends = sweep(config, setting, jobs, folder, keep, **options)
+    if folder:
+        known = [staleness(job, config.seeds, ends[job.name]) for job in jobs]
+        results.write_text(folder.path / "staleness.json", json.dumps(known, indent=1) + "\n")
     return [row for rows in done.values() for row in rows]
+
+
+def staleness(job: Job, seeds: Sequence[int], final: sweeps.Final) -> dict[str, Any]:
+    """Of each worker in each run: how many answers, how stale (`simulate.Staleness`)."""
+    found = {n: a.tolist() for n, a in final.staleness._asdict().items() if n != "histogram"}
+    counts = np.asarray(final.staleness.histogram)
+    last = int(np.flatnonzero(counts.any(axis=(0, 1)))[-1])
+    of = {"sweep": job.name, "seeds": np.repeat(seeds, len(counts) // len(seeds)).tolist()}
+    return of | found | {"histogram": counts[..., : last + 1].tolist()}
 
 
 def tidy(
@@ -305,6 +369,9 @@ def tidy(
     hyper = {name: values[0, 0] for name, values in job.hyper.items()}
     system = job.builds[0](problem, hyper)
     evaluations, bits = system.worker.evaluations, simulate.bits_per_answer(system, problem)
+    lanes = setting.of(job)
+    heard = (lanes.schedules >= 0).reshape(*lanes.schedules.shape[:2], -1).sum(axis=2)
+    answers = heard.cumsum(axis=1)  # [S, T]
     rows = []
     for number, (aggregator, attack) in enumerate(job.runs):
         for lane, seed in enumerate(config.seeds):
@@ -313,8 +380,9 @@ def tidy(
                 values = {name: float(column[record]) for name, column in own.items()}
                 event = int(values.pop("event"))
                 row = {"method": job.method, "aggregator": aggregator, "attack": attack}
-                row |= {"partition": config.partition, "arrivals": "uniform", "seed": seed}
-                row |= {"event": event, "evaluations": event * evaluations}
-                row |= {"bits_up": event * bits} | values
+                row |= {"partition": config.partition, "arrivals": config.arrivals}
+                count = int(answers[lane, event - 1])
+                row |= {"seed": seed, "event": event, "evaluations": count * evaluations}
+                row |= {"bits_up": count * bits} | values
                 rows.append(row | {n: int(values[n]) for n in ("staleness", "nonfinite")})
     return rows

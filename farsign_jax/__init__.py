@@ -16,6 +16,7 @@ from farsign_jax import (
     results,
     rows,
     schedules,
+    services,
     simulate,
     sweeps,
 )
@@ -32,9 +33,16 @@ from farsign_jax.base import (
 )
 from farsign_jax.lockstep import Lockstep
 from farsign_jax.methods import METHODS, Build, Feedback
+from farsign_jax.servers.aflguard import aflguard
 from farsign_jax.servers.async_sgd import async_sgd
 from farsign_jax.servers.buffered import buffered
+from farsign_jax.servers.ef_sign_sgd import ef_sign_sgd, error_feedback_sign
 from farsign_jax.servers.far_sign import far_sign
+from farsign_jax.servers.fedbuff import fedbuff
+from farsign_jax.servers.kardam import kardam
+from farsign_jax.servers.sgd import sgd
+from farsign_jax.servers.sign_sgd import momentum_sign, sign_sgd
+from farsign_jax.servers.zeno_pp import zeno_pp
 
 __version__ = "0.1.0"
 
@@ -52,6 +60,7 @@ __all__ = [
     "System",
     "View",
     "Worker",
+    "aflguard",
     "aggregators",
     "arrivals",
     "async_sgd",
@@ -59,10 +68,15 @@ __all__ = [
     "buffered",
     "datasets",
     "directions",
+    "ef_sign_sgd",
+    "error_feedback_sign",
     "far_sign",
+    "fedbuff",
+    "kardam",
     "keys",
     "metrics",
     "models",
+    "momentum_sign",
     "oracles",
     "partitions",
     "preaggregators",
@@ -70,6 +84,10 @@ __all__ = [
     "results",
     "rows",
     "schedules",
+    "services",
+    "sgd",
+    "sign_sgd",
     "simulate",
     "sweeps",
+    "zeno_pp",
 ]

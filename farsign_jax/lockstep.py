@@ -88,6 +88,8 @@ def _server(
     makers: Sequence[Callable[[Any], Server]], hypers: Sequence[Any], first: Server
 ) -> Server:
     lanes = len(jax.tree.leaves(hypers[0])[0])
+    rule = "servers that choose which answers to accept do not keep in step: run each alone"
+    require("step" in first.scheduled, rule)
 
     def init(params, key):
         states = []

@@ -9,11 +9,20 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+
 from farsign_jax import aggregators, attacks, directions, oracles, schedules
 from farsign_jax.base import Problem, Server, System, Worker, lookup, require
+from farsign_jax.servers.aflguard import aflguard
 from farsign_jax.servers.async_sgd import async_sgd
 from farsign_jax.servers.buffered import buffered
+from farsign_jax.servers.ef_sign_sgd import ef_sign_sgd, error_feedback_sign
 from farsign_jax.servers.far_sign import far_sign
+from farsign_jax.servers.fedbuff import fedbuff
+from farsign_jax.servers.kardam import kardam
+from farsign_jax.servers.sgd import sgd
+from farsign_jax.servers.sign_sgd import momentum_sign, sign_sgd
+from farsign_jax.servers.zeno_pp import zeno_pp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +58,27 @@ class Method(NamedTuple):
         build: to server and worker; its keyword arguments are the options of the method.
         presets: from a preset to its hyper-parameters; every preset has the same names.
         tuned: the step size of preset `tuned` for each aggregator, where a method takes one.
+        rounds: does the server wait? Then an event is a round (`arrivals.rounds`).
     """
 
     build: Callable[..., tuple[Server, Worker]]
     presets: Mapping[str, Hyper]
     tuned: Mapping[str, float] = {}
+    rounds: bool = False
 
 
-def _far_sign(problem, feedback, hyper):
+def _gradients(problem: Problem, feedback: Feedback) -> Worker:
+    return oracles.stochastic_gradient(problem.losses, batch_size=feedback.batch_size)
+
+
+def _trusted(problem: Problem, examples: int) -> Any:
+    """What the server has of its own: the first examples of each worker, leaves [R, ...]."""
+    m = problem.num_workers
+    rows = problem.rows[:, : -(-examples // m)].T.reshape(-1)[:examples]
+    return jax.tree.map(lambda a: a[rows], problem.data)
+
+
+def _far_sign(problem, feedback, hyper, *, arrival_rates="none", rate_cap=None, cap_rank=None):
     beta = hyper["average_step"]
     require(beta <= 1, f"far_sign needs 0 < average_step <= 1: got {beta}")
     dictionary = directions.identity(problem.x0.shape[-1], feedback.directions)
@@ -65,6 +87,9 @@ def _far_sign(problem, feedback, hyper):
         dictionary,
         step_size=feedback.schedule(hyper["step_size"]),
         average_step=feedback.schedule(hyper["average_step"]),
+        arrival_rates=None if arrival_rates == "none" else arrival_rates,
+        rate_cap=rate_cap,
+        cap_rank=cap_rank,
     )
     worker = oracles.zeroth_order(
         problem, dictionary, batch_size=feedback.batch_size, delta=feedback.delta
@@ -72,8 +97,11 @@ def _far_sign(problem, feedback, hyper):
     return server, worker
 
 
-def _far_sign_first_order(problem, feedback, hyper):
-    server, _ = _far_sign(problem, feedback, hyper)
+def _far_sign_first_order(
+    problem, feedback, hyper, *, arrival_rates="none", rate_cap=None, cap_rank=None
+):
+    options = {"arrival_rates": arrival_rates, "rate_cap": rate_cap, "cap_rank": cap_rank}
+    server, _ = _far_sign(problem, feedback, hyper, **options)
     dictionary = directions.identity(problem.x0.shape[-1], feedback.directions)
     worker = oracles.directional_derivative(
         problem.losses, dictionary, batch_size=feedback.batch_size, mode="grad"
@@ -83,9 +111,79 @@ def _far_sign_first_order(problem, feedback, hyper):
 
 def _async_sgd(problem, feedback, hyper):
     step_size = feedback.schedule(hyper["step_size"])
-    server = async_sgd(problem.num_workers, step_size=step_size)
-    worker = oracles.stochastic_gradient(problem.losses, batch_size=feedback.batch_size)
-    return server, worker
+    return async_sgd(problem.num_workers, step_size=step_size), _gradients(problem, feedback)
+
+
+def _async_zo_sgd(problem, feedback, hyper):
+    dictionary = directions.identity(problem.x0.shape[-1], feedback.directions)
+    step_size = feedback.schedule(hyper["step_size"])
+    worker = oracles.zeroth_order(
+        problem, dictionary, batch_size=feedback.batch_size, delta=feedback.delta
+    )
+    return async_sgd(problem.num_workers, dictionary, step_size=step_size), worker
+
+
+def _kardam(problem, feedback, hyper, *, byzantine=5, frequency="count", dampening="inverse"):
+    server = kardam(
+        problem.num_workers,
+        byzantine=byzantine,
+        step_size=feedback.schedule(hyper["step_size"]),
+        frequency=frequency,
+        dampening=dampening,
+    )
+    return server, _gradients(problem, feedback)
+
+
+def _zeno_pp(problem, feedback, hyper, *, trusted=128, rho=0.001, epsilon=0.0, refresh=10):
+    server = zeno_pp(
+        problem.num_workers,
+        problem.losses,
+        _trusted(problem, trusted),
+        step_size=feedback.schedule(hyper["step_size"]),
+        rho=rho,
+        epsilon=epsilon,
+        refresh=refresh,
+    )
+    return server, _gradients(problem, feedback)
+
+
+def _aflguard(problem, feedback, hyper, *, trusted=100, lam=1.5, refresh=1):
+    server = aflguard(
+        problem.num_workers,
+        problem.losses,
+        _trusted(problem, trusted),
+        step_size=feedback.schedule(hyper["step_size"]),
+        lam=lam,
+        refresh=refresh,
+    )
+    return server, _gradients(problem, feedback)
+
+
+def _fedbuff(problem, feedback, hyper, *, buffer_size=10, dampening="inverse_sqrt"):
+    step_size = feedback.schedule(hyper["step_size"])
+    server = fedbuff(
+        problem.num_workers, buffer_size=buffer_size, step_size=step_size, dampening=dampening
+    )
+    return server, _gradients(problem, feedback)
+
+
+def _sgd(problem, feedback, hyper, *, aggregator="median"):
+    rule, step_size = aggregators.make(aggregator), feedback.schedule(hyper["step_size"])
+    return sgd(problem.num_workers, rule, step_size=step_size), _gradients(problem, feedback)
+
+
+def _sign_sgd_mv(problem, feedback, hyper, *, momentum=0.9):
+    server = sign_sgd(problem.num_workers, step_size=feedback.schedule(hyper["step_size"]))
+    worker = _gradients(problem, feedback)
+    return server, momentum_sign(worker, problem.x0.shape[-1], momentum)
+
+
+def _ef_sign_sgd(problem, feedback, hyper):
+    per_answer, m = feedback.schedule(hyper["step_size"]), problem.num_workers
+    worker = error_feedback_sign(
+        _gradients(problem, feedback), problem.x0.shape[-1], lambda n: per_answer(m * n)
+    )
+    return ef_sign_sgd(m), worker
 
 
 def _buffered(problem, feedback, hyper, aggregator, buffers, **options):
@@ -100,8 +198,7 @@ def _buffered(problem, feedback, hyper, aggregator, buffers, **options):
 
 def _basgd(problem, feedback, hyper, *, aggregator="median", buffers=11):
     server = _buffered(problem, feedback, hyper, aggregator, buffers)
-    worker = oracles.stochastic_gradient(problem.losses, batch_size=feedback.batch_size)
-    return server, worker
+    return server, _gradients(problem, feedback)
 
 
 def _cyber0(problem, feedback, hyper, *, aggregator="median", buffers=11, message="dense"):
@@ -135,14 +232,25 @@ _CYBER0_TUNED = {
     "bulyan:f=2": 0.22,
 }
 
-_SGD = {"paper": {"step_size": 0.1}, "tuned": {"step_size": 0.1}}
+
+def _steps(paper: float, tuned: float | None = None) -> dict[str, Hyper]:
+    return {"paper": {"step_size": paper}, "tuned": {"step_size": tuned or paper}}
+
 
 METHODS: dict[str, Method] = {
     "far_sign": Method(_far_sign, _FAR_SIGN),
     "far_sign_first_order": Method(_far_sign_first_order, _FIRST_ORDER),
     "cyber0": Method(_cyber0, _CYBER0, _CYBER0_TUNED),
-    "basgd": Method(_basgd, _SGD),
-    "async_sgd": Method(_async_sgd, _SGD),
+    "basgd": Method(_basgd, _steps(0.2)),
+    "async_sgd": Method(_async_sgd, _steps(0.1)),
+    "async_zo_sgd": Method(_async_zo_sgd, _steps(0.01)),
+    "kardam": Method(_kardam, _steps(0.2)),
+    "zeno_pp": Method(_zeno_pp, _steps(0.1)),
+    "aflguard": Method(_aflguard, _steps(0.2)),
+    "fedbuff": Method(_fedbuff, _steps(0.5)),
+    "sgd": Method(_sgd, _steps(0.5), rounds=True),
+    "sign_sgd_mv": Method(_sign_sgd_mv, _steps(0.0025), rounds=True),
+    "ef_sign_sgd": Method(_ef_sign_sgd, _steps(1.0), rounds=True),
 }
 
 

@@ -29,13 +29,25 @@ def _evaluator(module: nn.Module, input_shape: tuple[int, ...]):
             return jnp.argmax(logits) == label, loss
 
         hit, loss = jax.lax.map(one, (images, labels), batch_size=_CHUNK)
-        return {"test_accuracy": hit.mean(dtype=jnp.float32), "test_loss": loss.mean()}
+        classes = jax.eval_shape(flat.apply, params, images[:1]).shape[-1]
+        per_class = (
+            jnp.zeros((2, classes))
+            .at[:, labels]
+            .add(jnp.stack([hit.astype(jnp.float32), jnp.ones(labels.shape)]))
+        )
+        right, number = per_class
+        return {
+            "test_accuracy": hit.mean(dtype=jnp.float32),
+            "test_loss": loss.mean(),
+            "worst_class": jnp.min(jnp.where(number > 0, right / number, 1.0)),
+        }
 
     return jax.jit(evaluate), jax.jit(jax.vmap(evaluate, in_axes=(0, None, None)))
 
 
 def classification(module: nn.Module, images: np.ndarray, labels: np.ndarray) -> Measure:
-    """`test_accuracy` (a fraction) and `test_loss` (mean cross entropy).
+    """`test_accuracy` (a fraction), `test_loss` (mean cross entropy) and `worst_class`, the
+    accuracy among the examples of the class that fares worst.
 
     The measure takes one vector f32[d], or several f32[..., d].
     """

@@ -32,10 +32,22 @@ def _label_skew(
     return [np.concatenate([cut[i] for i in hand]) for hand in dealt]
 
 
+def _two_camps(
+    labels: np.ndarray, m: int, rng: np.random.Generator, share: float
+) -> list[np.ndarray]:
+    camp, size = max(round(share * m), 1), len(labels) // m
+    low = labels < np.median(np.unique(labels))
+    order = rng.permutation(len(labels))
+    theirs = order[low[order]][: camp * size]
+    others = rng.permutation(np.setdiff1d(order, theirs))
+    return [*np.array_split(theirs, camp), *np.array_split(others, m - camp)]
+
+
 PARTITIONS = {
     "iid": (_iid, 0.0),
     "dirichlet": (_dirichlet, 0.5),
     "label_skew": (_label_skew, 2),
+    "two_camps": (_two_camps, 0.2),
 }
 
 
@@ -50,9 +62,11 @@ def partition(
         kind: "iid", a random split into equal parts; "dirichlet", each class is split in
             Dirichlet(skew) proportions (Hsu, Qi and Brown, 2019); "label_skew", sorted by
             label and cut into m * skew pieces of which each worker gets `skew` (McMahan et
-            al., AISTATS 2017).
+            al., AISTATS 2017); "two_camps", the first m * skew workers hold nothing but the
+            lower half of the labels, the others share what is left.
         key: a run's `keys.partition`.
-        skew: default 0.5 for dirichlet (smaller is more uneven), 2 for label_skew.
+        skew: default 0.5 for dirichlet (smaller is more uneven), 2 for label_skew, 0.2 for
+            two_camps.
 
     Returns:
         rows i32[m, n], each worker's examples, padded to the largest n with the worker's
@@ -66,6 +80,8 @@ def partition(
     skew = float(default if skew is None else skew)
     whole = kind != "label_skew" or skew == int(skew)
     require(whole, f"partition label_skew needs a whole number of pieces: got skew={skew:g}")
+    rule = f"partition two_camps needs 0 < skew <= 0.5: got {skew:g}"
+    require(kind != "two_camps" or (skew <= 0.5 and num_workers > 1), rule)
     require(kind == "iid" or skew > 0, f"partition {kind} needs skew > 0: got {skew}")
     require(
         1 <= num_workers <= len(labels),

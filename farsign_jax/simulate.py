@@ -303,20 +303,20 @@ def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: st
     state = server.init(jnp.copy(problem.x0), keys.server)  # x0 is not the loop's to donate
     workers = jax.vmap(lambda i: worker.init(problem.shard(i)))(everyone)
 
-    def first(i, number=zero):
+    def converse(i, states, number):
         queries = ask(system, state, i[None], number, keys)
-        _, reports = answer(system, problem, workers, queries, number, keys)
-        return jax.tree.map(lambda a: a[0], reports)
+        states, reports = answer(system, problem, states, queries, number, keys)
+        return states, jax.tree.map(lambda a: a[0], reports)
 
     def questions(i):  # numbered 0, -1, ...: events count from 1 on
         numbers = -jnp.arange(open_questions, dtype=jnp.int32)
-        return jax.lax.map(lambda number: first(i, number), numbers)
+        states, reports = jax.lax.scan(functools.partial(converse, i), workers, numbers)
+        return jax.tree.map(lambda a: a[i], states), reports
 
-    # One at a time: m oracle calls side by side would need m times the scratch memory.
-    inbox = jax.lax.map(questions, everyone) if open_questions else ()
+    inbox: Any = ()
     memory: Any = ()
     if attack.omniscient and server.recall is None:
-        report = jax.eval_shape(first, everyone[0])
+        _, report = jax.eval_shape(converse, everyone[0], workers, zero)
         whole = worker.encode is not None or not jax.tree.leaves(report.direction)
         require(
             server.comparable or whole,
@@ -330,6 +330,9 @@ def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: st
             spaces = ("message",)
         said = {name: jnp.zeros((m, *like[name].shape), like[name].dtype) for name in spaces}
         memory = Memory(said, jnp.zeros((m,), bool))
+    if open_questions:
+        # One at a time: m oracle calls side by side would need m times the scratch memory.
+        workers, inbox = jax.lax.map(questions, everyone)
     none = jnp.zeros((m,), jnp.int32)
     unheard = Staleness(none, none, none.astype(jnp.float32), jnp.zeros((m, 32), jnp.int32))
     return Run(state, workers, attack.init(m), inbox, memory, zero, unheard)

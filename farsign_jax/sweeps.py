@@ -214,8 +214,8 @@ def sweep(
             record,
             len(ids),
         )
-        finals.append(jax.tree.map(lambda a, own=slice(len(ids)): np.asarray(a[own]), final))
-    return columns, jax.tree.map(lambda *parts: np.concatenate(parts), *finals)
+        finals.append(jax.tree.map(np.asarray, final))
+    return columns, jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *finals)
 
 
 def _batch_file(checkpoint: pathlib.Path, batch: int | str, batches: int | str) -> pathlib.Path:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from experiments import command, config, figures, panel, table3, tune
+from experiments import asynchrony, command, config, figures, panel, table3, tune
 from farsign_jax.base import InvalidConfig
 from farsign_jax.methods import METHODS
 
@@ -299,3 +299,112 @@ def test_seeds(text, seeds):
             config.parse_seeds(text)
     else:
         assert config.parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arrivals": "paretto"}, "unknown arrivals 'paretto': did you mean 'pareto'"),
+        ({"arrivals": "pareto:shape=-1"}, "pareto needs a finite shape > 0: got -1"),
+        ({"arrivals": "pareto:shpae=1"}, "delay model 'pareto': .*shpae"),
+        ({"arrivals": "exponential:spread=0.5"}, "finite spread >= 1: got 0.5"),
+        ({"arrivals": "uniform:spread=4"}, "'uniform' take no options: got 'uniform:spread=4'"),
+        ({"arrivals": "trace"}, "trace needs a file"),
+        ({"arrivals": "trace:path=x", "methods": ("sgd",)}, "a model of delays, not a trace"),
+        ({"timing": "flood"}, "'uniform' have no clock to play with"),
+        ({"arrivals": "exponential", "timing": "flod"}, "did you mean 'flood'"),
+        ({"arrivals": "exponential", "timing": "flood:rate=0"}, "rate > 0: got 0"),
+        ({"rounds": "fastest"}, "rounds 'fastest' needs .'wait'.: got 'fastest'"),
+        ({"rounds": "slowest"}, "unknown rounds 'slowest'"),
+        ({"liars": "all"}, "unknown liars 'all'"),
+        ({"delivery": "outstanding:0"}, "L > 0: got 'outstanding:0'"),
+    ],
+)
+def test_what_cannot_happen_in_time_is_refused_at_once(changes, message):
+    given = dataclasses.replace(config.Config(), **changes)
+    with pytest.raises(InvalidConfig, match=message):
+        config.check(given)
+
+
+def test_liars_of_one_buffer_sit_together():
+    given = config.Config(liars="one_buffer")  # 25 workers, 11 buffers, 5 liars
+    assert np.flatnonzero(given.byzantine_mask()).tolist() == [0, 1, 11, 12, 22]
+
+
+def test_rounds_hear_as_many_answers_and_wait_for_them():
+    given = config.Config(
+        methods=("sgd", "async_sgd", "far_sign:arrival_rates=known"),
+        aggregators=("median",),
+        attacks=("sign_flip",),
+        dataset="mnist_subset",
+        seeds=(0,),
+        events=100,
+        eval_every=50,
+        directions=5,
+        delivery="outstanding:2",
+        arrivals="exponential:spread=4",
+        timing="flood:rate=3",
+        rounds="fastest:wait=20",
+    )
+    rows = panel.run(given)
+    waits, one_by_one, weighted = (rows[i : i + 2] for i in (0, 2, 4))
+    assert [row["event"] for row in waits] == [2, 5]
+    assert [row["evaluations"] for row in waits] == [40, 100]
+    assert [row["evaluations"] for row in one_by_one] == [50, 100]
+    assert waits[-1]["virtual_seconds"] > one_by_one[-1]["virtual_seconds"]
+    assert {row["arrivals"] for row in rows} == {"exponential:spread=4"}
+    assert waits[-1]["staleness"] == 0 < one_by_one[-1]["staleness"]
+    assert weighted[-1]["virtual_seconds"] == one_by_one[-1]["virtual_seconds"]
+    rates = np.asarray(given.rates())  # what they claim: nobody floods
+    assert rates.max() / rates.min() == pytest.approx(4)
+    fleet = [1 / service.typical for service in given.fleet()]
+    np.testing.assert_allclose(fleet / rates, np.where(given.byzantine_mask(), 3, 1))
+
+
+def test_every_cell_of_every_panel_can_be_run():
+    for one in asynchrony.PANELS.values():
+        cells = list(one.cells(asynchrony.CONFIG))
+        assert len({(cell.facet, cell.x, cell.line, cell.config) for cell in cells}) == len(
+            cells
+        )
+        for cell in cells:
+            config.check(cell.config)
+
+
+def test_the_best_step_of_a_cell_is_shown():
+    common = {"facet": "f", "x": 1, "line": "m", "mean_square_staleness": 4.0}
+    rows = [
+        common | {"step_size": step, "seed": seed, "test_accuracy": a, "virtual_seconds": t}
+        for step, curve in ((0.1, [0.5, 0.9]), (0.2, [0.82, 0.7]))
+        for seed in (0, 1)
+        for t, a in enumerate(curve, 1)
+    ]
+    (entry,) = asynchrony.shown(rows, "test accuracy, %")
+    assert (entry["value"], entry["step_size"]) == (pytest.approx(90), 0.1)
+    assert entry["root_mean_square_staleness"] == 2
+    (entry,) = asynchrony.shown(rows, "virtual seconds to 80%")
+    assert (entry["value"], entry["step_size"]) == (1.0, 0.2)
+
+
+def test_asynchrony_writes_what_it_shows_and_continues(tmp_path):
+    small = ["--panels=b", "--methods=far_sign", "--seeds=1", "--events=100", "--eval_every=50"]
+    code, text, err = run("experiments.asynchrony", "--out", tmp_path, *small, "--directions=5")
+    assert code == 0, err
+    rows = read(tmp_path)
+    lines = {
+        "far_sign",
+        "sgd, waits for all",
+        "sgd, waits for 4 of 5",
+        "sign_sgd_mv, waits for all",
+    }
+    assert {row["line"] for row in rows} == lines
+    assert len(rows) == 4 * 5 * len(asynchrony.MULTIPLES) * 2
+    assert "Who waits for stragglers" in text and (tmp_path / "b.md").exists()
+    assert (tmp_path / "b.png").stat().st_size > 10_000
+    at_100 = {
+        (r["line"], r["x"]): float(r["virtual_seconds"]) for r in rows if r["event"] == "4"
+    }
+    waits = at_100["sgd, waits for all", "100"] / at_100["sgd, waits for all", "1"]
+    assert waits > 10  # nearly every round has a straggler
+    assert run("experiments.asynchrony", "--out", tmp_path, *small, "--directions=5")[0] == 0
+    assert timeless(read(tmp_path)) == timeless(rows)

@@ -140,7 +140,8 @@ def test_outstanding_answers_are_about_the_iterate_that_was_asked(depth):
     lies = jnp.zeros(M, bool)
     for i in order:
         before, oldest = run.inbox, run.staleness.answers[i] % depth
-        run, info = simulate.event(system, problem, lies, keyring, delivery, run, jnp.asarray(i))
+        who = jnp.asarray(i)
+        run, info = simulate.event(system, problem, lies, keyring, delivery, run, who)
         assert int(info["nonfinite"]) == 0
         iterates.append(run.server.params)
         asked = iterates[int(info["version"])]
@@ -159,8 +160,12 @@ def test_worker_states_advance_only_for_those_that_answer():
 
     counting = Worker(lambda shard: jnp.zeros((), jnp.int32), respond)
     order = schedule(40, 2)
-    state, _ = simulate.run(problem, inner._replace(worker=counting), order)
-    np.testing.assert_array_equal(state.workers, np.bincount(order.ravel(), minlength=M))
+    system = inner._replace(worker=counting)
+    heard = np.bincount(order.ravel(), minlength=M)
+    for delivery in ("fresh", "outstanding", "outstanding:3"):  # some are still under way
+        state, _ = simulate.run(problem, system, order, delivery=delivery)
+        np.testing.assert_array_equal(state.workers, heard + simulate.depth(delivery))
+        np.testing.assert_array_equal(state.staleness.answers, heard)
 
 
 @pytest.mark.parametrize("delivery", simulate.DELIVERIES)
