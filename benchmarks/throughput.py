@@ -44,7 +44,7 @@ flags.DEFINE_integer("timed_events", 300, "Events per timing.", lower_bound=1)
 
 CONFIG = Config(
     dataset="mnist_subset",
-    methods=tuple(METHODS),
+    methods=("far_sign", "far_sign_first_order", "cyber0", "basgd", "async_sgd"),
     aggregators=("median",),
     attacks=("sign_flip",),
     seeds=(0,),

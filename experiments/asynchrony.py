@@ -17,18 +17,16 @@ X.png/pdf, under --out.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import flags
 
-from experiments import figures, panel
+from experiments import cells
+from experiments.cells import TARGET, Cell, Figure
 from experiments.command import FLAGS, configure, folder_for, main
 from experiments.config import Config
-from farsign_jax import results, sweeps
+from experiments.panel import Progress
 from farsign_jax.base import lookup
 
 flags.DEFINE_list("panels", ["a", "b", "c", "d", "e"], "Which ones.")
@@ -52,17 +50,6 @@ CONFIG = Config(
     eval_every=100,
     delivery="outstanding",
 )
-MULTIPLES = (1 / 16, 1 / 4, 1.0)
-TARGET = 0.8
-
-
-class Cell(NamedTuple):
-    """One point of a figure: a method in a setting, with all seeds and step sizes."""
-
-    facet: str  # which of the panel's plots
-    x: Any
-    config: Config  # of one method and one attack
-    line: str = ""  # what it is called, if not by its method
 
 
 def _each(config: Config, **changes: Any) -> Iterable[Config]:
@@ -88,11 +75,10 @@ def _stragglers(base: Config) -> Iterable[Cell]:
         for config in _each(base, **told):
             yield Cell(facet, slow, config)
         for method in waiting:
-            config = dataclasses.replace(base, methods=(method,), delivery="fresh", **told)
+            config = dataclasses.replace(base, methods=(method,), **told)
             yield Cell(facet, slow, config, f"{method}, waits for all")
         fastest = f"fastest:wait={4 * base.workers // 5}"
-        config = dataclasses.replace(base, methods=("sgd",), delivery="fresh", **told)
-        config = dataclasses.replace(config, rounds=fastest)
+        config = dataclasses.replace(base, methods=("sgd",), rounds=fastest, **told)
         yield Cell(facet, slow, config, "sgd, waits for 4 of 5")
 
 
@@ -148,221 +134,45 @@ def _timing(base: Config) -> Iterable[Cell]:
                 continue  # who hardly says anything does not repeat itself
             told = {"attacks": (lie,), "events": _events(base, rate)} | told
             for config in _each(base, **told):
-                waits = config.in_rounds
-                delivery = "fresh" if waits else base.delivery
                 wait = f"fastest:wait={base.workers - base.byzantine}"
-                config = dataclasses.replace(config, delivery=delivery, rounds=wait)
-                line = "sgd, waits for 4 of 5" if waits else ""
+                line = "sgd, waits for 4 of 5" if config.in_rounds else ""
+                config = dataclasses.replace(config, rounds=wait)
                 yield Cell("accuracy, %", lie + name, config, line)
 
 
-class Panel(NamedTuple):
-    cells: Callable[[Config], Iterable[Cell]]
-    title: str
-    x: str
-    y: str = "test accuracy, %"
-
-
 PANELS = {
-    "a": Panel(_staleness, "Accuracy against staleness", "mean staleness, updates"),
-    "b": Panel(
+    "a": Figure(_staleness, "Accuracy against staleness", "mean staleness, updates"),
+    "b": Figure(
         _stragglers,
         "Who waits for stragglers",
         "times as slow as the others",
         f"virtual seconds to {TARGET:.0%}",
     ),
-    "c": Panel(
+    "c": Figure(
         _heavy_tails,
         "Heavy tails: below 2, staleness has no second moment",
         "shape of the Pareto service times",
     ),
-    "d": Panel(_uneven, "Uneven arrivals", "times as fast as the others"),
-    "e": Panel(_timing, "Lies and attacks on time", "attack"),
+    "d": Figure(_uneven, "Uneven arrivals", "times as fast as the others"),
+    "e": Figure(_timing, "Lies and attacks on time", "attack"),
 }
-
-
-class Run(NamedTuple):
-    """A cell and what its lanes need."""
-
-    cell: Cell
-    job: panel.Job
-    setting: panel.Setting
-    lanes: sweeps.Lanes
-
-
-def _run_of(cell: Cell, data_dir: str | None, known: dict[Config, panel.Setting]) -> Run:
-    config = cell.config
-    (job,) = panel.jobs_of(config, MULTIPLES)
-    job = dataclasses.replace(job, program=job.builds[0])  # one aggregator: no lock-step
-    same = {"attacks": ("none",), "delivery": "fresh", "aggregators": ("mean",)}
-    methods = config.methods if config.in_rounds else ("async_sgd",)
-    data = dataclasses.replace(config, methods=methods, **same)
-    if data not in known:
-        known[data] = panel.prepare(data, data_dir)
-    return Run(cell, job, known[data], job.lanes(known[data]))
-
-
-def _joined(runs: list[Run]) -> sweeps.Lanes:
-    """The lanes of several cells, one after the other."""
-    every = [run.lanes for run in runs]
-    first, width = every[0], max(lanes.problem.rows.shape[2] for lanes in every)
-
-    def pad(rows):
-        return jnp.pad(rows, ((0, 0), (0, 0), (0, width - rows.shape[2])))
-
-    def join(pick):
-        return jax.tree.map(lambda *a: np.concatenate(a), *map(pick, every))
-
-    problem = dataclasses.replace(
-        first.problem,
-        rows=jnp.concatenate([pad(lanes.problem.rows) for lanes in every]),
-        sizes=jnp.concatenate([lanes.problem.sizes for lanes in every]),
-        x0=jnp.concatenate([lanes.problem.x0 for lanes in every]),
-    )
-    rest = (join(lambda lanes, n=n: getattr(lanes, n)) for n in _PER_LANE)
-    return sweeps.Lanes(problem, *rest)
-
-
-_PER_LANE = ("seeds", "hyper", "byzantine", "schedules", "times")
-
-
-def _grouped(runs: list[Run]) -> list[list[Run]]:
-    """Cells that differ in their data alone: one program, its lanes side by side."""
-    groups: dict[Any, list[Run]] = {}
-    for run in runs:
-        clock = run.lanes.times is not None
-        key = (run.job.program, run.cell.config.delivery, run.lanes.schedules.shape[1:], clock)
-        groups.setdefault(key, []).append(run)
-    return list(groups.values())
-
-
-def _tidy(name: str, run: Run, columns: dict[str, np.ndarray], final: Any) -> list[dict]:
-    """The rows of one cell: every seed and step size."""
-    cell, config = run.cell, run.cell.config
-    by_run = run.job.by_run(columns, len(config.seeds))
-    told = {
-        "panel": name,
-        "facet": cell.facet,
-        "x": cell.x,
-        "line": cell.line or run.job.method,
-    }
-    told |= {
-        n: getattr(config, n) for n in ("delivery", "timing", "rounds", "liars", "byzantine")
-    }
-    rows = []
-    for h, step in enumerate(run.job.hyper["step_size"][0].tolist()):
-        one = {n: c[..., h : h + 1] for n, c in by_run.items()}
-        rows += [
-            r | told | {"step_size": step}
-            for r in panel.tidy(config, run.job, run.setting, one)
-        ]
-    largest, square = (np.asarray(getattr(final, n)) for n in ("largest", "mean_square"))
-    for number, row in enumerate(rows):
-        lane = number // len(columns["event"][0])
-        lane = lane % len(config.seeds) * run.job.points + lane // len(config.seeds)
-        row["largest_staleness"] = int(largest[lane].max())
-        row["mean_square_staleness"] = float(square[lane].mean())
-    return rows
-
-
-def shown(rows: list[dict[str, Any]], y: str) -> list[dict[str, Any]]:
-    """One entry per cell: the best step size by the mean over seeds."""
-    cells: dict[tuple, dict[float, list[dict]]] = {}
-    for row in rows:
-        key = (row["facet"], row["x"], row["line"])
-        cells.setdefault(key, {}).setdefault(row["step_size"], []).append(row)
-    entries = []
-    for (facet, x, line), by_step in cells.items():
-        values = {step: _value(mine, y) for step, mine in by_step.items()}
-        best = min if "seconds" in y else max
-        step = best(values, key=lambda s: values[s])
-        stale = np.mean([row["mean_square_staleness"] for row in by_step[step]]) ** 0.5
-        entry = {"facet": facet, "x": x, "line": line, "value": values[step], "step_size": step}
-        entries.append(entry | {"root_mean_square_staleness": float(stale)})
-    return entries
-
-
-def _value(rows: list[dict[str, Any]], y: str) -> float:
-    def curve(column):
-        seeds: dict[int, list[float]] = {}
-        for row in rows:
-            seeds.setdefault(row["seed"], []).append(row[column])
-        return np.mean(list(seeds.values()), axis=0)
-
-    if "seconds" not in y:
-        return 100 * float(curve("test_accuracy")[-1])
-    reached = np.flatnonzero(curve("test_accuracy") >= TARGET)
-    return float(curve("virtual_seconds")[reached[0]]) if len(reached) else np.inf
 
 
 def asynchrony() -> None:
     base = configure(CONFIG)
-    chosen = [lookup("panel", name, PANELS) for name in FLAGS.panels]
-    folder = folder_for("asynchrony", base, panels=FLAGS.panels)
-    known: dict[Config, panel.Setting] = {}
-    work = []  # everything is built, and refused, before the first event
-    for name, one in zip(FLAGS.panels, chosen, strict=True):
-        runs = [_run_of(cell, FLAGS.data_dir, known) for cell in one.cells(base)]
-        groups = [(group, _joined(group)) for group in _grouped(runs)]
-        for group, lanes in groups:
-            lanes.check(group[0].job.program, group[0].cell.config.delivery)
-        work.append((name, one, groups))
+    panels = {name: lookup("panel", name, PANELS) for name in FLAGS.panels}
+    folder = folder_for("asynchrony", base, panels=list(panels))
+    groups = {n: cells.prepare(f.cells(base), FLAGS.data_dir) for n, f in panels.items()}
     folder.claim()
-    answers = sum(
-        len(lanes) * run[0].cell.config.events for *_, gs in work for run, lanes in gs
-    )
-    progress = panel.Progress(answers)
+    progress = Progress(sum(group.answers for every in groups.values() for group in every))
     rows: list[dict[str, Any]] = []
-    for name, one, groups in work:
-        mine: list[dict[str, Any]] = []
-        for number, (group, lanes) in enumerate(groups):
-            mine += _sweep(f"{name}-{number}", name, group, lanes, folder, progress)
+    for name, figure in panels.items():
+        mine = cells.run(name, groups[name], folder, progress)
         rows += mine
         folder.write_rows(rows)
-        _draw(name, one, mine, folder)
+        cells.show(name, figure, mine, folder)
     progress.close()
     print(f"all of it is in {folder.path}")
-
-
-def _sweep(checkpoint, name, group, lanes, folder, progress) -> list[dict[str, Any]]:
-    first = group[0]
-    config, events = first.cell.config, lanes.schedules.shape[1]
-    progress.start(f"{name}: {first.job.method}")
-    columns, final = sweeps.sweep(
-        first.job.program,
-        lanes,
-        every=max(config.eval_every * events // config.events, 1),
-        measure=first.setting.measure,
-        delivery=config.delivery,
-        max_lanes=FLAGS.max_lanes,
-        checkpoint=folder.checkpoint(checkpoint),
-        checkpoint_every=FLAGS.checkpoint_every,
-        progress=lambda count: progress(count * config.events / events),
-    )
-    rows, begin = [], 0
-    for run in group:
-        own = slice(begin, begin + len(run.lanes))
-        staleness = jax.tree.map(lambda a, own=own: a[own], final.staleness)
-        rows += _tidy(name, run, {n: c[own] for n, c in columns.items()}, staleness)
-        begin += len(run.lanes)
-    return rows
-
-
-def _draw(name: str, one: Panel, rows: list[dict[str, Any]], folder: results.Folder) -> None:
-    entries = shown(rows, one.y)
-    texts = []
-    for facet in dict.fromkeys(entry["facet"] for entry in entries):
-        mine = [entry for entry in entries if entry["facet"] == facet]
-        xs = list(dict.fromkeys(entry["x"] for entry in mine))
-        lines = list(dict.fromkeys(entry["line"] for entry in mine))
-        cells = {(entry["line"], entry["x"]): f"{entry['value']:.1f}" for entry in mine}
-        body = [[line, *(cells.get((line, x), "") for x in xs)] for line in lines]
-        texts.append(f"{facet}\n\n" + results.markdown_table([one.x, *map(str, xs)], body))
-    table = f"# {one.title}\n\n" + "\n".join(texts)
-    results.write_text(folder.path / f"{name}.md", table)
-    print(f"\n{table}")
-    draw = figures.heatmap if isinstance(entries[0]["x"], str) else figures.lines
-    draw(entries, folder.path / f"{name}.png", one.title, one.x, one.y)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def alone(
         build, lanes = job.alone(setting, number)
         aggregator = job.runs[number][0]
         entry = {"method": job.method, "aggregator": aggregator}
-        entry |= clock(build, lanes, EVENTS, REPEATS, config.delivery)
+        entry |= clock(build, lanes, EVENTS, REPEATS, job.delivery(config))
         known[job.method, aggregator] = entry
         print(f"alone: {figures.label(entry)}: {entry['us']:,.0f} µs an event", file=sys.stderr)
         _write(folder, known)
@@ -122,7 +122,7 @@ def end_to_end(
             lanes,
             every=min(config.eval_every, events),
             measure=lambda params: {"first": params[:, 0]},
-            delivery=config.delivery,
+            delivery=job.delivery(config),
         )
         seconds = float(columns["seconds"][0, -1])
         entry |= {"end_to_end_events": events, "end_to_end_seconds": seconds}

@@ -46,7 +46,7 @@ class Setting:
     measure: metrics.Measure
 
     def of(self, job: "Job") -> sweeps.Lanes:
-        lanes = self.rounds if METHODS[job.builds[0].method].rounds else self.lanes
+        lanes = self.rounds if job.in_rounds else self.lanes
         assert lanes is not None
         return lanes
 
@@ -199,6 +199,14 @@ class Job:
         return isinstance(self.program, Lockstep)
 
     @property
+    def in_rounds(self) -> bool:
+        return METHODS[self.builds[0].method].rounds
+
+    def delivery(self, config: Config) -> str:
+        """Everybody in a round is asked when it begins."""
+        return "fresh" if self.in_rounds else config.delivery
+
+    @property
     def points(self) -> int:
         return self.hyper["step_size"].shape[1]
 
@@ -296,7 +304,7 @@ def sweep(
     seeds = len(config.seeds)
     lanes = [job.lanes(setting) for job in jobs]
     for job, own in zip(jobs, lanes, strict=True):  # all of them before the first one runs
-        own.check(job.program, config.delivery)
+        own.check(job.program, job.delivery(config))
     if folder:
         folder.claim()
     runs = sum(len(job.runs) * job.points for job in jobs)
@@ -312,7 +320,7 @@ def sweep(
             own,
             every=min(max(every, 1), own.schedules.shape[1]),
             measure=setting.measure,
-            delivery=config.delivery,
+            delivery=job.delivery(config),
             max_lanes=1 if job.lockstep else max_lanes,
             checkpoint=folder.checkpoint(job.name) if folder else None,
             checkpoint_every=checkpoint_every,
