@@ -35,7 +35,7 @@ from experiments.command import FLAGS, configure, main
 from experiments.config import PAPER_ATTACKS, Config
 from farsign_jax import arrivals, attacks, keys, models, problems, results, simulate
 from farsign_jax.base import System, require
-from farsign_jax.methods import METHODS, Build, hyper_of
+from farsign_jax.methods import Build, hyper_of
 from farsign_jax.oracles.coordinate_mlp import loss_changes
 
 flags.DEFINE_list("runs", ["1", "5", "25"], "Runs side by side.")

@@ -1,6 +1,6 @@
 """What delays, stragglers, uneven arrivals and liars with a clock do to each server.
 
-    python -m experiments.asynchrony                 all panels, about 15 minutes on two cores
+    python -m experiments.asynchrony                 all panels, about 20 minutes on two cores
     python -m experiments.asynchrony --panels a      one of them
 
     a   accuracy against staleness: 0, 1, 4 or 16 questions open at each of 25 workers
@@ -125,7 +125,7 @@ def _timing(base: Config) -> Iterable[Cell]:
             ("", 1, {}),
             (" + flood", 5, {"timing": "flood:rate=5"}),
             (" + flood, one buffer", 5, {"timing": "flood:rate=5", "liars": "one_buffer"}),
-            (" + burst", 1, {"timing": "burst:silence=20,size=20"}),
+            (" + burst", 1, {"timing": "burst:silence=15,size=15"}),
             (" + max_stale", 0, {"timing": "max_stale:lag=20"}),
             (" + withhold", 0, {"timing": "withhold"}),
             (" + withhold, one buffer", 0, {"timing": "withhold", "liars": "one_buffer"}),

@@ -1,7 +1,7 @@
 """Cells: the points of a figure, each a method in a setting of its own, run side by side.
 
-Cells that differ in their data alone (schedules, liars, partitions, seeds, step sizes) share one
-program and advance together; the others are a loop over programs.
+Cells that differ in their data alone (schedules, liars, partitions, seeds, step sizes) share
+one program and advance together; the others are a loop over programs.
 """
 
 import dataclasses
@@ -172,8 +172,13 @@ def shown(rows: list[dict[str, Any]], of_time: bool) -> list[dict[str, Any]]:
     for (facet, x, line), by_step in cells.items():
         values = {step: _value(mine, of_time) for step, mine in by_step.items()}
         step = (min if of_time else max)(values, key=lambda s: values[s])
+        mine = by_step[step]
+        squares = [row["mean_square_staleness"] for row in mine]
         entry = {"facet": facet, "x": x, "line": line, "value": values[step]}
-        entries.append(entry | {"step_size": step})
+        entry |= {"step_size": step, "typical_staleness": float(np.mean(squares)) ** 0.5}
+        entries.append(
+            entry | {"largest_staleness": max(row["largest_staleness"] for row in mine)}
+        )
     return entries
 
 
@@ -203,6 +208,10 @@ def show(name: str, figure: Figure, rows: list[dict[str, Any]], folder: results.
         cells = {(e["line"], e["x"]): f"{e['value']:.1f}" for e in mine}
         cells = {key: "never" if text == "inf" else text for key, text in cells.items()}
         body = [[line, *(cells.get((line, x), "") for x in xs)] for line in lines]
+        first = {e["x"]: e for e in mine if e["line"] == lines[0]}
+        for kind, text in (("typical", "root mean square"), ("largest", "largest")):
+            of = [f"{first[x][f'{kind}_staleness']:.0f}" for x in xs]
+            body.append([f"{text} staleness of {lines[0]}", *of])
         texts.append(f"{facet}\n\n" + results.markdown_table([figure.x, *map(str, xs)], body))
     table = f"# {figure.title}\n\n{figure.y}\n\n" + "\n".join(texts)
     results.write_text(folder.path / f"{name}.md", table)

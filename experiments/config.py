@@ -136,6 +136,11 @@ class Config:
         expected = lookup("rounds", name, known)
         got = tuple(option for option, _ in options)
         require(got == expected, f"rounds {name!r} needs {list(expected)}: got {self.rounds!r}")
+        wait, share = (dict(options).get(o, 1) for o in ("wait", "participation"))
+        rule = f"need a whole number 1 <= wait <= workers: got {wait}, workers={self.workers}"
+        require(isinstance(wait, int) and 1 <= wait <= self.workers, rule)
+        rule = f"need 0 < participation <= 1: got {share}"
+        require(isinstance(share, int | float) and 0 < share <= 1, rule)
         return dict(options)
 
     @property

@@ -10,8 +10,9 @@ elsewhere (`load`, `trace`).
 """
 
 import heapq
-import itertools
+import io
 import os
+import pathlib
 import zipfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -23,6 +24,9 @@ from farsign_jax import results
 from farsign_jax.base import InvalidConfig, Key, require
 from farsign_jax.keys import host_rng
 from farsign_jax.services import Service
+
+# What reading a damaged archive, or an .npy file, can raise.
+_DAMAGED = (ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile)
 
 
 class Schedule(NamedTuple):
@@ -202,17 +206,20 @@ def rounds(
         InvalidConfig: on q outside 1..m or gamma outside (0, 1], or where a round would never
             end because those it waits for are dead.
     """
+    require(num_rounds >= 0, f"need num_rounds >= 0: got {num_rounds}")
     streams, m = _streams(key, services, num_rounds), len(services)
-    size = m if wait is None else wait
-    require(1 <= size <= m, f"need 1 <= wait <= workers: got wait={wait}, workers={m}")
+    rule = f"need a whole number 1 <= wait <= workers: got wait={wait}, workers={m}"
+    require(wait is None or (wait == int(wait) and 1 <= wait <= m), rule)
+    size = m if wait is None else int(wait)
     rule = f"need 0 < participation <= 1: got {participation}"
     require(0 < participation <= 1, rule)
     require(wait is None or participation == 1, "either wait for some or let some take part")
     took = np.stack([s.service.draw(s.rng, 0, num_rounds) for s in streams], axis=1)  # [R, m]
-    worst = int(np.argmin(np.where(took >= 0, 1, 0).min(axis=0)))
+    worst = int(np.argmin((took >= 0).all(axis=0)))
     rule = "a service time is a number of seconds >= 0"
-    require(took >= 0, f"{rule}: worker {worst} took {took[:, worst].min()}")
-    takes_part = host_rng(key).random((num_rounds, m)) < participation
+    require(took >= 0, f"{rule}: worker {worst} took {took[:, worst].min(initial=np.inf)}")
+    rng = np.random.default_rng([*np.asarray(jax.random.key_data(key)), m])  # no worker's
+    takes_part = rng.random((num_rounds, m)) < participation
     sets, times, now = np.full((num_rounds, size), -1, np.int32), np.empty(num_rounds), 0.0
     for r in range(num_rounds):
         done = np.array([_done(s.service, now, took[r, i]) for i, s in enumerate(streams)])
@@ -222,7 +229,9 @@ def rounds(
             first = np.flatnonzero(takes_part[r])
         if len(first):
             never = first[np.isinf(done[first])]
-            rule = f"round {r} waits for worker {never[:1]}, which is dead at {now:g} s"
+            rule = (
+                f"round {r} waits for worker {never.min(initial=m)}, which is dead at {now:g} s"
+            )
             require(len(never) == 0, f"{rule}: wait for fewer than {len(first)}")
             now = float(done[first].max())
         sets[r, : len(first)], times[r] = np.sort(first), now
@@ -257,12 +266,13 @@ def load(path: str | os.PathLike) -> Schedule:
         InvalidConfig: where it is damaged, or no schedule.
     """
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        whole = pathlib.Path(path).read_bytes()  # no such file is no damaged file
+        with np.load(io.BytesIO(whole), allow_pickle=False) as arrays:
             schedule = Schedule(arrays["workers"], arrays.get("times"))
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise InvalidConfig(f"{path} is not a saved schedule: {error}") from error
     most = int(schedule.workers.max(initial=0)) if schedule.workers.dtype.kind in "iu" else 0
-    return check_schedule(schedule, most + 1)
+    return check_schedule(schedule, min(most, 2**31 - 2) + 1)
 
 
 def trace(path: str | os.PathLike, num_workers: int, num_events: int | None = None) -> Schedule:
@@ -280,24 +290,25 @@ def trace(path: str | os.PathLike, num_workers: int, num_events: int | None = No
     with open(path) as file:
         header = file.readline().strip().replace(" ", "")
         require(header == "time,worker", f"{path} begins with 'time,worker': got {header!r}")
-        try:
-            lines = itertools.islice(file, num_events)
-            rows = np.loadtxt(lines, np.float64, delimiter=",", ndmin=2)
-        except ValueError as error:
-            raise InvalidConfig(f"{path}: {error}") from None
-    rows = rows.reshape(-1, 2) if rows.size == 0 else rows
+        lines = [(n, line) for n, line in enumerate(file, 2) if line.strip()][:num_events]
+    try:
+        rows = np.loadtxt([line for _, line in lines], delimiter=",", ndmin=2) if lines else []
+    except ValueError as error:
+        raise InvalidConfig(f"{path}: {error}") from None
+    rows = np.reshape(rows, (0, 2)) if not lines else np.asarray(rows)
     require(rows.shape[1] == 2, f"{path} has {rows.shape[1]} columns: expected time,worker")
     rule = f"{path} has {len(rows)} arrivals: asked for {num_events}"
     require(num_events is None or len(rows) == num_events, rule)
     times, ids = rows.T
-    whole = ids == np.floor(ids)
-    at = int(np.argmin(whole)) if len(ids) else 0
-    require(whole, f"{path}, line {at + 2}: worker ids are whole: got {ids[at : at + 1]}")
-    known = (ids >= 0) & (ids < num_workers)
-    at = int(np.argmin(known)) if len(ids) else 0
-    rule = f"{path}, line {at + 2}: unknown worker {ids[at : at + 1]}"
-    require(known, f"{rule}: workers are 0..{num_workers - 1}")
-    return check_schedule(Schedule(ids.astype(np.int32), times), num_workers)
+    unknown = np.flatnonzero(~((ids >= 0) & (ids < num_workers) & (ids == np.floor(ids))))
+    if len(unknown):
+        line, worker = lines[unknown[0]][0], ids[unknown[0]]
+        known = f"workers are whole numbers 0..{num_workers - 1}"
+        raise InvalidConfig(f"{path}, line {line}: unknown worker {worker:g}: {known}")
+    try:
+        return check_schedule(Schedule(ids.astype(np.int32), times), num_workers)
+    except InvalidConfig as error:
+        raise InvalidConfig(f"{path}: {error}") from None
 
 
 def check_schedule(schedule: Any, num_workers: int) -> Schedule:

@@ -13,6 +13,8 @@ import numpy as np
 
 from farsign_jax.base import InvalidConfig, lookup, require
 
+_NUMBER = (int, float, np.integer, np.floating)
+
 Draw = Callable[[np.random.Generator, int, int], np.ndarray]
 
 
@@ -34,10 +36,14 @@ class Service:
     windows: tuple[tuple[float, float], ...] = ((0.0, np.inf),)
 
     def __post_init__(self):
-        ends = np.asarray(self.windows, np.float64).reshape(-1)
-        ordered = np.all(ends >= 0) and np.all(np.diff(ends) >= 0)
         rule = f"windows are (begin, end), begin >= 0, one after the other: got {self.windows}"
-        require(ends.size % 2 == 0 and ordered and np.all(np.isfinite(ends[::2])), rule)
+        require(all(np.shape(window) == (2,) for window in self.windows), rule)
+        ends = np.ravel(self.windows)
+        require(np.issubdtype(ends.dtype, np.number), rule)
+        ordered = np.all(ends >= 0) and np.all(ends[1:] >= ends[:-1])
+        require(ordered and np.all(np.isfinite(ends[::2])), rule)
+        rule = f"typical is a finite number of seconds >= 0: got {self.typical}"
+        require(0 <= self.typical < np.inf, rule)
 
     def within(self, *windows: tuple[float, float]) -> "Service":
         """The same worker, at work only in these windows; none: dead from the beginning."""
@@ -68,13 +74,13 @@ class Service:
 def _positive(model: str, **options: float) -> None:
     for name, value in options.items():
         rule = f"{model} needs a finite {name} > 0: got {value}"
-        require(isinstance(value, int | float) and 0 < value < np.inf, rule)
+        require(isinstance(value, _NUMBER) and 0 < value < np.inf, rule)
 
 
 def deterministic(time: float = 1.0) -> Service:
     """Always the same time; 0 is allowed: an answer at once."""
     rule = f"deterministic needs a finite time >= 0: got {time}"
-    require(isinstance(time, int | float) and 0 <= time < np.inf, rule)
+    require(isinstance(time, _NUMBER) and 0 <= time < np.inf, rule)
     return Service(lambda rng, first, count: np.full(count, float(time)), time)
 
 
@@ -102,7 +108,7 @@ def pareto(shape: float = 2.5, scale: float = 1.0) -> Service:
     def draw(rng, first, count):
         return scale * (1 + rng.pareto(shape, count))
 
-    return Service(draw, scale * 2 ** (1 / shape))
+    return Service(draw, min(scale * np.exp(min(np.log(2) / shape, 690)), 1e300))
 
 
 def bimodal(
@@ -142,7 +148,7 @@ def flood(honest: Service, rate: float = 10.0) -> Service:
 
 
 def withhold(honest: Service, after: float = 0.0) -> Service:
-    """Falls silent for good `after` so many seconds."""
+    """Falls silent for good after so many seconds: by default, never says a word."""
     require(0 <= after < np.inf, f"withhold needs a finite after >= 0: got {after}")
     cut = tuple((begin, min(end, after)) for begin, end in honest.windows if begin < after)
     return honest.within(*cut)
@@ -197,5 +203,6 @@ def spoil(honest: Service, name: str, **options: Any) -> Service:
 
 def geometric_speeds(num_workers: int, spread: float) -> np.ndarray:
     """Speeds f64[m] from 1 down to 1 / spread, by a constant factor from worker to worker."""
-    require(1 <= spread < np.inf, f"need a finite spread >= 1: got {spread}")
+    good = isinstance(spread, _NUMBER) and 1 <= spread < np.inf
+    require(good, f"need a finite spread >= 1: got {spread}")
     return np.geomspace(1.0, 1.0 / spread, num_workers)

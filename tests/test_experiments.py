@@ -316,6 +316,10 @@ def test_seeds(text, seeds):
         ({"arrivals": "exponential", "timing": "flood:rate=0"}, "rate > 0: got 0"),
         ({"rounds": "fastest"}, "rounds 'fastest' needs .'wait'.: got 'fastest'"),
         ({"rounds": "slowest"}, "unknown rounds 'slowest'"),
+        ({"rounds": "fastest:wait=26"}, "1 <= wait <= workers: got 26, workers=25"),
+        ({"rounds": "fastest:wait=2.5"}, "whole number 1 <= wait <= workers: got 2.5"),
+        ({"rounds": "partial:participation=0"}, "0 < participation <= 1: got 0"),
+        ({"arrivals": "weighted:spread=abc"}, "finite spread >= 1: got abc"),
         ({"liars": "all"}, "unknown liars 'all'"),
         ({"delivery": "outstanding:0"}, "L > 0: got 'outstanding:0'"),
     ],
@@ -372,7 +376,13 @@ def test_every_cell_of_every_panel_can_be_run():
 
 
 def test_the_best_step_of_a_cell_is_shown():
-    common = {"facet": "f", "x": 1, "line": "m", "attack": "none"}
+    common = {
+        "facet": "f",
+        "x": 1,
+        "line": "m",
+        "mean_square_staleness": 4,
+        "largest_staleness": 5,
+    }
     rows = [
         common | {"step_size": step, "seed": seed, "test_accuracy": a, "virtual_seconds": t}
         for step, curve in ((0.1, [0.5, 0.9]), (0.2, [0.82, 0.7]))

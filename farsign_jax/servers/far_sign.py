@@ -76,7 +76,7 @@ def far_sign(
         rate_cap: None, every answer counts; c >= 1, against workers that flood: worker i is
             heard while c_i < cap_burst + c * C, where C is the `cap_rank`-th largest count of
             all workers, and ignored beyond, as if it had not answered. No clock, which the
-            flood would drive.
+            flood would drive. q liars are then worth up to c q workers: it takes c q < m - q.
         cap_rank: None, the middle one, m // 2 + 1, which fewer than half of the workers cannot
             raise. Any rank above q will do; if fewer workers than that are alive, the others
             come to the end of what they may say.
@@ -112,7 +112,9 @@ def far_sign(
         require(np.shape(arrival_rates) == (m,), rule)
         if is_concrete(arrival_rates):
             arrival_rates = np.asarray(arrival_rates, np.float64)  # even rates weigh exactly 1
-        require(arrival_rates > 0, f"arrival rates must be positive: got {arrival_rates}")
+        good = (arrival_rates > 0) & (arrival_rates < float("inf"))
+        require(good, f"arrival rates must be positive and finite: got {arrival_rates}")
+    require(max_weight > 0, f"far_sign needs max_weight > 0: got {max_weight}")
 
     rank = m // 2 + 1 if cap_rank is None else cap_rank
     rule = f"far_sign needs rate_cap >= 1 or None: got {rate_cap}"
@@ -146,7 +148,8 @@ def far_sign(
         if rate_cap is None:
             return worker
         others = jnp.sort(counts)[m - rank].astype(jnp.float32)
-        return jnp.where(counts[worker] < cap_burst + rate_cap * others, worker, m)
+        own = counts[worker].astype(jnp.float32)
+        return jnp.where(own < cap_burst + rate_cap * others, worker, m)
 
     def update(state, reports):
         i, j = heard(state.counts, reports.worker), reports.direction  # [s], [s, k]
