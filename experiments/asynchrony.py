@@ -26,7 +26,7 @@ from experiments import cells
 from experiments.cells import TARGET, Cell, Figure
 from experiments.command import FLAGS, configure, folder_for, main
 from experiments.config import Config
-from experiments.panel import Progress
+from experiments.progress import Progress
 from farsign_jax.base import lookup
 
 flags.DEFINE_list("panels", ["a", "b", "c", "d", "e"], "Which ones.")

@@ -15,7 +15,9 @@ import numpy as np
 from experiments import figures, panel
 from experiments.command import FLAGS
 from experiments.config import Config
-from farsign_jax import results, simulate, sweeps
+from experiments.progress import Progress
+from farsign_jax import results, sweeps
+from farsign_jax.staleness import Staleness
 
 MULTIPLES = (1 / 16, 1 / 4, 1.0)
 TARGET = 0.8
@@ -110,7 +112,7 @@ def _joined(every: list[sweeps.Lanes]) -> sweeps.Lanes:
 
 
 def run(
-    name: str, groups: list[Group], folder: results.Folder, progress: panel.Progress
+    name: str, groups: list[Group], folder: results.Folder, progress: Progress
 ) -> list[dict[str, Any]]:
     """Runs the cells of a figure; the same folder continues. Returns tidy rows."""
     rows = []
@@ -142,7 +144,7 @@ _TOLD = ("timing", "rounds", "liars", "byzantine")
 
 
 def _tidy(
-    name: str, run: Run, columns: dict[str, np.ndarray], staleness: simulate.Staleness
+    name: str, run: Run, columns: dict[str, np.ndarray], staleness: Staleness
 ) -> list[dict[str, Any]]:
     """The rows of one cell: every seed and step size."""
     cell, config, job = run.cell, run.cell.config, run.job

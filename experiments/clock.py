@@ -44,9 +44,10 @@ def clock(
         begin = time.perf_counter()
         run, _ = jax.block_until_ready(advance(*args, run, chunk))
         if repeat:
-            times.append(1e6 * (time.perf_counter() - begin) / chunk.size)
-    figures = {"us": statistics.median(times), "us_min": min(times), "us_max": max(times)}
-    return figures | {"compile_s": compile_s}
+            taken = time.perf_counter() - begin
+            times.append(1e6 * taken / (len(chunk) * events))
+    spread = {"us": statistics.median(times), "us_min": min(times), "us_max": max(times)}
+    return spread | {"compile_s": compile_s}
 
 
 def _read(folder: results.Folder) -> dict[tuple[str, str], dict[str, Any]]:

@@ -184,14 +184,17 @@ def parse_attack(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
     """`parse`, and the attack is made once, so that what cannot be made fails here."""
     name, options = parse(text)
     parameters = inspect.signature(lookup("attack", name, attacks.ATTACKS)).parameters
-    words = [o for o, p in parameters.items() if p.annotation is str]
-    options = tuple((o, str(v) if o in words else v) for o, v in options)
+    told = []
     for option, value in options:
-        number = option in parameters and parameters[option].annotation is not str
-        good = not number or (isinstance(value, int | float) and np.isfinite(value))
-        require(good, f"attack {name!r} needs a finite number for {option}: got {value!r}")
-    attacks.make(name, **dict(options))
-    return name, options
+        if option in parameters and parameters[option].annotation is str:
+            value = str(value)
+        elif option in parameters:
+            good = isinstance(value, int | float) and np.isfinite(value)
+            rule = f"attack {name!r} needs a finite number for {option}: got {value!r}"
+            require(good, rule)
+        told.append((option, value))
+    attacks.make(name, **dict(told))
+    return name, tuple(told)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -1,25 +1,21 @@
 """A panel: methods x aggregators x attacks x seeds on one data set, the shape of most
 experiments.
 
-Not an experiment itself: the data, the progress and the sweeps that they share. A method that
+Not an experiment itself: the data and the sweeps that they share. A method that
 takes an aggregator runs in lock-step, one seed at a time, all its aggregators and attacks side
 by side; any other one is a sweep over seeds for each attack.
 """
 
 import dataclasses
 import json
-import signal
-import sys
-import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 from experiments.config import CLOCKLESS, Config, check, parse, parse_attack
+from experiments.progress import Progress
 from farsign_jax import (
     arrivals,
     datasets,
@@ -127,53 +123,6 @@ def prepare(config: Config, data_dir: str | None) -> Setting:
 
     measure = metrics.classification(module, test, test_labels)
     return Setting(lanes(single), lanes(rounds) if rounds else None, measure)
-
-
-class Progress:
-    """A bar with an ETA on a terminal, a plain line every ten seconds elsewhere.
-
-    Ctrl-C takes effect between two segments, when everything is in its place; a second one
-    at once.
-    """
-
-    def __init__(self, total: int):
-        self.bar = tqdm.tqdm(
-            total=total, unit="event", unit_scale=True, disable=not sys.stderr.isatty()
-        )
-        self.total, self.done, self.began, self.said = total, 0, time.monotonic(), 0.0
-        self.label = ""
-        self.interrupted = False
-        self.handler: Any = None
-        if threading.current_thread() is threading.main_thread():  # only there may we listen
-            self.handler = signal.signal(signal.SIGINT, self._interrupt)
-
-    def _interrupt(self, *_: Any) -> None:
-        if self.interrupted:
-            raise KeyboardInterrupt
-        self.interrupted = True
-
-    def close(self) -> None:
-        if self.handler is not None:
-            signal.signal(signal.SIGINT, self.handler)
-        self.bar.close()
-
-    def start(self, label: str) -> None:
-        self.label = label
-        self.bar.set_description(label)
-
-    def __call__(self, events: int) -> None:
-        if self.interrupted:
-            self.close()
-            raise KeyboardInterrupt
-        self.done += events
-        self.bar.update(events)
-        elapsed = time.monotonic() - self.began
-        if self.bar.disable and (elapsed - self.said > 10 or self.done == self.total):
-            self.said = elapsed
-            line = tqdm.tqdm.format_meter(
-                self.done, self.total, elapsed, unit="event", ncols=80
-            )
-            print(f"{self.label}: {line}", file=sys.stderr, flush=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,8 @@ def quickstart() -> None:
     ]
     table = results.markdown_table(["method", "attack", "test accuracy, %", ""], lines)
     results.write_text(folder.path / "table.md", table)
-    figures.curves(rows, folder.path / "curves.png", xs=("event",))
+    xs = ("event", "virtual_seconds") if "virtual_seconds" in rows[0] else ("event",)
+    figures.curves(rows, folder.path / "curves.png", xs)
     print(f"\n{table}\n{folder.path}/curves.png shows how they got there")
 
 

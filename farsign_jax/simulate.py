@@ -30,6 +30,7 @@ import numpy as np
 from farsign_jax import arrivals, attacks
 from farsign_jax import keys as keys_lib
 from farsign_jax.base import Array, Attack, Problem, Query, Report, System, View, require
+from farsign_jax.staleness import Staleness
 
 DELIVERIES = ("fresh", "outstanding")
 
@@ -47,29 +48,6 @@ def depth(delivery: str) -> int:
     rule = "delivery is fresh, outstanding or outstanding:L with L > 0"
     require(good, f"{rule}: got {delivery!r}")
     return int(number or 1)
-
-
-class Staleness(NamedTuple):
-    """How stale the answers of each worker were, in updates of the iterate (Assumption 5)."""
-
-    answers: Array  # i32[m], heard so far
-    largest: Array  # i32[m]
-    mean_square: Array  # f32[m], the second moment
-    histogram: Array  # i32[m, 32]: of 0, 1, 2..3, 4..7, and so on by powers of two
-
-    def heard(self, workers: Array, staleness: Array) -> "Staleness":
-        """With one more answer of each of `workers` i32[s]; m marks an empty slot."""
-        count = self.answers.at[workers].add(1, mode="drop")
-        squares = staleness.astype(jnp.float32) ** 2
-        share = 1 / jnp.maximum(count[workers], 1).astype(jnp.float32)
-        news = share * (squares - self.mean_square[workers])
-        bin = 32 - jax.lax.clz(jnp.maximum(staleness, 0))
-        return Staleness(
-            answers=count,
-            largest=self.largest.at[workers].max(staleness, mode="drop"),
-            mean_square=self.mean_square.at[workers].add(news, mode="drop"),
-            histogram=self.histogram.at[workers, bin].add(1, mode="drop"),
-        )
 
 
 class Memory(NamedTuple):
@@ -333,9 +311,7 @@ def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: st
     if open_questions:
         # One at a time: m oracle calls side by side would need m times the scratch memory.
         workers, inbox = jax.lax.map(questions, everyone)
-    none = jnp.zeros((m,), jnp.int32)
-    unheard = Staleness(none, none, none.astype(jnp.float32), jnp.zeros((m, 32), jnp.int32))
-    return Run(state, workers, attack.init(m), inbox, memory, zero, unheard)
+    return Run(state, workers, attack.init(m), inbox, memory, zero, Staleness.none(m))
 
 
 def advance(
@@ -377,19 +353,12 @@ _advance = jax.jit(advance, static_argnames=("system", "delivery"), donate_argna
 
 def bits_per_answer(system: System, problem: Problem) -> int:
     """Bits of the numbers in one answer."""
-    zero, key = jnp.zeros((), jnp.int32), jax.random.key(0)
-
     if system.worker.bits is not None:
         return system.worker.bits
-
-    def once():
-        query = system.server.query(system.server.init(problem.x0, key), zero, key)
-        state = system.worker.init(problem.shard(zero))
-        value = system.worker.respond(state, query, problem.shard(zero), key)[1]
-        encode = system.worker.encode
-        return value if encode is None else encode(query.direction, value)
-
-    return sum(8 * a.size * a.dtype.itemsize for a in jax.tree.leaves(jax.eval_shape(once)))
+    keys = keys_lib.split(0)
+    waiting = jax.eval_shape(lambda: start(system, problem, keys, "outstanding")).inbox.value
+    leaves = jax.tree.leaves(waiting)  # [m, 1, ...]
+    return sum(8 * a.size * a.dtype.itemsize for a in leaves) // problem.num_workers
 
 
 def check_batch(system: System, sizes: Any) -> None:

@@ -27,6 +27,7 @@ from farsign_jax import arrivals, attacks, results, simulate
 from farsign_jax import keys as keys_lib
 from farsign_jax.base import Array, Problem, System, require
 from farsign_jax.metrics import Measure
+from farsign_jax.staleness import Staleness
 
 Build = Callable[[Problem, Any], System]
 
@@ -35,7 +36,7 @@ class Final(NamedTuple):
     """What is left of L lanes in the end."""
 
     params: np.ndarray  # f32[L, d], or f32[L, runs, d] where a lane is several runs
-    staleness: simulate.Staleness  # leaves [L, m, ...]
+    staleness: Staleness  # leaves [L, m, ...]
 
 
 @jax.tree_util.register_dataclass

@@ -20,6 +20,7 @@ from farsign_jax import (
     methods,
     partitions,
     preaggregators,
+    services,
     simulate,
 )
 from tests import helpers
@@ -69,6 +70,8 @@ OPTIONS = (("aggregator", "shortest:count=2"), ("buffers", 5))
         methods.METHODS,
         datasets.DATASETS,
         partitions.PARTITIONS,
+        services.SERVICES,
+        services.TIMINGS,
     ],
 )
 def test_tables_list_every_name(names):
@@ -76,8 +79,10 @@ def test_tables_list_every_name(names):
 
 
 def test_links_and_commands_lead_somewhere():
+    headings = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    anchors = {"#" + re.sub(r"[^a-z0-9 -]", "", h.lower()).replace(" ", "-") for h in headings}
     for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+        assert target in anchors or (ROOT / target).exists(), target
     for module in set(re.findall(r"python -m ((?:experiments|benchmarks)\.[a-z]\w+)", README)):
         assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
 

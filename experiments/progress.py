@@ -1,0 +1,56 @@
+"""How far a long command has come, and Ctrl-C at the right moment."""
+
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import tqdm
+
+
+class Progress:
+    """A bar with an ETA on a terminal, a plain line every ten seconds elsewhere.
+
+    Ctrl-C takes effect between two segments, when everything is in its place; a second one
+    at once.
+    """
+
+    def __init__(self, total: int):
+        self.bar = tqdm.tqdm(
+            total=total, unit="event", unit_scale=True, disable=not sys.stderr.isatty()
+        )
+        self.total, self.done, self.began, self.said = total, 0, time.monotonic(), 0.0
+        self.label = ""
+        self.interrupted = False
+        self.handler: Any = None
+        if threading.current_thread() is threading.main_thread():  # only there may we listen
+            self.handler = signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, *_: Any) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+
+    def close(self) -> None:
+        if self.handler is not None:
+            signal.signal(signal.SIGINT, self.handler)
+        self.bar.close()
+
+    def start(self, label: str) -> None:
+        self.label = label
+        self.bar.set_description(label)
+
+    def __call__(self, events: int) -> None:
+        if self.interrupted:
+            self.close()
+            raise KeyboardInterrupt
+        self.done += events
+        self.bar.update(events)
+        elapsed = time.monotonic() - self.began
+        if self.bar.disable and (elapsed - self.said > 10 or self.done == self.total):
+            self.said = elapsed
+            line = tqdm.tqdm.format_meter(
+                self.done, self.total, elapsed, unit="event", ncols=80
+            )
+            print(f"{self.label}: {line}", file=sys.stderr, flush=True)
