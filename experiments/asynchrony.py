@@ -141,7 +141,7 @@ def _timing(base: Config) -> Iterable[Cell]:
 
 
 PANELS = {
-    "a": Figure(_staleness, "Accuracy against staleness", "mean staleness, updates"),
+    "a": Figure(_staleness, "Accuracy against staleness", "mean staleness, answers"),
     "b": Figure(
         _stragglers,
         "Who waits for stragglers",

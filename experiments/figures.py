@@ -148,7 +148,7 @@ def lines(entries: Sequence[Row], out: pathlib.Path, title: str, x: str, y: str)
 
     facets = list(dict.fromkeys(entry["facet"] for entry in entries))
     names = list(dict.fromkeys(entry["line"] for entry in entries))
-    size = (4.6 * len(facets) + 0.4, 4.2)
+    size = (max(4.6 * len(facets) + 0.4, 6.5), 4.6)
     figure, axes = plt.subplots(1, len(facets), figsize=size, squeeze=False)
     tones = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(names)))
     for axis, facet in zip(axes[0], facets, strict=True):
@@ -178,9 +178,10 @@ def lines(entries: Sequence[Row], out: pathlib.Path, title: str, x: str, y: str)
         found, labels = axis.get_legend_handles_labels()
         handles |= dict(zip(labels, found, strict=True))
     figure.suptitle(title, fontsize=11)
-    rows = -(-len(handles) // (2 * len(facets) + 1))
+    columns = 3 if len(facets) == 1 else 5
+    rows = -(-len(handles) // columns)
     figure.tight_layout(rect=(0, 0.055 * rows + 0.01, 1, 1))
-    below = {"loc": "lower center", "ncol": 2 * len(facets) + 1, "handlelength": 3.5}
+    below = {"loc": "lower center", "ncol": columns, "handlelength": 3.5}
     figure.legend(handles.values(), handles.keys(), fontsize=8, **below)
     _save(figure, out)
 
