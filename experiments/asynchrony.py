@@ -4,7 +4,7 @@
     python -m experiments.asynchrony --panels a      one of them
 
     a   accuracy against staleness: 0, 1, 4 or 16 questions open at each of 25 workers
-    b   virtual seconds to 80 % against stragglers: who waits, who does not
+    b   virtual seconds to an accuracy of 0.8 against stragglers: who waits, who does not
     c   heavy-tailed service times, with finite and with infinite second moment of staleness
     d   uneven arrivals, with and without weights; liars that answer more often than they say
     e   attacks on time, together with lies, against every server and FAR-SIGN's defences
@@ -137,7 +137,7 @@ def _timing(base: Config) -> Iterable[Cell]:
                 wait = f"fastest:wait={base.workers - base.byzantine}"
                 line = "sgd, waits for 4 of 5" if config.in_rounds else ""
                 config = dataclasses.replace(config, rounds=wait)
-                yield Cell("accuracy, %", lie + name, config, line)
+                yield Cell(f"{base.byzantine} of {base.workers} lie", lie + name, config, line)
 
 
 PANELS = {

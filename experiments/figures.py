@@ -180,7 +180,7 @@ def lines(entries: Sequence[Row], out: pathlib.Path, title: str, x: str, y: str)
     figure.suptitle(title, fontsize=11)
     columns = 3 if len(facets) == 1 else 5
     rows = -(-len(handles) // columns)
-    figure.tight_layout(rect=(0, 0.055 * rows + 0.01, 1, 1))
+    figure.tight_layout(rect=(0, 0.042 * rows + 0.02, 1, 1))
     below = {"loc": "lower center", "ncol": columns, "handlelength": 3.5}
     figure.legend(handles.values(), handles.keys(), fontsize=8, **below)
     _save(figure, out)

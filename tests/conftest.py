@@ -1,5 +1,6 @@
 """Guards that turn common JAX mistakes into failures, for every test."""
 
+import gc
 import os
 import tempfile
 
@@ -14,6 +15,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 if hasattr(jax.config, "jax_captured_constants_warn_bytes"):  # since jax 0.7
     jax.config.update("jax_captured_constants_warn_bytes", 1_000_000)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_one_file():
+    """Compiled programs hold memory maps, of which a process has 65,530: all tests need more."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
