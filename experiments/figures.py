@@ -169,10 +169,10 @@ def lines(entries: Sequence[Row], out: pathlib.Path, title: str, x: str, y: str)
         axis.set_xlabel(x)
         axis.set_ylabel(y)
         axis.grid(alpha=0.3)
-        if "seconds" in y:
-            axis.set_yscale("log")
-        else:
+        if "seconds" not in y:
             axis.set_ylim(0, 100)
+        elif any(len(line.get_xdata()) for line in axis.lines):
+            axis.set_yscale("log")  # which matplotlib refuses where nobody got there
     handles: dict[str, Any] = {}
     for axis in axes[0]:
         found, labels = axis.get_legend_handles_labels()

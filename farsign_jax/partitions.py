@@ -35,12 +35,13 @@ def _label_skew(
 def _two_camps(
     labels: np.ndarray, m: int, rng: np.random.Generator, share: float
 ) -> list[np.ndarray]:
-    camp, size = max(round(share * m), 1), len(labels) // m
+    camp, size = min(max(round(share * m), 1), m - 1), len(labels) // m
     low = labels < np.median(np.unique(labels))
     order = rng.permutation(len(labels))
     theirs = order[low[order]][: camp * size]
     others = rng.permutation(np.setdiff1d(order, theirs))
-    return [*np.array_split(theirs, camp), *np.array_split(others, m - camp)]
+    first = np.array_split(theirs, camp) if camp else []
+    return [*first, *np.array_split(others, m - camp)]
 
 
 PARTITIONS = {
@@ -81,7 +82,7 @@ def partition(
     whole = kind != "label_skew" or skew == int(skew)
     require(whole, f"partition label_skew needs a whole number of pieces: got skew={skew:g}")
     rule = f"partition two_camps needs 0 < skew <= 0.5: got {skew:g}"
-    require(kind != "two_camps" or (skew <= 0.5 and num_workers > 1), rule)
+    require(kind != "two_camps" or skew <= 0.5, rule)
     require(kind == "iid" or skew > 0, f"partition {kind} needs skew > 0: got {skew}")
     require(
         1 <= num_workers <= len(labels),
