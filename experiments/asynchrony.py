@@ -27,7 +27,7 @@ from experiments.cells import TARGET, Cell, Figure
 from experiments.command import FLAGS, configure, folder_for, main
 from experiments.config import Config
 from experiments.progress import Progress
-from farsign_jax.base import lookup
+from farsign_jax.base import lookup, require
 
 flags.DEFINE_list("panels", ["a", "b", "c", "d", "e"], "Which ones.")
 
@@ -141,7 +141,9 @@ def _timing(base: Config) -> Iterable[Cell]:
 
 
 PANELS = {
-    "a": Figure(_staleness, "Accuracy against staleness", "mean staleness, answers"),
+    "a": Figure(
+        _staleness, "Accuracy against staleness", "mean staleness in the long run, answers"
+    ),
     "b": Figure(
         _stragglers,
         "Who waits for stragglers",
@@ -158,8 +160,20 @@ PANELS = {
 }
 
 
+def _check(config: Config) -> None:
+    for name in ("arrivals", "timing", "rounds", "liars", "delivery"):
+        rule = f"the panels choose --{name} themselves: got {getattr(FLAGS, name)!r}"
+        require(getattr(FLAGS, name) is None, rule)
+    for name in ("attacks", "aggregators"):
+        given = getattr(config, name)
+        require(len(given) == 1, f"the panels need one of --{name}: got {', '.join(given)}")
+    require(config.workers >= 5, f"the panels need workers >= 5: got {config.workers}")
+    require(len(FLAGS.panels) > 0, f"--panels names none: known: {', '.join(PANELS)}")
+
+
 def asynchrony() -> None:
     base = configure(CONFIG)
+    _check(base)
     panels = {name: lookup("panel", name, PANELS) for name in FLAGS.panels}
     folder = folder_for("asynchrony", base, panels=list(panels))
     groups = {n: cells.prepare(f.cells(base), FLAGS.data_dir) for n, f in panels.items()}

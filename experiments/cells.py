@@ -164,10 +164,24 @@ def _tidy(
     return rows
 
 
+def _in_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Only what happens while all of a column still run: who waits is given no more time."""
+
+    def column(row):
+        return row["facet"], row["x"], row["seed"]
+
+    ends: dict[tuple, dict[str, float]] = {}
+    for row in rows:
+        lines, now = ends.setdefault(column(row), {}), row.get("virtual_seconds", 0.0)
+        lines[row["line"]] = max(lines.get(row["line"], 0.0), now)
+    horizon = {key: min(lines.values()) for key, lines in ends.items()}
+    return [row for row in rows if row.get("virtual_seconds", 0.0) <= horizon[column(row)]]
+
+
 def shown(rows: list[dict[str, Any]], of_time: bool) -> list[dict[str, Any]]:
     """One entry per cell: its best step size by the mean over seeds."""
     cells: dict[tuple, dict[float, list[dict]]] = {}
-    for row in rows:
+    for row in rows if of_time else _in_time(rows):
         by_step = cells.setdefault((row["facet"], row["x"], row["line"]), {})
         by_step.setdefault(row["step_size"], []).append(row)
     entries = []
@@ -193,9 +207,10 @@ def _value(rows: list[dict[str, Any]], of_time: bool) -> float:
             seeds.setdefault(row["seed"], []).append(row[column])
         return np.mean(list(seeds.values()), axis=0)
 
-    accuracy = curve("test_accuracy")
     if not of_time:
-        return 100 * float(accuracy[-1])
+        last = {row["seed"]: row["test_accuracy"] for row in rows}
+        return 100 * float(np.mean(list(last.values())))
+    accuracy = curve("test_accuracy")
     reached = np.flatnonzero(accuracy >= TARGET)
     return float(curve("virtual_seconds")[reached[0]]) if len(reached) else np.inf
 

@@ -117,7 +117,8 @@ def end_to_end(
         quiet = dataclasses.replace(quiet, aggregators=(run[1],) if run[1] else ())
         (job,) = panel.jobs_of(quiet)
         build, lanes = job.alone(panel.prepare(config, data_dir), 0)
-        lanes = dataclasses.replace(lanes, schedules=lanes.schedules[:, :events])
+        first = lanes.schedules[:, :events]
+        lanes = dataclasses.replace(lanes, schedules=first, times=None)
         columns, _ = sweeps.sweep(
             build,
             lanes,

@@ -120,6 +120,7 @@ class Config:
         if fast is not None:
             rule = f"fast is a number of workers, 0..{m}: got {fast}"
             require(isinstance(fast, int) and 0 <= fast <= m, rule)
+            require(spread > 1, f"fast={fast} workers are as fast as all: give spread > 1, too")
             speeds = np.where(np.arange(m) < fast, 1.0, 1 / spread)
         if name in CLOCKLESS:
             return services.exponential(), speeds
@@ -127,7 +128,12 @@ class Config:
 
     def rates(self) -> tuple[float, ...]:
         """How often each worker claims to answer, relative to the others."""
-        return tuple(1 / service.typical for service in self.fleet(honest=True))
+        typical = [service.typical for service in self.fleet(honest=True)]
+        rule = (
+            f"arrivals {self.arrivals!r} have no rate: an answer typically takes {typical[0]} s"
+        )
+        require(np.array(typical) > 0, rule)
+        return tuple(1 / seconds for seconds in typical)
 
     def waiting(self) -> dict[str, Any]:
         """The options of `arrivals.rounds`."""
@@ -145,8 +151,15 @@ class Config:
 
     @property
     def feedback(self) -> Feedback:
+        waiting = self.waiting()
+        answers = waiting.get("wait") or self.workers * waiting.get("participation", 1.0)
         return Feedback(
-            self.batch_size, self.directions, self.delta, self.decay, self.decay_every
+            self.batch_size,
+            self.directions,
+            self.delta,
+            self.decay,
+            self.decay_every,
+            answers,
         )
 
 
@@ -197,6 +210,18 @@ def parse_attack(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
     return name, tuple(told)
 
 
+def _check_kind(method: str, option: str, value: Any) -> None:
+    """Raises `InvalidConfig` on an option that is not of the kind of its default."""
+    default = inspect.signature(METHODS[method].build).parameters[option].default
+    if isinstance(default, str):
+        kind, good = "a name", isinstance(value, str)
+    elif isinstance(default, int) or "rank" in option:
+        kind, good = "a whole number", isinstance(value, int) and abs(value) < 2**31
+    else:
+        kind, good = "a number", isinstance(value, int | float)
+    require(good, f"{method} needs {kind} for {option}: got {value!r}")
+
+
 def parse_seeds(text: str) -> tuple[int, ...]:
     """`5` as seeds 0..4, `0,3,7` as they are."""
     try:
@@ -222,9 +247,10 @@ def check(config: Config) -> None:
     for method in config.methods:
         name, options = parse(method)
         hyper_of(name, config.preset)
-        for option, _ in options:
+        for option, value in options:
             lookup(f"option of {name}", option, dict.fromkeys(options_of(name)))
             require(option != "aggregator", f"aggregators are --aggregators: got {method!r}")
+            _check_kind(name, option, value)
         if "buffers" in options_of(name):
             count, q = dict(options).get("buffers", config.buffers), config.byzantine
             require(
@@ -232,6 +258,8 @@ def check(config: Config) -> None:
             )
             rule = f"{name} needs buffers >= 2q + 1: got buffers={count}, q={q}"
             require(count >= 2 * q + 1, rule)
+            rule = f"liars share the buffers of --buffers={config.buffers}: got {method!r}"
+            require(config.liars != "one_buffer" or count == config.buffers, rule)
     for attack in config.attacks:
         parse_attack(attack)
     for aggregator in config.aggregators:
@@ -241,7 +269,10 @@ def check(config: Config) -> None:
     lookup("partition", config.partition, partitions.PARTITIONS)
     simulate.depth(config.delivery)
     lookup("liars", config.liars, dict.fromkeys(("first", "one_buffer")))
+    require(config.workers > 0, f"need workers > 0: got {config.workers}")
     config.waiting()
+    rule = f"timing none takes no options: got {config.timing!r}"
+    require(not config.timing.startswith("none:"), rule)
     name, options = parse(config.arrivals)
     if name == "trace":
         require(set(dict(options)) == {"path"}, "trace needs a file: trace:path=FILE")
@@ -256,7 +287,6 @@ def check(config: Config) -> None:
         rule = f"arrivals {name!r} take {takes}: got {config.arrivals!r}"
         require(not clockless or set(dict(options)) <= CLOCKLESS[name], rule)
         config.fleet()
-    require(config.workers > 0, f"need workers > 0: got {config.workers}")
     attacks.byzantine_mask(config.workers, config.byzantine)
     for name in (
         "batch_size",

@@ -56,16 +56,14 @@ def _schedule(config: Config, key: Key) -> arrivals.Schedule:
     if name == "weighted":
         return arrivals.Schedule(arrivals.weighted(key, config.rates(), events))
     if name == "trace":
-        return arrivals.trace(dict(options)["path"], m, events)
+        return arrivals.trace(str(dict(options)["path"]), m, events)
     return arrivals.by_time(key, config.fleet(), events)
 
 
 def _rounds(config: Config, key: Key) -> arrivals.Schedule:
     """As many answers in rounds."""
     waiting = config.waiting()
-    share = waiting.get("participation", 1.0)
-    answers = waiting.get("wait") or max(config.workers * share, 1)
-    rounds = max(round(config.events / answers), 1)
+    rounds = max(round(config.events / max(config.feedback.per_round or 1, 1)), 1)
     schedule = arrivals.rounds(key, config.fleet(), rounds, **waiting)
     clockless = parse(config.arrivals)[0] in CLOCKLESS
     return schedule._replace(times=None) if clockless else schedule

@@ -56,6 +56,7 @@ def weighted(key: Key, rates: Any, num_events: int) -> np.ndarray:
     rule = f"rates are finite and > 0: worker {worst} has rate {rates[worst]:g}"
     require(good, rule)
     require(num_events >= 0, f"need num_events >= 0: got {num_events}")
+    rates = rates / rates.max()  # whose sum is finite
     share = np.cumsum(rates) / rates.sum()
     draws = host_rng(key).random(num_events)
     return np.searchsorted(share, draws, side="right").astype(np.int32)
@@ -85,6 +86,8 @@ class _Stream:
     def extend(self, count: int) -> np.ndarray:
         """Draws `count` more service times; the arrival times they lead to."""
         took = np.asarray(self.service.draw(self.rng, self.drawn, count), np.float64)
+        rule = f"worker {self.worker} was asked for {count} service times: got {took.shape}"
+        require(took.shape == (count,), rule)
         rule = "a service time is a number of seconds >= 0"
         require(took >= 0, f"{rule}: worker {self.worker} took {took.min(initial=np.inf)}")
         work = np.cumsum(np.concatenate([[self.work], took]))[1:]  # as if added one by one
@@ -110,7 +113,8 @@ class _Stream:
 
 def _streams(key: Key, services: Sequence[Service], num_events: int) -> list[_Stream]:
     require(len(services) > 0, "need at least one worker")
-    require(num_events >= 0, f"need num_events >= 0: got {num_events}")
+    rule = f"need a whole num_events >= 0: got {num_events}"
+    require(num_events >= 0 and num_events == int(num_events), rule)
     return [_Stream(key, i, service) for i, service in enumerate(services)]
 
 
@@ -208,6 +212,7 @@ def rounds(
     """
     require(num_rounds >= 0, f"need num_rounds >= 0: got {num_rounds}")
     streams, m = _streams(key, services, num_rounds), len(services)
+    num_rounds = int(num_rounds)
     rule = f"need a whole number 1 <= wait <= workers: got wait={wait}, workers={m}"
     require(wait is None or (wait == int(wait) and 1 <= wait <= m), rule)
     size = m if wait is None else int(wait)
@@ -221,6 +226,8 @@ def rounds(
     rng = np.random.default_rng([*np.asarray(jax.random.key_data(key)), m])  # no worker's
     takes_part = rng.random((num_rounds, m)) < participation
     sets, times, now = np.full((num_rounds, size), -1, np.int32), np.empty(num_rounds), 0.0
+    if np.isfinite(took).all() and all(s.windows == ((0.0, np.inf),) for s in services):
+        return _rounds_at_work(took, takes_part, wait)
     for r in range(num_rounds):
         done = np.array([_done(s.service, now, took[r, i]) for i, s in enumerate(streams)])
         done = np.where(takes_part[r], done, np.inf)
@@ -236,6 +243,20 @@ def rounds(
             now = float(done[first].max())
         sets[r, : len(first)], times[r] = np.sort(first), now
     return Schedule(sets, times)
+
+
+def _rounds_at_work(took: np.ndarray, takes_part: np.ndarray, wait: int | None) -> Schedule:
+    """`rounds` of workers that neither pause nor die: a round costs what its slowest takes."""
+    ids = np.arange(took.shape[1], dtype=np.int32)
+    if wait is None:
+        sets = np.sort(np.where(takes_part, ids, len(ids)), axis=1)
+        lasts = np.where(takes_part, took, 0.0).max(axis=1)
+        sets[sets == len(ids)] = -1
+    else:
+        first = np.argsort(took, axis=1, kind="stable")[:, :wait]
+        lasts = np.take_along_axis(took, first[:, -1:], axis=1)[:, 0]
+        sets = np.sort(first, axis=1)
+    return Schedule(sets.astype(np.int32), np.cumsum(lasts))
 
 
 def _done(service: Service, now: float, work: float) -> float:
@@ -272,25 +293,36 @@ def load(path: str | os.PathLike) -> Schedule:
     except _DAMAGED as error:
         raise InvalidConfig(f"{path} is not a saved schedule: {error}") from error
     most = int(schedule.workers.max(initial=0)) if schedule.workers.dtype.kind in "iu" else 0
-    return check_schedule(schedule, min(most, 2**31 - 2) + 1)
+    try:
+        return check_schedule(schedule, min(most, 2**31 - 2) + 1)
+    except InvalidConfig as error:
+        raise InvalidConfig(f"{path}: {error}") from None
 
 
 def trace(path: str | os.PathLike, num_workers: int, num_events: int | None = None) -> Schedule:
-    """Arrivals that were recorded: a CSV file with the columns `time,worker`.
+    """Arrivals that were recorded: a file written by `save`, or CSV with columns `time,worker`.
 
     Args:
-        path: seconds and worker ids 0..m-1, one arrival per line, in the order of arrival.
+        path: .npz; or seconds and worker ids 0..m-1, one arrival per line, in their order.
         num_workers: m.
         num_events: T, the first so many; None: all.
 
     Raises:
-        InvalidConfig: on lines that are not a number and a whole number, unknown workers,
-            negative or NaN times, times out of order, or too few lines.
+        InvalidConfig: on a file that cannot be read, lines that are not a number and a whole
+            number, unknown workers, times negative, NaN or out of order, or too few lines.
     """
-    with open(path) as file:
-        header = file.readline().strip().replace(" ", "")
-        require(header == "time,worker", f"{path} begins with 'time,worker': got {header!r}")
-        lines = [(n, line) for n, line in enumerate(file, 2) if line.strip()][:num_events]
+    path = pathlib.Path(path)
+    try:
+        if path.suffix == ".npz":
+            return _first(load(path), num_workers, num_events, path)
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidConfig(f"no trace of arrivals: {path}: {error}") from None
+    header, _, body = text.partition("\n")
+    header = header.strip().replace(" ", "")
+    require(header == "time,worker", f"{path} begins with 'time,worker': got {header!r}")
+    lines = [(n, line) for n, line in enumerate(body.splitlines(), 2) if line.strip()]
+    lines = lines[:num_events]
     try:
         rows = np.loadtxt([line for _, line in lines], delimiter=",", ndmin=2) if lines else []
     except ValueError as error:
@@ -305,10 +337,30 @@ def trace(path: str | os.PathLike, num_workers: int, num_events: int | None = No
         line, worker = lines[unknown[0]][0], ids[unknown[0]]
         known = f"workers are whole numbers 0..{num_workers - 1}"
         raise InvalidConfig(f"{path}, line {line}: unknown worker {worker:g}: {known}")
-    try:
-        return check_schedule(Schedule(ids.astype(np.int32), times), num_workers)
-    except InvalidConfig as error:
-        raise InvalidConfig(f"{path}: {error}") from None
+    before = np.concatenate([[0.0], times[:-1]])
+    for rule, good in (
+        ("times are finite and >= 0", np.isfinite(times) & (times >= 0)),
+        ("times ascend", ~(times < before)),
+    ):
+        for at in np.flatnonzero(~good)[:1]:
+            where = f"{path}, line {lines[at][0]}"
+            raise InvalidConfig(f"{where}: {rule}: got {times[at]:g} after {before[at]:g}")
+    return Schedule(ids.astype(np.int32), times)
+
+
+def _first(
+    schedule: Schedule, num_workers: int, num_events: int | None, path: pathlib.Path
+) -> Schedule:
+    """The first events of a saved schedule."""
+    workers, times = schedule
+    rule = f"{path} has {len(workers)} arrivals: asked for {num_events}"
+    require(num_events is None or len(workers) >= num_events, rule)
+    rule = f"{path} is of sets of workers: a trace has one at a time"
+    require(workers.ndim == 1, rule)
+    part = slice(None, num_events)
+    return check_schedule(
+        Schedule(workers[part], None if times is None else times[part]), num_workers
+    )
 
 
 def check_schedule(schedule: Any, num_workers: int) -> Schedule:

@@ -33,7 +33,8 @@ class Feedback:
         batch_size: b, examples per mini-batch.
         directions: k, directions per question of the methods that ask for directions.
         delta: perturbation of two-point differences.
-        decay, decay_every: all step sizes shrink by `decay` every `decay_every` events.
+        decay, decay_every: all step sizes shrink by `decay` every `decay_every` answers.
+        per_round: answers in a round, on average, of methods that work so; None: all m.
     """
 
     batch_size: int = 64
@@ -41,6 +42,7 @@ class Feedback:
     delta: float = 1e-3
     decay: float = 0.9
     decay_every: int = 1000
+    per_round: float | None = None
 
     def schedule(self, initial: Any) -> Any:
         rule = f"a step size is positive and finite: got {initial}"
@@ -73,7 +75,9 @@ def _gradients(problem: Problem, feedback: Feedback) -> Worker:
 
 def _trusted(problem: Problem, examples: int) -> Any:
     """What the server has of its own: the first examples of each worker, leaves [R, ...]."""
-    m = problem.num_workers
+    m, most = problem.num_workers, problem.num_workers * problem.rows.shape[-1]
+    rule = f"the server needs 1 <= trusted <= {most} examples of its own: got {examples}"
+    require(1 <= examples <= most, rule)
     rows = problem.rows[:, : -(-examples // m)].T.reshape(-1)[:examples]
     return jax.tree.map(lambda a: a[rows], problem.data)
 
@@ -181,7 +185,9 @@ def _sign_sgd_mv(problem, feedback, hyper, *, momentum=0.9):
 def _ef_sign_sgd(problem, feedback, hyper):
     per_answer, m = feedback.schedule(hyper["step_size"]), problem.num_workers
     worker = error_feedback_sign(
-        _gradients(problem, feedback), problem.x0.shape[-1], lambda n: per_answer(m * n)
+        _gradients(problem, feedback),
+        problem.x0.shape[-1],
+        lambda rounds: per_answer((feedback.per_round or m) * rounds),
     )
     return ef_sign_sgd(m), worker
 

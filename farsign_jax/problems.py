@@ -84,6 +84,84 @@ def _quadratic_losses(x: Array, batch: tuple[Array, Array, Array]) -> Array:
     return jnp.sum(0.5 * curvature * (x - center) ** 2 + noise * x, axis=-1)
 
 
+def waves(x: Array) -> Array:
+    """sum_j x_j^2 / 2 + 2 cos x_j: smooth (L = 3), coercive, not convex; stationary in each
+    coordinate at 0 and where x_j = 2 sin x_j, x_j = +-1.8955."""
+    return jnp.sum(x**2 / 2 + 2 * jnp.cos(x))
+
+
+def crossed_waves(x: Array) -> Array:
+    """`waves` reflected, so that no coordinate goes alone: 2 cos of x - 2 mean(x)."""
+    return jnp.sum(x**2 / 2 + 2 * jnp.cos(x - 2 * x.mean()))
+
+
+def valley(x: Array) -> Array:
+    """sum_j x_j / 4 between soft walls at -1 and 1, where Karimireddy et al. (ICML 2019,
+    counterexample 1) let sign descent climb; the minimum is at x_j = -1 - 1/sqrt(12)."""
+    return jnp.sum(x / 4 + jnp.maximum(jnp.abs(x) - 1, 0) ** 3)
+
+
+NOISES = ("gaussian", "asymmetric")
+
+
+@functools.lru_cache(maxsize=64)
+def _with_noise(value: Any):
+    def losses(x, noise):
+        return value(x) + noise @ x
+
+    return losses
+
+
+def smooth(
+    value: Any,
+    x0: Any,
+    num_workers: int,
+    key: Key,
+    *,
+    noise: float = 1.0,
+    kind: str = "gaussian",
+    examples: int = 64,
+) -> Problem:
+    """Any function `value: x f32[d] -> f32[]` whose gradient is known but for noise.
+
+    Example e has the loss value(x) + xi_e . x. The xi of each worker are drawn once and have
+    mean exactly 0 (up to rounding), so all workers share the one function.
+
+    Args:
+        value: what is minimised; one object for all calls compiles once.
+        x0: f32[d].
+        num_workers: m.
+        key: what the noise is drawn from.
+        noise: its standard deviation in each coordinate.
+        kind: "gaussian"; or "asymmetric", sqrt(3) noise with probability 1/4 and
+            -noise / sqrt(3) else, whose sign is mostly wrong where the gradient is small.
+        examples: n, of each worker.
+
+    Raises:
+        InvalidConfig: on an unknown kind, noise < 0, or examples that 4 does not divide.
+    """
+    require(kind in NOISES, f"noise is one of {', '.join(NOISES)}: got {kind!r}")
+    require((noise >= 0) & (noise < float("inf")), f"need a finite noise >= 0: got {noise}")
+    rule = f"smooth needs a positive multiple of 4 examples per worker: got {examples}"
+    require(examples > 0 and examples % 4 == 0, rule)
+    x0 = jnp.asarray(x0)
+    shape = (num_workers, examples, x0.shape[-1])
+    if kind == "gaussian":
+        xi = jax.random.normal(key, shape, x0.dtype)
+        xi = xi - xi.mean(axis=1, keepdims=True)
+    else:
+        high = jnp.arange(examples)[None, :, None] % 4 == 0
+        xi = jnp.where(high, np.sqrt(3.0), -1 / np.sqrt(3.0)).astype(x0.dtype)
+        xi = jax.random.permutation(key, jnp.broadcast_to(xi, shape), 1, independent=True)
+    return Problem(
+        data=noise * xi.reshape(-1, shape[2]),
+        rows=jnp.arange(num_workers * examples, dtype=jnp.int32).reshape(num_workers, -1),
+        sizes=jnp.full((num_workers,), examples, jnp.int32),
+        x0=x0,
+        losses=_with_noise(value),
+    )
+
+
 def quadratic(
     dim: int, num_workers: int, key: Key, *, noise: float = 1.0, examples: int = 64
 ) -> Problem:

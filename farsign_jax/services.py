@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from farsign_jax.base import InvalidConfig, lookup, require
+from farsign_jax.rows import whole
 
 _NUMBER = (int, float, np.integer, np.floating)
 
@@ -28,7 +29,8 @@ class Service:
             answers again.
         typical: seconds, about the median; only decides how far ahead is drawn.
         windows: when it works, ascending: it joins at the first begin, dies at the last end.
-            What it has in hand at the end of a window it finishes in the next one.
+            What it has in hand at the end of a window it finishes in the next one. Everybody
+            is asked at time 0: who joins late finds that question waiting.
     """
 
     draw: Draw
@@ -52,7 +54,7 @@ class Service:
     def at_speed(self, speed: float) -> "Service":
         """A worker that takes 1 / speed of the time."""
         rule = f"a worker needs a finite speed > 0, or it is never heard: got {speed}"
-        require(0 < speed < np.inf, rule)
+        require(isinstance(speed, _NUMBER) and 0 < speed < np.inf, rule)
 
         def draw(rng, first, count):
             return self.draw(rng, first, count) / speed
@@ -119,8 +121,9 @@ def bimodal(
     Either is spread evenly by a factor 1 +- jitter, as real answers do not come in step.
     """
     _positive("bimodal", fast=fast, slow=slow)
-    require(0 <= share <= 1, f"bimodal needs 0 <= share <= 1: got {share}")
-    require(0 <= jitter <= 1, f"bimodal needs 0 <= jitter <= 1: got {jitter}")
+    for name, value in (("share", share), ("jitter", jitter)):
+        rule = f"bimodal needs 0 <= {name} <= 1: got {value}"
+        require(isinstance(value, _NUMBER) and 0 <= value <= 1, rule)
 
     def draw(rng, first, count):
         coin, place = rng.random((count, 2)).T
@@ -149,7 +152,8 @@ def flood(honest: Service, rate: float = 10.0) -> Service:
 
 def withhold(honest: Service, after: float = 0.0) -> Service:
     """Falls silent for good after so many seconds: by default, never says a word."""
-    require(0 <= after < np.inf, f"withhold needs a finite after >= 0: got {after}")
+    rule = f"withhold needs a finite after >= 0: got {after}"
+    require(isinstance(after, _NUMBER) and 0 <= after < np.inf, rule)
     cut = tuple((begin, min(end, after)) for begin, end in honest.windows if begin < after)
     return honest.within(*cut)
 
@@ -167,7 +171,7 @@ def max_stale(honest: Service, lag: float = 10.0) -> Service:
 def burst(honest: Service, silence: float = 10.0, size: int = 10) -> Service:
     """Silent for so many seconds, then `size` answers at once, and again."""
     _positive("burst", silence=silence)
-    require(size >= 1 and size == int(size), f"burst needs a whole size >= 1: got {size}")
+    size = whole("burst", "size", size, 1)
 
     def draw(rng, first, count):
         number = np.arange(first, first + count)
@@ -185,6 +189,9 @@ TIMINGS: dict[str, Callable[..., Service]] = {
 
 
 def _made(kind: str, name: str, table: dict[str, Callable], *args: Any, **options: Any) -> Any:
+    for option, value in options.items():
+        rule = f"{kind} {name!r} needs a number for {option}: got {value!r}"
+        require(isinstance(value, _NUMBER), rule)
     try:
         return lookup(kind, name, table)(*args, **options)
     except TypeError as error:

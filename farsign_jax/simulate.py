@@ -45,8 +45,8 @@ def depth(delivery: str) -> int:
         return 0
     name, colon, number = delivery.partition(":")
     good = name == "outstanding" and (not colon or (number.isdecimal() and int(number) > 0))
-    rule = "delivery is fresh, outstanding or outstanding:L with L > 0"
-    require(good, f"{rule}: got {delivery!r}")
+    rule = "delivery is fresh, outstanding or outstanding:L with 0 < L < 65536"
+    require(good and int(number or 1) < 2**16, f"{rule}: got {delivery!r}")
     return int(number or 1)
 
 

@@ -19,7 +19,7 @@ if hasattr(jax.config, "jax_captured_constants_warn_bytes"):  # since jax 0.7
 
 @pytest.fixture(autouse=True, scope="module")
 def programs_of_one_file():
-    """Compiled programs hold memory maps, of which a process has 65,530: all tests need more."""
+    """Programs hold memory maps; a process has 65,530, which is too few for all tests."""
     yield
     jax.clear_caches()
     gc.collect()

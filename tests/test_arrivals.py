@@ -627,15 +627,50 @@ def test_a_schedule_written_as_a_trace_is_read_bit_by_bit(tmp_path):
         ("time,worker\n0,inf\n", "line 2: unknown worker"),
         ("time,worker\n0,0.5\n", "line 2: unknown worker 0.5"),
         ("time,worker\n0,nan\n", "line 2: unknown worker nan"),
-        ("time,worker\n0,1\n-1,0\n", r"finite and >= 0: event 1 is at \[-1.\]"),
-        ("time,worker\nnan,0\n", r"finite and >= 0: event 0 is at \[nan\]"),
-        ("time,worker\ninf,0\n", r"finite and >= 0: event 0 is at \[inf\]"),
-        ("time,worker\n0,1\n2,0\n1,2\n", r"times ascend: event 2 is at \[1.\] after \[2.\]"),
+        ("time,worker\n0,1\n-1,0\n", "line 3: times are finite and >= 0: got -1 after 0"),
+        ("time,worker\nnan,0\n", "line 2: times are finite and >= 0: got nan"),
+        ("time,worker\ninf,0\n", "line 2: times are finite and >= 0: got inf"),
+        ("time,worker\n0,1\n2,0\n1,2\n", "line 4: times ascend: got 1 after 2"),
     ],
 )
 def test_bad_traces_are_refused(tmp_path, text, message):
     with pytest.raises(InvalidConfig, match=message):
         arrivals.trace(write_trace(tmp_path, text), 3)
+
+
+def test_a_saved_schedule_is_a_trace(tmp_path):
+    saved = arrivals.by_time(jax.random.key(0), [services.exponential()] * 3, 50)
+    arrivals.save(tmp_path / "s.npz", saved)
+    got = arrivals.trace(tmp_path / "s.npz", 3, 20)
+    np.testing.assert_array_equal(got.workers, saved.workers[:20])
+    np.testing.assert_array_equal(got.times, saved.times[:20])
+    with pytest.raises(InvalidConfig, match="has 50 arrivals: asked for 51"):
+        arrivals.trace(tmp_path / "s.npz", 3, 51)
+    with pytest.raises(InvalidConfig, match="names worker 2"):
+        arrivals.trace(tmp_path / "s.npz", 2)
+
+
+def test_what_is_no_trace_is_refused_in_one_line(tmp_path):
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x81")
+    for path in (tmp_path, tmp_path / "absent", tmp_path / "binary"):
+        with pytest.raises(InvalidConfig, match="no trace of arrivals"):
+            arrivals.trace(path, 3)
+
+
+def test_huge_rates_are_rates():
+    drawn = arrivals.weighted(jax.random.key(0), [1e308, 1e308, 1e308], 3000)
+    assert np.bincount(drawn, minlength=3).min() > 800
+
+
+def test_rounds_of_those_who_always_work_are_those_of_windows():
+    """The vectorised rounds, and one by one where a window, here an idle one, asks for it."""
+    key, fleet = jax.random.key(3), [services.pareto(1.5)] * 6
+    for told in ({}, {"wait": 4}, {"participation": 0.4}):
+        quick = arrivals.rounds(key, fleet, 300, **told)
+        late = [s.within((0.0, 1e9), (1e9, np.inf)) for s in fleet]
+        slow = arrivals.rounds(key, late, 300, **told)
+        np.testing.assert_array_equal(quick.workers, slow.workers)
+        np.testing.assert_array_equal(quick.times, slow.times)
 
 
 def test_a_trace_of_nothing_and_a_trace_too_short(tmp_path):
@@ -709,7 +744,7 @@ def test_fleets_that_cannot_work_are_refused(make, fleet, events, message):
         (lambda: services.make("deterministic", time=-1.0), "time >= 0: got -1"),
         (lambda: services.make("deterministic", time=np.nan), "time >= 0: got nan"),
         (lambda: services.make("deterministic", time=np.inf), "time >= 0: got inf"),
-        (lambda: services.make("deterministic", time="soon"), "time >= 0: got soon"),
+        (lambda: services.make("deterministic", time="soon"), "needs a number for time: got 'soon'"),
         (lambda: services.make("exponential", mean=0.0), "mean > 0: got 0"),
         (lambda: services.make("exponential", mean=-2), "mean > 0: got -2"),
         (lambda: services.make("exponential", mean=np.nan), "mean > 0: got nan"),

@@ -321,13 +321,45 @@ def test_seeds(text, seeds):
         ({"rounds": "partial:participation=0"}, "0 < participation <= 1: got 0"),
         ({"arrivals": "weighted:spread=abc"}, "finite spread >= 1: got abc"),
         ({"liars": "all"}, "unknown liars 'all'"),
-        ({"delivery": "outstanding:0"}, "L > 0: got 'outstanding:0'"),
+        ({"delivery": "outstanding:0"}, "0 < L < 65536: got 'outstanding:0'"),
+        ({"delivery": "outstanding:99999999999999"}, "0 < L < 65536: got"),
+        ({"workers": 0}, "workers > 0: got 0"),
+        ({"timing": "none:rate=3"}, "timing none takes no options: got 'none:rate=3'"),
+        ({"arrivals": "exponential:fast=5"}, "give spread > 1, too"),
+        ({"arrivals": "bimodal:share=a"}, "'bimodal' needs a number for share: got 'a'"),
+        (
+            {"methods": ("far_sign:rate_cap=x",)},
+            "far_sign needs a number for rate_cap: got 'x'",
+        ),
+        ({"methods": ("far_sign:cap_rank=1.5",)}, "a whole number for cap_rank: got 1.5"),
+        ({"methods": ("kardam:frequency=3",)}, "kardam needs a name for frequency: got 3"),
+        ({"methods": ("zeno_pp:trusted=1e9",)}, "zeno_pp needs a whole number for trusted"),
+        ({"methods": ("basgd:buffers=13",), "liars": "one_buffer"}, "--buffers=11"),
     ],
 )
 def test_what_cannot_happen_in_time_is_refused_at_once(changes, message):
     given = dataclasses.replace(config.Config(), **changes)
     with pytest.raises(InvalidConfig, match=message):
         config.check(given)
+
+
+def test_known_rates_need_some():
+    still = config.Config(arrivals="deterministic:time=0")
+    with pytest.raises(InvalidConfig, match="'deterministic:time=0' have no rate"):
+        still.rates()
+
+
+def test_who_waits_is_given_no_more_time():
+    def row(line, seconds, accuracy, seed=0):
+        given = {"facet": "f", "x": 1, "line": line, "seed": seed, "step_size": 1.0}
+        told = {"virtual_seconds": seconds, "test_accuracy": accuracy}
+        return given | told | {"mean_square_staleness": 0.0, "largest_staleness": 0}
+
+    rows = [row("far_sign", 1.0, 0.4), row("far_sign", 2.0, 0.5)]
+    rows += [row("sgd", t, 0.1 * t) for t in (1.0, 2.0, 3.0, 4.0)]
+    rows += [row("far_sign", 9.0, 0.7, seed=1), row("sgd", 9.0, 0.8, seed=1)]
+    found = {entry["line"]: entry["value"] for entry in cells.shown(rows, of_time=False)}
+    assert found == pytest.approx({"far_sign": 60.0, "sgd": 50.0})
 
 
 def test_liars_of_one_buffer_sit_together():

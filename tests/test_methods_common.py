@@ -1,6 +1,7 @@
 """The gauntlet: what every method must do, whatever its rule. New methods are found here."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,24 @@ def test_converges_on_a_quadratic_when_nobody_lies(name, delivery):
         problem, system_of(name, problem), schedule(1500), delivery=delivery, measure=measure
     )
     assert records[-1]["distance"] < 0.15 * float(measure(problem.x0)["distance"])
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if not METHODS[n].rounds])
+def test_what_is_on_its_way_is_not_copied_at_every_event(name):
+    problem, depth = helpers.quadratic(), 9
+    system = system_of(name, problem, "sign_flip")
+    keys, lies = simulate.keys_lib.split(0), jnp.arange(helpers.M) < 2
+    run = jax.eval_shape(lambda: simulate.start(system, problem, keys, f"outstanding:{depth}"))
+    inbox = [leaf.shape for leaf in jax.tree.leaves(run.inbox.value)]
+    text = (
+        simulate._advance.lower(
+            system, problem, lies, keys, f"outstanding:{depth}", run, schedule(50)
+        )
+        .compile()
+        .as_text()
+    )
+    copies = re.findall(r"= f32\[([\d,]+)\]\S* copy(?:-start)?\(", text)
+    assert inbox and [c for c in copies if tuple(map(int, c.split(","))) in inbox] == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -37,7 +37,7 @@ class FedBuffState(NamedTuple):
     """d parameters."""
 
     params: Array  # f32[d], x
-    buffer: Array  # f32[d], sum of the weighted answers since the last update
+    buffer: Array  # f32[d], sum of the last `count` weighted answers, of none where it is 0
     count: Array  # i32[], how many they are
     heard: Array  # i32[], answers so far
     step: Array  # i32[], updates applied so far
@@ -84,13 +84,16 @@ def fedbuff(
         """One arrival; report without the leading axis."""
         present, answer = report.worker < m, tame(report.value)
         tau = (state.step - report.version).astype(answer.dtype)
-        total = state.buffer + jnp.where(present, dampen(tau), 0) * answer
+        # Emptied when next used, not when full: a buffer that is not read by `params` makes XLA
+        # copy what is on its way (`simulate`).
+        kept = jnp.where(state.count == 0, 0, state.buffer)
+        total = kept + jnp.where(present, dampen(tau), 0) * answer
         count = state.count + present.astype(jnp.int32)
         full = count == size  # never in an empty slot: a full buffer is emptied at once
         eta = jnp.asarray(step_size(state.heard), answer.dtype)
         return FedBuffState(
             params=state.params - jnp.where(full, eta / size, 0) * total,
-            buffer=jnp.where(full, 0, total),
+            buffer=jnp.where(present, total, state.buffer),
             count=jnp.where(full, 0, count),
             heard=state.heard + present.astype(jnp.int32),
             step=state.step + full.astype(jnp.int32),
