@@ -1,6 +1,6 @@
 """What it costs to simulate delays: answers under way, and schedules with a clock.
 
-    python -m benchmarks.delays            about 2 minutes on two cores
+    python -m benchmarks.delays            about 1.5 minutes on two cores
 
 One process; everything is compiled and run once before the clock starts; each figure is the
 median of --repeats timings. Two questions:

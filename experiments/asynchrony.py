@@ -1,6 +1,6 @@
 """What delays, stragglers, uneven arrivals and liars with a clock do to each server.
 
-    python -m experiments.asynchrony                 all panels, about 20 minutes on two cores
+    python -m experiments.asynchrony                 all panels, about 24 minutes on two cores
     python -m experiments.asynchrony --panels a      one of them
 
     a   accuracy against staleness: 0, 1, 4 or 16 questions open at each of 25 workers
