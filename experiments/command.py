@@ -24,7 +24,7 @@ from experiments.config import (
 )
 from farsign_jax import aggregators, results
 from farsign_jax.aggregators import AGGREGATORS
-from farsign_jax.base import InvalidConfig, lookup
+from farsign_jax.base import InvalidConfig, lookup, require
 from farsign_jax.datasets import DATASETS, DataError
 from farsign_jax.methods import METHODS
 from farsign_jax.models import MODELS
@@ -130,6 +130,13 @@ def configure(base: Config) -> Config:
     config = dataclasses.replace(base, **given)
     check(config)
     return config
+
+
+def refuse_others(*known: str) -> None:
+    """Raises `InvalidConfig` on a flag of this file that the command does not read."""
+    for flag in FLAGS.flags_by_module_dict()[__name__]:
+        given = flag.value is not None and not flag.using_default_value
+        require(not given or flag.name in known, f"this command takes no --{flag.name}")
 
 
 def folder_for(experiment: str, config: Config, **more: Any) -> results.Folder:

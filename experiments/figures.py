@@ -136,6 +136,41 @@ def _save(figure: Any, out: pathlib.Path) -> None:
     plt.close(figure)
 
 
+def powers(entries: Sequence[Row], out: pathlib.Path, title: str, x: str, y: str) -> None:
+    """`value` against `x`, one plot per `facet`; logarithmic where all values are positive."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    facets = list(dict.fromkeys(entry["facet"] for entry in entries))
+    size = (4.4 * len(facets) + 0.6, 4.0)
+    figure, axes = plt.subplots(1, len(facets), figsize=size, squeeze=False)
+    for axis, facet in zip(axes[0], facets, strict=True):
+        mine = [entry for entry in entries if entry["facet"] == facet]
+        names = list(dict.fromkeys(entry["line"] for entry in mine))
+        tones = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(names)))
+        for number, name in enumerate(names):
+            own = [entry for entry in mine if entry["line"] == name]
+            style = {
+                "color": tones[number],
+                "ls": _DASHES[number % len(_DASHES)],
+                "marker": ".",
+            }
+            axis.plot([e["x"] for e in own], [e["value"] for e in own], label=name, **style)
+        axis.set_xscale("log")
+        if min(entry["value"] for entry in mine) > 0:
+            axis.set_yscale("log")
+        axis.set_title(facet, fontsize=9)
+        axis.set_xlabel(x)
+        axis.set_ylabel(y)
+        axis.grid(alpha=0.3, which="both")
+        axis.legend(fontsize=7)
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
+    _save(figure, out)
+
+
 def lines(entries: Sequence[Row], out: pathlib.Path, title: str, x: str, y: str) -> None:
     """`value` against `x`, one plot per `facet`, one line per `line`; PNG and PDF.
 

@@ -19,6 +19,7 @@ from farsign_jax import (
     services,
     simulate,
     sweeps,
+    theory,
 )
 from farsign_jax.base import (
     Attack,
@@ -40,6 +41,7 @@ from farsign_jax.servers.ef_sign_sgd import ef_sign_sgd, error_feedback_sign
 from farsign_jax.servers.far_sign import far_sign
 from farsign_jax.servers.fedbuff import fedbuff
 from farsign_jax.servers.kardam import kardam
+from farsign_jax.servers.online_mean import online_mean
 from farsign_jax.servers.sgd import sgd
 from farsign_jax.servers.sign_sgd import momentum_sign, sign_sgd
 from farsign_jax.servers.zeno_pp import zeno_pp
@@ -77,6 +79,7 @@ __all__ = [
     "metrics",
     "models",
     "momentum_sign",
+    "online_mean",
     "oracles",
     "partitions",
     "preaggregators",
@@ -89,5 +92,6 @@ __all__ = [
     "sign_sgd",
     "simulate",
     "sweeps",
+    "theory",
     "zeno_pp",
 ]

@@ -12,6 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from farsign_jax.base import Array, Key, require
+from farsign_jax.certificates import Certificate as Certificate
+from farsign_jax.certificates import certify as certify
+from farsign_jax.certificates import design as design
 
 _ROUNDS = 16  # of the shuffle below: each halves the share of neighbours that stay so
 

@@ -95,6 +95,11 @@ def crossed_waves(x: Array) -> Array:
     return jnp.sum(x**2 / 2 + 2 * jnp.cos(x - 2 * x.mean()))
 
 
+def bowl(x: Array) -> Array:
+    """|x|^2 / 2: with noise, what `online_mean` estimates the minimiser of."""
+    return jnp.sum(x**2) / 2
+
+
 def valley(x: Array) -> Array:
     """sum_j x_j / 4 between soft walls at -1 and 1, where Karimireddy et al. (ICML 2019,
     counterexample 1) let sign descent climb; the minimum is at x_j = -1 - 1/sqrt(12)."""

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import glob
 import hashlib
+import operator
 import os
 import pathlib
 from collections.abc import Callable
@@ -149,6 +150,7 @@ def sweep(
     checkpoint_every: int = 1000,
     progress: Callable[[int], Any] | None = None,
     on_checkpoint: Callable[[dict[str, np.ndarray]], Any] | None = None,
+    of: Callable[[Any], Any] = operator.attrgetter("params"),
 ) -> tuple[dict[str, np.ndarray], Final]:
     """Runs all lanes.
 
@@ -164,6 +166,7 @@ def sweep(
         checkpoint_every: events between two checkpoints, rounded up to a record.
         progress: called with the number of run-events done since the last call.
         on_checkpoint: called with the columns so far, NaN where nothing is recorded yet.
+        of: what of the servers' states, leaves [lanes, ...], `measure` is given.
 
     Returns:
         Columns [L, E] for E records a lane: `event`, `seconds` (a lane's share of the time
@@ -214,6 +217,7 @@ def sweep(
             progress,
             record,
             len(ids),
+            of,
         )
         finals.append(jax.tree.map(np.asarray, final))
     return columns, jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *finals)
@@ -244,7 +248,7 @@ def _fingerprint(build: Build, lanes: Lanes, delivery: str, every: int) -> np.nd
 
 
 def _batch(
-    build, lanes, every, measure, delivery, path, checkpoint_every, progress, record, count
+    build, lanes, every, measure, delivery, path, checkpoint_every, progress, record, count, of
 ) -> Final:
     """The lanes that run side by side, from their checkpoint to their last event.
 
@@ -259,7 +263,7 @@ def _batch(
     num_records = -(-events // every)
     begin = _start(build, delivery, problem, seeds, hyper)
 
-    shapes = jax.eval_shape(measure, begin.server.params)
+    shapes = jax.eval_shape(lambda server: measure(of(server)), begin.server)
     inner = begin.server.params.shape[1:-1]
     sizes = {"event": (), "seconds": (), "staleness": (), "nonfinite": inner}
     if lanes.times is not None:
@@ -296,7 +300,7 @@ def _batch(
         }
         if lanes.times is not None:
             row["virtual_seconds"] = lanes.times[:, end - 1]
-        row |= {name: np.asarray(v) for name, v in measure(run.server.params).items()}
+        row |= {name: np.asarray(v) for name, v in measure(of(run.server)).items()}
         for name, value in row.items():
             columns[name][:, -(-end // every) - 1] = value
         due = end // checkpoint_every > (end - every) // checkpoint_every or end == events

@@ -744,7 +744,10 @@ def test_fleets_that_cannot_work_are_refused(make, fleet, events, message):
         (lambda: services.make("deterministic", time=-1.0), "time >= 0: got -1"),
         (lambda: services.make("deterministic", time=np.nan), "time >= 0: got nan"),
         (lambda: services.make("deterministic", time=np.inf), "time >= 0: got inf"),
-        (lambda: services.make("deterministic", time="soon"), "needs a number for time: got 'soon'"),
+        (
+            lambda: services.make("deterministic", time="soon"),
+            "needs a number for time: got 'soon'",
+        ),
         (lambda: services.make("exponential", mean=0.0), "mean > 0: got 0"),
         (lambda: services.make("exponential", mean=-2), "mean > 0: got -2"),
         (lambda: services.make("exponential", mean=np.nan), "mean > 0: got nan"),

@@ -529,5 +529,5 @@ def test_times_that_do_not_fit_are_refused_before_the_loop():
 
 @pytest.mark.parametrize("delivery", ["outstanding:0", "outstanding:-1", "outstanding:x", ""])
 def test_unknown_deliveries_are_refused(delivery):
-    with pytest.raises(InvalidConfig, match="outstanding:L with L > 0"):
+    with pytest.raises(InvalidConfig, match="outstanding:L with 0 < L < 65536"):
         simulate.run(PROBLEM, derivative_system("sign_flip"), [0, 1], delivery=delivery)

@@ -1,0 +1,417 @@
+"""Every theoretical claim about FAR-SIGN, with an experiment that could refute it.
+
+    python -m experiments.rates                    about 18 minutes on two cores
+    python -m experiments.rates --preset smoke     under 2 minutes, too short to judge
+    python -m experiments.rates --claims rates     one group of claims
+
+    rates         Theorems 2.5 and 2.7: slopes of the ergodic gradient norm, 1e3 to 1e6 events,
+                  24 seeds; the bound of Proposition C.5; tracking (Table 4)
+    convergence   Theorem 2.3: every run ends near a stationary point, whatever liars say
+    time_scales   what a single time scale does instead, and how the gap closes
+    condition     Assumption 6: just below it training fails, just above it works
+    estimation    the predecessor: means from one direction per worker; uneven arrivals
+
+25 numbers at most: five workers, four dimensions, one direction per question, answers as stale
+as arrivals make them. Writes table.md (claim, measured, verdict), results.csv, results.json and
+one figure per group under --out.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import figures, trials
+from experiments.command import FLAGS, main, refuse_others
+from experiments.trials import Trial
+from farsign_jax import arrivals, directions, problems, results, schedules, services, theory
+from farsign_jax.base import lookup
+
+flags.DEFINE_list("claims", None, "Which groups; default: all.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How long and how often."""
+
+    events: int = 1_000_000  # of the rates
+    long: int = 100_000  # of everything else
+    seeds: int = 24
+    every: int = 1  # trial out of the lists below
+
+
+SIZES = {"full": Size(), "smoke": Size(events=10_000, long=2_000, seeds=3, every=2)}
+
+
+class Finding(NamedTuple):
+    """One line of the table."""
+
+    source: str
+    claim: str
+    measured: str
+    verdict: str
+
+
+class Group(NamedTuple):
+    findings: list[Finding]
+    rows: list[dict[str, Any]]  # tidy
+    entries: list[dict[str, Any]]  # of the figure
+    axes: tuple[str, str, str]  # its title, x and y
+
+
+LOWEST = 4 * (1.8954942670339809**2 / 2 + 2 * np.cos(1.8954942670339809))  # of the waves
+SMOOTHNESS = 3.0
+
+# (Theorem, trial, noise of the examples)
+RATES = (
+    ("Theorem 2.5", Trial(attack="sign_flip:scale=10"), "gaussian"),
+    ("Theorem 2.5", Trial("crossed_waves", attack="greedy"), "asymmetric"),
+    ("Theorem 2.7", Trial("waves", "zeroth", "coupled", "greedy"), "gaussian"),
+    (
+        "Theorem 2.7",
+        Trial("crossed_waves", "zeroth", "coupled", "sign_flip:scale=10"),
+        "asymmetric",
+    ),
+    ("Theorem 2.7", Trial("waves", "zeroth", "independent", "sign_flip:scale=10"), "gaussian"),
+    ("Theorem 2.7", Trial("crossed_waves", "zeroth", "independent", "greedy"), "gaussian"),
+)
+
+
+def _text(slope: theory.Slope) -> str:
+    return f"{slope.value:.3f} [{slope.low:.3f}, {slope.high:.3f}]"
+
+
+def judge(slope: theory.Slope, corrected: theory.Slope, rate: float) -> str:
+    """An upper bound n^-rate is respected by a slope of at most -rate.
+
+    The theorems' sums are within a hair of harmonic, so at any horizon a factor log n may hide
+    in them: only what is shallower even after division by log n refutes.
+    """
+    if slope.high <= -rate:
+        return "holds"
+    if corrected.high <= -rate:
+        return f"shallower by {slope.value + rate:.3f}, but within log n"
+    return "refuted" if corrected.low > -rate else "open"
+
+
+def rates(size: Size) -> Group:
+    findings, rows, entries = [], [], []
+    gap = float(problems.waves(np.full(trials.DIM, 3.0))) - LOWEST  # crossed or not
+    margin, pairs = trials.WORKERS - 2 * trials.LIARS, trials.WORKERS * trials.DIM
+    for source, trial, kind in RATES[:: size.every]:
+        quiet = 0.0 if trial.noise == "independent" else 1.0  # then values are noisy instead
+        given = trials.lanes(size.seeds, size.events, kind=kind, noise=quiet, value=trial.value)
+        columns = trials.follow(trial, given)
+        found = schedules.theory(order=trial.order, noise=trial.noise, eps=trial.eps)
+        name = " ".join(filter(None, (trial.order, "order,", trial.noise))).rstrip(",")
+        label = f"{name}; {trial.value}, {kind}, {trial.attack.partition(':')[0]}"
+        events = columns["event"][0]
+        at = theory.log_spaced(events, 1e3)
+        n, ergodic = events[at], columns["ergodic"][:, at]
+        whole, corrected = theory.slope(n, ergodic), theory.slope(n, ergodic / np.log(n))
+        claim = f"gradient norm, alpha-weighted mean, O(n^-{found.rate:.3f}): {label}"
+        findings.append(
+            Finding(source, claim, _text(whole), judge(whole, corrected, found.rate))
+        )
+        limit = theory.bound(
+            columns, gap=gap, smoothness=SMOOTHNESS, margin=margin, pairs=pairs
+        )
+        share = (columns["ergodic"].mean(axis=0) / limit.mean(axis=0)).max()
+        claim = f"the bound with its constants: {label}"
+        verdict = "holds" if share <= 1 else "refuted"
+        findings.append(Finding("Prop. C.5", claim, f"at most {share:.2f} of it", verdict))
+        last = theory.log_spaced(events, events[-1] / 100, 100)
+        tracking = theory.slope(events[last], columns["tracking"][:, last])
+        s = schedules.tracking_rate(*found.exponents, order=trial.order, noise=trial.noise)
+        claim = f"E|y - D grad f|^2 is O(n^-{s:.2f}): {label}"
+        findings.append(
+            Finding("Table 4", claim, _text(tracking), judge(tracking, tracking, s))
+        )
+        for record in at.tolist():
+            point = {"facet": name, "line": label.partition("; ")[2], "x": int(events[record])}
+            entries.append(point | {"value": float(columns["ergodic"][:, record].mean())})
+        rows += _tidy("rates", label, columns, at)
+    return Group(findings, rows, entries, ("Rates", "events", "ergodic gradient norm"))
+
+
+def _tidy(figure: str, label: str, columns: dict[str, np.ndarray], at: Any) -> list[dict]:
+    """One row per lane and record."""
+    return [
+        {"figure": figure, "line": label, "lane": lane, "event": int(columns["event"][lane, i])}
+        | {
+            k: float(columns[k][lane, i])
+            for k in ("ergodic", "gradient", "tracking", "farthest")
+        }
+        for lane in range(len(columns["event"]))
+        for i in at
+    ]
+
+
+HOSTILE = (
+    "none",
+    "sign_flip:scale=10",
+    "constant:value=1e20",
+    "gaussian:std=100",
+    "alie:z=1.5",
+    "nonfinite",
+    "greedy",
+    "lookahead",
+)
+
+
+def convergence(size: Size) -> Group:
+    """Theorem 2.3, with staleness of finite and of infinite second moment."""
+    findings, rows, entries = [], [], []
+    shapes = (None, 2.5, 1.5)
+
+    def draw(key, point):
+        if shapes[point] is None:
+            return arrivals.uniform(key, trials.WORKERS, size.long)
+        fleet = [services.pareto(shapes[point])] * trials.WORKERS
+        return arrivals.by_time(key, fleet, size.long).workers
+
+    for attack in HOSTILE[:: size.every]:
+        seeds = -(-size.seeds // 4) if attack == "lookahead" else size.seeds  # it is slow
+        given = trials.lanes(seeds, size.long, kind="asymmetric", draw=draw, points=len(shapes))
+        columns = trials.follow(Trial(attack=attack), given)
+        worst = columns["gradient"].max(axis=0)
+        tenth, end = worst[len(worst) // 10], worst[-1]
+        far = columns["farthest"].max()
+        said = (
+            f"worst of {len(given)} runs: {tenth:.3f} at n/10, {end:.3f} at n; |x| <= {far:.2f}"
+        )
+        verdict = "holds" if end < 0.5 * tenth and far < 4 else "refuted"
+        claim = f"all runs approach stationary points and stay bounded: {attack}"
+        findings.append(Finding("Theorem 2.3", claim, said, verdict))
+        at = theory.log_spaced(columns["event"][0], size.long / 1000)
+        rows += _tidy("convergence", attack, columns, at)
+        for i in at.tolist():
+            point = {"facet": "worst of all runs", "line": attack.partition(":")[0]}
+            entries.append(point | {"x": int(columns["event"][0, i]), "value": float(worst[i])})
+    return Group(findings, rows, entries, ("Convergence", "events", "gradient norm"))
+
+
+BETAS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+ALPHA = 0.0005
+
+
+def time_scales(size: Size) -> Group:
+    """Asymmetric noise, nobody lies, constant steps: beta = 1 is asynchronous sign descent."""
+    findings, rows, entries = [], [], []
+    points = len(BETAS)
+    hyper = {"average_step": np.array(BETAS), "step_size": np.full(points, ALPHA)}
+    # In the valley, the noise must be large against the slope of 1/4.
+    for value, x0, noise in (("waves", 3.0, np.sqrt(3)), ("valley", 0.0, np.sqrt(3) * 1.25)):
+        told = {"kind": "asymmetric", "noise": noise, "value": value, "liars": 0}
+        told |= {"x0": np.full(trials.DIM, x0)}
+        given = trials.lanes(size.seeds, size.long, hyper=hyper, points=points, **told)
+        columns = trials.follow(Trial(value, sign_of="new"), given)
+        quarter = columns["gradient"].shape[1] // 4
+        norms = columns["gradient"][:, -quarter:].mean(axis=1).reshape(-1, points)
+        final = norms.mean(axis=0)
+        for beta, norm in zip(BETAS, final, strict=True):
+            point = {"facet": value, "line": f"alpha = {ALPHA}", "x": beta / ALPHA}
+            entries.append(point | {"value": float(norm)})
+            rows.append(
+                {"figure": "time_scales", "line": value, "beta": beta, "gradient": norm}
+            )
+        claim = (
+            "one time scale (beta = 1) settles at the wrong point, where the sign is balanced"
+        )
+        wrong = 2.0 if value == "waves" else 2.5  # |grad f| = sqrt(d) * the median of the noise
+        said = f"gradient norm {final[0]:.2f}, predicted {wrong:.2f}"
+        verdict = "holds" if abs(final[0] / wrong - 1) < 0.1 else "refuted"
+        source = "Karimireddy et al., 2019"
+        findings.append(Finding(source, f"{value}: {claim}", said, verdict))
+        said = ", ".join(f"{norm:.2f}" for norm in final)
+        verdict = "holds" if final.min() < 0.35 * final[0] else "refuted"
+        claim = "the gap closes as beta falls to 0.01, alpha = 0.0005"
+        findings.append(Finding("Section 3", f"{value}: {claim}", said, verdict))
+        given = trials.lanes(size.seeds, size.long, **told)
+        columns = trials.follow(Trial(value, step_size=2.0), given)
+        end = columns["gradient"][:, -1].mean()
+        claim = f"{value}: the theorem's two time scales"
+        verdict = "holds" if end < 0.15 * final[0] else "refuted"
+        findings.append(Finding("Theorem 2.3", claim, f"gradient norm {end:.3f}", verdict))
+    return Group(
+        findings, rows, entries, ("One time scale or two", "beta / alpha", "gradient norm")
+    )
+
+
+HALF = np.sqrt(0.5)
+
+
+def four(scale: float) -> np.ndarray:
+    """Four workers in the plane, two of them `scale` times as loud: eta = 0 at sqrt(2)."""
+    rows = np.array([[1, 0], [HALF, HALF], [0, 1], [-HALF, HALF]])
+    return (rows * np.array([1, scale, 1, scale])[:, None])[:, None]
+
+
+SCALES = (1.0, 1.2, 1.3, 1.38, 1.45, 1.55, 1.7)
+
+
+def condition(size: Size) -> Group:
+    """Assumption 6 against what training does."""
+    findings, rows, entries = [], [], []
+    known = (
+        ("the four workers", four(1.0), 1, np.sqrt(2) - 1),
+        ("coordinates, 5 workers", np.broadcast_to(np.eye(4), (5, 4, 4)), 2, 1.0),
+        ("coordinates, 4 workers, too few", np.broadcast_to(np.eye(4), (4, 4, 4)), 2, 0.0),
+        ("axes twice", np.array([[1, 0], [1, 0], [0, 1], [0, 1]]), 1, 0.0),
+    )
+    for name, rows_of, q, eta in known:
+        got = directions.certify(rows_of, q)
+        good = got.exact and abs(got.low - eta) < 1e-9
+        said = f"eta = {got.low:.4f}, {'exact' if got.exact else 'a bound'}"
+        claim = f"{name}, {q} liar{'s' * (q > 1)}: eta = {eta:.4f}"
+        findings.append(Finding("Assumption 6", claim, said, "holds" if good else "refuted"))
+    matrices = np.stack([four(scale) for scale in SCALES])
+    liar = np.arange(4) == 1  # a loud one
+    told = {"x0": np.full(2, 1.0), "workers": 4, "liars": liar, "value": "bowl"}
+    given = trials.lanes(
+        size.seeds, size.long, hyper={"directions": matrices}, points=len(SCALES), **told
+    )
+    columns = trials.follow(Trial("bowl", attack="greedy", step_size=3.0), given)
+    means = columns["gradient"].reshape(size.seeds, len(SCALES), -1).mean(axis=0)
+    for scale, mean in zip(SCALES, means, strict=True):
+        eta, early, end = (
+            directions.certify(four(scale), 1).low,
+            mean[len(mean) // 10],
+            mean[-1],
+        )
+        holds = (end < early) == (eta > 0)
+        claim = f"eta = {eta:+.3f}: training {'works' if eta > 0 else 'fails'}"
+        said = f"gradient norm {early:.2f} at n/10, {end:.2f} at n"
+        findings.append(Finding("Assumption 6", claim, said, "holds" if holds else "refuted"))
+        point = {"figure": "condition", "line": "training", "margin": eta, "gradient": end}
+        rows.append(point)
+    for method in ("random", "equiangular", "optimised"):
+        for m in range(6, 17, 2):
+            eta = directions.design(m, 4, 1, method=method).certificate.low
+            point = {"facet": "margins, d = 4, one liar", "line": method, "x": m}
+            entries.append(point | {"value": eta})
+            rows.append({"figure": "condition", "line": method, "workers": m, "margin": eta})
+    best = max(e["value"] for e in entries if e["line"] == "optimised")
+    drawn = max(e["value"] for e in entries if e["line"] == "random")
+    findings.append(
+        Finding(
+            "Assumption 6",
+            "a designed dictionary beats the best of 32 random ones, 16 workers, d = 4",
+            f"eta = {best:.2f} against {drawn:.2f}",
+            "holds" if best > drawn else "refuted",
+        )
+    )
+    return Group(findings, rows, entries, ("Margins of designed directions", "workers", "eta"))
+
+
+def estimation(size: Size) -> Group:
+    """Means from one direction per worker, and workers that speak more often than others."""
+    findings, rows, entries = [], [], []
+    whole = np.array([[2, 1], [1, 2], [-1, 2], [-2, 1]])[:, None] / np.sqrt(5)
+    designs = {"four angles": four(1.0), "whole numbers": whole, "margin 0": four(np.sqrt(2))}
+    points = [(name, liar) for name in designs for liar in range(4)]
+    matrices = np.stack([designs[name] for name, _ in points])
+    masks = np.stack([np.arange(4) == liar for _, liar in points])
+    told = {"x0": np.array([1.0, -2.0]), "workers": 4, "value": "bowl"}
+    given = trials.lanes(
+        size.seeds,
+        size.long,
+        liars=masks,
+        hyper={"directions": matrices},
+        points=len(points),
+        **told,
+    )
+    trial = Trial("bowl", attack="constant:value=1000", server="online_mean")
+    columns = trials.follow(trial, given)
+    ends = columns["gradient"][:, -1].reshape(-1, len(points))
+    for name, rows_of in designs.items():
+        mine = ends[:, [n == name for n, _ in points]]
+        eta = directions.certify(rows_of, 1).low
+        claim = f"the mean from 4 workers, one a liar: {name}, eta = {eta:.3f}"
+        said = f"error {mine.mean():.3f}, worst liar {mine.mean(axis=0).max():.3f}"
+        works = mine.mean(axis=0).max() < 0.2
+        verdict = "holds" if works == (eta > 1e-9) else "refuted"
+        findings.append(Finding("Ganesh et al., 2023", claim, said, verdict))
+    for (name, liar), error in zip(points, ends.mean(axis=0), strict=True):
+        rows.append({"figure": "estimation", "line": name, "liar": liar, "gradient": error})
+
+    often = (1.0, 1.3, 1.5, 2.0, 4.0)
+    cases = [(rho, weighted) for rho in often for weighted in (False, True)]
+    rates_of = [np.array([1.0, rho, 1.0, 1.0]) for rho, _ in cases]
+    given = trials.lanes(
+        size.seeds,
+        size.long,
+        liars=np.arange(4) == 1,
+        hyper={
+            "directions": np.stack([four(1.0)] * len(cases)),
+            "rates": np.stack(
+                [r if w else np.ones(4) for r, (_, w) in zip(rates_of, cases, strict=True)]
+            ).astype(np.float32),
+        },
+        draw=lambda key, point: arrivals.weighted(key, rates_of[point], size.long),
+        points=len(cases),
+        **told,
+    )
+    columns = trials.follow(Trial("bowl", attack="greedy"), given)
+    ends = columns["gradient"][:, -1].reshape(-1, len(cases)).mean(axis=0)
+    for weighted in (False, True):
+        line = "weighted by 1 / rate" if weighted else "unweighted"
+        found = {rho: e for (rho, w), e in zip(cases, ends, strict=True) if w == weighted}
+        for rho, end in found.items():
+            point = {"facet": "FAR-SIGN, four angles", "line": line, "x": rho}
+            entries.append(point | {"value": float(end)})
+            rows.append({"figure": "estimation", "line": line, "rate": rho, "gradient": end})
+        said = ", ".join(f"{end:.2f}" for end in found.values())
+        claim = f"a liar 1, 1.3, 1.5, 2, 4 times as often, {line}"
+        good = (max(found.values()) < 0.2) == weighted
+        findings.append(Finding("Section 2.3", claim, said, "holds" if good else "refuted"))
+    title = "A liar that speaks more often"
+    return Group(findings, rows, entries, (title, "times as often", "gradient norm"))
+
+
+GROUPS: dict[str, Callable[[Size], Group]] = {
+    "rates": rates,
+    "convergence": convergence,
+    "time_scales": time_scales,
+    "condition": condition,
+    "estimation": estimation,
+}
+
+
+def table(findings: list[Finding]) -> str:
+    return results.markdown_table(["source", "claim", "measured", "verdict"], findings)
+
+
+def every_claim() -> None:
+    refuse_others("out", "preset", "seeds", "claims")
+    jax.config.update("jax_enable_x64", True)
+    preset = FLAGS.preset or "full"
+    size = lookup("preset", preset, SIZES)
+    names = FLAGS.claims or list(GROUPS)
+    groups = {name: lookup("group of claims", name, GROUPS) for name in names}
+    described = {"experiment": "rates", "preset": preset, "claims": names}
+    described |= dataclasses.asdict(size)
+    folder = results.Folder(
+        FLAGS.out or f"results/rates-{results.fingerprint(described)[:8]}", described
+    )
+    findings, rows = [], []
+    for name, group in groups.items():
+        print(f"{name} ...", flush=True)
+        found = group(size)
+        if preset == "smoke":
+            short = [one._replace(verdict="too short to judge") for one in found.findings]
+            found = found._replace(findings=short)
+        findings += found.findings
+        rows += found.rows
+        folder.write_rows(rows)
+        figures.powers(found.entries, folder.path / f"{name}.png", *found.axes)
+        results.write_text(folder.path / "table.md", table(findings))
+        print(table(found.findings))
+    print(f"all of it is in {folder.path}")
+
+
+if __name__ == "__main__":
+    main(every_claim)
