@@ -97,14 +97,15 @@ def judge(slope: theory.Slope, corrected: theory.Slope, rate: float) -> str:
     return "refuted" if corrected.low > -rate else "open"
 
 
-def rates(size: Size) -> Group:
+def rates(size: Size, folder: results.Folder | None = None) -> Group:
     findings, rows, entries = [], [], []
     gap = float(problems.waves(np.full(trials.DIM, 3.0))) - LOWEST  # crossed or not
     margin, pairs = trials.WORKERS - 2 * trials.LIARS, trials.WORKERS * trials.DIM
-    for source, trial, kind in RATES[:: size.every]:
+    for number, (source, trial, kind) in list(enumerate(RATES))[:: size.every]:
         quiet = 0.0 if trial.noise == "independent" else 1.0  # then values are noisy instead
         given = trials.lanes(size.seeds, size.events, kind=kind, noise=quiet, value=trial.value)
-        columns = trials.follow(trial, given)
+        name = f"rates-{number}"
+        columns = trials.follow(trial, given, name, folder)
         found = schedules.theory(order=trial.order, noise=trial.noise, eps=trial.eps)
         name = " ".join(filter(None, (trial.order, "order,", trial.noise))).rstrip(",")
         label = f"{name}; {trial.value}, {kind}, {trial.attack.partition(':')[0]}"
@@ -162,7 +163,7 @@ HOSTILE = (
 )
 
 
-def convergence(size: Size) -> Group:
+def convergence(size: Size, folder: results.Folder | None = None) -> Group:
     """Theorem 2.3, with staleness of finite and of infinite second moment."""
     findings, rows, entries = [], [], []
     shapes = (None, 2.5, 1.5)
@@ -176,7 +177,8 @@ def convergence(size: Size) -> Group:
     for attack in HOSTILE[:: size.every]:
         seeds = -(-size.seeds // 4) if attack == "lookahead" else size.seeds  # it is slow
         given = trials.lanes(seeds, size.long, kind="asymmetric", draw=draw, points=len(shapes))
-        columns = trials.follow(Trial(attack=attack), given)
+        name = f"convergence-{attack.partition(':')[0]}"
+        columns = trials.follow(Trial(attack=attack), given, name, folder)
         worst = columns["gradient"].max(axis=0)
         tenth, end = worst[len(worst) // 10], worst[-1]
         far = columns["farthest"].max()
@@ -198,7 +200,7 @@ BETAS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
 ALPHA = 0.0005
 
 
-def time_scales(size: Size) -> Group:
+def time_scales(size: Size, folder: results.Folder | None = None) -> Group:
     """Asymmetric noise, nobody lies, constant steps: beta = 1 is asynchronous sign descent."""
     findings, rows, entries = [], [], []
     points = len(BETAS)
@@ -208,7 +210,8 @@ def time_scales(size: Size) -> Group:
         told = {"kind": "asymmetric", "noise": noise, "value": value, "liars": 0}
         told |= {"x0": np.full(trials.DIM, x0)}
         given = trials.lanes(size.seeds, size.long, hyper=hyper, points=points, **told)
-        columns = trials.follow(Trial(value, sign_of="new"), given)
+        trial = Trial(value, sign_of="new")
+        columns = trials.follow(trial, given, f"time_scales-{value}-one", folder)
         quarter = columns["gradient"].shape[1] // 4
         norms = columns["gradient"][:, -quarter:].mean(axis=1).reshape(-1, points)
         final = norms.mean(axis=0)
@@ -231,7 +234,8 @@ def time_scales(size: Size) -> Group:
         claim = "the gap closes as beta falls to 0.01, alpha = 0.0005"
         findings.append(Finding("Section 3", f"{value}: {claim}", said, verdict))
         given = trials.lanes(size.seeds, size.long, **told)
-        columns = trials.follow(Trial(value, step_size=2.0), given)
+        trial = Trial(value, step_size=2.0)
+        columns = trials.follow(trial, given, f"time_scales-{value}-two", folder)
         end = columns["gradient"][:, -1].mean()
         claim = f"{value}: the theorem's two time scales"
         verdict = "holds" if end < 0.15 * final[0] else "refuted"
@@ -253,7 +257,7 @@ def four(scale: float) -> np.ndarray:
 SCALES = (1.0, 1.2, 1.3, 1.38, 1.45, 1.55, 1.7)
 
 
-def condition(size: Size) -> Group:
+def condition(size: Size, folder: results.Folder | None = None) -> Group:
     """Assumption 6 against what training does."""
     findings, rows, entries = [], [], []
     known = (
@@ -274,7 +278,8 @@ def condition(size: Size) -> Group:
     given = trials.lanes(
         size.seeds, size.long, hyper={"directions": matrices}, points=len(SCALES), **told
     )
-    columns = trials.follow(Trial("bowl", attack="greedy", step_size=3.0), given)
+    trial = Trial("bowl", attack="greedy", step_size=3.0)
+    columns = trials.follow(trial, given, "condition", folder)
     means = columns["gradient"].reshape(size.seeds, len(SCALES), -1).mean(axis=0)
     for scale, mean in zip(SCALES, means, strict=True):
         eta, early, end = (
@@ -307,7 +312,7 @@ def condition(size: Size) -> Group:
     return Group(findings, rows, entries, ("Margins of designed directions", "workers", "eta"))
 
 
-def estimation(size: Size) -> Group:
+def estimation(size: Size, folder: results.Folder | None = None) -> Group:
     """Means from one direction per worker, and workers that speak more often than others."""
     findings, rows, entries = [], [], []
     whole = np.array([[2, 1], [1, 2], [-1, 2], [-2, 1]])[:, None] / np.sqrt(5)
@@ -325,7 +330,7 @@ def estimation(size: Size) -> Group:
         **told,
     )
     trial = Trial("bowl", attack="constant:value=1000", server="online_mean")
-    columns = trials.follow(trial, given)
+    columns = trials.follow(trial, given, "estimation-mean", folder)
     ends = columns["gradient"][:, -1].reshape(-1, len(points))
     for name, rows_of in designs.items():
         mine = ends[:, [n == name for n, _ in points]]
@@ -355,7 +360,8 @@ def estimation(size: Size) -> Group:
         points=len(cases),
         **told,
     )
-    columns = trials.follow(Trial("bowl", attack="greedy"), given)
+    trial = Trial("bowl", attack="greedy")
+    columns = trials.follow(trial, given, "estimation-rates", folder)
     ends = columns["gradient"][:, -1].reshape(-1, len(cases)).mean(axis=0)
     for weighted in (False, True):
         line = "weighted by 1 / rate" if weighted else "unweighted"
@@ -372,7 +378,7 @@ def estimation(size: Size) -> Group:
     return Group(findings, rows, entries, (title, "times as often", "gradient norm"))
 
 
-GROUPS: dict[str, Callable[[Size], Group]] = {
+GROUPS: dict[str, Callable[[Size, results.Folder], Group]] = {
     "rates": rates,
     "convergence": convergence,
     "time_scales": time_scales,
@@ -397,10 +403,10 @@ def every_claim() -> None:
     folder = results.Folder(
         FLAGS.out or f"results/rates-{results.fingerprint(described)[:8]}", described
     )
+    folder.claim()
     findings, rows = [], []
     for name, group in groups.items():
-        print(f"{name} ...", flush=True)
-        found = group(size)
+        found = group(size, folder)
         if preset == "smoke":
             short = [one._replace(verdict="too short to judge") for one in found.findings]
             found = found._replace(findings=short)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.config import parse
+from experiments.progress import Progress
 from farsign_jax import (
     arrivals,
     attacks,
@@ -21,6 +22,7 @@ from farsign_jax import (
     online_mean,
     oracles,
     problems,
+    results,
     schedules,
     sweeps,
     theory,
@@ -71,7 +73,8 @@ class Trial:
         pairs = m * dictionary.size
         told = {"order": self.order, "noise": self.noise, "eps": self.eps, "pairs": pairs}
         found = schedules.theory(**told, step_size=self.step_size)
-        steps = {"step_size": found.step_size, "average_step": found.average_step}
+        steps: dict[str, Any] = {"step_size": found.step_size}
+        steps["average_step"] = found.average_step
         for name in steps.keys() & hyper.keys():
             steps[name] = schedules.power(hyper[name], 0)
         if self.server == "online_mean":
@@ -86,6 +89,7 @@ class Trial:
                 problem.losses, dictionary, batch_size=1, mode="grad"
             )
         else:
+            assert found.delta is not None
             coupled = self.noise == "coupled"
             worker = oracles.two_point(
                 problem.losses,
@@ -167,9 +171,11 @@ def lanes(
 
 
 def follow(
-    trial: Trial, given: sweeps.Lanes, *, delivery: str = "outstanding", **told: Any
+    trial: Trial, given: sweeps.Lanes, name: str, folder: results.Folder | None = None
 ) -> dict[str, np.ndarray]:
-    """Runs all lanes; columns [L, E] of `event` and what was measured.
+    """Runs all lanes, in a folder resumably; columns [L, E] of `event` and what was measured.
+
+    Delivery is `outstanding`: answers are as stale as arrivals make them.
 
     `gradient` |grad f(x)|_2 and `tracking` |y - D grad f|_2^2, now; `ergodic`, the mean of the
     gradient norms so far, weighted by alpha; `steps`, `error` and `squares`, the sums of
@@ -187,8 +193,19 @@ def follow(
             "x": x,
         } | {name: getattr(sums, name) for name in ("steps", "error", "squares")}
 
-    every = max(given.schedules.shape[1] // RECORDS, 1)
+    events = given.schedules.shape[1]
+    progress = Progress(len(given) * events)
+    progress.start(name)
     columns, _ = sweeps.sweep(
-        trial, given, every=every, measure=measure, delivery=delivery, of=lambda s: s, **told
+        trial,
+        given,
+        every=max(events // RECORDS, 1),
+        measure=measure,
+        delivery="outstanding",
+        checkpoint=folder.checkpoint(name) if folder else None,
+        checkpoint_every=max(events // 20, 1),
+        progress=progress,
+        of=lambda state: state,
     )
+    progress.close()
     return columns
