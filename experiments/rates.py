@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -99,7 +100,7 @@ def judge(slope: theory.Slope, corrected: theory.Slope, rate: float) -> str:
 
 def rates(size: Size, folder: results.Folder | None = None) -> Group:
     findings, rows, entries = [], [], []
-    gap = float(problems.waves(np.full(trials.DIM, 3.0))) - LOWEST  # crossed or not
+    gap = float(problems.waves(jnp.full(trials.DIM, 3.0))) - LOWEST  # crossed or not
     margin, pairs = trials.WORKERS - 2 * trials.LIARS, trials.WORKERS * trials.DIM
     for number, (source, trial, kind) in list(enumerate(RATES))[:: size.every]:
         quiet = 0.0 if trial.noise == "independent" else 1.0  # then values are noisy instead

@@ -2,7 +2,8 @@
 
 `load` reads, in this order: the decoded arrays it cached last time; a directory prepared by
 tensorflow-datasets (array_record; TensorFlow is not imported); raw IDX files, gzipped or not;
-else it downloads and verifies the IDX files. `mnist_subset` is part of the package.
+else it downloads and verifies the IDX files. `mnist_subset` and `license_text` (`texts`) are
+part of the package.
 """
 
 import gzip
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
+from farsign_jax import texts
 from farsign_jax.base import lookup, require
 from farsign_jax.results import atomic_write
 
@@ -83,6 +85,7 @@ DATASETS: dict[str, IdxSource | None] = {
     ),
     "cifar10": None,
     "mnist_subset": None,
+    "license_text": None,
 }
 
 
@@ -105,6 +108,8 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
         DataError: where the files are neither here nor to be had, or damaged.
     """
     lookup("dataset", name, DATASETS)
+    if name == "license_text":
+        return Dataset(*texts.license_text())
     if name == "mnist_subset":
         dataset = _read_npz(EMBEDDED)
         if dataset is None:

@@ -118,6 +118,12 @@ def _async_sgd(problem, feedback, hyper):
     return async_sgd(problem.num_workers, step_size=step_size), _gradients(problem, feedback)
 
 
+def _async_sign_sgd(problem, feedback, hyper):
+    step_size = feedback.schedule(hyper["step_size"])
+    server = async_sgd(problem.num_workers, step_size=step_size, signs=True)
+    return server, _gradients(problem, feedback)._replace(bits=problem.x0.shape[-1])
+
+
 def _async_zo_sgd(problem, feedback, hyper):
     dictionary = directions.identity(problem.x0.shape[-1], feedback.directions)
     step_size = feedback.schedule(hyper["step_size"])
@@ -249,6 +255,7 @@ METHODS: dict[str, Method] = {
     "cyber0": Method(_cyber0, _CYBER0, _CYBER0_TUNED),
     "basgd": Method(_basgd, _steps(0.2)),
     "async_sgd": Method(_async_sgd, _steps(0.1)),
+    "async_sign_sgd": Method(_async_sign_sgd, _steps(0.001)),
     "async_zo_sgd": Method(_async_zo_sgd, _steps(0.01)),
     "kardam": Method(_kardam, _steps(0.2)),
     "zeno_pp": Method(_zeno_pp, _steps(0.1)),

@@ -37,6 +37,7 @@ def async_sgd(
     dictionary: Dictionary | None = None,
     *,
     step_size: float | Array | Schedule,
+    signs: bool = False,
 ) -> Server:
     """Asynchronous SGD on whole gradients, or on derivatives along some directions.
 
@@ -45,6 +46,8 @@ def async_sgd(
         dictionary: None, workers send gradients f32[d]; or the directions (static) of which
             they are asked k at a time.
         step_size: eta, number, tracer or schedule. Answers of one event (s > 1) are added.
+        signs: only the sign of each number counts, plain asynchronous sign descent; without
+            memory, its bias remains (Karimireddy et al., ICML 2019).
 
     Returns:
         A `Server` for m workers. It believes everybody, but not everything: non-finite
@@ -74,6 +77,7 @@ def async_sgd(
         require(shape[1:] == want, f"an answer is f32{list(want)}: got {list(shape[1:])}")
         present = (reports.worker < m)[:, None]  # [s, 1]
         answer = jnp.where(present, tame(reports.value), 0.0)
+        answer = jnp.sign(answer) if signs else answer
         eta = jnp.asarray(step_size(state.step), params.dtype)
         if dictionary is None:
             params = params - eta * answer.sum(0)
