@@ -27,7 +27,7 @@ from farsign_jax import (
     sweeps,
     theory,
 )
-from farsign_jax.base import Problem, System
+from farsign_jax.base import Problem, System, as_schedule
 
 VALUES = {"waves": problems.waves, "crossed_waves": problems.crossed_waves}
 VALUES |= {"valley": problems.valley, "bowl": problems.bowl}
@@ -76,7 +76,7 @@ class Trial:
         steps: dict[str, Any] = {"step_size": found.step_size}
         steps["average_step"] = found.average_step
         for name in steps.keys() & hyper.keys():
-            steps[name] = schedules.power(hyper[name], 0)
+            steps[name] = as_schedule(hyper[name])
         if self.server == "online_mean":
             server = online_mean(m, dictionary, **steps)
         else:

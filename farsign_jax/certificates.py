@@ -134,6 +134,7 @@ def _whole(d_i: np.ndarray, parts: list[Certificate], q: int, scale: float) -> C
     heights = _margins(d_i, np.array(candidates), q)
     best = int(np.argmin(heights))
     witness, high = candidates[best], max(float(heights[best]), low)
+    high = high if abs(high) > _TINY else 0.0
     shares = np.abs(d_i @ witness).sum(axis=1)
     liars = tuple(sorted(np.argsort(-shares, kind="stable")[:q].tolist()))
     return Certificate(scale * low, scale * high, witness, liars, worst.how)

@@ -1,4 +1,4 @@
-"""Text as images: which character comes after the last few, a second task that is not convex."""
+"""Text as images: which character comes after the last few? Not convex, like digits."""
 
 import pathlib
 import string
