@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from farsign_jax import datasets
+from farsign_jax import datasets, texts
 from farsign_jax.base import InvalidConfig
 
 N_TRAIN, N_TEST = 30, 12
@@ -252,3 +252,18 @@ def test_the_selection_of_the_subset_does_not_depend_on_the_order():
 def test_licence_lies_beside_the_data():
     licence = pathlib.Path(datasets.__file__).parent / "data" / "LICENSE-mnist.md"
     assert "Attribution-Share Alike 3.0" in licence.read_text()
+
+
+def test_license_text_is_text():
+    data = datasets.load("license_text")
+    assert data.train_images.shape[1:] == (texts.CONTEXT, len(texts.ALPHABET), 1)
+    assert data.train_images.dtype == np.uint8 and data.num_classes == len(texts.ALPHABET)
+
+    def read(image):
+        return "".join(texts.ALPHABET[i] for i in image[:, :, 0].argmax(axis=1))
+
+    first = read(data.train_images[0]) + texts.ALPHABET[data.train_labels[0]]
+    assert first == "apache li"
+    contexts = {read(image) for image in data.test_images}
+    assert any("source" in text for text in contexts)
+    assert len(data.test_labels) > 1000 and (data.train_images.sum(axis=(2, 3)) == 255).all()
