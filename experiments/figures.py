@@ -137,7 +137,7 @@ def _save(figure: Any, out: pathlib.Path) -> None:
 
 
 def powers(entries: Sequence[Row], out: pathlib.Path, title: str, x: str, y: str) -> None:
-    """`value` against `x`, one plot per `facet`; logarithmic where all values are positive."""
+    """`value` against `x`, one plot per `facet`; logarithmic where that shows more."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -158,7 +158,8 @@ def powers(entries: Sequence[Row], out: pathlib.Path, title: str, x: str, y: str
                 "marker": ".",
             }
             axis.plot([e["x"] for e in own], [e["value"] for e in own], label=name, **style)
-        axis.set_xscale("log")
+        if max(e["x"] for e in mine) > 20 * min(e["x"] for e in mine):
+            axis.set_xscale("log")
         if min(entry["value"] for entry in mine) > 0:
             axis.set_yscale("log")
         axis.set_title(facet, fontsize=9)

@@ -1,6 +1,6 @@
 """Every theoretical claim about FAR-SIGN, with an experiment that could refute it.
 
-    python -m experiments.rates                    about 18 minutes on two cores
+    python -m experiments.rates                    about 12 minutes on two cores
     python -m experiments.rates --preset smoke     under 2 minutes, too short to judge
     python -m experiments.rates --claims rates     one group of claims
 
@@ -129,7 +129,7 @@ def rates(size: Size, folder: results.Folder | None = None) -> Group:
         last = theory.log_spaced(events, events[-1] / 100, 100)
         tracking = theory.slope(events[last], columns["tracking"][:, last])
         s = schedules.tracking_rate(*found.exponents, order=trial.order, noise=trial.noise)
-        claim = f"E|y - D grad f|^2 is O(n^-{s:.2f}): {label}"
+        claim = f"tracking error E(y - D grad f)^2 is O(n^-{s:.2f}): {label}"
         findings.append(
             Finding("Table 4", claim, _text(tracking), judge(tracking, tracking, s))
         )
@@ -189,7 +189,7 @@ def convergence(size: Size, folder: results.Folder | None = None) -> Group:
         )
         verdict = "holds" if falls.high < 0 and worst[-1] < 0.5 and far < 4 else "refuted"
         claim = f"every run nears stationary points and stays bounded: {attack}"
-        said += f", |x| <= {far:.2f}"
+        said += f", x within {far:.2f}"
         findings.append(Finding("Theorem 2.3", claim, said, verdict))
         at = theory.log_spaced(columns["event"][0], size.long / 1000)
         rows += _tidy("convergence", attack, columns, at)
