@@ -5,7 +5,7 @@ Not an experiment itself: a trial, and a sweep of it over seeds and whatever is 
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,32 @@ VALUES = {"waves": problems.waves, "crossed_waves": problems.crossed_waves}
 VALUES |= {"valley": problems.valley, "bowl": problems.bowl}
 WORKERS, DIM, LIARS = 5, 4, 1
 RECORDS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How long and how often."""
+
+    events: int = 1_000_000  # of the rates
+    long: int = 100_000  # of everything else
+    seeds: int = 24
+    every: int = 1  # trial out of the lists below
+
+
+class Finding(NamedTuple):
+    """One line of the table."""
+
+    source: str
+    claim: str
+    measured: str
+    verdict: str
+
+
+class Group(NamedTuple):
+    findings: list[Finding]
+    rows: list[dict[str, Any]]  # tidy
+    entries: list[dict[str, Any]]  # of the figure
+    axes: tuple[str, str, str]  # its title, x and y
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from experiments import asynchrony, cells, command, config, figures, panel, table3, tune
+from experiments import asynchrony, cells, command, config, figures, panel, rates, table3, tune
+from farsign_jax import theory
 from farsign_jax.base import InvalidConfig
 from farsign_jax.methods import METHODS
 
@@ -450,3 +451,45 @@ def test_asynchrony_writes_what_it_shows_and_continues(tmp_path):
     assert waits > 10  # nearly every round has a straggler
     assert run("experiments.asynchrony", "--out", tmp_path, *small, "--directions=5")[0] == 0
     assert timeless(read(tmp_path)) == timeless(rows)
+
+
+@pytest.mark.slow
+def test_rates_says_what_it_measured_and_continues(tmp_path):
+    command = ["experiments.rates", "--preset=smoke", "--claims=estimation", "--out", tmp_path]
+    code, out, err = run(*command)
+    assert code == 0, err
+    table = (tmp_path / "table.md").read_text()
+    assert "Ganesh et al., 2023" in table and "too short to judge" in table and table in out
+    assert (tmp_path / "estimation.png").stat().st_size > 10_000
+    rows = read(tmp_path)
+    assert {row["line"] for row in rows} >= {"four angles", "margin 0", "unweighted"}
+    assert run(*command)[:2] == (0, out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--claims=rate", "unknown group of claims 'rate': did you mean 'rates'"),
+        ("--claims=", "--claims names none: known: rates"),
+        ("--preset=paper", "unknown preset 'paper'"),
+        ("--workers=7", "this command takes no --workers"),
+    ],
+)
+def test_rates_refuses_what_it_does_not_read(flags, message, tmp_path):
+    code, out, err = run("experiments.rates", flags, "--out", tmp_path / "out")
+    assert (code, out) == (2, "") and message in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_verdicts():
+    def slope(low, high):
+        return theory.Slope((low + high) / 2, low, high)
+
+    steep, flat = slope(-0.27, -0.25), slope(-0.1, -0.05)
+    assert rates.judge(steep, steep, 0.25) == "holds"
+    assert (
+        rates.judge(slope(-0.24, -0.22), steep, 0.25) == "shallower by 0.020, but within log n"
+    )
+    assert rates.judge(flat, flat, 0.25) == "refuted"
+    assert rates.judge(flat, slope(-0.3, -0.2), 0.25) == "open"
