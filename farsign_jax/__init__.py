@@ -13,6 +13,7 @@ from farsign_jax import (
     partitions,
     preaggregators,
     problems,
+    resilience,
     results,
     rows,
     schedules,
@@ -36,6 +37,7 @@ from farsign_jax.lockstep import Lockstep
 from farsign_jax.methods import METHODS, Build, Feedback
 from farsign_jax.servers.aflguard import aflguard
 from farsign_jax.servers.async_sgd import async_sgd
+from farsign_jax.servers.brsgd import brsgd
 from farsign_jax.servers.buffered import buffered
 from farsign_jax.servers.ef_sign_sgd import ef_sign_sgd, error_feedback_sign
 from farsign_jax.servers.far_sign import far_sign
@@ -67,6 +69,7 @@ __all__ = [
     "arrivals",
     "async_sgd",
     "attacks",
+    "brsgd",
     "buffered",
     "datasets",
     "directions",
@@ -84,6 +87,7 @@ __all__ = [
     "partitions",
     "preaggregators",
     "problems",
+    "resilience",
     "results",
     "rows",
     "schedules",

@@ -248,7 +248,7 @@ def make(name: str, space: str | None = None, **options: Any) -> Attack:
 
 
 def byzantine_mask(num_workers: int, byzantine: Any) -> np.ndarray:
-    """bool[m] from a count (the first q workers) or from a mask.
+    """bool[m] from a count (the first q workers) or from a mask, bool[P, m] from P masks.
 
     Raises:
         InvalidConfig: where no honest worker is left, or the mask does not have m entries.
@@ -260,6 +260,7 @@ def byzantine_mask(num_workers: int, byzantine: Any) -> np.ndarray:
         require(0 <= q < m, f"need 0 <= byzantine < workers: got byzantine={q}, workers={m}")
         return np.arange(m) < q
     mask = np.asarray(byzantine, bool)
-    require(mask.shape == (m,), f"need a mask of {m} workers: got shape {mask.shape}")
-    require(not mask.all(), f"need an honest worker: all {m} are Byzantine")
+    good = mask.ndim in (1, 2) and mask.shape[-1] == m and mask.size > 0
+    require(good, f"need a mask of {m} workers: got shape {mask.shape}")
+    require(not mask.all(axis=-1).any(), f"need an honest worker: all {m} are Byzantine")
     return mask

@@ -15,6 +15,7 @@ from farsign_jax import aggregators, attacks, directions, oracles, schedules
 from farsign_jax.base import Problem, Server, System, Worker, lookup, require
 from farsign_jax.servers.aflguard import aflguard
 from farsign_jax.servers.async_sgd import async_sgd
+from farsign_jax.servers.brsgd import brsgd
 from farsign_jax.servers.buffered import buffered
 from farsign_jax.servers.ef_sign_sgd import ef_sign_sgd, error_feedback_sign
 from farsign_jax.servers.far_sign import far_sign
@@ -182,6 +183,16 @@ def _sgd(problem, feedback, hyper, *, aggregator="median"):
     return sgd(problem.num_workers, rule, step_size=step_size), _gradients(problem, feedback)
 
 
+def _brsgd(problem, feedback, hyper, *, aggregator="median", power=0.55, growth=0.0):
+    alpha = schedules.power(hyper["step_size"], power)
+    rule = f"brsgd needs 1/2 < power < 1, so that sum alpha^2 is finite: got {power}"
+    require(0.5 < power < 1, rule)
+    server = brsgd(
+        problem.num_workers, aggregators.make(aggregator), step_size=alpha, growth=growth
+    )
+    return server, _gradients(problem, feedback)
+
+
 def _sign_sgd_mv(problem, feedback, hyper, *, momentum=0.9):
     server = sign_sgd(problem.num_workers, step_size=feedback.schedule(hyper["step_size"]))
     worker = _gradients(problem, feedback)
@@ -262,6 +273,7 @@ METHODS: dict[str, Method] = {
     "aflguard": Method(_aflguard, _steps(0.2)),
     "fedbuff": Method(_fedbuff, _steps(0.5)),
     "sgd": Method(_sgd, _steps(0.5), rounds=True),
+    "brsgd": Method(_brsgd, _steps(2.0), rounds=True),
     "sign_sgd_mv": Method(_sign_sgd_mv, _steps(0.0025), rounds=True),
     "ef_sign_sgd": Method(_ef_sign_sgd, _steps(1.0), rounds=True),
 }

@@ -149,8 +149,14 @@ def deliver(
     answer (-1 in an empty slot), and `nonfinite` i32[], messages with NaN or inf in them.
     """
     server, worker, attack = system
+    if byzantine.ndim == 2:
+        byzantine = byzantine[run.events % len(byzantine)]
     m = byzantine.shape[0]
     honest = reports._replace(measured=())
+    # Who hears a whole round knows what honest workers say in it, not only what they said.
+    known = run.memory
+    if known != () and len(reports.worker) > 1:
+        known = _remember(known, reports, reports.value)
     jax.eval_shape(server.update, run.server, honest)  # it refuses what it cannot read
 
     def forge(attack_state, report):
@@ -159,7 +165,7 @@ def deliver(
             said, heard = server.recall(run.server, report.direction)
             said = {"message": said}
         elif attack.omniscient:
-            said, heard = run.memory
+            said, heard = known
         view = View(run.server, byzantine, said, heard)
         key = keys_lib.message(keys.attacks, report.worker, run.events)
         return lie(attack, worker.encode, attack_state, report, view, key)
@@ -191,14 +197,16 @@ def deliver(
     } | info
     memory = run.memory
     if memory != ():
-        news = {"message": value, "measured": reports.measured}
-        said = {
-            name: _put(reports.worker, old, news[name]) for name, old in memory.said.items()
-        }
-        memory = Memory(said, memory.heard.at[reports.worker].set(True, mode="drop"))
+        memory = _remember(memory, reports, value)
     heard = run.staleness.heard(reports.worker, staleness)
     run = Run(state, run.workers, attack_state, run.inbox, memory, run.events + 1, heard)
     return run, info
+
+
+def _remember(memory: Memory, reports: Report, message: Array) -> Memory:
+    news = {"message": message, "measured": reports.measured}
+    said = {name: _put(reports.worker, old, news[name]) for name, old in memory.said.items()}
+    return Memory(said, memory.heard.at[reports.worker].set(True, mode="drop"))
 
 
 def _put(i: Any, a: Array, new: Array) -> Array:
@@ -415,7 +423,8 @@ def run(
         system: server, worker and attack. The same object compiles once.
         schedule: `arrivals.Schedule`, or who arrives alone, i32[T] or i32[T, s].
         seed: everything random that happens within the loop.
-        byzantine: how many workers lie (the first ones), or a mask bool[m].
+        byzantine: how many workers lie (the first ones), or a mask bool[m]; or bool[P, m], who
+            lies at events 0 .. P - 1, and from the beginning again.
         delivery: "fresh", "outstanding" or "outstanding:L", see above.
         every: events between two records; default: one record at the end.
         measure: `params f32[d] -> {name: number}`, evaluated for each record.

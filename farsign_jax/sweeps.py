@@ -49,7 +49,7 @@ class Lanes:
         problem: `data` shared by all lanes; rows i32[L, m, n], sizes i32[L, m], x0 f32[L, d].
         seeds: i32[L].
         hyper: hyper-parameters, leaves [L], handed to `build` one lane at a time.
-        byzantine: bool[L, m].
+        byzantine: bool[L, m], or bool[L, P, m] where it changes (`simulate.run`).
         schedules: i32[L, T] or i32[L, T, s]; stays on the host, like
         times: f64[L, T], virtual seconds of the events, or None.
     """

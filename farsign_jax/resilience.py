@@ -1,0 +1,152 @@
+"""How resilient is an aggregate, here, against this attack? Estimated at one iterate.
+
+alpha-Byzantine resilience (Assumption 2.2): for some alpha < pi / 2,
+
+    (1)  <E A, grad F> >= (1 - sin alpha) |grad F|^2
+    (2)  E|A|^2 <= E_agg E|G|^2
+
+where A is what the rule makes of m answers of which q are lies, and G is an honest stochastic
+gradient. Where (1) fails, sin alpha >= 1, and nothing is promised.
+
+References:
+    "A simplified convergence analysis of Byzantine Resilient SGD for nonconvex objectives",
+    Assumption 2.2, (2.6), Corollary 4.1. eta: Blanchard et al., NeurIPS 2017, Proposition 4.2.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from farsign_jax import attacks, simulate
+from farsign_jax import keys as keys_lib
+from farsign_jax.base import Array, Problem, System, require
+from farsign_jax.rows import whole
+
+
+class Resilience(NamedTuple):
+    """At one iterate; (1) and (2) with the means over samples in place of expectations."""
+
+    sin_alpha: float  # 1 - <E A, grad F> / |grad F|^2: below 1, (1) holds
+    moment: float  # E|A|^2 / E|G|^2, the least E_agg
+    gradient: float  # |grad F|
+    deviation: float  # sqrt(E|G - grad F|^2)
+
+    @property
+    def holds(self) -> bool:
+        return self.sin_alpha < 1
+
+
+def krum_factor(num_workers: int, q: int) -> float:
+    """eta(m, q): Krum is resilient where eta sqrt(E|G - grad F|^2) < |grad F|.
+
+    eta^2 = 2 (m - q + (q (m - q - 2) + q^2 (m - q - 1)) / (m - 2 q - 2)).
+
+    Raises:
+        InvalidConfig: unless m > 2 q + 2.
+    """
+    m, q = whole("eta", "m", num_workers, 1), whole("eta", "q", q, 0)
+    require(m > 2 * q + 2, f"eta(m, q) needs m > 2q + 2: got m={m}, q={q}")
+    return math.sqrt(2 * (m - q + (q * (m - q - 2) + q**2 * (m - q - 1)) / (m - 2 * q - 2)))
+
+
+@functools.partial(jax.jit, static_argnames=("system", "samples"))
+def _sample(system: System, problem: Problem, lies: Array, seed: Array, samples: int) -> Any:
+    """Aggregates f32[samples, d], and honest gradients f32[samples, m, d], all at x0."""
+    everyone = jnp.arange(problem.num_workers, dtype=jnp.int32)
+
+    def one(number):
+        keys = keys_lib.split(seed)
+        keys = keys._replace(
+            batches=jax.random.fold_in(keys.batches, number),
+            attacks=jax.random.fold_in(keys.attacks, number),
+            server=jax.random.fold_in(keys.server, number),
+        )
+        run = simulate.start(system, problem, keys, "fresh")
+        queries = simulate.ask(system, run.server, everyone, run.events, keys)
+        _, reports = simulate.answer(system, problem, run.workers, queries, run.events, keys)
+        run, _ = simulate.deliver(system, run, reports, lies, keys)
+        return run.server.aggregate, reports.value
+
+    return jax.lax.map(one, jnp.arange(samples, dtype=jnp.int32))
+
+
+def estimate(
+    system: System,
+    problem: Problem,
+    gradient: Array,
+    *,
+    byzantine: Any,
+    samples: int = 1000,
+    seed: int = 0,
+) -> Resilience:
+    """Estimates Assumption 2.2 at `problem.x0` from as many rounds.
+
+    Args:
+        system: `sgd` with a rule, workers that send gradients, and an attack.
+        problem: whose x0 is the iterate (`dataclasses.replace`).
+        gradient: f32[d], grad F there.
+        byzantine: how many lie, or a mask bool[m].
+        samples: rounds.
+        seed: of everything random.
+
+    Raises:
+        InvalidConfig: on a gradient that is 0 or of another shape, or fewer than two samples.
+    """
+    require(samples >= 2, f"an estimate needs samples >= 2: got {samples}")
+    g = np.asarray(gradient, np.float64)
+    rule = f"need the gradient f32{list(problem.x0.shape)}: got {list(g.shape)}"
+    require(g.shape == problem.x0.shape, rule)
+    squared = float(g @ g)
+    require(squared > 0, "resilience is about iterates where the gradient is not 0")
+    mask = attacks.byzantine_mask(problem.num_workers, byzantine)
+    found = _sample(system, problem, jnp.asarray(mask), jnp.int32(seed), samples)
+    aggregates, answers = (np.asarray(a, np.float64) for a in found)
+    honest = answers[:, ~mask].reshape(-1, len(g))
+    return Resilience(
+        sin_alpha=1 - float(aggregates.mean(axis=0) @ g) / squared,
+        moment=float((aggregates**2).sum(axis=1).mean() / (honest**2).sum(axis=1).mean()),
+        gradient=math.sqrt(squared),
+        deviation=float(np.sqrt(((honest - g) ** 2).sum(axis=1).mean())),
+    )
+
+
+def bound(
+    rounds: int,
+    power: float,
+    *,
+    gap: float,
+    smoothness: float,
+    sin_alpha: float,
+    b: float,
+    c: float,
+    a: float = 0.0,
+) -> float:
+    """Corollary 4.1: what min_{k < K} E|grad F(w_k)|, and that of R_K, cannot exceed.
+
+    With alpha_k = (1 - sin alpha) / (L B' (k + 1)^p) and Q = sum_{k < K} alpha_k^2,
+
+        sqrt(exp(L A' Q) (2 gap + L C' Q) / ((1 - sin alpha) K alpha_{K-1}))
+
+    Args:
+        rounds: K.
+        power: p in (1/2, 1).
+        gap: F(w_0) - F_low.
+        smoothness: L.
+        sin_alpha: of Assumption 2.2, in [0, 1).
+        a, b, c: A', B' and C' of E|A|^2 <= 2 A' (F - F_low) + B' |grad F|^2 + C'.
+
+    Raises:
+        InvalidConfig: on p outside (1/2, 1), sin_alpha outside [0, 1), or K < 1.
+    """
+    require(0.5 < power < 1, f"the bound needs 1/2 < p < 1: got p={power:g}")
+    require(0 <= sin_alpha < 1, f"the bound needs 0 <= sin alpha < 1: got {sin_alpha:g}")
+    require(rounds >= 1 and b > 0 and smoothness > 0, "the bound needs K >= 1, B > 0 and L > 0")
+    first = (1 - sin_alpha) / (smoothness * b)
+    steps = first / np.arange(1, rounds + 1) ** power
+    q = float((steps**2).sum())
+    top = math.exp(smoothness * a * q) * (2 * gap + smoothness * c * q)
+    return math.sqrt(top / ((1 - sin_alpha) * rounds * float(steps[-1])))
