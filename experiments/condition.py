@@ -4,6 +4,7 @@ Not a command itself. `condition`: Assumption 6 against what training does. `est
 from one direction per worker, and workers that speak more often than others.
 """
 
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import trials
@@ -19,7 +20,14 @@ def four(scale: float) -> np.ndarray:
     return (rows * np.array([1, scale, 1, scale])[:, None])[:, None]
 
 
-SCALES = (1.0, 1.2, 1.3, 1.38, 1.45, 1.55, 1.7)
+def interval(values: np.ndarray, resamples: int = 2000) -> tuple[float, float]:
+    """Where 95 % of the means of resamples lie."""
+    picks = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
+    low, high = np.percentile(values[picks].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+SCALES = (1.0, 1.2, 1.3, 1.5, 1.6, 1.7)
 
 
 def condition(size: Size, folder: results.Folder | None = None) -> Group:
@@ -45,32 +53,36 @@ def condition(size: Size, folder: results.Folder | None = None) -> Group:
     )
     trial = Trial("bowl", attack="greedy", step_size=3.0)
     columns = trials.follow(trial, given, "condition", folder)
-    means = columns["gradient"].reshape(size.seeds, len(SCALES), -1).mean(axis=0)
-    for scale, mean in zip(SCALES, means, strict=True):
-        eta, early, end = (
-            directions.certify(four(scale), 1).low,
-            mean[len(mean) // 10],
-            mean[-1],
-        )
-        holds = (end < early) == (eta > 0)
+    start = float(np.sqrt(2.0))
+    ends = columns["gradient"][:, -1].reshape(size.seeds, len(SCALES))
+    for scale, end in zip(SCALES, ends.T, strict=True):
+        eta = directions.certify(four(scale), 1).low
+        low, high = interval(end)
+        holds = high < start if eta > 0 else low > start
         claim = f"eta = {eta:+.3f}: training {'works' if eta > 0 else 'fails'}"
-        said = f"gradient norm {early:.2f} at n/10, {end:.2f} at n"
+        said = f"gradient norm {start:.2f} -> {end.mean():.2f} [{low:.2f}, {high:.2f}]"
         findings.append(Finding("Assumption 6", claim, said, "holds" if holds else "refuted"))
-        point = {"figure": "condition", "line": "training", "margin": eta, "gradient": end}
+        point = {
+            "figure": "condition",
+            "line": "training",
+            "margin": eta,
+            "gradient": end.mean(),
+        }
         rows.append(point)
     liars = np.arange(4)[:, None] > np.arange(trials.WORKERS)  # q = 0, 1, 2, 3 of 5
     given = trials.lanes(size.seeds, size.long, liars=liars, points=len(liars))
     columns = trials.follow(Trial(attack="greedy"), given, "condition-liars", folder)
-    means = columns["gradient"].reshape(size.seeds, len(liars), -1).mean(axis=0)
-    for q, mean in enumerate(means):
-        early, end, works = mean[len(mean) // 10], mean[-1], 2 * q < trials.WORKERS
+    start = float(np.linalg.norm(Trial().gradient(jnp.full(trials.DIM, 3.0))))
+    ends = columns["gradient"][:, -1].reshape(size.seeds, len(liars))
+    for q, every in enumerate(ends.T):
+        (low, high), works, end = interval(every), 2 * q < trials.WORKERS, float(every.mean())
         claim = f"coordinates, {q} of 5 lie: training {'works' if works else 'fails'}"
-        said = f"gradient norm {early:.2f} at n/10, {end:.2f} at n"
-        verdict = "holds" if (end < early) == works else "refuted"
+        said = f"gradient norm {start:.2f} -> {end:.2f} [{low:.2f}, {high:.2f}]"
+        verdict = "holds" if (high < start if works else low > start) else "refuted"
         findings.append(Finding("Assumption 6", claim, said, verdict))
         rows.append({"figure": "condition", "line": "liars", "liars": q, "gradient": end})
     for method in ("random", "equiangular", "optimised"):
-        for m in range(6, 17, 2):
+        for m in range(6, 17, 2 if size.every == 1 else 10):
             eta = directions.design(m, 4, 1, method=method).certificate.low
             point = {"facet": "margins, d = 4, one liar", "line": method, "x": m}
             entries.append(point | {"value": eta})
@@ -96,7 +108,7 @@ def estimation(size: Size, folder: results.Folder | None = None) -> Group:
     points = [(name, liar) for name in designs for liar in range(4)]
     matrices = np.stack([designs[name] for name, _ in points])
     masks = np.stack([np.arange(4) == liar for _, liar in points])
-    told = {"x0": np.array([1.0, -2.0]), "workers": 4, "value": "bowl"}
+    told = {"x0": np.zeros(2), "workers": 4, "value": "bowl_at_mean"}
     given = trials.lanes(
         size.seeds,
         size.long,
@@ -105,16 +117,17 @@ def estimation(size: Size, folder: results.Folder | None = None) -> Group:
         points=len(points),
         **told,
     )
-    trial = Trial("bowl", attack="constant:value=1000", server="online_mean")
-    columns = trials.follow(trial, given, "estimation-mean", folder)
-    ends = columns["gradient"][:, -1].reshape(-1, len(points))
+    ends = np.zeros((size.seeds, len(points)))
+    for side in ("-", ""):  # a liar pushes either way: the worse counts
+        trial = Trial("bowl_at_mean", attack=f"constant:value={side}1000", server="online_mean")
+        columns = trials.follow(trial, given, f"estimation-mean{side}", folder)
+        ends = np.maximum(ends, columns["gradient"][:, -1].reshape(ends.shape))
     for name, rows_of in designs.items():
-        mine = ends[:, [n == name for n, _ in points]]
+        mine = ends[:, [n == name for n, _ in points]].mean(axis=0)
         eta = directions.certify(rows_of, 1).low
         claim = f"the mean from 4 workers, one a liar: {name}, eta = {eta:.3f}"
-        said = f"error {mine.mean():.3f}, worst liar {mine.mean(axis=0).max():.3f}"
-        works = mine.mean(axis=0).max() < 0.2
-        verdict = "holds" if works == (eta > 1e-9) else "refuted"
+        said = f"error {mine.min():.2f} to {mine.max():.2f}, by who lies; at first 2.24"
+        verdict = "holds" if (mine.max() < 0.3) == (eta > 0) else "refuted"
         findings.append(Finding("Ganesh et al., 2023", claim, said, verdict))
     for (name, liar), error in zip(points, ends.mean(axis=0), strict=True):
         rows.append({"figure": "estimation", "line": name, "liar": liar, "gradient": error})
@@ -136,7 +149,7 @@ def estimation(size: Size, folder: results.Folder | None = None) -> Group:
         points=len(cases),
         **told,
     )
-    trial = Trial("bowl", attack="greedy")
+    trial = Trial("bowl_at_mean", attack="greedy")
     columns = trials.follow(trial, given, "estimation-rates", folder)
     ends = columns["gradient"][:, -1].reshape(-1, len(cases)).mean(axis=0)
     for weighted in (False, True):

@@ -59,17 +59,19 @@ def _text(slope: theory.Slope) -> str:
     return f"{slope.value:.3f} [{slope.low:.3f}, {slope.high:.3f}]"
 
 
-def judge(slope: theory.Slope, corrected: theory.Slope, rate: float) -> str:
+def judge(slope: theory.Slope, rate: float, bound: theory.Slope | None = None) -> str:
     """An upper bound n^-rate is respected by a slope of at most -rate.
 
-    The theorems' sums are within a hair of harmonic, so at any horizon a factor log n may hide
-    in them: only what is shallower even after division by log n refutes.
+    That is its exponent for large n. The bound itself, with its constants, may fall more slowly
+    at these n; what falls more slowly than that is against it.
     """
     if slope.high <= -rate:
         return "holds"
-    if corrected.high <= -rate:
-        return f"shallower by {slope.value + rate:.3f}, but within log n"
-    return "refuted" if corrected.low > -rate else "open"
+    if slope.low <= -rate:
+        return "not distinguishable"
+    if bound is not None and slope.high <= bound.low:
+        return f"shallower by {slope.value + rate:.3f}, steeper than the bound at these n"
+    return "refuted"
 
 
 def rates(size: Size, folder: results.Folder | None = None) -> Group:
@@ -87,15 +89,15 @@ def rates(size: Size, folder: results.Folder | None = None) -> Group:
         events = columns["event"][0]
         at = theory.log_spaced(events, 1e3)
         n, ergodic = events[at], columns["ergodic"][:, at]
-        whole, corrected = theory.slope(n, ergodic), theory.slope(n, ergodic / np.log(n))
-        claim = f"weighted gradient norm O(n^-{found.rate:.3f}): {label}"
-        decade = theory.log_spaced(events, events[-1] / 10)
-        late = theory.slope(events[decade], columns["ergodic"][:, decade])
-        said = f"{_text(whole)}, last decade {_text(late)}"
-        findings.append(Finding(source, claim, said, judge(whole, corrected, found.rate)))
         limit = theory.bound(
             columns, gap=gap, smoothness=SMOOTHNESS, margin=margin, pairs=pairs
         )
+        whole, its = theory.slope(n, ergodic), theory.slope(n, limit[:, at])
+        claim = f"weighted gradient norm O(n^-{found.rate:.3f}): {label}"
+        decade = theory.log_spaced(events, events[-1] / 10)
+        late = theory.slope(events[decade], columns["ergodic"][:, decade])
+        said = f"{_text(whole)}, last decade {_text(late)}; the bound {its.value:.3f}"
+        findings.append(Finding(source, claim, said, judge(whole, found.rate, its)))
         share = (columns["ergodic"].mean(axis=0) / limit.mean(axis=0)).max()
         claim = f"the bound with its constants: {label}"
         verdict = "holds" if share <= 1 else "refuted"
@@ -103,10 +105,8 @@ def rates(size: Size, folder: results.Folder | None = None) -> Group:
         last = theory.log_spaced(events, events[-1] / 100, 100)
         tracking = theory.slope(events[last], columns["tracking"][:, last])
         s = schedules.tracking_rate(*found.exponents, order=trial.order, noise=trial.noise)
-        claim = f"tracking error E(y - D grad f)^2 is O(n^-{s:.2f}): {label}"
-        findings.append(
-            Finding("Table 4", claim, _text(tracking), judge(tracking, tracking, s))
-        )
+        claim = f"E(y - D grad f)^2 is O(n^-{s:.2f}) at the best exponents: {label}"
+        findings.append(Finding("Table 4", claim, _text(tracking), judge(tracking, s)))
         for record in at.tolist():
             point = {"facet": name, "line": label.partition("; ")[2], "x": int(events[record])}
             entries.append(point | {"value": float(columns["ergodic"][:, record].mean())})
@@ -133,6 +133,9 @@ HOSTILE = (
     "constant:value=1e20",
     "gaussian:std=100",
     "alie:z=1.5",
+    "ipm",
+    "mimic",
+    "replay",
     "nonfinite",
     "greedy",
     "lookahead",
@@ -158,12 +161,14 @@ def convergence(size: Size, folder: results.Folder | None = None) -> Group:
         events, norms = columns["event"][0], columns["gradient"]
         last, worst = theory.log_spaced(events, events[-1] / 10, 50), norms.max(axis=0)
         falls, far = theory.slope(events[last], norms[:, last]), columns["farthest"].max()
+        heavy = theory.slope(events[last], norms[2::3][:, last])  # shape 1.5
         said = (
             f"{_text(falls)} over the last decade; worst of {len(given)} runs {worst[-1]:.2f}"
         )
-        verdict = "holds" if falls.high < 0 and worst[-1] < 0.5 and far < 4 else "refuted"
+        good = falls.high < 0 and heavy.high < 0 and worst[-1] < 0.25 and far < 4
+        verdict = "holds" if good else "refuted"
         claim = f"every run nears stationary points and stays bounded: {attack}"
-        said += f", x within {far:.2f}"
+        said += f", x within {far:.2f}; staleness without second moment: {_text(heavy)}"
         findings.append(Finding("Theorem 2.3", claim, said, verdict))
         at = theory.log_spaced(columns["event"][0], size.long / 1000)
         rows += _tidy("convergence", attack, columns, at)
@@ -173,49 +178,52 @@ def convergence(size: Size, folder: results.Folder | None = None) -> Group:
     return Group(findings, rows, entries, ("Convergence", "events", "gradient norm"))
 
 
-BETAS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
-ALPHA = 0.0005
+BETAS = (1.0, 0.5, 0.2, 0.1, 0.05)
+ALPHAS = (0.004, 0.001, 0.00025)
 
 
 def time_scales(size: Size, folder: results.Folder | None = None) -> Group:
     """Asymmetric noise, nobody lies, constant steps: beta = 1 is asynchronous sign descent."""
     findings, rows, entries = [], [], []
-    points = len(BETAS)
-    hyper = {"average_step": np.array(BETAS), "step_size": np.full(points, ALPHA)}
+    grid = np.array([(beta, alpha) for beta in BETAS for alpha in ALPHAS])
+    points = len(grid)
+    hyper = {"average_step": grid[:, 0], "step_size": grid[:, 1]}
     # In the valley, the noise must be large against the slope of 1/4.
     for value, x0, noise in (("waves", 3.0, np.sqrt(3)), ("valley", 0.0, np.sqrt(3) * 1.25)):
         told = {"kind": "asymmetric", "noise": noise, "value": value, "liars": 0}
         told |= {"x0": np.full(trials.DIM, x0)}
-        given = trials.lanes(size.seeds, size.long, hyper=hyper, points=points, **told)
+        seeds = max(size.seeds // 2, 2)
+        given = trials.lanes(seeds, size.long, hyper=hyper, points=points, **told)
         trial = Trial(value, sign_of="new")
         columns = trials.follow(trial, given, f"time_scales-{value}-one", folder)
         quarter = columns["gradient"].shape[1] // 4
-        norms = columns["gradient"][:, -quarter:].mean(axis=1).reshape(-1, points)
-        final = norms.mean(axis=0)
-        for beta, norm in zip(BETAS, final, strict=True):
-            point = {"facet": value, "line": f"alpha = {ALPHA}", "x": beta / ALPHA}
+        norms = columns["gradient"][:, -quarter:].mean(axis=1)
+        norms = norms.reshape(seeds, len(BETAS), len(ALPHAS))
+        gaps = norms.mean(axis=0)
+        for (beta, alpha), norm in zip(grid.tolist(), gaps.reshape(-1), strict=True):
+            point = {"facet": value, "line": f"beta = {beta}", "x": beta / alpha}
             entries.append(point | {"value": float(norm)})
-            rows.append(
-                {"figure": "time_scales", "line": value, "beta": beta, "gradient": norm}
-            )
-        claim = (
-            "one time scale (beta = 1) settles at the wrong point, where the sign is balanced"
-        )
+            row = {"figure": "time_scales", "line": value, "beta": beta, "alpha": alpha}
+            rows.append(row | {"gradient": float(norm)})
         wrong = 2.0 if value == "waves" else 2.5  # |grad f| = sqrt(d) * the median of the noise
-        said = f"gradient norm {final[0]:.2f}, predicted {wrong:.2f}"
-        verdict = "holds" if abs(final[0] / wrong - 1) < 0.1 else "refuted"
+        claim = f"one time scale (beta = 1) settles where the sign is balanced, at {wrong:.2f}"
+        said = f"gradient norm {', '.join(f'{x:.2f}' for x in gaps[0])} as alpha falls"
+        verdict = "holds" if np.abs(gaps[0] / wrong - 1).max() < 0.1 else "refuted"
         source = "Karimireddy et al., 2019"
         findings.append(Finding(source, f"{value}: {claim}", said, verdict))
-        said = ", ".join(f"{norm:.2f}" for norm in final)
-        verdict = "holds" if final.min() < 0.1 * final[0] else "refuted"
-        claim = f"the gap closes as beta falls, {BETAS[0]} to {BETAS[-1]}, until x is too fast"
+        path = norms[:, 1:, -1]  # the smallest alpha; every seed must agree
+        said = ", ".join(f"{x:.2f}" for x in path.mean(axis=0))
+        falls = (path[:, -1] < 0.25 * path[:, 0]).all()
+        said += f"; at beta = 0.05 and beta / alpha = {0.05 / ALPHAS[0]:.0f}: {gaps[-1, 0]:.2f}"
+        verdict = "holds" if falls and gaps[-1, 0] > 1.5 * gaps[-1, -1] else "refuted"
+        claim = "the gap closes as beta falls (0.5 to 0.05), if beta / alpha stays large"
         findings.append(Finding("Section 3", f"{value}: {claim}", said, verdict))
         given = trials.lanes(size.seeds, size.long, **told)
         trial = Trial(value, step_size=2.0)
         columns = trials.follow(trial, given, f"time_scales-{value}-two", folder)
         end = columns["gradient"][:, -1].mean()
         claim = f"{value}: the theorem's two time scales"
-        verdict = "holds" if end < 0.15 * final[0] else "refuted"
+        verdict = "holds" if end < 0.1 * wrong else "refuted"
         findings.append(Finding("Theorem 2.3", claim, f"gradient norm {end:.3f}", verdict))
     return Group(
         findings, rows, entries, ("One time scale or two", "beta / alpha", "gradient norm")
@@ -236,7 +244,7 @@ def table(findings: list[Finding]) -> str:
 
 
 def every_claim() -> None:
-    refuse_others("out", "preset", "seeds", "claims")
+    refuse_others("out", "preset")
     jax.config.update("jax_enable_x64", True)
     preset = FLAGS.preset or "full"
     size = lookup("preset", preset, SIZES)

@@ -31,6 +31,15 @@ from farsign_jax.base import Problem, System, as_schedule
 
 VALUES = {"waves": problems.waves, "crossed_waves": problems.crossed_waves}
 VALUES |= {"valley": problems.valley, "bowl": problems.bowl}
+MEAN = np.array([1.0, -2.0])
+
+
+def bowl_at_mean(x: Any) -> Any:
+    """A bowl around `MEAN`, of two dimensions."""
+    return problems.bowl(x - jnp.asarray(MEAN, x.dtype))
+
+
+VALUES["bowl_at_mean"] = bowl_at_mean
 WORKERS, DIM, LIARS = 5, 4, 1
 RECORDS = 1000
 

@@ -6,11 +6,14 @@ how much?
 must be positive. The margin eta enters the rate of FAR-SIGN (Proposition C.5).
 
 For a given v the worst J holds the q workers with the largest |D_i v|_1, so what remains is a
-minimum over v of a function that is linear on each cone between the hyperplanes a_ij . v = 0.
-If it is positive on all edges of these cones it is positive everywhere, and then its minimum
-over the sphere lies on an edge: eta is exact after as many edges as rows have (d - 1)-subsets.
-Where there are too many of them, linear programs decide (one for each J, signs of its rows and
-coordinate), or bound it.
+minimum over v of a homogeneous function that is concave on each cone between the hyperplanes
+a_ij . v = 0. If it is positive on all edges of these cones it is positive everywhere, and then
+its minimum over the sphere lies on an edge: eta is exact after as many edges as rows have
+(d - 1)-subsets. Where there are too many of them, linear programs decide (one for each J, signs
+of its rows and coordinate), or bound it.
+
+Whether eta > 0 does not depend on the basis of R^d: that is decided where the columns of D are
+orthonormal, so that the scale of a coordinate cannot be taken for a margin of 0.
 
 References:
     Paul et al., arXiv 2605.09337, 2026, Assumption 6. Ganesh, Reiffers-Masson and Thoppe, CDC
@@ -19,17 +22,21 @@ References:
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import optimize
+from scipy import optimize, sparse
 from scipy.sparse import csgraph
 
-from farsign_jax.base import require
+from farsign_jax.base import InvalidConfig, require
+from farsign_jax.rows import whole
 
-_CHUNK = 20_000  # edges at a time
-_TINY = 1e-9  # margins below this, in units of the longest row, are 0
+_TINY = 1e-9  # margins below this, in an orthonormal basis, are 0
+_SURE = 1e-6  # what linear programs (to 1e-7) must leave
+_FLOPS = 2e9  # to spend on edges
+_WORK = 2e7  # on linear programs, in entries of their tables: some 5 s
+_ROWS = 128  # for which linear programs bound what they can reach
 
 
 class Certificate(NamedTuple):
@@ -43,12 +50,21 @@ class Certificate(NamedTuple):
 
     @property
     def exact(self) -> bool:
-        return self.high - self.low <= 1e-6 * max(abs(self.high), _TINY)
+        return self.high - self.low <= 1e-6 * abs(self.high)
 
     @property
     def holds(self) -> bool | None:
         """Whether Assumption 6 holds; None where that is not decided."""
         return True if self.low > 0 else False if self.high <= 0 else None
+
+
+class _Block(NamedTuple):
+    """Rows that go by themselves: D_i = U_i M, the columns of U orthonormal, w = M v."""
+
+    rows: np.ndarray  # f64[m, K, d], D_i
+    white: np.ndarray  # f64[m, K, r], U_i
+    back: np.ndarray  # f64[d, r], the shortest v for each w
+    spread: tuple[float, float]  # the least and the largest |w| / |v| in the row space
 
 
 def certify(
@@ -70,74 +86,101 @@ def certify(
     Raises:
         InvalidConfig: on another shape, numbers that are not finite, or q outside 0..m-1.
     """
-    d_i = _checked(directions, q)
-    scale = max(float(np.linalg.norm(d_i, axis=2).max()), np.finfo(float).tiny)
+    return _certify(_checked(directions, q), int(q), limit, programs, seed, True)
+
+
+def _certify(
+    d_i: np.ndarray, q: int, limit: int, programs: int, seed: int, sure: bool
+) -> Certificate:
+    """`certify`; not `sure`: only from above, low = -inf where that takes linear programs."""
+    scale = float(np.abs(d_i).max()) or 1.0
     d_i = d_i / scale
     d = d_i.shape[2]
     parts = []
-    for block in _blocks(d_i):
-        basis = _row_space(d_i[:, :, block])
-        if basis.shape[0]:
-            inner = _decide(d_i[:, :, block] @ basis.T, q, limit, programs, seed)
+    for columns in _blocks(d_i):
+        part = d_i[:, :, columns]
+        part = part[:, (part != 0).any(axis=(0, 2))]
+        block, blind = _whitened(part)
+        if block is not None:
+            parts.append(_decide(block, q, limit, programs, seed, sure))
+        if blind is not None:  # a direction that nobody asks about
+            parts.append(Certificate(0.0, 0.0, blind, (), "edges"))
+        for n in range(1 + (block is not None and blind is not None)):
             witness = np.zeros(d)
-            witness[block] = inner.witness @ basis
-            parts.append(inner._replace(witness=witness))
-        if basis.shape[0] < len(block):  # a direction that nobody asks about
-            witness = np.zeros(d)
-            witness[block] = _outside(basis, len(block))
-            parts.append(Certificate(0.0, 0.0, witness, (), "edges"))
-    return _whole(d_i, parts, q, scale)
+            witness[columns] = parts[-1 - n].witness
+            parts[-1 - n] = parts[-1 - n]._replace(witness=witness)
+    return _whole(d_i, parts, q, programs, scale)
 
 
-def _checked(directions: Any, q: int) -> np.ndarray:
-    d_i = np.asarray(directions, np.float64)
+def _checked(directions: Any, q: Any) -> np.ndarray:
+    whole("certify", "q", q, 0)
+    try:
+        d_i = np.asarray(directions)
+    except ValueError as error:  # rows of several lengths
+        raise InvalidConfig(f"directions are one array: {error}") from None
+    require(d_i.dtype.kind in "fiub", f"directions are real numbers: got {d_i.dtype}")
+    d_i = d_i.astype(np.float64)
     d_i = d_i[:, None, :] if d_i.ndim == 2 else d_i
     rule = f"directions are [m, d] or [m, K, d]: got shape {np.shape(directions)}"
     require(d_i.ndim == 3 and d_i.size > 0, rule)
     require(np.isfinite(d_i), "directions must be finite")
-    require(q == int(q), f"q is a whole number: got {q}")
-    require(0 <= q < len(d_i), f"need 0 <= q < workers: got q={q}, workers={len(d_i)}")
+    require(q < len(d_i), f"need 0 <= q < workers: got q={q}, workers={len(d_i)}")
     return d_i
 
 
 def _blocks(d_i: np.ndarray) -> list[np.ndarray]:
     """Coordinates that no row joins go apart: eta is then the least of theirs."""
-    used = (d_i.reshape(-1, d_i.shape[2]) != 0).astype(np.int64)
-    count, label = csgraph.connected_components(used.T @ used, directed=False)
-    return [np.flatnonzero(label == block) for block in range(count)]
+    used = sparse.csr_array(d_i.reshape(-1, d_i.shape[2]) != 0)
+    graph = sparse.block_array([[None, used], [used.T, None]]).tocsr()
+    found: Any = csgraph.connected_components(graph, directed=False)
+    label = found[1][used.shape[0] :]
+    order = np.argsort(label, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(label[order])) + 1)
 
 
-def _row_space(d_i: np.ndarray) -> np.ndarray:
-    """An orthonormal basis f[r, d] of what the rows span: beyond it nobody sees anything."""
-    flat = d_i.reshape(-1, d_i.shape[2])
-    _, values, basis = np.linalg.svd(flat, full_matrices=False)
-    rank = int((values > 1e-12 * max(values[0], 1.0)).sum())
-    return np.eye(d_i.shape[2]) if rank == d_i.shape[2] else basis[:rank]
+def _whitened(rows: np.ndarray) -> tuple[_Block | None, np.ndarray | None]:
+    """The rows in an orthonormal basis, and a unit vector that none of them sees, or None."""
+    m, k, d = rows.shape
+    if not k:
+        return None, np.eye(d)[0]
+    flat = rows.reshape(-1, d)
+    sizes = np.abs(flat).max(axis=0)  # of each coordinate: no measure of rank
+    u, values, basis = np.linalg.svd(flat / sizes, full_matrices=d > len(flat))
+    rank = int((values > 1e-12 * values[0]).sum())
+    into = values[:rank, None] * basis[:rank] * sizes  # M
+    if rank == d:
+        back, blind = (basis.T / values) / sizes[:, None], None
+    else:
+        back = np.linalg.pinv(into)
+        unseen: Any = np.linalg.svd(flat / sizes, full_matrices=True)
+        blind = unseen[2][-1] / sizes
+        blind = blind / np.linalg.norm(blind)
+    spread = np.linalg.svd(into, compute_uv=False)
+    white = u[:, :rank].reshape(m, k, rank)
+    return _Block(rows, white, back, (float(spread[-1]), float(spread[0]))), blind
 
 
-def _outside(basis: np.ndarray, d: int) -> np.ndarray:
-    rest = np.eye(d) - basis.T @ basis
-    longest = rest[np.argmax(np.linalg.norm(rest, axis=1))]
-    return longest / np.linalg.norm(longest)
-
-
-def _whole(d_i: np.ndarray, parts: list[Certificate], q: int, scale: float) -> Certificate:
+def _whole(
+    d_i: np.ndarray, parts: list[Certificate], q: int, programs: int, scale: float
+) -> Certificate:
     """From the blocks to all of it; where several fail, liars can press on all of them."""
-    lows = np.array([part.low for part in parts])
-    worst = parts[int(np.argmin([part.high for part in parts]))]
+    lows, highs = (np.array([getattr(part, end) for part in parts]) for end in ("low", "high"))
+    worst = parts[int(np.argmin(highs))]
+    witness, high, how = worst.witness, worst.high, worst.how
     low = float(lows.min()) if lows.min() >= 0 else -math.hypot(*np.minimum(lows, 0))
-    candidates = [part.witness for part in parts]
-    failing = [-min(part.high, 0) * part.witness for part in parts]
-    if sum(part.high < 0 for part in parts) > 1:
-        joint = np.sum(failing, axis=0)
-        candidates.append(joint / np.linalg.norm(joint))
-    heights = _margins(d_i, np.array(candidates), q)
-    best = int(np.argmin(heights))
-    witness, high = candidates[best], max(float(heights[best]), low)
-    high = high if abs(high) > _TINY else 0.0
+    if (highs < 0).sum() > 1:
+        joint = np.sum([-min(part.high, 0) * part.witness for part in parts], axis=0)
+        joint /= np.linalg.norm(joint)
+        height = float(_margins(d_i, joint[None], q)[0])
+        if height < high:
+            witness, high = joint, height
+        if low < high and _cases_of(d_i, q) <= programs:
+            low, witness = _least_squares(d_i, q)
+            high, how = low, "least squares"
+    low = min(low, high)
     shares = np.abs(d_i @ witness).sum(axis=1)
     liars = tuple(sorted(np.argsort(-shares, kind="stable")[:q].tolist()))
-    return Certificate(scale * low, scale * high, witness, liars, worst.how)
+    return Certificate(scale * low, scale * high, witness, liars, how)
 
 
 def _margins(d_i: np.ndarray, v: np.ndarray, q: int) -> np.ndarray:
@@ -146,9 +189,9 @@ def _margins(d_i: np.ndarray, v: np.ndarray, q: int) -> np.ndarray:
     return shares.sum(axis=0) - 2 * shares[len(shares) - q :].sum(axis=0)
 
 
-def _lines(d_i: np.ndarray) -> np.ndarray:
-    """The distinct lines among all rows, unit vectors f[R, d]."""
-    flat = d_i.reshape(-1, d_i.shape[2])
+def _lines(white: np.ndarray) -> np.ndarray:
+    """The distinct lines among all rows, unit vectors f[R, r]."""
+    flat = white.reshape(-1, white.shape[2])
     lengths = np.linalg.norm(flat, axis=1)
     flat = flat[lengths > 0] / lengths[lengths > 0, None]
     first = np.argmax(np.abs(flat) > 1e-9, axis=1)
@@ -158,15 +201,15 @@ def _lines(d_i: np.ndarray) -> np.ndarray:
 
 
 def _edges(lines: np.ndarray) -> Iterator[np.ndarray]:
-    """Unit vectors f[n, d] orthogonal to d - 1 of the lines each, all of them, in chunks."""
-    d = lines.shape[1]
-    if d == 1:
+    """Unit vectors f[n, r] orthogonal to r - 1 of the lines each, all of them, in chunks."""
+    r = lines.shape[1]
+    if r == 1:
         yield np.ones((1, 1))
         return
-    subsets = itertools.combinations(range(len(lines)), d - 1)
-    while chunk := list(itertools.islice(subsets, _CHUNK)):
-        chosen = lines[np.array(chunk)]  # [n, d - 1, d]
-        if d == 2:
+    subsets = itertools.combinations(range(len(lines)), r - 1)
+    while chunk := list(itertools.islice(subsets, max(2_000_000 // r**2, 1))):
+        chosen = lines[np.array(chunk)]  # [n, r - 1, r]
+        if r == 2:
             yield np.stack([-chosen[:, 0, 1], chosen[:, 0, 0]], axis=1)
         else:
             # Where the chosen lines are dependent, this is one of many orthogonal vectors; the
@@ -174,46 +217,74 @@ def _edges(lines: np.ndarray) -> Iterator[np.ndarray]:
             yield np.linalg.svd(chosen, full_matrices=True)[2][:, -1]
 
 
-def _lowest(d_i: np.ndarray, vectors: Iterator[np.ndarray], q: int) -> tuple[float, np.ndarray]:
-    value, witness = math.inf, np.zeros(d_i.shape[2])
-    for v in vectors:
-        heights = _margins(d_i, v, q)
-        best = int(np.argmin(heights))
-        if heights[best] < value:
-            value, witness = float(heights[best]), v[best]
-    return value, witness
+class _Lowest(NamedTuple):
+    """Over some w: the least bracket for |w| = 1, and for |v| = 1, and where."""
+
+    sign: float
+    value: float
+    witness: np.ndarray  # v
 
 
-def _decide(d_i: np.ndarray, q: int, limit: int, programs: int, seed: int) -> Certificate:
-    """One block whose rows span it."""
-    m, k, d = d_i.shape
-    lines = _lines(d_i)
-    if math.comb(len(lines), d - 1) <= limit:
-        value, witness = _lowest(d_i, _edges(lines), q)
-        if value > _TINY or d == 1:
-            return Certificate(value, value, witness, (), "edges")
-        cases = math.comb(m, q) * 2 ** (q * k)
-        if cases <= programs:
-            deepest, below = _least_squares(d_i, q)
-            if deepest < -_TINY:
-                return Certificate(deepest, deepest, below, (), "least squares")
-            return Certificate(0.0, 0.0, witness, (), "edges")
-        value, witness = _descend(d_i, q, seed, witness)
-        return Certificate(_lower_bound(d_i, q), value, witness, (), "bounds")
-    value, witness = _descend(d_i, q, seed)
-    if value > 0 and d * math.comb(m, q) * 2 ** (q * k) <= programs:
-        lowest, vertex = _linear_programs(d_i, q)
-        height = float(_margins(d_i, vertex[None], q)[0])
-        if height < value:
-            value, witness = height, vertex
-        # |v|_inf <= |v|_2 <= sqrt(d) |v|_inf
-        low = lowest / math.sqrt(d) if lowest > _TINY else min(lowest, 0.0)
-        return Certificate(low, value, witness, (), "linear programs")
-    return Certificate(min(_lower_bound(d_i, q), value), value, witness, (), "bounds")
+def _lowest(block: _Block, vectors: Iterable[np.ndarray], q: int) -> _Lowest:
+    found = _Lowest(math.inf, math.inf, block.back[:, 0])
+    for w in vectors:
+        bracket, v = _margins(block.white, w, q), w @ block.back.T
+        lengths = np.linalg.norm(v, axis=1)
+        at = int(np.argmin(bracket / lengths))
+        sign, value = float(bracket.min()), float(bracket[at] / lengths[at])
+        if value < found.value:
+            found = found._replace(value=value, witness=v[at] / lengths[at])
+        if sign < found.sign:
+            found = found._replace(sign=sign)
+            if sign <= _TINY:  # what counts now is a place where it fails
+                at = int(np.argmin(bracket))
+                found = found._replace(witness=v[at] / lengths[at], value=min(value, 0.0))
+    return found
+
+
+def _decide(
+    block: _Block, q: int, limit: int, programs: int, seed: int, sure: bool
+) -> Certificate:
+    """One block."""
+    r = block.white.shape[2]
+    lines, cases = _lines(block.white), _cases_of(block.rows, q)
+    edges = math.comb(len(lines), r - 1)
+    complete = edges <= limit and edges * r**3 <= _FLOPS
+    found = _lowest(block, _edges(lines) if complete else _descent(block.white, q, seed), q)
+    if complete and found.sign > _TINY:
+        return Certificate(found.value, found.value, found.witness, (), "edges")
+    if complete and found.sign > -_TINY:
+        return Certificate(0.0, 0.0, found.witness, (), "edges")
+    if found.sign <= 0 and cases <= programs:  # it fails: how deep?
+        deepest, below = _least_squares(block.rows, q)
+        if deepest < 0:
+            return Certificate(deepest, deepest, below, (), "least squares")
+    if complete:
+        found = _lowest(block, _descent(block.white, q, seed), q)
+    if not sure:
+        return Certificate(-math.inf, found.value, found.witness, (), "bounds")
+    least, most = block.spread
+    work = r * cases * block.white[..., 0].size ** 2
+    if found.sign > 0 and r * cases <= programs and work <= _WORK:
+        # |w|_inf <= |w|_2 <= sqrt(r) |w|_inf, and |w| is at least `least` |v|.
+        lowest, corner = _linear_programs(block.white, q)
+        other = _lowest(block, [corner[None]], q)
+        found = min(found, other, key=lambda one: one.value)
+        low = lowest - _SURE
+        low = low / math.sqrt(r) * least if low > 0 else low * most
+        low = 0.0 if abs(lowest) <= _SURE and found.value <= 0 else low
+        return Certificate(low, found.value, found.witness, (), "linear programs")
+    share = _share(block.white, q)
+    low = share * least if share > 0 else share * math.sqrt(block.white[..., 0].size) * most
+    return Certificate(low, found.value, found.witness, (), "bounds")
+
+
+def _cases_of(d_i: np.ndarray, q: int) -> int:
+    return math.comb(len(d_i), q) * 2 ** (q * d_i.shape[1])
 
 
 def _cases(d_i: np.ndarray, q: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All sets of q liars with all signs of their rows: the rows of the others, f[r, d], and
+    """All sets of q liars with all signs of their rows: the rows of the others, f[n, d], and
     the sum of theirs, f[d]."""
     m, k, d = d_i.shape
     for liars in itertools.combinations(range(m), q):
@@ -231,9 +302,14 @@ def _least_squares(d_i: np.ndarray, q: int) -> tuple[float, np.ndarray]:
     minus the distance of 0 from its subgradients {D'^T t - c : |t|_inf <= 1}, a box-constrained
     least squares problem, and v points away from the nearest of them.
     """
-    deepest, witness = 0.0, np.zeros(d_i.shape[2])
+    deepest, witness = 0.0, np.eye(d_i.shape[2])[0]
     for others, theirs in _cases(d_i, q):
-        t = optimize.lsq_linear(others.T, theirs, (-1, 1), method="bvls", tol=1e-14).x
+        others = others[others.any(axis=1)]
+        t = np.zeros(0)
+        if len(others):
+            with np.errstate(all="ignore"):
+                found = optimize.lsq_linear(others.T, theirs, (-1, 1), method="bvls", tol=1e-14)
+            t = found.x
         nearest = others.T @ t - theirs
         distance = float(np.linalg.norm(nearest))
         if -distance < deepest - _TINY:
@@ -241,71 +317,64 @@ def _least_squares(d_i: np.ndarray, q: int) -> tuple[float, np.ndarray]:
     return deepest, witness
 
 
-def _linear_programs(d_i: np.ndarray, q: int) -> tuple[float, np.ndarray]:
-    """The minimum over |v|_inf = 1, one face v_l = 1 of the cube at a time (HiGHS)."""
-    d = d_i.shape[2]
-    lowest, vertex = math.inf, np.zeros(d)
-    for others, theirs in _cases(d_i, q):
-        r = len(others)
-        cost = np.concatenate([-theirs, np.ones(r)])
-        above = np.block([[others, -np.eye(r)], [-others, -np.eye(r)]])
-        for face in range(d):
-            box = [(-1.0, 1.0)] * d + [(0, None)] * r
+def _linear_programs(white: np.ndarray, q: int) -> tuple[float, np.ndarray]:
+    """The minimum over |w|_inf = 1, one face w_l = 1 of the cube at a time (HiGHS)."""
+    r = white.shape[2]
+    lowest, corner = math.inf, np.zeros(r)
+    for others, theirs in _cases(white, q):
+        n = len(others)
+        cost = np.concatenate([-theirs, np.ones(n)])
+        above = np.block([[others, -np.eye(n)], [-others, -np.eye(n)]])
+        for face in range(r):
+            box = [(-1.0, 1.0)] * r + [(0, None)] * n
             box[face] = (1.0, 1.0)
-            found = optimize.linprog(cost, above, np.zeros(2 * r), bounds=box, method="highs")
+            found = optimize.linprog(cost, above, np.zeros(2 * n), bounds=box, method="highs")
             if found.fun < lowest:
-                lowest, vertex = float(found.fun), found.x[:d]
-    return lowest, vertex / np.linalg.norm(vertex)
+                lowest, corner = float(found.fun), found.x[:r]
+    return lowest, corner / np.linalg.norm(corner)
 
 
-def _descend(
-    d_i: np.ndarray, q: int, seed: int, start: np.ndarray | None = None
-) -> tuple[float, np.ndarray]:
-    """A low point of the bracket on the sphere, by subgradients from many places."""
-    d = d_i.shape[2]
-    rng = np.random.default_rng(seed)
-    v = rng.standard_normal((4096, d))
-    v = np.concatenate([v, np.eye(d)] + ([start[None]] if start is not None else []))
+def _descent(white: np.ndarray, q: int, seed: int) -> Iterator[np.ndarray]:
+    """Points f[n, r] of the sphere that go down from many places, by subgradients."""
+    r = white.shape[2]
+    v = np.random.default_rng(seed).standard_normal((4096, r))
+    v = np.concatenate([v, np.eye(r)])
     v /= np.linalg.norm(v, axis=1, keepdims=True)
-    v = v[np.argsort(_margins(d_i, v, q))[:64]]
-    best, witness = _lowest(d_i, iter([v]), q)
+    v = v[np.argsort(_margins(white, v, q))[:64]]
+    yield v
     for step in 0.3 * 0.97 ** np.arange(200):
-        values = np.einsum("mkd,nd->mkn", d_i, v)
-        shares = np.abs(values).sum(axis=1)
-        order = np.argsort(np.argsort(shares, axis=0), axis=0)
-        side = np.where(order >= len(d_i) - q, -1.0, 1.0)  # [m, n]
-        down = np.einsum("mkn,mn,mkd->nd", np.sign(values), side, d_i)
+        values = np.einsum("mkd,nd->mkn", white, v)
+        order = np.argsort(np.argsort(np.abs(values).sum(axis=1), axis=0), axis=0)
+        side = np.where(order >= len(white) - q, -1.0, 1.0)  # [m, n]
+        down = np.einsum("mkn,mn,mkd->nd", np.sign(values), side, white)
         down -= (down * v).sum(axis=1, keepdims=True) * v
-        length = np.linalg.norm(down, axis=1, keepdims=True)
-        v = v - step * down / np.maximum(length, _TINY)
+        v = v - step * down / np.maximum(np.linalg.norm(down, axis=1, keepdims=True), _TINY)
         v /= np.linalg.norm(v, axis=1, keepdims=True)
-        value, lowest = _lowest(d_i, iter([v]), q)
-        if value < best:
-            best, witness = value, lowest
-    return best, witness
+        yield v
 
 
-def _lower_bound(d_i: np.ndarray, q: int) -> float:
-    """A certified bound from as many linear programs as there are rows.
+def _share(white: np.ndarray, q: int) -> float:
+    """s with bracket >= s |U w|_1 for all w; |U w|_1 >= |U w|_2 = |w|.
 
-    With M_i >= max |D_i v|_1 subject to |D v|_1 <= 1, and S the sum of the q largest M_i, the
-    bracket is at least (1 - 2 S) |D v|_1, and |D v|_1 >= |D v|_2 >= the least singular value.
+    With M_i >= max |U_i w|_1 subject to |U w|_1 <= 1, s = 1 - 2 (sum of the q largest M_i): a
+    linear program for each row, or, where rows are many, the length of the row.
     """
-    m, k, d = d_i.shape
-    flat = d_i.reshape(-1, d)
-    r = len(flat)
-    above = np.block([[flat, -np.eye(r)], [-flat, -np.eye(r)]])
-    above = np.concatenate([above, np.concatenate([np.zeros(d), np.ones(r)])[None]])
-    right = np.concatenate([np.zeros(2 * r), [1.0]])
-    box = [(None, None)] * d + [(0, None)] * r
-    most = []
-    for row in flat:
-        cost = np.concatenate([-row, np.zeros(r)])
-        most.append(-optimize.linprog(cost, above, right, bounds=box, method="highs").fun)
-    shares = np.sort(np.reshape(most, (m, k)).sum(axis=1))
-    share = 1 - 2 * shares[m - q :].sum()
-    values = np.linalg.svd(flat, compute_uv=False)
-    return float(share * (values[-1] if share > 0 else math.sqrt(r) * values[0]))
+    m, k, r = white.shape
+    flat = white.reshape(-1, r)
+    n = len(flat)
+    most = np.linalg.norm(flat, axis=1)  # as |w| <= |U w|_1
+    if n <= _ROWS:
+        above = np.block([[flat, -np.eye(n)], [-flat, -np.eye(n)]])
+        above = np.concatenate([above, np.concatenate([np.zeros(r), np.ones(n)])[None]])
+        right = np.concatenate([np.zeros(2 * n), [1.0]])
+        box = [(None, None)] * r + [(0, None)] * n
+        for i, row in enumerate(flat):
+            cost = np.concatenate([-row, np.zeros(n)])
+            found = optimize.linprog(cost, above, right, bounds=box, method="highs")
+            most[i] = min(most[i], -found.fun) if found.status == 0 else most[i]
+    shares = np.sort(most.reshape(m, k).sum(axis=1))
+    share = 1 - 2 * float(shares[m - q :].sum()) - _SURE
+    return 0.0 if abs(share) <= 2 * _SURE else share
 
 
 class Design(NamedTuple):
@@ -348,15 +417,18 @@ def design(
     Raises:
         InvalidConfig: where no dictionary of this size can do it, or on an unknown method.
     """
-    m, k, d = num_workers, per_worker, dim
-    require(min(m, k, d) > 0, f"design needs workers, directions and d > 0: got {m}, {k}, {d}")
+    m, k = whole("design", "num_workers", num_workers, 1), whole("design", "K", per_worker, 1)
+    d, tries = whole("design", "dim", dim, 1), whole("design", "tries", tries, 1)
     rule = "design needs 0 <= q and (m - 2 q) K >= d"
-    require(0 <= q < m and (m - 2 * q) * k >= d, f"{rule}: got m={m}, q={q}, K={k}, d={d}")
+    require(
+        0 <= whole("design", "q", q, 0) < m and (m - 2 * q) * k >= d,
+        f"{rule}: got m={m}, q={q}, K={k}, d={d}",
+    )
     require(method in DESIGNS, f"method is one of {', '.join(DESIGNS)}: got {method!r}")
     rng = np.random.default_rng(seed)
 
     def value(d_i):  # cheap: a lower point of the bracket, or eta where edges are few
-        return certify(d_i, q, limit=5_000, programs=0).high
+        return _certify(d_i, q, 5_000, 0, 0, False).high
 
     candidates = []
     if method != "equiangular":
@@ -389,7 +461,7 @@ def _ascend(d_i: np.ndarray, q: int, steps: int) -> np.ndarray:
     """Raises the bracket where it is lowest: honest rows turn towards v, those of J away."""
     best, most = d_i, -math.inf
     for step in 0.1 * np.linspace(1, 0.01, steps):
-        found = certify(d_i, q, limit=20_000, programs=0)
+        found = _certify(d_i, q, 20_000, 0, 0, False)
         if found.high > most:
             best, most = d_i, found.high
         v = found.witness

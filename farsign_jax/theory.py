@@ -38,7 +38,9 @@ class Observed(NamedTuple):
 
     server: Any
     sums: Sums
-    tracking: Array  # f32[], mean over honest workers of |y_n(i) - D_i grad f(x_n)|_2^2, now
+    tracking: (
+        Array  # f32[], mean of |y_n(i) - D_i grad f(x_n)|_2^2, at the last event, i honest
+    )
 
     @property
     def params(self) -> Array:
@@ -67,10 +69,11 @@ def rows(dictionary: Dictionary, num_workers: int) -> Array:
 def observed(
     server: Server, dictionary: Dictionary, step_size: Schedule, gradient: Gradient, honest: Any
 ) -> Server:
-    """A server, watched: every event costs O(m K d) more, and x moves as it would have.
+    """`far_sign`, watched: every event costs O(m K d) more, and x moves as it would have.
 
     Args:
-        server: `far_sign` (or `online_mean`) with this dictionary and this step size.
+        server: with this dictionary and this step size. Of a server whose averages are of
+            something else (`online_mean`), only what concerns x means what it says.
         dictionary: its directions.
         step_size: alpha_n, as a schedule.
         gradient: of f.

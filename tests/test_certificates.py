@@ -122,6 +122,42 @@ def test_bounds_hold_where_edges_are_too_many(seed):
     assert programs.holds is exact.holds
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_no_margin_is_never_taken_for_one(seed):
+    """eta = 0: one line is seen by four workers only, of whom two may lie; by any method."""
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((24, 4))
+    rows[:, 0], rows[:4] = 0, 0
+    rows[:4, 0] = 1
+    rows = rows @ np.linalg.qr(rng.standard_normal((4, 4)))[0]
+    for told in ({}, {"limit": 0}, {"limit": 0, "programs": 0}):
+        got = certify(rows, 2, **told)
+        assert got.low <= got.high and got.low <= 1e-12 and got.holds is not True
+    assert certify(rows, 2).holds is False
+
+
+def test_the_scale_of_a_coordinate_is_no_margin_of_zero():
+    rows = np.random.default_rng(0).standard_normal((8, 2))
+    for scale in (1e10, 1e-10, 1e150):
+        got = certify(rows * np.array([1.0, scale]), 1)
+        assert got.holds and got.exact and 0 < got.low == got.high
+        apart = certify(np.stack([np.diag([scale, 1.0])] * 5), 2)
+        assert apart.holds and apart.exact and apart.low == pytest.approx(min(scale, 1.0))
+    bad = rows[:3] * np.array([1.0, 1e-10])
+    assert certify(bad, 1).holds is False
+    assert certify(np.random.default_rng(1).standard_normal((40, 6)) * [1] * 6, 1).holds
+
+
+def test_blocks_that_fail_are_exact_where_all_cases_can_be_tried():
+    got = certify([[1, 0], [0, -2]], 1)
+    assert got.exact and got.low == pytest.approx(-2)
+
+
+def test_many_coordinates_take_no_time():
+    got = certify(np.broadcast_to(np.eye(400), (25, 400, 400)), 5)
+    assert got.exact and got.low == pytest.approx(15)
+
+
 def test_linear_programs_decide_against_a_dictionary_too():
     rows = np.random.default_rng(3).standard_normal((8, 4))
     exact = certify(rows, 2)
@@ -135,9 +171,12 @@ def test_linear_programs_decide_against_a_dictionary_too():
     [
         ([1.0, 2.0], 0, "got shape"),
         ([[1.0, np.nan]], 0, "finite"),
+        (FOUR, None, "certify needs a whole number q >= 0: got None"),
+        ([[1.0, 2.0], [1.0]], 0, "directions are one array"),
+        ([[1.0 + 2.0j]], 0, "directions are real numbers: got complex128"),
         (FOUR, 4, "need 0 <= q < workers: got q=4, workers=4"),
-        (FOUR, -1, "got q=-1"),
-        (FOUR, 1.5, "q is a whole number: got 1.5"),
+        (FOUR, -1, "certify needs a whole number q >= 0: got -1"),
+        (FOUR, 1.5, "certify needs a whole number q >= 0: got 1.5"),
     ],
 )
 def test_what_is_no_dictionary_is_refused(rows, q, message):
