@@ -133,7 +133,7 @@ def _blocks(d_i: np.ndarray) -> list[np.ndarray]:
     used = sparse.csr_array(d_i.reshape(-1, d_i.shape[2]) != 0)
     graph = sparse.block_array([[None, used], [used.T, None]]).tocsr()
     found: Any = csgraph.connected_components(graph, directed=False)
-    label = found[1][used.shape[0] :]
+    label = found[1][d_i.shape[0] * d_i.shape[1] :]  # rows first
     order = np.argsort(label, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(label[order])) + 1)
 
