@@ -7,13 +7,13 @@
     rates         Theorems 2.5 and 2.7: slopes of the ergodic gradient norm, 1e3 to 1e6 events,
                   24 seeds; the bound of Proposition C.5; tracking (Table 4)
     convergence   Theorem 2.3: every run ends near a stationary point, whatever liars say
-    time_scales   what a single time scale does instead, and how the gap closes
+    time_scales   what a single time scale does instead, and when the gap closes
     condition     Assumption 6: just below it training fails, just above it works
     estimation    the predecessor: means from one direction per worker; uneven arrivals
 
-25 numbers at most: five workers, four dimensions, one direction per question, answers as stale
-as arrivals make them. Writes table.md (claim, measured, verdict), results.csv, results.json and
-one figure per group under --out.
+Small problems: five workers, four dimensions, one direction per question, answers as stale as
+arrivals make them. The same command with the same --out continues. Writes table.md (claim,
+measured, verdict), results.csv, results.json and one figure per group under --out.
 """
 
 import dataclasses
