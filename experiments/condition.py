@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments import trials
 from experiments.trials import Finding, Group, Size, Trial
-from farsign_jax import arrivals, directions, results
+from farsign_jax import arrivals, directions, results, theory
 
 HALF = np.sqrt(0.5)
 
@@ -18,13 +18,6 @@ def four(scale: float) -> np.ndarray:
     """Four workers in the plane, two of them `scale` times as loud: eta = 0 at sqrt(2)."""
     rows = np.array([[1, 0], [HALF, HALF], [0, 1], [-HALF, HALF]])
     return (rows * np.array([1, scale, 1, scale])[:, None])[:, None]
-
-
-def interval(values: np.ndarray, resamples: int = 2000) -> tuple[float, float]:
-    """Where 95 % of the means of resamples lie."""
-    picks = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
-    low, high = np.percentile(values[picks].mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
 
 
 SCALES = (1.0, 1.2, 1.3, 1.5, 1.6, 1.7)
@@ -57,7 +50,7 @@ def condition(size: Size, folder: results.Folder | None = None) -> Group:
     ends = columns["gradient"][:, -1].reshape(size.seeds, len(SCALES))
     for scale, end in zip(SCALES, ends.T, strict=True):
         eta = directions.certify(four(scale), 1).low
-        low, high = interval(end)
+        low, high = theory.middle(theory.resampled(end))
         holds = high < start if eta > 0 else low > start
         claim = f"eta = {eta:+.3f}: training {'works' if eta > 0 else 'fails'}"
         said = f"gradient norm {start:.2f} -> {end.mean():.2f} [{low:.2f}, {high:.2f}]"
@@ -75,7 +68,8 @@ def condition(size: Size, folder: results.Folder | None = None) -> Group:
     start = float(np.linalg.norm(Trial().gradient(jnp.full(trials.DIM, 3.0))))
     ends = columns["gradient"][:, -1].reshape(size.seeds, len(liars))
     for q, every in enumerate(ends.T):
-        (low, high), works, end = interval(every), 2 * q < trials.WORKERS, float(every.mean())
+        low, high = theory.middle(theory.resampled(every))
+        works, end = 2 * q < trials.WORKERS, float(every.mean())
         claim = f"coordinates, {q} of 5 lie: training {'works' if works else 'fails'}"
         said = f"gradient norm {start:.2f} -> {end:.2f} [{low:.2f}, {high:.2f}]"
         verdict = "holds" if (high < start if works else low > start) else "refuted"

@@ -214,7 +214,7 @@ def follow(
 
     `gradient` |grad f(x)|_2 and `tracking` |y - D grad f|_2^2, now; `ergodic`, the mean of the
     gradient norms so far, weighted by alpha; `steps`, `error` and `squares`, the sums of
-    `theory.Sums`; `farthest`, max |x|_inf so far; and x.
+    `theory.Sums`; and `farthest`, max |x|_inf so far.
     """
     norms = jax.vmap(lambda x: jnp.linalg.norm(trial.gradient(x)))
 
@@ -225,7 +225,6 @@ def follow(
             "tracking": state.tracking,
             "ergodic": sums.gradient / sums.steps,
             "farthest": sums.farthest,
-            "x": x,
         } | {name: getattr(sums, name) for name in ("steps", "error", "squares")}
 
     events = given.schedules.shape[1]

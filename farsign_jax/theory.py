@@ -163,12 +163,21 @@ def slope(events: Any, values: Any, *, resamples: int = 2000, seed: int = 0) -> 
     require(records > 1 and replicas > 1, f"a slope needs 2 x 2 values: got {values.shape}")
     require((values > 0) & np.isfinite(values), "a slope needs positive, finite values")
     x = x - x.mean()
-    rng = np.random.default_rng(seed)
-    picks = rng.integers(replicas, size=(resamples, replicas))
-    means = np.concatenate([values.mean(axis=0)[None], values[picks].mean(axis=1)])
+    means = np.concatenate([values.mean(axis=0)[None], resampled(values, resamples, seed)])
     slopes = np.log(means) @ x / (x @ x)
-    low, high = np.percentile(slopes[1:], [2.5, 97.5])
-    return Slope(float(slopes[0]), float(low), float(high))
+    return Slope(float(slopes[0]), *middle(slopes[1:]))
+
+
+def resampled(values: np.ndarray, resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """Means over replicas, drawn again with replacement: f64[resamples, ...] from [R, ...]."""
+    rng = np.random.default_rng(seed)
+    return values[rng.integers(len(values), size=(resamples, len(values)))].mean(axis=1)
+
+
+def middle(samples: np.ndarray) -> tuple[float, float]:
+    """Where 95 % of them lie."""
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def log_spaced(events: Any, first: float, count: int = 25) -> np.ndarray:
