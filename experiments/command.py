@@ -20,6 +20,7 @@ from experiments.config import (
     PRESETS,
     Config,
     check,
+    parse,
     parse_seeds,
 )
 from farsign_jax import aggregators, results
@@ -126,6 +127,11 @@ def configure(base: Config) -> Config:
             if field.name == "aggregators":  # Krum is krum
                 names = [n if n[-1:] == ":" else aggregators.canonical(n) for n in names]
             value = tuple(usual.get(name, name) for name in names)
+        elif field.name == "partition":
+            value, options = parse(value)
+            rule = f"partitions take a skew, as in dirichlet:skew=0.3: got {FLAGS.partition!r}"
+            require(all(option == "skew" for option, _ in options), rule)
+            given |= dict(options)
         given[field.name] = value
     config = dataclasses.replace(base, **given)
     check(config)
@@ -146,17 +152,15 @@ def folder_for(experiment: str, config: Config, **more: Any) -> results.Folder:
     return results.Folder(FLAGS.out or pathlib.Path("results") / name, described)
 
 
+def sweep_options() -> dict[str, Any]:
+    return {"checkpoint_every": FLAGS.checkpoint_every, "max_lanes": FLAGS.max_lanes}
+
+
 def run_panel(experiment: str, base: Config) -> tuple[Config, results.Folder, list, list]:
     """Runs what the flags ask for: the configuration, its folder, the rows, their summary."""
     config = configure(base)
     folder = folder_for(experiment, config)
-    rows = panel.run(
-        config,
-        folder,
-        data_dir=FLAGS.data_dir,
-        checkpoint_every=FLAGS.checkpoint_every,
-        max_lanes=FLAGS.max_lanes,
-    )
+    rows = panel.run([panel.ready(config, FLAGS.data_dir)], folder, **sweep_options())
     summary = figures.summarise(rows)
     folder.write_rows(rows, summary)
     return config, folder, rows, summary

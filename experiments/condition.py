@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import trials
-from experiments.trials import Finding, Group, Size, Trial
+from experiments.claims import Finding, Group
+from experiments.trials import Size, Trial
 from farsign_jax import arrivals, directions, results, theory
 
 HALF = np.sqrt(0.5)

@@ -223,9 +223,9 @@ def _check_kind(method: str, option: str, value: Any) -> None:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """`5` as seeds 0..4, `0,3,7` as they are."""
+    """`5` as seeds 0..4; `0,3,7`, or `7,`, as they are."""
     try:
-        seeds = tuple(int(part) for part in text.split(","))
+        seeds = tuple(int(part) for part in text.removesuffix(",").split(","))
     except ValueError:
         raise InvalidConfig(f"--seeds is a count or a list like 0,3,7: got {text!r}") from None
     if "," not in text:
@@ -246,9 +246,14 @@ def check(config: Config) -> None:
         )
     for method in config.methods:
         name, options = parse(method)
-        hyper_of(name, config.preset)
+        numbers = hyper_of(name, config.preset)
         for option, value in options:
-            lookup(f"option of {name}", option, dict.fromkeys(options_of(name)))
+            known = [*options_of(name), *numbers]
+            lookup(f"option of {name}", option, dict.fromkeys(known))
+            if option in numbers:
+                good = isinstance(value, int | float)
+                require(good, f"{name} needs a number for {option}: got {value!r}")
+                continue
             require(option != "aggregator", f"aggregators are --aggregators: got {method!r}")
             _check_kind(name, option, value)
         if "buffers" in options_of(name):

@@ -2,8 +2,8 @@
 experiments.
 
 Not an experiment itself: the data and the sweeps that they share. A method that
-takes an aggregator runs in lock-step, one seed at a time, all its aggregators and attacks side
-by side; any other one is a sweep over seeds for each attack.
+takes an aggregator, or says so, runs in lock-step, one seed at a time, all its aggregators and
+attacks side by side; any other one is a sweep over seeds for each attack.
 """
 
 import dataclasses
@@ -128,18 +128,31 @@ class Job:
     """One sweep: a method under one attack, or all its aggregators and attacks in lock-step.
 
     Attributes:
-        method: as it was asked for.
+        methods: as they were asked for: they differ in hyper-parameters alone.
         runs: (aggregator, attack) of each run of a seed, in the order of the lanes (g, a).
         builds: one per run.
         program: what the sweep compiles: the only build, or all of them in lock-step.
-        hyper: leaves [G, H], H points of the hyper-parameters for each aggregator.
+        hyper: leaves [G, H], H points of the hyper-parameters for each aggregator: one for
+            each method, or several for the only one.
     """
 
-    method: str
+    methods: tuple[str, ...]
     runs: tuple[tuple[str, str], ...]
     builds: tuple[Build, ...]
     program: Any
     hyper: dict[str, np.ndarray]
+
+    @property
+    def method(self) -> str:
+        return self.methods[0]
+
+    @property
+    def named(self) -> list[tuple[str, str, str]]:
+        """(method, aggregator, attack) of the columns of `by_run`, one point per method."""
+        groups, attacks = len(self.hyper["step_size"]), range(len(self.runs))
+        each = len(self.runs) // groups
+        of = [attacks[g * each : (g + 1) * each] for g in range(groups)]
+        return [(m, *self.runs[i]) for some in of for m in self.methods for i in some]
 
     @property
     def lockstep(self) -> bool:
@@ -197,18 +210,18 @@ class Job:
 def jobs_of(config: Config, multiples: Sequence[float] = (1.0,)) -> list[Job]:
     """The sweeps of a panel; every run with each of these multiples of its step size."""
 
-    def points(method, aggregator):  # leaves f32[H]
+    def points(method, aggregator, told):  # leaves f32[H]
         hyper = hyper_of(method, config.preset, aggregator)
         if config.step_size is not None:
             hyper["step_size"] = config.step_size
+        hyper |= told
         steps = np.asarray(multiples, np.float32) * np.float32(hyper["step_size"])
         every = {k: np.full(len(steps), v, np.float32) for k, v in hyper.items()}
         return every | {"step_size": steps}
 
     jobs = []
     parsed = [parse_attack(attack) for attack in config.attacks]
-    for text in config.methods:
-        method, options = parse(text)
+    for (method, options, *_), texts in _alike(config, len(multiples) == 1).items():
         known = options_of(method)
         for name in ("buffers", "byzantine"):
             if name in known and name not in dict(options):
@@ -222,46 +235,97 @@ def jobs_of(config: Config, multiples: Sequence[float] = (1.0,)) -> list[Job]:
         for name in names:
             chosen = options + ((("aggregator", name),) if name else ())
             rows.append([Build(method, *attack, config.feedback, chosen) for attack in parsed])
-        grid = [points(method, name) for name in names]
-        hyper = {key: np.stack([g[key] for g in grid]) for key in grid[0]}
-        if "aggregator" in known:
+        grid = [[points(method, name, numbers) for numbers in texts.values()] for name in names]
+        hyper = {
+            key: np.stack([np.concatenate([one[key] for one in row]) for row in grid])
+            for key in grid[0][0]
+        }
+        told = {"methods": tuple(texts), "hyper": hyper}
+        if "aggregator" in known or METHODS[method].lockstep:
             runs = tuple((name, attack) for name in names for attack in config.attacks)
             builds = tuple(build for row in rows for build in row)
-            jobs.append(Job(text, runs, builds, Lockstep(tuple(map(tuple, rows))), hyper))
+            program = Lockstep(tuple(map(tuple, rows)))
+            jobs.append(Job(runs=runs, builds=builds, program=program, **told))
         else:
             for attack, build in zip(config.attacks, rows[0], strict=True):
-                jobs.append(Job(text, (("", attack),), (build,), build, hyper))
+                runs = (("", attack),)
+                jobs.append(Job(runs=runs, builds=(build,), program=build, **told))
     return jobs
 
 
-def sweep(
+def _alike(config: Config, join: bool) -> dict[tuple, dict[str, dict[str, Any]]]:
+    """(method, options) -> what it was asked for by -> hyper-parameters given there.
+
+    `join`: methods that differ in hyper-parameters alone are points of one sweep.
+    """
+    found: dict[tuple, dict[str, dict[str, Any]]] = {}
+    for text in config.methods:
+        method, options = parse(text)
+        numbers = {o: v for o, v in options if o in hyper_of(method, config.preset)}
+        rest = tuple((o, v) for o, v in options if o not in numbers)
+        key = (method, rest) if join else (method, rest, text)
+        found.setdefault(key, {})[text] = numbers
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """A panel that is ready to run.
+
+    Attributes:
+        name: tells its checkpoints from those of other panels in the same folder.
+        told: columns of its rows beside the usual ones.
+    """
+
+    config: Config
+    setting: Setting
+    jobs: Sequence[Job]
+    name: str = ""
+    told: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def answers(self) -> int:
+        runs = sum(len(job.runs) * job.points for job in self.jobs)
+        return runs * len(self.config.seeds) * self.config.events
+
+
+def ready(
     config: Config,
-    setting: Setting,
-    jobs: Sequence[Job],
+    data_dir: str | None,
+    multiples: Sequence[float] = (1.0,),
+    **named: Any,
+) -> Panel:
+    """Its data and its sweeps; what cannot run is refused here."""
+    panel = Panel(config, prepare(config, data_dir), jobs_of(config, multiples), **named)
+    for job in panel.jobs:
+        job.lanes(panel.setting).check(job.program, job.delivery(config))
+    return panel
+
+
+def sweep(
+    panel: Panel,
     folder: results.Folder | None,
     keep: Callable[[Job, dict[str, np.ndarray]], Any],
+    progress: Progress,
     *,
     checkpoint_every: int = 1000,
     max_lanes: int | None = None,
-) -> dict[str, sweeps.Final]:
+) -> list[sweeps.Final]:
     """Runs all jobs; hands the columns so far, [S, E, runs], to `keep` at each checkpoint.
 
-    Returns what is left of each job, by name.
+    Returns what is left of each job.
     """
-    seeds = len(config.seeds)
-    lanes = [job.lanes(setting) for job in jobs]
-    for job, own in zip(jobs, lanes, strict=True):  # all of them before the first one runs
-        own.check(job.program, job.delivery(config))
+    config, setting, ends = panel.config, panel.setting, []
     if folder:
         folder.claim()
-    runs = sum(len(job.runs) * job.points for job in jobs)
-    progress = Progress(runs * seeds * config.events)
-    ends: dict[str, sweeps.Final] = {}
-    for job, own in zip(jobs, lanes, strict=True):
-        progress.start(job.method if job.lockstep else f"{job.method} {job.runs[0][1]}")
+    for job in panel.jobs:
+        own = job.lanes(setting)
+        label = job.method if job.lockstep else f"{job.method} {job.runs[0][1]}"
+        progress.start(f"{panel.name} {label}".strip())
         side_by_side = len(job.runs) * job.points if job.lockstep else 1
         side_by_side *= config.events / own.schedules.shape[1]
         every = config.eval_every * own.schedules.shape[1] // config.events  # as many answers
+        name = f"{panel.name}-{job.name}" if panel.name else job.name
         _, final = sweeps.sweep(
             job.program,
             own,
@@ -269,40 +333,41 @@ def sweep(
             measure=setting.measure,
             delivery=job.delivery(config),
             max_lanes=1 if job.lockstep else max_lanes,
-            checkpoint=folder.checkpoint(job.name) if folder else None,
+            checkpoint=folder.checkpoint(name) if folder else None,
             checkpoint_every=checkpoint_every,
             progress=lambda events, n=side_by_side: progress(n * events),
-            on_checkpoint=lambda columns, job=job: keep(job, job.by_run(columns, seeds)),
+            on_checkpoint=lambda columns, job=job: keep(
+                job, job.by_run(columns, len(config.seeds))
+            ),
         )
-        ends[job.name] = final
-    progress.close()
+        ends.append(final)
     return ends
 
 
 def run(
-    config: Config,
-    folder: results.Folder | None = None,
-    *,
-    data_dir: str | None = None,
-    **options: Any,
+    panels: Sequence[Panel], folder: results.Folder | None = None, **options: Any
 ) -> list[dict[str, Any]]:
-    """Runs the panel.
+    """Runs panels, one after the other.
 
     Returns tidy rows, one per method, aggregator, attack, seed and record. With a folder, each
     sweep has a checkpoint there, and the rows so far are written with it.
     """
-    setting = prepare(config, data_dir)
-    done: dict[str, list[dict[str, Any]]] = {}
+    done: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    known = []
+    progress = Progress(sum(panel.answers for panel in panels))
+    for panel in panels:
 
-    def keep(job, columns):
-        done[job.name] = tidy(config, job, setting, columns)
-        if folder:
-            folder.write_rows([row for rows in done.values() for row in rows])
+        def keep(job, columns, panel=panel):
+            rows = tidy(panel.config, job, panel.setting, columns)
+            done[panel.name, job.name] = [row | panel.told for row in rows]
+            if folder:
+                folder.write_rows([row for rows in done.values() for row in rows])
 
-    jobs = jobs_of(config)
-    ends = sweep(config, setting, jobs, folder, keep, **options)
+        ends = sweep(panel, folder, keep, progress, **options)
+        for job, final in zip(panel.jobs, ends, strict=True):
+            known.append(staleness(job, panel.config.seeds, final) | panel.told)
+    progress.close()
     if folder:
-        known = [staleness(job, config.seeds, ends[job.name]) for job in jobs]
         results.write_text(folder.path / "staleness.json", json.dumps(known, indent=1) + "\n")
     return [row for rows in done.values() for row in rows]
 
@@ -328,13 +393,13 @@ def tidy(
     heard = (lanes.schedules >= 0).reshape(*lanes.schedules.shape[:2], -1).sum(axis=2)
     answers = heard.cumsum(axis=1)  # [S, T]
     rows = []
-    for number, (aggregator, attack) in enumerate(job.runs):
+    for number, (method, aggregator, attack) in enumerate(job.named):
         for lane, seed in enumerate(config.seeds):
             own = {name: column[lane, :, number] for name, column in columns.items()}
             for record in np.flatnonzero(~np.isnan(own["event"])):  # as far as it came
                 values = {name: float(column[record]) for name, column in own.items()}
                 event = int(values.pop("event"))
-                row = {"method": job.method, "aggregator": aggregator, "attack": attack}
+                row = {"method": method, "aggregator": aggregator, "attack": attack}
                 row |= {"partition": config.partition, "arrivals": config.arrivals}
                 count = int(answers[lane, event - 1])
                 row |= {"seed": seed, "event": event, "evaluations": count * evaluations}

@@ -16,23 +16,18 @@ arrivals make them. The same command with the same --out continues. Writes table
 measured, verdict), results.csv, results.json and one figure per group under --out.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 
-from experiments import condition, figures, trials
-from experiments.command import FLAGS, main, refuse_others
-from experiments.trials import Finding, Group, Size, Trial
+from experiments import claims, condition, trials
+from experiments.claims import Finding, Group
+from experiments.command import main
+from experiments.trials import Size, Trial
 from farsign_jax import arrivals, problems, results, schedules, services, theory
-from farsign_jax.base import lookup, require
-
-flags.DEFINE_list("claims", None, "Which groups; default: all.")
-
 
 SIZES = {"full": Size(), "smoke": Size(events=10_000, long=2_000, seeds=3, every=3)}
 
@@ -241,37 +236,9 @@ GROUPS: dict[str, Callable[[Size, results.Folder], Group]] = {
 }
 
 
-def table(findings: list[Finding]) -> str:
-    return results.markdown_table(["source", "claim", "measured", "verdict"], findings)
-
-
 def every_claim() -> None:
-    refuse_others("out", "preset")
     jax.config.update("jax_enable_x64", True)
-    preset = FLAGS.preset or "full"
-    size = lookup("preset", preset, SIZES)
-    names = list(GROUPS) if FLAGS.claims is None else FLAGS.claims
-    require(len(names) > 0, f"--claims names none: known: {', '.join(GROUPS)}")
-    groups = {name: lookup("group of claims", name, GROUPS) for name in names}
-    described = {"experiment": "rates", "preset": preset, "claims": names}
-    described |= dataclasses.asdict(size)
-    folder = results.Folder(
-        FLAGS.out or f"results/rates-{results.fingerprint(described)[:8]}", described
-    )
-    folder.claim()
-    findings, rows = [], []
-    for name, group in groups.items():
-        found = group(size, folder)
-        if preset == "smoke":
-            short = [one._replace(verdict="too short to judge") for one in found.findings]
-            found = found._replace(findings=short)
-        findings += found.findings
-        rows += found.rows
-        folder.write_rows(rows)
-        figures.powers(found.entries, folder.path / f"{name}.png", *found.axes)
-        results.write_text(folder.path / "table.md", table(findings))
-        print(table(found.findings))
-    print(f"all of it is in {folder.path}")
+    claims.tell("rates", GROUPS, SIZES)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Not an experiment itself: a trial, and a sweep of it over seeds and whatever is 
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,22 +52,6 @@ class Size:
     long: int = 100_000  # of everything else
     seeds: int = 24
     every: int = 1  # trial out of the lists below
-
-
-class Finding(NamedTuple):
-    """One line of the table."""
-
-    source: str
-    claim: str
-    measured: str
-    verdict: str
-
-
-class Group(NamedTuple):
-    findings: list[Finding]
-    rows: list[dict[str, Any]]  # tidy
-    entries: list[dict[str, Any]]  # of the figure
-    axes: tuple[str, str, str]  # its title, x and y
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +223,7 @@ def follow(
         checkpoint=folder.checkpoint(name) if folder else None,
         checkpoint_every=max(events // 20, 1),
         progress=progress,
-        of=lambda state: state,
+        of=lambda run: run.server,
     )
     progress.close()
     return columns

@@ -12,8 +12,9 @@ results.csv and results.json.
 import numpy as np
 
 from experiments import figures, panel
-from experiments.command import FLAGS, configure, folder_for, main
+from experiments.command import FLAGS, configure, folder_for, main, sweep_options
 from experiments.config import Config
+from experiments.progress import Progress
 from farsign_jax import results
 from farsign_jax.base import require
 
@@ -35,8 +36,7 @@ def tune() -> None:
     require(config.validation > 0, "tune needs --validation > 0")
     require(config.preset != "tuned", "tune starts from the preset 'paper'")
     folder = folder_for("tune", config)
-    setting = panel.prepare(config, FLAGS.data_dir)
-    jobs = panel.jobs_of(config, MULTIPLES)
+    candidates = panel.ready(config, FLAGS.data_dir, MULTIPLES)
     scores, steps, rows = {}, {}, {}  # of (method, aggregator)
 
     def keep(job, columns):
@@ -64,8 +64,9 @@ def tune() -> None:
                 ]
         folder.write_rows([row for some in rows.values() for row in some])
 
-    options = {"checkpoint_every": FLAGS.checkpoint_every, "max_lanes": FLAGS.max_lanes}
-    panel.sweep(config, setting, jobs, folder, keep, **options)
+    progress = Progress(candidates.answers)
+    panel.sweep(candidates, folder, keep, progress, **sweep_options())
+    progress.close()
     header = ["method", "step size", *config.attacks, "worst"]
     lines = []
     for (method, name), by_attack in scores.items():

@@ -44,6 +44,7 @@ from farsign_jax.servers.far_sign import far_sign
 from farsign_jax.servers.fedbuff import fedbuff
 from farsign_jax.servers.kardam import kardam
 from farsign_jax.servers.online_mean import online_mean
+from farsign_jax.servers.rsa import own_model, rsa
 from farsign_jax.servers.sgd import sgd
 from farsign_jax.servers.sign_sgd import momentum_sign, sign_sgd
 from farsign_jax.servers.zeno_pp import zeno_pp
@@ -84,12 +85,14 @@ __all__ = [
     "momentum_sign",
     "online_mean",
     "oracles",
+    "own_model",
     "partitions",
     "preaggregators",
     "problems",
     "resilience",
     "results",
     "rows",
+    "rsa",
     "schedules",
     "services",
     "sgd",

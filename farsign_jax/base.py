@@ -86,12 +86,24 @@ class Server(NamedTuple):
     comparable: bool = False
 
 
+class Table(NamedTuple):
+    """What a worker keeps for each of its examples: part of a state.
+
+    An answer needs the rows `Worker.touched` alone. The loop hands these to `respond` instead
+    of the table and writes back what comes out, so that an event costs the same however many
+    examples there are.
+    """
+
+    rows: PyTree  # leaves f32[n, ...]; in `respond` [b, ...]
+
+
 class Worker(NamedTuple):
     """An honest worker. `init` sees its shard, `respond` answers one question.
 
     What it measures is what it sends, unless there is `encode(direction, measured)`, which
     makes the one from the other. An answer takes 32 bits per number, unless `bits` says
-    otherwise.
+    otherwise. `touched(shard, key)`, i32[b], are the rows of its `Table`s that the answer with
+    this key reads and writes.
     """
 
     init: Callable[[PyTree], PyTree]
@@ -100,6 +112,7 @@ class Worker(NamedTuple):
     batch_size: int = 0  # examples per mini-batch, at most those of the smallest shard
     encode: Callable[[PyTree, Array], Array] | None = None
     bits: int | None = None
+    touched: Callable[["Shard", Key], Array] | None = None
 
 
 class Attack(NamedTuple):
@@ -131,10 +144,18 @@ class Shard(NamedTuple):
     rows: Array  # i32[n]
     size: Array  # i32[], how many of the rows count; the rest is padding
 
-    def batch(self, key: Key, size: int) -> PyTree:
-        """Draws a mini-batch with replacement, leaves [size, ...]."""
-        rows = self.rows[jax.random.randint(key, (size,), 0, self.size, jnp.int32)]
+    def draw(self, key: Key, size: int) -> Array:
+        """i32[size], places of a mini-batch in the shard, with replacement."""
+        return jax.random.randint(key, (size,), 0, self.size, jnp.int32)
+
+    def take(self, places: Array) -> PyTree:
+        """The examples there, leaves [size, ...]."""
+        rows = self.rows[places]
         return jax.tree.map(lambda a: a[rows], self.data)
+
+    def batch(self, key: Key, size: int) -> PyTree:
+        """A mini-batch, drawn with replacement."""
+        return self.take(self.draw(key, size))
 
 
 @jax.tree_util.register_dataclass

@@ -20,7 +20,17 @@ import jax
 import jax.numpy as jnp
 
 from farsign_jax import simulate
-from farsign_jax.base import Attack, Problem, PyTree, Server, System, View, Worker, require
+from farsign_jax.base import (
+    Attack,
+    Problem,
+    PyTree,
+    Server,
+    System,
+    Table,
+    View,
+    Worker,
+    require,
+)
 
 
 class LockstepState(NamedTuple):
@@ -45,7 +55,7 @@ class Lockstep:
 
     Attributes:
         builds: `builds[g][a](problem, hyper)` is the system of one lane, hashable by value.
-            All have the same worker, which keeps no state, and ask the same questions; one
+            All have the same worker, but for hyper-parameters, and ask the same questions; one
             row has one server, one column one attack.
     """
 
@@ -64,10 +74,11 @@ class Lockstep:
         makers = [lambda h, row=row: row[0](problem, h).server for row in self.builds]
         for make in makers:
             make(one)  # what cannot be built fails here
+        every = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *at)  # [L]
         attacks = [build(problem, one).attack for build in self.builds[0]]
         return System(
             _server(makers, at, first.server),
-            _worker(first.worker),
+            _worker(first.worker, lambda h: self.builds[0][0](problem, h).worker, every),
             _attack(attacks, first, *min(points)),
         )
 
@@ -124,19 +135,30 @@ def _server(
     return Server(init, query, update, first.num_workers, comparable=first.comparable)
 
 
-def _worker(worker: Worker) -> Worker:
-    """Answers the same question for every lane's iterate."""
+def _worker(worker: Worker, make: Callable[[Any], Worker], hyper: Any) -> Worker:
+    """Answers the same question for every lane's iterate.
+
+    States lead with [L], in a `Table` with [n, L].
+    `worker` is any of them, `make(h)` that of one lane; `hyper` has leaves [L].
+    """
+
+    def axes(state):
+        is_table = lambda node: isinstance(node, Table)  # noqa: E731
+        return jax.tree.map(lambda node: int(is_table(node)), state, is_leaf=is_table)
 
     def init(shard):
-        state = worker.init(shard)
-        require(not jax.tree.leaves(state), "workers with a state cannot run in lock-step")
-        return state
+        state = jax.eval_shape(worker.init, shard)
+        if not jax.tree.leaves(state):
+            return state
+        begin = lambda h: make(h).init(shard)  # noqa: E731
+        return jax.vmap(begin, out_axes=axes(state))(hyper)
 
     def respond(state, query, shard, key):
-        def one(params):
-            return worker.respond(state, query._replace(params=params), shard, key)[1]
+        def one(h, state, params):
+            return make(h).respond(state, query._replace(params=params), shard, key)
 
-        return state, jax.vmap(one)(query.params)
+        own = axes(state)
+        return jax.vmap(one, in_axes=(0, own, 0), out_axes=(own, 0))(hyper, state, query.params)
 
     encode = worker.encode and jax.vmap(worker.encode, in_axes=(None, 0))
     return worker._replace(init=init, respond=respond, encode=encode)

@@ -21,6 +21,7 @@ from farsign_jax.servers.ef_sign_sgd import ef_sign_sgd, error_feedback_sign
 from farsign_jax.servers.far_sign import far_sign
 from farsign_jax.servers.fedbuff import fedbuff
 from farsign_jax.servers.kardam import kardam
+from farsign_jax.servers.rsa import own_model, rsa
 from farsign_jax.servers.sgd import sgd
 from farsign_jax.servers.sign_sgd import momentum_sign, sign_sgd
 from farsign_jax.servers.zeno_pp import zeno_pp
@@ -50,6 +51,13 @@ class Feedback:
         require((initial > 0) & (initial < float("inf")), rule)
         return schedules.staircase(initial, self.decay, self.decay_every)
 
+    def per_round_schedule(self, initial: Any, num_workers: int) -> Any:
+        """The same sequence as a function of rounds instead of answers."""
+        per_answer = self.schedule(initial)
+        return lambda rounds: per_answer((self.per_round or num_workers) * rounds)
+
+
+NORMS = {"l1": 1, "l2": 2, "linf": float("inf")}
 
 Hyper = Mapping[str, Any]  # step sizes and the like: numbers, or tracers in a sweep
 
@@ -62,12 +70,14 @@ class Method(NamedTuple):
         presets: from a preset to its hyper-parameters; every preset has the same names.
         tuned: the step size of preset `tuned` for each aggregator, where a method takes one.
         rounds: does the server wait? Then an event is a round (`arrivals.rounds`).
+        lockstep: do its attacks run side by side even where it takes no aggregator?
     """
 
     build: Callable[..., tuple[Server, Worker]]
     presets: Mapping[str, Hyper]
     tuned: Mapping[str, float] = {}
     rounds: bool = False
+    lockstep: bool = False
 
 
 def _gradients(problem: Problem, feedback: Feedback) -> Worker:
@@ -178,9 +188,41 @@ def _fedbuff(problem, feedback, hyper, *, buffer_size=10, dampening="inverse_sqr
     return server, _gradients(problem, feedback)
 
 
-def _sgd(problem, feedback, hyper, *, aggregator="median"):
+def _sgd(problem, feedback, hyper, *, aggregator="median", scale=1.0, weight_decay=0.0):
     rule, step_size = aggregators.make(aggregator), feedback.schedule(hyper["step_size"])
-    return sgd(problem.num_workers, rule, step_size=step_size), _gradients(problem, feedback)
+    told = {"step_size": step_size, "scale": scale, "weight_decay": weight_decay}
+    return sgd(problem.num_workers, rule, **told), _gradients(problem, feedback)
+
+
+def _fed_sgd(problem, feedback, hyper, *, scale=1.0, weight_decay=0.0):
+    told = {"scale": scale, "weight_decay": weight_decay}
+    return _sgd(problem, feedback, hyper, aggregator="mean", **told)
+
+
+def _byrd_saga(problem, feedback, hyper, *, scale=1.0, weight_decay=0.0):
+    told = {"scale": scale, "weight_decay": weight_decay}
+    server, _ = _sgd(problem, feedback, hyper, aggregator="geometric_median", **told)
+    return server, oracles.saga_gradient(problem, batch_size=feedback.batch_size)
+
+
+def _own_models(problem, feedback, hyper, gradients, norm, weight_decay, server_sees):
+    told = {
+        "step_size": feedback.per_round_schedule(hyper["step_size"], problem.num_workers),
+        "penalty": hyper["penalty"],
+        "p": lookup("norm", norm, NORMS),
+    }
+    server = rsa(problem.num_workers, **told, weight_decay=weight_decay)
+    return server, own_model(gradients, problem.x0, **told, server_sees=server_sees)
+
+
+def _rsa(problem, feedback, hyper, *, norm="l1", weight_decay=0.0, server_sees="old"):
+    gradients = _gradients(problem, feedback)
+    return _own_models(problem, feedback, hyper, gradients, norm, weight_decay, server_sees)
+
+
+def _asyn_rsa_vr(problem, feedback, hyper, *, norm="l1", weight_decay=0.0, server_sees="old"):
+    gradients = oracles.saga_gradient(problem, batch_size=feedback.batch_size)
+    return _own_models(problem, feedback, hyper, gradients, norm, weight_decay, server_sees)
 
 
 def _brsgd(problem, feedback, hyper, *, aggregator="median", power=0.55, growth=0.0):
@@ -200,11 +242,11 @@ def _sign_sgd_mv(problem, feedback, hyper, *, momentum=0.9):
 
 
 def _ef_sign_sgd(problem, feedback, hyper):
-    per_answer, m = feedback.schedule(hyper["step_size"]), problem.num_workers
+    m = problem.num_workers
     worker = error_feedback_sign(
         _gradients(problem, feedback),
         problem.x0.shape[-1],
-        lambda rounds: per_answer((feedback.per_round or m) * rounds),
+        feedback.per_round_schedule(hyper["step_size"], m),
     )
     return ef_sign_sgd(m), worker
 
@@ -260,6 +302,8 @@ def _steps(paper: float, tuned: float | None = None) -> dict[str, Hyper]:
     return {"paper": {"step_size": paper}, "tuned": {"step_size": tuned or paper}}
 
 
+_RSA = {name: {"step_size": 0.02, "penalty": 0.05} for name in ("paper", "tuned")}
+
 METHODS: dict[str, Method] = {
     "far_sign": Method(_far_sign, _FAR_SIGN),
     "far_sign_first_order": Method(_far_sign_first_order, _FIRST_ORDER),
@@ -274,6 +318,10 @@ METHODS: dict[str, Method] = {
     "fedbuff": Method(_fedbuff, _steps(0.5)),
     "sgd": Method(_sgd, _steps(0.5), rounds=True),
     "brsgd": Method(_brsgd, _steps(2.0), rounds=True),
+    "fed_sgd": Method(_fed_sgd, _steps(0.5), rounds=True, lockstep=True),
+    "byrd_saga": Method(_byrd_saga, _steps(0.5), rounds=True, lockstep=True),
+    "rsa": Method(_rsa, _RSA, rounds=True, lockstep=True),
+    "asyn_rsa_vr": Method(_asyn_rsa_vr, _RSA, rounds=True, lockstep=True),
     "sign_sgd_mv": Method(_sign_sgd_mv, _steps(0.0025), rounds=True),
     "ef_sign_sgd": Method(_ef_sign_sgd, _steps(1.0), rounds=True),
 }

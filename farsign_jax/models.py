@@ -109,22 +109,23 @@ def flatten(module: nn.Module, input_shape: tuple[int, ...]) -> Flat:
     )
     leaves, tree = jax.tree.flatten(variables["params"])
     shapes = [leaf.shape for leaf in leaves]
-    ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
-    starts = [0, *ends[:-1]]
+    sizes = [math.prod(shape) for shape in shapes]
+    starts = [0, *np.cumsum(sizes).tolist()]
 
     def init(key):
         params = module.init(key, example)["params"]
         return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(params)])
 
     def apply(x, inputs):
-        parts = [x[a:b].reshape(s) for a, b, s in zip(starts, ends, shapes, strict=True)]
-        params = jax.tree.unflatten(tree, parts)
+        parts = jax.lax.split(x, sizes)  # slices would make a gradient a sum of padded parts
+        leaves = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+        params = jax.tree.unflatten(tree, leaves)
         logits = module.apply({"params": params}, as_float(inputs, x.dtype))
         return jnp.asarray(logits)
 
     return Flat(
-        ends[-1],
-        jax.tree.unflatten(tree, starts),
+        starts[-1],
+        jax.tree.unflatten(tree, starts[:-1]),
         jax.tree.unflatten(tree, shapes),
         init,
         apply,

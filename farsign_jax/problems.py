@@ -95,6 +95,11 @@ def crossed_waves(x: Array) -> Array:
     return jnp.sum(x**2 / 2 + 2 * jnp.cos(x - 2 * x.mean()))
 
 
+def ripples(x: Array) -> Array:
+    """sum_j x_j^2 / 2 + 3/2 cos x_j: as `waves`, L = 5/2, stationary at 0 and +-1.4957."""
+    return jnp.sum(x**2 / 2 + 1.5 * jnp.cos(x))
+
+
 def bowl(x: Array) -> Array:
     """|x|^2 / 2: with noise, what `online_mean` estimates the minimiser of."""
     return jnp.sum(x**2) / 2
@@ -110,9 +115,12 @@ NOISES = ("gaussian", "asymmetric")
 
 
 @functools.lru_cache(maxsize=64)
-def _with_noise(value: Any):
+def _with_noise(value: Any, relative: bool):
     def losses(x, noise):
-        return value(x) + noise @ x
+        size = 1.0
+        if relative:
+            size = jax.lax.stop_gradient(jnp.linalg.norm(jax.grad(value)(x)))
+        return value(x) + size * (noise @ x)
 
     return losses
 
@@ -125,6 +133,7 @@ def smooth(
     *,
     noise: float = 1.0,
     kind: str = "gaussian",
+    relative: bool = False,
     examples: int = 64,
 ) -> Problem:
     """Any function `value: x f32[d] -> f32[]` whose gradient is known but for noise.
@@ -140,6 +149,7 @@ def smooth(
         noise: its standard deviation in each coordinate.
         kind: "gaussian"; or "asymmetric", sqrt(3) noise with probability 1/4 and
             -noise / sqrt(3) else, whose sign is mostly wrong where the gradient is small.
+        relative: times |grad value(x)|: noise that vanishes where the gradient does.
         examples: n, of each worker.
 
     Raises:
@@ -163,7 +173,7 @@ def smooth(
         rows=jnp.arange(num_workers * examples, dtype=jnp.int32).reshape(num_workers, -1),
         sizes=jnp.full((num_workers,), examples, jnp.int32),
         x0=x0,
-        losses=_with_noise(value),
+        losses=_with_noise(value, relative),
     )
 
 
@@ -186,4 +196,58 @@ def quadratic(
         sizes=jnp.full((num_workers,), examples, jnp.int32),
         x0=jax.random.normal(start_key, (dim,)),
         losses=_quadratic_losses,
+    )
+
+
+def _own_losses(x: Array, batch: tuple[Array, Array]) -> Array:
+    curvature, linear = batch  # [b], [b, d]
+    return 0.5 * curvature * jnp.sum(x**2) - linear @ x
+
+
+def own_quadratics(
+    dim: int,
+    num_workers: int,
+    key: Key,
+    *,
+    noise: float = 1.0,
+    examples: int = 20,
+    spread: float = 0.3,
+) -> Problem:
+    """Strongly convex, every worker with a minimiser of its own, all known.
+
+    Example j of worker i has the loss w_ij |x|^2 / 2 - b_ij . x. Over the examples of a worker
+    the w_ij, within 1/2 of 1, have mean 1 and the b_ij have mean b_i, uniform within `spread`
+    of 0, so f_i(x) = |x|^2 / 2 - b_i . x, and sum_{i in R} f_i + c |x|^2 / 2 is least at
+    sum b_i / (r + c). Problems of one key differ in `noise` alone.
+
+    Args:
+        dim: d.
+        num_workers: m.
+        key: what everything is drawn from.
+        noise: standard deviation of the b_ij in each coordinate, before it is made to have
+            mean b_i.
+        examples: J, of each worker.
+        spread: see above.
+
+    Returns:
+        A `Problem` whose data are w f[m J] and b f[m J, d], and whose x0 is 0.
+
+    Raises:
+        InvalidConfig: on J < 1 or a negative noise or spread.
+    """
+    require(examples >= 1, f"own_quadratics needs J >= 1 examples: got {examples}")
+    require(noise >= 0 and spread >= 0, f"need noise, spread >= 0: got {noise}, {spread}")
+    mean_key, curvature_key, noise_key = jax.random.split(key, 3)
+    means = jax.random.uniform(mean_key, (num_workers, 1, dim), minval=-spread, maxval=spread)
+    bend = jax.random.uniform(curvature_key, (num_workers, examples), minval=-0.25, maxval=0.25)
+    bend = 1 + bend - bend.mean(axis=1, keepdims=True)
+    xi = jax.random.normal(noise_key, (num_workers, examples, dim))
+    xi = noise * (xi - xi.mean(axis=1, keepdims=True))
+    count = num_workers * examples
+    return Problem(
+        data=(bend.reshape(-1), (means + xi).reshape(-1, dim)),
+        rows=jnp.arange(count, dtype=jnp.int32).reshape(num_workers, -1),
+        sizes=jnp.full((num_workers,), examples, jnp.int32),
+        x0=jnp.zeros(dim, means.dtype),
+        losses=_own_losses,
     )

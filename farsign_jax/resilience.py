@@ -15,6 +15,7 @@ References:
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +24,17 @@ import numpy as np
 
 from farsign_jax import attacks, simulate
 from farsign_jax import keys as keys_lib
-from farsign_jax.base import Array, Problem, System, require
+from farsign_jax.base import (
+    Array,
+    Attack,
+    Problem,
+    Query,
+    Server,
+    System,
+    Worker,
+    require,
+    tame,
+)
 from farsign_jax.rows import whole
 
 
@@ -53,9 +64,38 @@ def krum_factor(num_workers: int, q: int) -> float:
     return math.sqrt(2 * (m - q + (q * (m - q - 2) + q**2 * (m - q - 1)) / (m - 2 * q - 2)))
 
 
+class Answers(NamedTuple):
+    """What is said in as many rounds as there are samples, all at the same iterate."""
+
+    honest: Array  # f32[samples, m, d], stochastic gradients of all m workers
+    heard: Array  # f32[samples, m, d], lies in the rows of those who lie
+    byzantine: np.ndarray  # bool[m]
+
+
+class _Heard(NamedTuple):
+    params: Array  # f32[d]
+    step: Array  # i32[]
+    heard: Array  # f32[m, d]
+
+
+def _recorder(num_workers: int) -> Server:
+    """A server that only writes down what it is told."""
+
+    def init(params, key=None):
+        heard = jnp.zeros((num_workers, *params.shape), params.dtype)
+        return _Heard(params, jnp.zeros((), jnp.int32), heard)
+
+    def query(state, worker, key):
+        return Query(state.params, worker, (), state.step)
+
+    def update(state, reports):
+        return state._replace(heard=tame(reports.value)), {}  # as `sgd` hears it
+
+    return Server(init, query, update, num_workers)
+
+
 @functools.partial(jax.jit, static_argnames=("system", "samples"))
 def _sample(system: System, problem: Problem, lies: Array, seed: Array, samples: int) -> Any:
-    """Aggregates f32[samples, d], and honest gradients f32[samples, m, d], all at x0."""
     everyone = jnp.arange(problem.num_workers, dtype=jnp.int32)
 
     def one(number):
@@ -63,49 +103,72 @@ def _sample(system: System, problem: Problem, lies: Array, seed: Array, samples:
         keys = keys._replace(
             batches=jax.random.fold_in(keys.batches, number),
             attacks=jax.random.fold_in(keys.attacks, number),
-            server=jax.random.fold_in(keys.server, number),
         )
         run = simulate.start(system, problem, keys, "fresh")
         queries = simulate.ask(system, run.server, everyone, run.events, keys)
         _, reports = simulate.answer(system, problem, run.workers, queries, run.events, keys)
         run, _ = simulate.deliver(system, run, reports, lies, keys)
-        return run.server.aggregate, reports.value
+        return reports.value, run.server.heard
 
     return jax.lax.map(one, jnp.arange(samples, dtype=jnp.int32))
 
 
-def estimate(
-    system: System,
+def answers(
     problem: Problem,
-    gradient: Array,
+    worker: Worker,
+    attack: Attack,
     *,
     byzantine: Any,
     samples: int = 1000,
     seed: int = 0,
-) -> Resilience:
-    """Estimates Assumption 2.2 at `problem.x0` from as many rounds.
+) -> Answers:
+    """Asks everybody at `problem.x0`, `samples` times.
 
     Args:
-        system: `sgd` with a rule, workers that send gradients, and an attack.
         problem: whose x0 is the iterate (`dataclasses.replace`).
-        gradient: f32[d], grad F there.
+        worker: sends gradients.
+        attack: of the liars.
         byzantine: how many lie, or a mask bool[m].
         samples: rounds.
-        seed: of everything random.
+        seed: of everything random; the same honest gradients for all attacks.
 
     Raises:
-        InvalidConfig: on a gradient that is 0 or of another shape, or fewer than two samples.
+        InvalidConfig: on fewer than two samples.
     """
     require(samples >= 2, f"an estimate needs samples >= 2: got {samples}")
-    g = np.asarray(gradient, np.float64)
-    rule = f"need the gradient f32{list(problem.x0.shape)}: got {list(g.shape)}"
-    require(g.shape == problem.x0.shape, rule)
+    m = problem.num_workers
+    mask = attacks.byzantine_mask(m, byzantine)
+    system = System(_recorder(m), worker, attack)
+    honest, heard = _sample(system, problem, jnp.asarray(mask), jnp.int32(seed), samples)
+    return Answers(honest, heard, mask)
+
+
+@functools.partial(jax.jit, static_argnames="rule")
+def _aggregates(rule: Callable[..., Array], heard: Array) -> Array:
+    def one(at):
+        number, rows = at
+        return rule(rows, start=jnp.zeros_like(rows[0]), key=jax.random.key(number))
+
+    return jax.lax.map(one, (jnp.arange(len(heard)), heard))
+
+
+def estimate(rule: Callable[..., Array], told: Answers, gradient: Array) -> Resilience:
+    """Estimates Assumption 2.2 for a rule of `aggregators`.
+
+    Args:
+        rule: as in `sgd`.
+        told: `answers` at the iterate in question.
+        gradient: f32[d], grad F there.
+
+    Raises:
+        InvalidConfig: on a gradient that is 0 or of another shape.
+    """
+    g, d = np.asarray(gradient, np.float64), told.heard.shape[2:]
+    require(g.shape == d, f"need the gradient f32{list(d)}: got {list(g.shape)}")
     squared = float(g @ g)
     require(squared > 0, "resilience is about iterates where the gradient is not 0")
-    mask = attacks.byzantine_mask(problem.num_workers, byzantine)
-    found = _sample(system, problem, jnp.asarray(mask), jnp.int32(seed), samples)
-    aggregates, answers = (np.asarray(a, np.float64) for a in found)
-    honest = answers[:, ~mask].reshape(-1, len(g))
+    aggregates = np.asarray(_aggregates(rule, told.heard), np.float64)
+    honest = np.asarray(told.honest, np.float64)[:, ~told.byzantine].reshape(-1, len(g))
     return Resilience(
         sin_alpha=1 - float(aggregates.mean(axis=0) @ g) / squared,
         moment=float((aggregates**2).sum(axis=1).mean() / (honest**2).sum(axis=1).mean()),

@@ -29,7 +29,17 @@ import numpy as np
 
 from farsign_jax import arrivals, attacks
 from farsign_jax import keys as keys_lib
-from farsign_jax.base import Array, Attack, Problem, Query, Report, System, View, require
+from farsign_jax.base import (
+    Array,
+    Attack,
+    Problem,
+    Query,
+    Report,
+    System,
+    Table,
+    View,
+    require,
+)
 from farsign_jax.staleness import Staleness
 
 DELIVERIES = ("fresh", "outstanding")
@@ -98,20 +108,41 @@ def answer(
 ) -> tuple[Any, Report]:
     """What the workers answer honestly: their new states, leaves [m, ...], and s reports."""
 
+    worker = system.worker
+
     def one(query):
         i = query.worker
-        key = keys_lib.message(keys.batches, i, number)
-        state = jax.tree.map(lambda a: a[i], states)
-        state, value = system.worker.respond(state, query, problem.shard(i), key)
+        key, shard = keys_lib.message(keys.batches, i, number), problem.shard(i)
+        touched = () if worker.touched is None else (worker.touched(shard, key),)
+        state = _map_states(lambda a: a[i], lambda a: a[(i, *touched)], states)
+        state, value = worker.respond(state, query, shard, key)
         report = Report(i, query.version, query.direction, value)
-        if system.worker.encode is None:
-            return state, report
-        message = system.worker.encode(query.direction, value)
-        return state, report._replace(value=message, measured=value)
+        if worker.encode is not None:
+            message = worker.encode(query.direction, value)
+            report = report._replace(value=message, measured=value)
+        return state, report, touched
 
-    new, reports = _over_slots(one, queries)
-    put = functools.partial(_put, queries.worker)
-    return jax.tree.map(put, states, new), reports
+    new, reports, touched = _over_slots(one, queries)
+    i = queries.worker
+    put = functools.partial(_put, i)
+    if touched:  # not before they have been read
+        at = (i[:, None], touched[0] + _zero_after((new, reports.value)))
+        put_rows = functools.partial(_put, at)
+    else:
+        put_rows = put
+    return _map_states(put, put_rows, states, new), reports
+
+
+def _map_states(whole: Callable, rows: Callable, *states: Any) -> Any:
+    """Maps worker states: `rows` over what lies in a `Table`, `whole` over everything else."""
+
+    def is_table(node):
+        return isinstance(node, Table)
+
+    def one(*nodes):
+        return jax.tree.map(rows if is_table(nodes[0]) else whole, *nodes)
+
+    return jax.tree.map(one, *states, is_leaf=is_table)
 
 
 def lie(
@@ -175,7 +206,9 @@ def deliver(
             return attack_state, report.value
 
         lies = byzantine[report.worker] & (report.worker < m)
-        if attack.omniscient:  # to look at what everybody said is work: only where it matters
+        # To make up a whole gradient, or to look at what everybody said, is work: only where it
+        # matters.
+        if attack.omniscient or len(reports.worker) > 1:
             return jax.lax.cond(lies, forge, truth, attack_state, report)
         after, value = forge(attack_state, report)
         after = jax.tree.map(lambda new, old: jnp.where(lies, new, old), after, attack_state)

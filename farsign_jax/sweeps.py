@@ -150,7 +150,7 @@ def sweep(
     checkpoint_every: int = 1000,
     progress: Callable[[int], Any] | None = None,
     on_checkpoint: Callable[[dict[str, np.ndarray]], Any] | None = None,
-    of: Callable[[Any], Any] = operator.attrgetter("params"),
+    of: Callable[[simulate.Run], Any] = operator.attrgetter("server.params"),
 ) -> tuple[dict[str, np.ndarray], Final]:
     """Runs all lanes.
 
@@ -166,7 +166,7 @@ def sweep(
         checkpoint_every: events between two checkpoints, rounded up to a record.
         progress: called with the number of run-events done since the last call.
         on_checkpoint: called with the columns so far, NaN where nothing is recorded yet.
-        of: what of the servers' states, leaves [lanes, ...], `measure` is given.
+        of: what of the runs, leaves [lanes, ...], `measure` is given.
 
     Returns:
         Columns [L, E] for E records a lane: `event`, `seconds` (a lane's share of the time
@@ -263,7 +263,7 @@ def _batch(
     num_records = -(-events // every)
     begin = _start(build, delivery, problem, seeds, hyper)
 
-    shapes = jax.eval_shape(lambda server: measure(of(server)), begin.server)
+    shapes = jax.eval_shape(lambda run: measure(of(run)), begin)
     inner = begin.server.params.shape[1:-1]
     sizes = {"event": (), "seconds": (), "staleness": (), "nonfinite": inner}
     if lanes.times is not None:
@@ -300,7 +300,7 @@ def _batch(
         }
         if lanes.times is not None:
             row["virtual_seconds"] = lanes.times[:, end - 1]
-        row |= {name: np.asarray(v) for name, v in measure(of(run.server)).items()}
+        row |= {name: np.asarray(v) for name, v in measure(of(run)).items()}
         for name, value in row.items():
             columns[name][:, -(-end // every) - 1] = value
         due = end // checkpoint_every > (end - every) // checkpoint_every or end == events

@@ -24,10 +24,7 @@ from tests import helpers
 M, D = 11, 10
 
 
-def value(x):
-    return jnp.sum(x**2 / 2 + 1.5 * jnp.cos(x))
-
-
+value = problems.ripples
 GRADIENT = jax.grad(value)
 PROBLEM = problems.smooth(value, jnp.full(D, 2.0), M, jax.random.key(0), noise=0.3)
 WORKER = oracles.stochastic_gradient(PROBLEM.losses, batch_size=1)
@@ -103,9 +100,9 @@ def test_eta(m, q, eta):
 
 def estimate(rule, attack, x=None, samples=300):
     x = PROBLEM.x0 if x is None else x
-    system = System(sgd(M, aggregators.make(rule), step_size=1e-3), WORKER, attack)
     there = dataclasses.replace(PROBLEM, x0=x)
-    return resilience.estimate(system, there, GRADIENT(x), byzantine=2, samples=samples)
+    told = resilience.answers(there, WORKER, attack, byzantine=2, samples=samples)
+    return resilience.estimate(aggregators.make(rule), told, GRADIENT(x))
 
 
 def test_resilience_of_the_mean_is_known():

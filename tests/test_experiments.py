@@ -242,7 +242,7 @@ def test_rows_of_a_panel_in_lockstep_are_each_run_s_own():
         eval_every=40,
         directions=5,
     )
-    rows = panel.run(given)
+    rows = panel.run([panel.ready(given, None)])
     assert [row["nonfinite"] > 0 for row in rows] == [False, True, False] * 4
     assert all(np.isfinite(row["test_loss"]) for row in rows)
     assert rows[0]["bits_up"] == 40 * 32 * 25450 and rows[-1]["bits_up"] == 40 * 32 * 5
@@ -383,7 +383,7 @@ def test_rounds_hear_as_many_answers_and_wait_for_them():
         timing="flood:rate=3",
         rounds="fastest:wait=10",
     )
-    rows = panel.run(given)
+    rows = panel.run([panel.ready(given, None)])
     waits, one_by_one, weighted = (rows[i : i + 2] for i in (0, 2, 4))
     assert [row["event"] for row in waits] == [5, 10]
     assert [row["evaluations"] for row in waits] == [50, 100]

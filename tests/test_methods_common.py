@@ -13,7 +13,8 @@ from farsign_jax.base import Attack, InvalidConfig
 from farsign_jax.methods import options_of
 from tests import helpers
 
-FEEDBACK = Feedback(batch_size=8, directions=5, decay_every=200)
+# One answer per event, also of methods that usually wait for all.
+FEEDBACK = Feedback(batch_size=8, directions=5, decay_every=200, per_round=1)
 NAMES = sorted(METHODS)
 
 

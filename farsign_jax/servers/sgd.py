@@ -5,6 +5,10 @@ stochastic gradients g_i:
 
     x <- x - eta_n * Aggr({g_i : i in S})
 
+or, where workers minimise a sum and the server has a regulariser f_0 of its own,
+
+    x <- x - eta_n * (scale * Aggr({g_i : i in S}) + grad f_0(x))
+
 One round is one event. S may be everybody, a sample, or nobody: then nothing happens. A
 synchronous method waits for the slowest of S; what is gained is that all answers are
 comparable, and that q liars among |S| are all that the rule has to tolerate.
@@ -40,6 +44,8 @@ def sgd(
     aggregator: Callable[..., Array],
     *,
     step_size: float | Array | Schedule,
+    scale: float | Array = 1.0,
+    weight_decay: float | Array = 0.0,
 ) -> Server:
     """Synchronous SGD along a robust aggregate of the answers of each round.
 
@@ -50,16 +56,20 @@ def sgd(
             not take s rows at all is refused when `update` is traced.
         step_size: eta, number, tracer or schedule of the *answers* heard before the round, so
             that methods that update more or less often decay alike.
+        scale: > 0, of the aggregate: m, where the sum of m losses is minimised.
+        weight_decay: >= 0, f_0(x) = weight_decay |x|^2 / 2.
 
     Returns:
         A `Server` for m workers. Non-finite numbers count as 0 and entries are clipped to
         1e6 before the rule sees them.
 
     Raises:
-        InvalidConfig: on a step size that is not positive.
+        InvalidConfig: on a step size or scale that is not positive, or weight_decay < 0.
     """
     m = num_workers
     require(m > 0, f"sgd needs at least one worker: got num_workers={m}")
+    require(scale > 0, f"sgd needs scale > 0: got {scale}")
+    require(weight_decay >= 0, f"sgd needs weight_decay >= 0: got {weight_decay}")
     step_size = step_schedule("sgd", step_size)
 
     def init(params, key=None):
@@ -92,8 +102,9 @@ def sgd(
         args = (tame(reports.value), present, state.aggregate, state.step)
         aggregate = jax.lax.cond(anyone, combine, lambda *args: args[2], *args)
         eta = jnp.asarray(step_size(state.heard), state.params.dtype)
+        along = scale * aggregate + weight_decay * state.params
         state = SGDState(
-            params=jnp.where(anyone, state.params - eta * aggregate, state.params),
+            params=jnp.where(anyone, state.params - eta * along, state.params),
             aggregate=aggregate,
             heard=state.heard + count,
             step=state.step + anyone.astype(jnp.int32),

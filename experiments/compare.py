@@ -1,0 +1,182 @@
+"""Your own sweep: any methods x attacks x aggregators x seeds, and any setting varied.
+
+    python -m experiments.compare --methods far_sign,basgd --attacks none,alie --seeds 3
+    python -m experiments.compare --vary partition=iid,label_skew --vary byzantine=0,5
+    python -m experiments.compare --spec sweep.json --dataset mnist_subset
+
+where sweep.json has settings, by the names of the flags, and lists of those that are varied;
+flags count for more:
+
+    {"methods": ["asyn_rsa_vr:penalty=0.01", "asyn_rsa_vr:penalty=0.1", "sgd"],
+     "aggregators": ["median", "krum:f=5"], "attacks": ["none", "same_value:value=10000"],
+     "partition": ["iid", "label_skew:skew=2"], "seeds": 2, "model": "softmax_regression"}
+
+Names that end in options, as in `krum:f=5` or `far_sign:step_size=0.02`, are told apart by
+them. Without flags: the asynchronous methods on the embedded digits, about 2 minutes.
+
+Everything is checked before the first run. Writes table.md and table.tex (best and last
+accuracy of each run, mean and deviation over seeds), results.csv, results.json, and curves for
+every setting under --out; the same command continues there.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from absl import flags
+
+from experiments import figures, panel
+from experiments.command import FLAGS, configure, folder_for, main, sweep_options
+from experiments.config import Config
+from farsign_jax import results
+from farsign_jax.base import InvalidConfig, lookup, require
+
+flags.DEFINE_multi_string(
+    "vary", None, "A setting and its values, as in byzantine=0,5. May be given more than once."
+)
+flags.DEFINE_string("spec", None, "A JSON file with all of this.")
+
+CONFIG = Config(
+    methods=("far_sign", "far_sign_first_order", "async_sgd", "kardam", "zeno_pp", "basgd"),
+    aggregators=("median",),
+    attacks=("none", "sign_flip:scale=10"),
+    seeds=(0, 1),
+    dataset="mnist_subset",
+    events=2000,
+    eval_every=100,
+)
+
+LISTS = ("methods", "aggregators", "attacks", "seeds")
+SETTINGS = {field.name: None for field in dataclasses.fields(Config)}
+VARIED = {name: None for name in SETTINGS if name not in (*LISTS, "preset")}
+
+
+def read(path: str) -> dict[str, Any]:
+    """The settings in a JSON file.
+
+    Raises:
+        InvalidConfig: where it is not there, not an object, or names what there is not.
+    """
+    try:
+        told = json.loads(pathlib.Path(path).expanduser().read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidConfig(f"--spec {path}: {error}") from error
+    require(isinstance(told, dict), f"--spec {path} is no object with settings")
+    for name in told:
+        lookup("setting", name, SETTINGS)
+    return told
+
+
+def parse(name: str, value: Any) -> Any:
+    """What the flag of that name makes of one value."""
+    good = isinstance(value, str | int | float) and not isinstance(value, bool)
+    require(good, f"{name} is a name or a number: got {value!r}")
+    try:
+        return FLAGS[name].parser.parse(str(value))
+    except ValueError as error:
+        raise InvalidConfig(f"{name}: {error}") from None
+
+
+def _listed(name: str, value: Any) -> Any:
+    """What the flag of a list is given."""
+    kind = int if name == "seeds" else str
+    if not isinstance(value, list):
+        value = str(value) if type(value) is kind else value
+        require(isinstance(value, str), f"{name}: got {value!r}")
+        return value if name == "seeds" else [value]
+    good = value and all(type(one) is kind for one in value)
+    require(good, f"{name} is a list of {kind.__name__}: got {value!r}")
+    return ",".join(map(str, value)) + "," if name == "seeds" else value
+
+
+def asked() -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """What --spec and --vary fix, by flag, and what they vary. A flag that is given counts
+    for more than the file."""
+    fixed: dict[str, Any] = {}
+    varied: dict[str, list[Any]] = {}
+    for name, value in (read(FLAGS.spec) if FLAGS.spec else {}).items():
+        if getattr(FLAGS, name) is not None:
+            continue
+        if name in LISTS:
+            fixed[name] = _listed(name, value)
+        elif isinstance(value, list):
+            lookup("setting to vary", name, VARIED)
+            varied[name] = value
+        else:
+            fixed[name] = parse(name, value)
+    for text in FLAGS.vary or []:
+        name, equals, values = text.partition("=")
+        require(equals and values, f"--vary is setting=value,value: got {text!r}")
+        lookup("setting to vary", name, VARIED)
+        require(getattr(FLAGS, name) is None, f"--{name} is given, and varied")
+        fixed.pop(name, None)
+        varied[name] = values.split(",")
+    for name, values in varied.items():
+        varied[name] = [parse(name, value) for value in values]
+        twice = len(set(varied[name])) < len(values)
+        require(values and not twice, f"{name} is varied over {values}: need different values")
+    return fixed, varied
+
+
+def grid(
+    fixed: dict[str, Any], varied: dict[str, list[Any]]
+) -> list[tuple[dict[str, Any], Config]]:
+    """Every combination of what is varied, each as a configuration that can run."""
+    found = []
+    for values in itertools.product(*varied.values()):
+        at = dict(zip(varied, values, strict=True))
+        for name, value in (fixed | at).items():
+            setattr(FLAGS, name, value)
+        with _naming(at):
+            found.append((at, configure(CONFIG)))
+    return found
+
+
+@contextlib.contextmanager
+def _naming(at: dict[str, Any]) -> Iterator[None]:
+    """Says of what cannot run which combination it is."""
+    try:
+        yield
+    except InvalidConfig as error:
+        where = "".join(f"{name}={value}: " for name, value in at.items())
+        raise InvalidConfig(f"{where}{error}") from None
+
+
+def _of(made: panel.Panel, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if all(row[k] == v for k, v in made.told.items())]
+
+
+def compare() -> None:
+    fixed, varied = asked()
+    combined = grid(fixed, varied)
+    folder = folder_for("compare", combined[0][1], varied=varied)
+    panels = []
+    for at, config in combined:
+        name = "-".join(f"{k}-{v}" for k, v in at.items()).replace(":", "-").replace("=", "")
+        with _naming(at):
+            panels.append(panel.ready(config, FLAGS.data_dir, name=name, told=at))
+    rows = panel.run(panels, folder, **sweep_options())
+    header = [*varied, "method", "attack", "best, %", "last, %"]
+    lines, summary = [], []
+    for made in panels:
+        mine = _of(made, rows)
+        for e in figures.summarise(mine):
+            summary.append(made.told | e)
+            told = [str(value) for value in made.told.values()]
+            best, last = figures.percent(e["best"], e["std"]), figures.percent(e["final"])
+            lines.append([*told, figures.label(e), e["attack"], best, last])
+        curves = "-".join(filter(None, ("curves", made.name)))
+        figures.curves(mine, folder.path / f"{curves}.png")
+    table = results.markdown_table(header, lines)
+    folder.write_rows(rows, summary)
+    results.write_text(folder.path / "table.md", table)
+    results.write_text(folder.path / "table.tex", results.latex_table(header, lines))
+    print(f"\n{table}\nall of it is in {folder.path}")
+
+
+if __name__ == "__main__":
+    main(compare)

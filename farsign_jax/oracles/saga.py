@@ -1,0 +1,137 @@
+"""SAGA: stochastic gradients without most of their noise.
+
+A worker remembers what each of its J examples last said, t_j. Asked at x it draws one, xi, and
+answers
+
+    g = grad f(x; xi) - t_xi + (1/J) sum_j t_j;    t_xi <- grad f(x; xi)
+
+which has the mean of grad f(x; xi), and no variance once the t_j are gradients near x. With a
+mini-batch, the mean of b such differences.
+
+The table. A gradient takes d numbers, J of them J d. Where logits are linear in x (softmax
+regression), grad f(x; j) is the residual softmax(logits) - onehot(label), times what example j
+alone decides: the residual is kept, J c numbers for c classes.
+
+References:
+    Defazio, Bach and Lacoste-Julien, "SAGA", NeurIPS 2014; "Asynchronous Byzantine-Robust
+    Stochastic Aggregation with Variance Reduction", eqs. (6) and (7).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from farsign_jax.base import Array, Problem, Table, Worker, require
+from farsign_jax.models import as_float
+
+_CHUNK = 256  # examples side by side when the table is first filled: bounds the memory
+
+
+class SagaState(NamedTuple):
+    """n examples (padded), d parameters."""
+
+    table: Table  # f32[n, c] residuals, or f32[n, d] gradients
+    mean: Array  # f32[d], of all J gradients in the table
+
+
+class Entries(NamedTuple):
+    """What is kept of a gradient, e f32[b, ...], and how it is one again.
+
+    `of(x, batch)` gives e; `combined(e, batch, weights f32[b])` the weighted sum of the
+    gradients, f32[d]: linear in e.
+    """
+
+    of: Callable[[Array, Any], Array]
+    combined: Callable[[Array, Any, Array], Array]
+
+
+def _gradients(problem: Problem) -> Entries:
+    def of(x, batch):
+        def one(example):
+            alone = jax.tree.map(lambda a: a[None], example)
+            return jax.grad(lambda x: problem.losses(x, alone)[0])(x)
+
+        return jax.vmap(one)(batch)
+
+    return Entries(of, lambda entries, batch, weights: weights @ entries)
+
+
+def _residuals(problem: Problem) -> Entries:
+    (layer,) = problem.structure.layers
+    kernel, bias, fan_in, fan_out = layer
+
+    def flat(inputs, dtype):
+        return as_float(inputs, dtype).reshape(len(inputs), -1)
+
+    def of(x, batch):
+        inputs, labels = batch
+        w = x[kernel : kernel + fan_in * fan_out].reshape(fan_in, fan_out)
+        logits = flat(inputs, x.dtype) @ w + x[bias : bias + fan_out][None]
+        return jax.nn.softmax(logits) - jax.nn.one_hot(labels, fan_out)
+
+    def combined(entries, batch, weights):
+        scaled = weights[:, None] * entries
+        parts = {kernel: (flat(batch[0], scaled.dtype).T @ scaled).reshape(-1)}
+        parts[bias] = scaled.sum(axis=0)
+        return jnp.concatenate([parts[at] for at in sorted(parts)])
+
+    return Entries(of, combined)
+
+
+def entries_of(problem: Problem) -> Entries:
+    """Residuals where the model is a single dense layer, else whole gradients."""
+    structure = problem.structure
+    linear = structure is not None and len(structure.layers) == 1
+    return _residuals(problem) if linear else _gradients(problem)
+
+
+def saga_gradient(problem: Problem, *, batch_size: int = 1) -> Worker:
+    """Stochastic gradients corrected by what the same examples said last.
+
+    Args:
+        problem: whose losses are minimised; tables begin with the gradients at its x0.
+        batch_size: b, examples per answer, drawn with replacement; 1 in the papers.
+
+    Returns:
+        A `Worker` that answers g f32[d]. Its state is O(J c) for a softmax regression,
+        O(J d) for any other model.
+
+    Raises:
+        InvalidConfig: on batch_size < 1 or a shard without examples.
+    """
+    require(batch_size >= 1, f"need batch_size >= 1: got {batch_size}")
+    entries, b = entries_of(problem), batch_size
+
+    def init(shard):
+        count = len(shard.rows)
+        require(count >= 1 and shard.size >= 1, "saga needs J >= 1 examples per worker: got 0")
+        chunk = min(count, _CHUNK)
+        places = jnp.arange(-(-count // chunk) * chunk).reshape(-1, chunk)
+
+        def part(mean, places):
+            batch = shard.take(jnp.minimum(places, count - 1))
+            told = entries.of(problem.x0, batch)
+            counted = (places < shard.size).astype(told.dtype) / shard.size.astype(told.dtype)
+            return mean + entries.combined(told, batch, counted), told
+
+        mean, table = jax.lax.scan(part, jnp.zeros_like(problem.x0), places)
+        return SagaState(Table(table.reshape(-1, *table.shape[2:])[:count]), mean)
+
+    def respond(state, query, shard, key):
+        places = shard.draw(key, b)
+        batch = shard.take(places)
+        told = entries.of(query.params, batch)
+        change = told - state.table.rows
+        step = entries.combined(change, batch, jnp.full(b, 1 / b, change.dtype))
+        size, news = shard.size.astype(change.dtype), step
+        if b > 1:  # an example drawn twice says the same twice, and is replaced once
+            first = (places[:, None] == places[None]).argmax(axis=1) == jnp.arange(b)
+            news = entries.combined(change, batch, first.astype(change.dtype))
+        return SagaState(Table(told), state.mean + news / size), step + state.mean
+
+    def touched(shard, key):
+        return shard.draw(key, b)
+
+    return Worker(init, respond, 1, b, touched=touched)
