@@ -5,8 +5,8 @@
     python -m experiments.asynrsa --preset smoke       a minute, embedded digits
 
     figure1    8 workers, nobody lies, all take part: which lambda?
-    figure2    25 workers of which 5 lie, all take part: AsynRSA-VR, RSA, and SGD with the
-               geometric median (`rfa`), the median and Krum
+    figure2    25 workers of which 5 lie, all take part: AsynRSA-VR, RSA, SGD with the
+               geometric median, the median and Krum; and Byrd-SAGA, not in the paper's figure
     figure3    the same, each taking part with probability 0.4: AsynRSA-VR and Federated SGD
     theorem    Theorem 1 with all its constants, and Lemma 1, on quadratics
 
@@ -49,7 +49,7 @@ ROUNDS, SMOKE_ROUNDS = 20_000, 300
 
 CONFIG = Config(
     methods=("asyn_rsa_vr",),
-    aggregators=("rfa:iterations=8,nu=1e-5", "median", "krum:f=5"),
+    aggregators=("geometric_median", "median", "krum:f=5"),
     attacks=("same_value:value=10000", "gaussian:std=100"),
     seeds=(0,),
     dataset="mnist",
@@ -80,8 +80,8 @@ def _figure(base: Config, name: str, rounds: int) -> Config:
         ours = _own("asyn_rsa_vr")
         told["methods"] = tuple(f"{ours},penalty={value:g}" for value in PENALTIES)
     elif name == "figure2":
-        methods = _own("asyn_rsa_vr"), _own("rsa"), _summed("sgd", base.workers)
-        told = {"methods": methods}
+        sums = (_summed(method, base.workers) for method in ("sgd", "byrd_saga"))
+        told = {"methods": (_own("asyn_rsa_vr"), _own("rsa"), *sums)}
     else:
         heard = round(0.4 * base.workers)
         told = {"methods": (_own("asyn_rsa_vr"), _summed("fed_sgd", heard))}
@@ -124,11 +124,16 @@ def _judge(name: str, rows: list[Row]) -> list[Finding]:
         ours, *others = mine.values()
         if name == "figure1":
             claim = "lambda = 0.05 is best, much less and much more are worse"
-            good = max(mine, key=lambda n: mine[n]).endswith("=0.05")
-            verdict = "holds" if good else "refuted"
+            least, best, *_, most = mine.values()
+            worse = max(least, most) < best - 0.1
+            verdict = "refuted"
+            if worse and best > max(mine.values()) - 0.2:
+                alone = sorted(mine.values())[-2] < best - 0.2
+                verdict = "holds" if alone else "holds, but others are as good"
         elif name == "figure2":
-            claim = f"AsynRSA-VR ends above the others: {attack}"
-            lead = ours - max(others)
+            claim = f"AsynRSA-VR ends above RSA and the robust rules: {attack}"
+            *rules, _ = others  # and Byrd-SAGA, which the paper does not compare
+            lead = ours - max(rules)
             verdict = "refuted" if lead < -0.1 else "holds" if lead > 0.1 else "a tie"
         else:
             claim = f"Federated SGD fails, AsynRSA-VR does not: {attack}"

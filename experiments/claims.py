@@ -32,7 +32,7 @@ class Group(NamedTuple):
     findings: list[Finding]
     rows: list[dict[str, Any]]  # tidy
     entries: list[dict[str, Any]]  # of the figure
-    axes: tuple[str, str, str]  # its title, x and y
+    axes: tuple[str, str, str] | None  # its title, x and y; None: it is drawn already
 
 
 def table(findings: Sequence[Finding]) -> str:
@@ -79,7 +79,8 @@ def tell(
         findings += mine
         rows += found.rows
         folder.write_rows(rows)
-        figures.powers(found.entries, folder.path / f"{name}.png", *found.axes)
+        if found.axes is not None:
+            figures.powers(found.entries, folder.path / f"{name}.png", *found.axes)
         results.write_text(folder.path / "table.md", table(findings))
         print(table(mine))
     print(f"all of it is in {folder.path}")

@@ -85,7 +85,11 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "timing", None, f"What liars do with time: none, {', '.join(TIMINGS)}, as in flood:rate=10."
 )
-flags.DEFINE_string("liars", None, "first, or one_buffer: in as few buffers as possible.")
+flags.DEFINE_string(
+    "liars",
+    None,
+    "first, one_buffer (in as few buffers as possible) or rotating (others at every event).",
+)
 flags.DEFINE_string(
     "rounds",
     None,

@@ -88,7 +88,7 @@ def _listed(name: str, value: Any) -> Any:
         value = str(value) if type(value) is kind else value
         require(isinstance(value, str), f"{name}: got {value!r}")
         return value if name == "seeds" else [value]
-    good = value and all(type(one) is kind for one in value)
+    good = len(value) > 0 and all(type(one) is kind for one in value)
     require(good, f"{name} is a list of {kind.__name__}: got {value!r}")
     return ",".join(map(str, value)) + "," if name == "seeds" else value
 
@@ -117,8 +117,8 @@ def asked() -> tuple[dict[str, Any], dict[str, list[Any]]]:
         varied[name] = values.split(",")
     for name, values in varied.items():
         varied[name] = [parse(name, value) for value in values]
-        twice = len(set(varied[name])) < len(values)
-        require(values and not twice, f"{name} is varied over {values}: need different values")
+        good = 0 < len(values) == len(set(varied[name]))
+        require(good, f"{name} is varied over {values}: need different values")
     return fixed, varied
 
 

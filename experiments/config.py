@@ -80,7 +80,9 @@ class Config:
     delivery: str = "fresh"
     arrivals: str = "uniform"  # or a model of `services`, or trace:path=FILE
     timing: str = "none"  # what liars do with time, on top of their attack
-    liars: str = "first"  # who lies: "first", the first q; "one_buffer", in as few as possible
+    # Who lies: "first", the first q; "one_buffer", in as few of them as possible; "rotating", q
+    # others at every event.
+    liars: str = "first"
     rounds: str = "barrier"  # whom servers that work in rounds wait for
     validation: float = 0.0  # share of the training set to measure on instead of the test set
 
@@ -90,8 +92,10 @@ class Config:
         return any(METHODS[parse(method)[0]].rounds for method in self.methods)
 
     def byzantine_mask(self) -> np.ndarray:
-        """bool[m], who lies."""
+        """bool[m], who lies; bool[m, m] where it changes from event to event."""
         mask = attacks.byzantine_mask(self.workers, self.byzantine)
+        if self.liars == "rotating":
+            return np.stack([np.roll(mask, n) for n in range(self.workers)])
         if self.liars == "one_buffer":  # worker mod B is its buffer
             order = np.lexsort(
                 (np.arange(self.workers), np.arange(self.workers) % self.buffers)
@@ -262,6 +266,13 @@ def check(config: Config) -> None:
             require(count >= 2 * q + 1, rule)
             rule = f"liars share the buffers of --buffers={config.buffers}: got {method!r}"
             require(config.liars != "one_buffer" or count == config.buffers, rule)
+        rules = config.aggregators if "aggregator" in options_of(name) else ()
+        if name == "byrd_saga":
+            rules = ("geometric_median",)
+        robust = [rule for rule in rules if rule != "mean"]
+        if METHODS[name].rounds and robust:
+            q, m = config.byzantine, config.workers
+            require(2 * q < m, f"{name} with {robust[0]} needs q < m/2: got q={q}, m={m}")
     for attack in config.attacks:
         parse_attack(attack)
     for aggregator in config.aggregators:
@@ -270,7 +281,9 @@ def check(config: Config) -> None:
     lookup("model", config.model, models.MODELS)
     lookup("partition", config.partition, partitions.PARTITIONS)
     simulate.depth(config.delivery)
-    lookup("liars", config.liars, dict.fromkeys(("first", "one_buffer")))
+    lookup("liars", config.liars, dict.fromkeys(("first", "one_buffer", "rotating")))
+    rule = f"who plays with time always lies: got timing {config.timing!r}, liars rotating"
+    require(config.liars != "rotating" or config.timing == "none", rule)
     require(config.workers > 0, f"need workers > 0: got {config.workers}")
     config.waiting()
     rule = f"timing none takes no options: got {config.timing!r}"

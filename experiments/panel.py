@@ -114,7 +114,7 @@ def prepare(config: Config, data_dir: str | None) -> Setting:
             problem=problem,
             seeds=jnp.asarray(config.seeds, jnp.int32),
             hyper={},
-            byzantine=jnp.asarray(np.tile(lies, (len(one), 1))),
+            byzantine=jnp.asarray(np.broadcast_to(lies, (len(one), *lies.shape))),
             schedules=np.stack([schedule.workers for schedule in schedules]),
             times=None if times[0] is None else np.stack(times),
         )

@@ -495,19 +495,22 @@ def mda(f: int) -> Rule:
 
 
 def _minimiser(x: Array, present: Array) -> tuple[Array, Array]:
-    """Is one of the rows the geometric median, and which: the pull of the others is below 1.
+    """Is one of the rows the geometric median, and which.
 
-    Repeated rows count as often as they are there.
+    Then it is the row of least total distance, and the pull of the others on it is below the
+    number of rows at that place.
     """
     distances = jnp.sqrt(square_distances(x, present))
-    others = present[None] & (distances > 0)
-    weights = jnp.where(others, 1 / jnp.where(others, distances, 1), 0)
-    same = (present[None] & (distances == 0)).sum(axis=1).astype(x.dtype)
-    pulls = jax.lax.map(lambda row: norms(pull(x, *row)[None])[0], (weights, x))
-    excess = jnp.where(present, pulls - same, jnp.inf)
+    totals = jnp.where(present[None], distances, 0).sum(axis=1)
+    best = jnp.argmin(jnp.where(present, totals, jnp.inf))
+    away = distances[best]
+    others = present & (away > 0)
+    weights = jnp.where(others, 1 / jnp.where(others, away, 1), 0)
+    same = number(present & (away == 0)).astype(x.dtype)
+    excess = norms(pull(x, weights, x[best])[None])[0] - same
     # Not at exactly 1: there a row is one of many, the ends of a segment that all minimise.
     slack = 4 * x.shape[0] * jnp.finfo(x.dtype).eps
-    return excess.min() < -slack, x[jnp.argmin(excess)]
+    return present.any() & (excess < -slack), x[best]
 
 
 @jax.jit
@@ -542,12 +545,13 @@ def _geometric_median(x, mask, iterations, tolerance):
 def geometric_median(iterations: Any = 1000, tolerance: Any = 1e-8) -> Rule:
     """argmin_z sum_i |z - x_i|. Tolerates f < n / 2; O(n^2 d), and O(n d) per iteration.
 
-    First it is asked whether one of the rows is the minimiser: x_j is where the pull
-    R_j = |sum of (x_i - x_j) / |x_i - x_j| over the others| is less than the number of rows at
-    x_j. Otherwise Weiszfeld's iteration z <- sum(x_i / r_i) / sum(1 / r_i), r_i = |z - x_i|,
-    from the coordinate-wise median; where z has hit w of the rows, Vardi and Zhang's step,
-    1 - w / R of the way. Stops where a step is below `tolerance`, or rounding, of the mean
-    distance; steps are shorter than the way that is left, above all near a row.
+    First it is asked whether one of the rows is the minimiser: the x_j of least total distance
+    is where the pull R_j = |sum of (x_i - x_j) / |x_i - x_j| over the others| is less than the
+    number of rows at x_j. Otherwise Weiszfeld's iteration, z <- sum(x_i / r_i) / sum(1 / r_i)
+    with r_i = |z - x_i|, from the coordinate-wise median; where z has hit w of the rows, Vardi
+    and Zhang's step, 1 - w / R of the way. Stops where a step is below `tolerance`, or
+    rounding, of the mean distance; steps are shorter than the way that is left, above all near
+    a row.
 
     ByzFL's GeometricMedian is `rfa(nu=0.1, iterations=3, start="zero")`, not converged.
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from farsign_jax import aggregators, attacks, directions, oracles, schedules
 from farsign_jax.base import Problem, Server, System, Worker, lookup, require
@@ -53,8 +54,8 @@ class Feedback:
 
     def per_round_schedule(self, initial: Any, num_workers: int) -> Any:
         """The same sequence as a function of rounds instead of answers."""
-        per_answer = self.schedule(initial)
-        return lambda rounds: per_answer((self.per_round or num_workers) * rounds)
+        per_answer, answers = self.schedule(initial), float(self.per_round or num_workers)
+        return lambda rounds: per_answer(answers * jnp.asarray(rounds, jnp.float32))
 
 
 NORMS = {"l1": 1, "l2": 2, "linf": float("inf")}

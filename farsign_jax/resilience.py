@@ -78,6 +78,7 @@ class _Heard(NamedTuple):
     heard: Array  # f32[m, d]
 
 
+@functools.lru_cache(maxsize=16)  # the same functions each time: jit caches by identity
 def _recorder(num_workers: int) -> Server:
     """A server that only writes down what it is told."""
 

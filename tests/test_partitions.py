@@ -8,7 +8,7 @@ from farsign_jax.base import InvalidConfig
 LABELS = np.random.default_rng(1).integers(0, 10, 1003)
 
 
-@pytest.mark.parametrize("kind", partitions.PARTITIONS)
+@pytest.mark.parametrize("kind", [k for k in partitions.PARTITIONS if k != "unbalanced"])
 @pytest.mark.parametrize("workers", [1, 7, 25])
 def test_every_example_belongs_to_exactly_one_worker(kind, workers):
     rows, sizes = partitions.partition(LABELS, workers, kind, jax.random.key(0))
@@ -38,12 +38,26 @@ def test_partitions_are_as_even_or_uneven_as_they_say():
     assert max(held) <= 4  # two pieces, each across one border at most
 
 
+def test_unbalanced_shards_are_of_one_size_and_disjoint():
+    rows, sizes = partitions.partition(LABELS, 10, "unbalanced", jax.random.key(0))
+    assert rows.shape == (10, 100) and (sizes == 100).all()
+    sets = [set(row.tolist()) for row in rows]
+    assert sum(map(len, sets)) == len(set.union(*sets)) < 1000  # some twice, at one worker
+    even, _ = partitions.partition(LABELS, 10, "iid", jax.random.key(0))
+    largest = lambda rows: max(np.bincount(LABELS[row]).max() for row in rows)  # noqa: E731
+    assert largest(rows) > 1.5 * largest(even[:, :100])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"kind": "idd"}, "unknown partition 'idd': did you mean 'iid'"),
         ({"num_workers": 2000}, "got workers=2000, examples=1003"),
         ({"kind": "dirichlet", "skew": 0.0}, "skew > 0: got 0"),
+        (
+            {"kind": "unbalanced", "skew": 1e-3, "num_workers": 100},
+            "leaves a worker without examples: skew=0.001 is too small",
+        ),
         ({"kind": "label_skew", "skew": 0.5}, "whole number of pieces: got skew=0.5"),
         ({"kind": "iid", "skew": 1.0}, "takes no skew: got 1.0"),
     ],

@@ -108,7 +108,7 @@ def saga_gradient(problem: Problem, *, batch_size: int = 1) -> Worker:
         count = len(shard.rows)
         require(count >= 1 and shard.size >= 1, "saga needs J >= 1 examples per worker: got 0")
         chunk = min(count, _CHUNK)
-        places = jnp.arange(-(-count // chunk) * chunk).reshape(-1, chunk)
+        places = jnp.arange(-(-count // chunk) * chunk, dtype=jnp.int32).reshape(-1, chunk)
 
         def part(mean, places):
             batch = shard.take(jnp.minimum(places, count - 1))
@@ -127,7 +127,9 @@ def saga_gradient(problem: Problem, *, batch_size: int = 1) -> Worker:
         step = entries.combined(change, batch, jnp.full(b, 1 / b, change.dtype))
         size, news = shard.size.astype(change.dtype), step
         if b > 1:  # an example drawn twice says the same twice, and is replaced once
-            first = (places[:, None] == places[None]).argmax(axis=1) == jnp.arange(b)
+            first = jnp.argmax(places[:, None] == places[None], axis=1).astype(
+                jnp.int32
+            ) == jnp.arange(b, dtype=jnp.int32)
             news = entries.combined(change, batch, first.astype(change.dtype))
         return SagaState(Table(told), state.mean + news / size), step + state.mean
 

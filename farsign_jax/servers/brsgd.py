@@ -108,5 +108,4 @@ def brsgd(
             total=jnp.where(anyone, total, state.total),
         ), info
 
-    drawn = ("chosen_at", "weight", "total")
-    return Server(init, query, update, m, scheduled=(*server.scheduled, *drawn))
+    return Server(init, query, update, m, scheduled=server.scheduled)

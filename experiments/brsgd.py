@@ -1,0 +1,437 @@
+"""Byzantine-resilient SGD: its rate, its random iterate, and which rules are resilient.
+
+    python -m experiments.brsgd                     about 6 minutes on two cores
+    python -m experiments.brsgd --claims rates      one group of claims
+    python -m experiments.brsgd --preset smoke      under 2 minutes, too short to judge
+
+    rates         Corollary 4.1: min_k and R_K gradient norms against the bound with its
+                  constants and against K^-(1-p)/2, for four p; other workers lie in each round
+    resilience    Assumption 2.2 (inner product, second moment) for every aggregator and attack,
+                  far from a stationary point and near one; Krum's eta(m, q)
+    aggregators   how far every aggregator comes under every attack, with noise that stays and
+                  noise that vanishes with the gradient
+    network       a network of softmax units, flat at infinity, which the older theory excludes
+
+The first three on a smooth function of ten variables that is not convex, 11 workers of which 2
+lie. The same command with the same --out continues. Writes table.md (claim, measured,
+verdict), resilience.md, results.csv, results.json and a figure per group under --out.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import claims, figures
+from experiments.claims import Finding, Group
+from experiments.command import main
+from experiments.config import parse
+from experiments.progress import Progress
+from farsign_jax import (
+    aggregators,
+    attacks,
+    brsgd,
+    datasets,
+    keys,
+    models,
+    oracles,
+    partitions,
+    problems,
+    resilience,
+    results,
+    schedules,
+    sweeps,
+    theory,
+)
+from farsign_jax.base import Problem, System
+from farsign_jax.lockstep import Lockstep
+
+M, Q, D = 11, 2, 10
+SIGMA = 0.3  # of the noise, in each coordinate
+SMOOTHNESS = 2.5
+LOWEST = D * float(problems.ripples(jnp.array([1.4957])))
+VALUE = problems.ripples
+GRADIENT = jax.jit(jax.vmap(jax.grad(VALUE)))
+
+RULES = (
+    "mean",
+    "median",
+    "trimmed_mean:f=2",
+    "meamed:f=2",
+    "krum:f=2",
+    "multi_krum:f=2",
+    "bulyan:f=2",
+    "mda:f=2",
+    "geometric_median",
+    "rfa",
+    "centered_clipping",
+    "majority_vote",
+)
+LIES = (
+    "none",
+    "sign_flip:scale=3",
+    "alie:z=1",
+    "ipm:epsilon=0.5",
+    "gaussian:std=100",
+    "constant:value=100",
+    "mimic",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    rounds: int = 20_000
+    seeds: int = 64
+    samples: int = 4000
+    network: int = 2_000
+
+
+SIZES = {"full": Size(), "smoke": Size(1_000, 2, 100, 60)}
+
+
+def problem_of(relative: bool) -> Problem:
+    """`relative`: noise is so many times the gradient, C = 0; else it stays, B = 1."""
+    noise = {"noise": SIGMA, "relative": relative, "examples": 256}
+    return problems.smooth(VALUE, jnp.full(D, 2.0), M, jax.random.key(0), **noise)
+
+
+def make_attack(text: str) -> Any:
+    name, options = parse(text)
+    return attacks.make(name, **dict(options))
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """`(problem, hyper) -> System`; hyper has `power` and `step_size`, alpha_0."""
+
+    rule: str
+    attack: str = "none"
+    batch_size: int = 1
+
+    def __call__(self, problem: Problem, hyper: Any) -> System:
+        alpha = schedules.power(hyper["step_size"], hyper["power"])
+        rule = aggregators.make(self.rule)
+        server = brsgd(problem.num_workers, rule, step_size=alpha)
+        worker = oracles.stochastic_gradient(problem.losses, batch_size=self.batch_size)
+        return System(server, worker, make_attack(self.attack))
+
+
+def lanes(
+    problem: Problem, rounds: int, seeds: int, hyper: dict, liars: int = Q
+) -> sweeps.Lanes:
+    """Seeds, each with all points of `hyper`; who lies moves on by one from round to round."""
+    points = len(next(iter(hyper.values())))
+    m, count = problem.num_workers, seeds * points
+    masks = np.stack([np.roll(np.arange(m) < liars, n) for n in range(m)])
+    spread = lambda a: jnp.broadcast_to(a, (count, *a.shape))  # noqa: E731
+    return sweeps.Lanes(
+        problem=dataclasses.replace(
+            problem,
+            rows=spread(problem.rows),
+            sizes=spread(problem.sizes),
+            x0=spread(problem.x0),
+        ),
+        seeds=jnp.asarray(np.repeat(np.arange(seeds), points), jnp.int32),
+        hyper={
+            k: np.tile(np.asarray(v, np.float32), (seeds, *(1,) * (np.ndim(v) - 1)))
+            for k, v in hyper.items()
+        },
+        byzantine=jnp.asarray(np.broadcast_to(masks, (count, *masks.shape))),
+        schedules=np.broadcast_to(np.arange(m, dtype=np.int32), (count, rounds, m)),
+    )
+
+
+def measure_of(gradient: Any) -> Any:
+    """|grad F| at w_k and at the random iterate."""
+
+    def measure(state):
+        chosen = state.chosen if hasattr(state, "chosen") else state.params
+        norm = lambda x: jnp.linalg.norm(gradient(x.reshape(-1, x.shape[-1])), axis=-1)  # noqa: E731
+        shape = state.params.shape[:-1]
+        return {
+            "gradient": norm(state.params).reshape(shape),
+            "chosen": norm(chosen).reshape(shape),
+        }
+
+    return measure
+
+
+def follow(
+    build: Any,
+    given: sweeps.Lanes,
+    gradient: Any,
+    name: str,
+    folder: results.Folder | None,
+    records: int = 500,
+    **options: Any,
+) -> dict[str, np.ndarray]:
+    rounds = given.schedules.shape[1]
+    progress = Progress(len(given) * rounds)
+    progress.start(name)
+    columns, _ = sweeps.sweep(
+        build,
+        given,
+        every=max(rounds // records, 1),
+        measure=measure_of(gradient),
+        checkpoint=folder.checkpoint(name) if folder else None,
+        checkpoint_every=max(rounds // 10, 1),
+        progress=progress,
+        of=lambda run: run.server,
+        **options,
+    )
+    progress.close()
+    return columns
+
+
+def constants(
+    rule: str, attack: str, relative: bool, samples: int, states: np.ndarray
+) -> tuple[float, float]:
+    """The worst sin alpha and second moment of Assumption 2.2 at these iterates f[n, d]."""
+    problem = problem_of(relative)
+    worker = oracles.stochastic_gradient(problem.losses, batch_size=1)
+    lies, made, found = make_attack(attack), aggregators.make(rule), []
+    for x in states:
+        there = dataclasses.replace(problem, x0=jnp.asarray(x, problem.x0.dtype))
+        told = resilience.answers(there, worker, lies, byzantine=Q, samples=samples)
+        gradient = np.asarray(GRADIENT(there.x0[None]))[0]
+        found.append(resilience.estimate(made, told, gradient))
+    return max(f.sin_alpha for f in found), max(f.moment for f in found)
+
+
+POWERS = (0.55, 0.66, 0.75, 0.9)
+
+# (rule, attack, noise that vanishes with the gradient)
+RATES = (
+    ("mean", "none", False),
+    ("krum:f=2", "sign_flip:scale=3", False),
+    ("median", "ipm:epsilon=0.5", True),
+    ("krum:f=2", "alie:z=1", True),
+    ("krum:f=2", "alie:z=1", False),
+)
+
+
+def along() -> np.ndarray:
+    """Iterates f[n, d] on the way from w_0 to a stationary point, the last with |grad| 0.1."""
+    end = np.full(D, 1.4957)
+    shares = np.array([1.0, 0.5, 0.2, 0.1, 0.05])
+    return end + shares[:, None] * (2.0 - end)
+
+
+def rates(size: Size, folder: results.Folder | None = None) -> Group:
+    findings, rows, entries = [], [], []
+    start = problem_of(False).x0
+    gap = float(VALUE(start)) - LOWEST
+    for rule, attack, relative in RATES:
+        name = f"{rule.partition(':')[0]}, {attack.partition(':')[0]}"
+        name += ", noise like the gradient" if relative else ", noise that stays"
+        sin_alpha, moment = constants(rule, attack, relative, size.samples, along())
+        problem = problem_of(relative)
+        per_example = float(SIGMA**2 * D)
+        b = moment * (1 + per_example if relative else 1)
+        c = 0.0 if relative else moment * per_example
+        resilient = sin_alpha < 1
+        first = (1 - min(sin_alpha, 0.9)) / (SMOOTHNESS * b)
+        hyper = {"power": POWERS, "step_size": [first] * len(POWERS)}
+        given = lanes(problem, size.rounds, size.seeds, hyper)
+        columns = follow(Trial(rule, attack), given, GRADIENT, f"rates-{name}", folder)
+        k = columns["event"][0]
+        shape = (size.seeds, len(POWERS), -1)
+        now, kept = (columns[n].reshape(shape) for n in ("gradient", "chosen"))
+        least = np.minimum.accumulate(now.mean(axis=0), axis=1)
+        for at, power in enumerate(POWERS):
+            chosen = kept[:, at].mean(axis=0)
+            said = f"min {least[at, -1]:.2g}, R_K {chosen[-1]:.2g}"
+            named = f"{name}, p = {power}"
+            tail = theory.log_spaced(k, k[-1] / 20, 40)
+            slope = theory.slope(k[tail], kept[:, at][:, tail])
+            said += f", falls as K^{slope.value:.2f} [{slope.low:.2f}, {slope.high:.2f}]"
+            claim = f"below the bound, R_K as K^-{(1 - power) / 2:.3f}: {named}"
+            if resilient:
+                told = {"gap": gap, "smoothness": SMOOTHNESS, "sin_alpha": max(sin_alpha, 0.0)}
+                limit = np.array(
+                    [resilience.bound(int(n), power, **told, b=b, c=c) for n in k[tail]]
+                )
+                share = max((least[at, tail] / limit).max(), (chosen[tail] / limit).max())
+                said += f"; at most {share:.2f} of the bound"
+                good = share <= 1 and slope.low <= -(1 - power) / 2
+                verdict = "holds" if good else "refuted"
+            else:
+                claim = f"nothing is promised: {named}"
+                verdict = "converges" if slope.high < -(1 - power) / 2 else "stays away"
+            said += f"; sin alpha {sin_alpha:.2f}, moment {moment:.2f}"
+            findings.append(Finding("Corollary 4.1", claim, said, verdict))
+            line = {"figure": "rates", "line": name, "power": power}
+            for i in tail.tolist():
+                value = float(chosen[i])
+                entries.append(
+                    {"facet": name, "line": f"p = {power}", "x": int(k[i]), "value": value}
+                )
+                rows.append(
+                    line | {"event": int(k[i]), "min": float(least[at, i]), "chosen": value}
+                )
+    return Group(findings, rows, entries, ("R_K", "rounds", "gradient norm"))
+
+
+def table_of(size: Size, folder: results.Folder | None = None) -> Group:
+    """Assumption 2.2, far and near."""
+    findings, rows, entries, lines = [], [], [], []
+    problem = problem_of(False)
+    worker = oracles.stochastic_gradient(problem.losses, batch_size=1)
+    liars = {lie: make_attack(lie) for lie in LIES}
+    made = {rule: aggregators.make(rule) for rule in RULES}
+    for where, x in (("far", along()[0]), ("near", along()[-1])):
+        there = dataclasses.replace(problem, x0=jnp.asarray(x, problem.x0.dtype))
+        gradient = np.asarray(GRADIENT(there.x0[None]))[0]
+        size_of = float(np.linalg.norm(gradient))
+        asked = {"byzantine": Q, "samples": size.samples}
+        heard = [resilience.answers(there, worker, lies, **asked) for lies in liars.values()]
+        body = []
+        for rule in RULES:
+            found = [resilience.estimate(made[rule], told, gradient) for told in heard]
+            cells = [f"{f.sin_alpha:.2f} / {f.moment:.2g}" for f in found]
+            worst = max(found, key=lambda f: f.sin_alpha)
+            body.append([rule, *cells, "yes" if worst.holds else "no"])
+            for lie, f in zip(LIES, found, strict=True):
+                row = {
+                    "figure": "resilience",
+                    "where": where,
+                    "aggregator": rule,
+                    "attack": lie,
+                }
+                rows.append(row | f._asdict())
+                kept = 100 * (1 - f.sin_alpha)
+                entries.append({"line": rule, "x": f"{lie}, {where}", "value": kept})
+            if rule == "krum:f=2":
+                eta = resilience.krum_factor(M, Q)
+                enough = eta * worst.deviation / worst.gradient
+                claim = f"Krum is resilient where eta(m, q) sigma < gradient norm: {where}"
+                said = f"their ratio = {eta:.2f} * {worst.deviation:.2f} / "
+                said += f"{worst.gradient:.2f} = {enough:.1f}; sin alpha {worst.sin_alpha:.2f}"
+                if enough < 1:
+                    verdict = "holds" if worst.sin_alpha <= enough else "refuted"
+                else:
+                    verdict = "nothing is promised" + (", and yet" if worst.holds else "")
+                findings.append(Finding("Theorem 2.6", claim, said, verdict))
+        good = [line[0].partition(":")[0] for line in body if line[-1] == "yes"]
+        claim = f"resilient under every attack here, {where} (gradient {size_of:.2g})"
+        findings.append(Finding("Assumption 2.2", claim, ", ".join(good) or "none", "measured"))
+        header = ["aggregator", *LIES, "resilient"]
+        title = f"{where}: gradient norm {size_of:.2g}; sin alpha / moment\n\n"
+        lines.append(title + results.markdown_table(header, body))
+    if folder:
+        results.write_text(folder.path / "resilience.md", "\n".join(lines))
+        out, title = folder.path / "resilience.png", "<E A, grad F> / |grad F|^2"
+        figures.heatmap(entries, out, title, "attack", "%")
+    return Group(findings, rows, entries, None)
+
+
+def comparison(size: Size, folder: results.Folder | None = None) -> Group:
+    """Every aggregator under every attack, side by side."""
+    findings, rows, entries = [], [], []
+    rounds, seeds = max(size.rounds // 4, 1), 2
+    for relative in (False, True):
+        kind = "noise like the gradient" if relative else "noise that stays"
+        program = Lockstep(tuple(tuple(Trial(rule, lie) for lie in LIES) for rule in RULES))
+        hyper = {
+            "power": np.full((1, len(RULES), 1), 0.55),
+            "step_size": np.full((1, len(RULES), 1), 0.2),
+        }
+        given = lanes(problem_of(relative), rounds, seeds, hyper)
+        columns = follow(
+            program, given, GRADIENT, f"aggregators-{relative}", folder, 100, max_lanes=1
+        )
+        shape = (seeds, -1, len(RULES), len(LIES))
+        now = columns["gradient"].reshape(shape)
+        late = now[:, -now.shape[1] // 4 :].mean(axis=(0, 1))  # [rules, lies]
+        for g, rule in enumerate(RULES):
+            said = ", ".join(
+                f"{lie.partition(':')[0]} {late[g, a]:.2g}" for a, lie in enumerate(LIES)
+            )
+            claim = f"late gradient norm, {kind}: {rule}"
+            least = "converges under all" if late[g].max() < 0.1 else "measured"
+            findings.append(Finding("Algorithm 1", claim, said, least))
+            for a, lie in enumerate(LIES):
+                row = {"figure": "aggregators", "noise": kind, "aggregator": rule}
+                rows.append(row | {"attack": lie, "gradient": float(late[g, a])})
+                point = {"facet": kind, "line": rule, "x": a}
+                entries.append(point | {"value": float(late[g, a])})
+    if folder:
+        shown = [e | {"x": f"{LIES[e['x']]}, {e['facet']}"} for e in entries]
+        shown = [e | {"value": 100 * min(e["value"], 1.0)} for e in shown]
+        out, title = folder.path / "aggregators.png", "Late gradient norm, in hundredths"
+        figures.heatmap(shown, out, title, "attack", "at most 100")
+    return Group(findings, rows, entries, None)
+
+
+NETWORK_RULES = ("mean", "median", "krum:f=5", "geometric_median")
+NETWORK_LIES = ("none", "sign_flip:scale=3", "alie:z=1")
+
+
+def network(size: Size, folder: results.Folder | None = None) -> Group:
+    """784 - 16 softmax units - 10, on the embedded digits; 25 workers, 5 of them lie."""
+    findings, rows, entries = [], [], []
+    data, roles = datasets.load("mnist_subset"), keys.split(0)
+    images, labels = data.train_images, data.train_labels
+    held, sizes = partitions.partition(labels, 25, "iid", roles.partition)
+    module = models.MLP((16, 10), activation=nn.softmax)
+    problem = problems.classification(module, images, labels, held, sizes, roles.init)
+
+    @jax.jit
+    def gradient(x):
+        every = jnp.arange(len(labels)).reshape(10, -1)
+
+        def part(x, rows):
+            batch = jax.tree.map(lambda a: a[rows], problem.data)
+            return jax.grad(lambda x: problem.losses(x, batch).mean())(x)
+
+        def whole(x):
+            return jax.lax.map(lambda rows: part(x, rows), every).mean(axis=0)
+
+        return jax.lax.map(whole, x)
+
+    program = Lockstep(
+        tuple(tuple(Trial(rule, lie, 32) for lie in NETWORK_LIES) for rule in NETWORK_RULES)
+    )
+    hyper = {
+        "power": np.full((1, len(NETWORK_RULES), 1), 0.55),
+        "step_size": np.full((1, len(NETWORK_RULES), 1), 5.0),
+    }
+    given = lanes(problem, size.network, 1, hyper, liars=5)
+    columns = follow(program, given, gradient, "network", folder, 25, max_lanes=1)
+    shape = (-1, len(NETWORK_RULES), len(NETWORK_LIES))
+    now, kept = (columns[n][0].reshape(shape) for n in ("gradient", "chosen"))
+    k = columns["event"][0]
+    for g, rule in enumerate(NETWORK_RULES):
+        for a, lie in enumerate(NETWORK_LIES):
+            least, chosen = now[:, g, a].min(), kept[-1, g, a]
+            said = f"gradient norm from {now[0, g, a]:.2g} after {k[0]:.0f} rounds to "
+            said += f"{least:.2g} at best, {now[-1, g, a]:.2g} at the end, {chosen:.2g} at R_K"
+            claim = f"a network of softmax units: {rule}, {lie}"
+            verdict = "falls" if now[-1, g, a] < 0.5 * now[0, g, a] else "does not fall"
+            findings.append(Finding("Theorem 3.4", claim, said, verdict))
+            line = rule.partition(":")[0]
+            for n, value in zip(k.tolist(), now[:, g, a].tolist(), strict=True):
+                entries.append({"facet": lie, "line": line, "x": int(n), "value": value})
+                row = {"figure": "network", "aggregator": rule, "attack": lie}
+                rows.append(row | {"event": int(n), "gradient": value})
+    title = "A network of softmax units"
+    return Group(findings, rows, entries, (title, "rounds", "gradient norm, training set"))
+
+
+GROUPS = {
+    "rates": rates,
+    "resilience": table_of,
+    "aggregators": comparison,
+    "network": network,
+}
+
+
+def every_claim() -> None:
+    claims.tell("brsgd", GROUPS, SIZES)
+
+
+if __name__ == "__main__":
+    main(every_claim)
