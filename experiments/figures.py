@@ -136,7 +136,15 @@ def _save(figure: Any, out: pathlib.Path) -> None:
     plt.close(figure)
 
 
-def powers(entries: Sequence[Row], out: pathlib.Path, title: str, x: str, y: str) -> None:
+def powers(
+    entries: Sequence[Row],
+    out: pathlib.Path,
+    title: str,
+    x: str,
+    y: str,
+    marker: str = ".",
+    log_x: bool = True,
+) -> None:
     """`value` against `x`, one plot per `facet`; logarithmic where that shows more."""
     import matplotlib
 
@@ -155,10 +163,10 @@ def powers(entries: Sequence[Row], out: pathlib.Path, title: str, x: str, y: str
             style = {
                 "color": tones[number],
                 "ls": _DASHES[number % len(_DASHES)],
-                "marker": ".",
+                "marker": marker,
             }
             axis.plot([e["x"] for e in own], [e["value"] for e in own], label=name, **style)
-        if max(e["x"] for e in mine) > 20 * min(e["x"] for e in mine):
+        if log_x and max(e["x"] for e in mine) > 20 * min(e["x"] for e in mine):
             axis.set_xscale("log")
         if min(entry["value"] for entry in mine) > 0:
             axis.set_yscale("log")
