@@ -84,7 +84,7 @@ LIES = (
 @dataclasses.dataclass(frozen=True)
 class Size:
     rounds: int = 20_000
-    seeds: int = 64
+    seeds: int = 32
     samples: int = 4000
     network: int = 2_500
 
@@ -299,7 +299,7 @@ def rates(size: Size, folder: results.Folder | None = None) -> Group:
         trial = Trial(rule, attack, watch=True)
         columns = follow(trial, given, GRADIENT, f"rates-{case.name}", folder)
         k = columns["event"][0]
-        tail = theory.log_spaced(k, k[-1] / 20, 40)
+        tail = theory.log_spaced(k, k[-1] / 25, 40)
         shape = (size.seeds, len(POWERS), -1)
         for at, power in enumerate(POWERS):
             mine = {n: c.reshape(shape)[:, at] for n, c in columns.items()}
@@ -322,7 +322,7 @@ def _judge(
     least: np.ndarray,
     mine: dict[str, np.ndarray],
 ) -> Finding:
-    """min_k and R_K against the bound, in the last 95 % of a run, and against its rate."""
+    """min_k and R_K against the bound, in the last 96 % of a run, and against its rate."""
     expected, rate = mine["expected"], (1 - power) / 2
     slope = theory.slope(rounds[tail], expected[:, tail])
     said = f"min {least[-1]:.2g}, R_K {expected[:, -1].mean():.2g} "
@@ -337,7 +337,7 @@ def _judge(
         verdict = "holds" if share <= 1 and slope.high <= -rate else "refuted"
     else:
         claim = f"nothing is promised: {case.name}, p = {power}"
-        verdict = "converges" if slope.high <= -rate else "stays away"
+        verdict = "comes near" if least[-1] < 0.1 else "stays away"
     said += f"; sin alpha {case.sin_alpha:.2f}, moment {case.moment:.2f}"
     return Finding("Corollary 4.1", claim, said, verdict)
 
@@ -481,7 +481,7 @@ def network(size: Size, folder: results.Folder | None = None) -> Group:
             said = f"gradient norm {mine.max():.2g} at its largest, {late:.2g} late, "
             said += f"{mine.min():.2g} at best, {drawn[-1, g, a]:.2g} at the R_K drawn"
             claim = f"a network of softmax units: {rule}, {lie}"
-            verdict = "falls" if late < 0.5 * mine.max() else "stalls"
+            verdict = f"falls to {100 * late / mine.max():.0f} %"
             findings.append(Finding("Theorem 3.4", claim, said, verdict))
             line = rule.partition(":")[0]
             for n, value in zip(k.tolist(), now[:, g, a].tolist(), strict=True):
