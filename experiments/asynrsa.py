@@ -1,6 +1,6 @@
 """AsynRSA-VR: the three figures of its paper, and its theorem.
 
-    python -m experiments.asynrsa                      about 15 minutes on two cores
+    python -m experiments.asynrsa                      about 8 minutes on two cores
     python -m experiments.asynrsa --claims figure2     one of them
     python -m experiments.asynrsa --preset smoke       a minute, embedded digits
 
@@ -14,7 +14,8 @@
 Softmax regression on MNIST in shards of unbalanced classes, one example per gradient, step
 size 0.001, f_0 = 0.01 |x|^2 / 2, 20,000 rounds; liars send 10,000 everywhere, or N(0, 100^2),
 as models to RSA and as gradients to SGD. The objective is a sum over workers: SGD scales its
-aggregate by their number. The paper leaves open how classes are spread and how long it runs.
+aggregate by their number, 25. The paper leaves open how classes are spread and how long it
+runs; here liars hold shards, too, and the honest four fifths of the data.
 
 Writes table.md (claim, measured, verdict), results.csv, results.json and a figure for each
 under --out; the same command continues there.
@@ -86,8 +87,7 @@ def _figure(base: Config, name: str, rounds: int) -> Config:
     elif name == "byrd_saga":
         told = {"methods": (_own("asyn_rsa_vr"), _summed("byrd_saga", base.workers))}
     else:
-        heard = round(0.4 * base.workers)
-        told = {"methods": (_own("asyn_rsa_vr"), _summed("fed_sgd", heard))}
+        told = {"methods": (_own("asyn_rsa_vr"), _summed("fed_sgd", base.workers))}
         told["rounds"] = "partial:participation=0.4"
     config = dataclasses.replace(base, **told)
     answers = config.feedback.per_round or 1
@@ -136,7 +136,8 @@ def _judge(name: str, rows: list[Row]) -> list[Finding]:
         elif name == "figure2":
             claim = f"AsynRSA-VR ends above RSA and the robust rules: {attack}"
             lead = ours - max(others)
-            verdict = "refuted" if lead < -0.1 else "holds" if lead > 0.1 else "a tie"
+            # A third of a point is one standard error of 10,000 test images.
+            verdict = "refuted" if lead < -0.3 else "holds" if lead > 0.3 else "a tie"
         elif name == "byrd_saga":
             claim = f"Byrd-SAGA in the same setting: {attack}"
             verdict = "ends higher" if others[0] > ours else "ends lower"

@@ -50,7 +50,7 @@ def asked(known: Sequence[str]) -> list[str]:
     require(len(names) > 0, f"--claims names none: known: {', '.join(known)}")
     for name in names:
         lookup("group of claims", name, dict.fromkeys(known))
-    return names
+    return list(dict.fromkeys(names))
 
 
 def tell(

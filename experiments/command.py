@@ -68,12 +68,18 @@ flags.DEFINE_integer("batch_size", None, "Examples per mini-batch.")
 flags.DEFINE_integer("directions", None, "k, directions per question.")
 flags.DEFINE_float("delta", None, "Perturbation of two-point differences.")
 flags.DEFINE_float("step_size", None, "First step size, for all methods.")
-flags.DEFINE_float("decay", None, "Factor on all step sizes every --decay_every events.")
+flags.DEFINE_float(
+    "decay",
+    None,
+    "Factor on step sizes every --decay_every events (brsgd has a power instead).",
+)
 flags.DEFINE_integer("decay_every", None, "Events between two decays.")
 flags.DEFINE_integer("events", None, "T, answers heard in a run.")
 flags.DEFINE_integer("eval_every", None, "Events between two records.")
 flags.DEFINE_string(
-    "delivery", None, "fresh, outstanding, or outstanding:L (L questions open)."
+    "delivery",
+    None,
+    "fresh, outstanding, or outstanding:L (L questions open); rounds are always fresh.",
 )
 flags.DEFINE_string(
     "arrivals",
@@ -134,8 +140,11 @@ def configure(base: Config) -> Config:
         elif field.name == "partition":
             value, options = parse(value)
             rule = f"partitions take a skew, as in dirichlet:skew=0.3: got {FLAGS.partition!r}"
-            require(all(option == "skew" for option, _ in options), rule)
-            given |= dict(options)
+            for option, skew in options:
+                require(option == "skew" and isinstance(skew, int | float), rule)
+                rule = f"--skew={FLAGS.skew} and --partition={FLAGS.partition} name one each"
+                require(FLAGS.skew is None, rule)
+                given["skew"] = float(skew)
         given[field.name] = value
     config = dataclasses.replace(base, **given)
     check(config)

@@ -24,13 +24,14 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
 
 from experiments import figures, panel
-from experiments.command import FLAGS, configure, folder_for, main, sweep_options
+from experiments.command import FLAGS, configure, folder_for, main, split, sweep_options
 from experiments.config import Config
 from farsign_jax import results
 from farsign_jax.base import InvalidConfig, lookup, require
@@ -114,7 +115,7 @@ def asked() -> tuple[dict[str, Any], dict[str, list[Any]]]:
         lookup("setting to vary", name, VARIED)
         require(getattr(FLAGS, name) is None, f"--{name} is given, and varied")
         fixed.pop(name, None)
-        varied[name] = values.split(",")
+        varied[name] = list(split([values]))
     for name, values in varied.items():
         varied[name] = [parse(name, value) for value in values]
         good = 0 < len(values) == len(set(varied[name]))
@@ -156,7 +157,8 @@ def compare() -> None:
     folder = folder_for("compare", combined[0][1], varied=varied)
     panels = []
     for at, config in combined:
-        name = "-".join(f"{k}-{v}" for k, v in at.items()).replace(":", "-").replace("=", "")
+        name = re.sub(r"[:/]", "-", "-".join(f"{k}-{v}" for k, v in at.items()))
+        name = name.replace("=", "")
         with _naming(at):
             panels.append(panel.ready(config, FLAGS.data_dir, name=name, told=at))
     rows = panel.run(panels, folder, **sweep_options())

@@ -271,7 +271,7 @@ def check(config: Config) -> None:
             rules = ("geometric_median",)
         robust = [rule for rule in rules if rule != "mean"]
         if METHODS[name].rounds and robust:
-            q, m = config.byzantine, config.workers
+            q, m = config.byzantine, config.waiting().get("wait", config.workers)
             require(2 * q < m, f"{name} with {robust[0]} needs q < m/2: got q={q}, m={m}")
     for attack in config.attacks:
         parse_attack(attack)

@@ -376,7 +376,7 @@ def staleness(job: Job, seeds: Sequence[int], final: sweeps.Final) -> dict[str, 
     """Of each worker in each run: how many answers, how stale (`simulate.Staleness`)."""
     found = {n: a.tolist() for n, a in final.staleness._asdict().items() if n != "histogram"}
     counts = np.asarray(final.staleness.histogram)
-    last = int(np.flatnonzero(counts.any(axis=(0, 1)))[-1])
+    last = int(max(np.flatnonzero(counts.any(axis=(0, 1))), default=0))
     of = {"sweep": job.name, "seeds": np.repeat(seeds, len(counts) // len(seeds)).tolist()}
     return of | found | {"histogram": counts[..., : last + 1].tolist()}
 

@@ -164,10 +164,7 @@ def lanes(
         VALUES[value], start[0], workers, jax.random.key(0), noise=noise, kind=kind
     )
     problem = dataclasses.replace(
-        problem,
-        rows=jnp.broadcast_to(problem.rows, (count, *problem.rows.shape)),
-        sizes=jnp.broadcast_to(problem.sizes, (count, workers)),
-        x0=jnp.asarray(np.tile(start, (seeds, 1))),
+        sweeps.Lanes.repeated(problem, count), x0=jnp.asarray(np.tile(start, (seeds, 1)))
     )
     mask = np.arange(workers) < liars if np.ndim(liars) == 0 else np.asarray(liars)
     mask = np.broadcast_to(mask, (points, workers))

@@ -502,7 +502,16 @@ def _minimiser(x: Array, present: Array) -> tuple[Array, Array]:
     """
     distances = jnp.sqrt(square_distances(x, present))
     totals = jnp.where(present[None], distances, 0).sum(axis=1)
-    best = jnp.argmin(jnp.where(present, totals, jnp.inf))
+    near = jnp.argmin(jnp.where(present, totals, jnp.inf))
+    # Where some rows are far away, totals are all alike but for rounding; how much larger than
+    # that of `near` they are is not: |x_i - x_j| - |x_i - x_k| from z = x - x_k, as the
+    # difference of their squares divided by their sum.
+    z = x - x[near][None]
+    products = jnp.matmul(z, z.T, precision="highest")
+    both = distances + distances[near][None]
+    more = (jnp.diagonal(products)[:, None] - 2 * products) / jnp.where(both > 0, both, 1)
+    more = jnp.where(present[None], more, 0).sum(axis=1)
+    best = jnp.argmin(jnp.where(present, more, jnp.inf))
     away = distances[best]
     others = present & (away > 0)
     weights = jnp.where(others, 1 / jnp.where(others, away, 1), 0)

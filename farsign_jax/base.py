@@ -193,8 +193,8 @@ class InvalidConfig(ValueError):
 
 
 def is_concrete(value: Any) -> bool:
-    """Whether a value is known now: everything but a tracer."""
-    return not isinstance(value, Tracer)
+    """Whether a value, or all of a tree, is known now: everything but a tracer."""
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value))
 
 
 def require(condition: Any, message: str) -> None:

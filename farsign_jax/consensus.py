@@ -50,13 +50,13 @@ class Setting(NamedTuple):
         gamma = self.participation
         require(0 < gamma <= 1, f"need 0 < participation <= 1: got {gamma}")
         alpha, most = self.step_size, largest_step(mu, smooth, self.examples)
-        rule = f"the theorem needs 0 < alpha <= {most:.3g}: got {alpha:.3g}"
+        rule = f"the proof needs 0 < alpha <= {most:.3g}: got {alpha:.3g}"
         require(0 < alpha <= most, rule)
         return self
 
 
 def largest_step(convexity: float, smoothness: float, examples: int) -> float:
-    """The alpha that the proof allows, eq. (43): somewhat more than the theorem's
+    """The alpha that the proof allows, eq. (43): up to J times the theorem's
     mu / (12 J (mu + L) L)."""
     mu, smooth = convexity, smoothness
     total = mu + smooth

@@ -29,6 +29,7 @@ from farsign_jax.base import (
     Table,
     View,
     Worker,
+    is_concrete,
     require,
 )
 
@@ -72,8 +73,10 @@ class Lockstep:
         one = jax.tree.map(lambda leaf: leaf[0, 0], hyper)
         first = self.builds[0][0](problem, one)
         makers = [lambda h, row=row: row[0](problem, h).server for row in self.builds]
-        for make in makers:
-            make(one)  # what cannot be built fails here
+        for g, make in enumerate(makers):  # what cannot be built fails here
+            make(one)
+            for h in range(min(points)[1]) if is_concrete(one) else ():
+                make(jax.tree.map(lambda leaf, g=g, h=h: leaf[g, h], hyper))
         every = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *at)  # [L]
         attacks = [build(problem, one).attack for build in self.builds[0]]
         return System(

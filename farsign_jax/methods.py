@@ -303,6 +303,7 @@ def _steps(paper: float, tuned: float | None = None) -> dict[str, Hyper]:
     return {"paper": {"step_size": paper}, "tuned": {"step_size": tuned or paper}}
 
 
+# For mini-batches of 64; its paper has 0.001 for single examples (`experiments.asynrsa`).
 _RSA = {name: {"step_size": 0.02, "penalty": 0.05} for name in ("paper", "tuned")}
 
 METHODS: dict[str, Method] = {

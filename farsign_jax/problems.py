@@ -149,7 +149,8 @@ def smooth(
         noise: its standard deviation in each coordinate.
         kind: "gaussian"; or "asymmetric", sqrt(3) noise with probability 1/4 and
             -noise / sqrt(3) else, whose sign is mostly wrong where the gradient is small.
-        relative: times |grad value(x)|: noise that vanishes where the gradient does.
+        relative: times |grad value(x)|: noise that vanishes where the gradient does. For
+            first-order feedback only: a finite difference sees the norm change, too.
         examples: n, of each worker.
 
     Raises:

@@ -42,12 +42,16 @@ class Resilience(NamedTuple):
     """At one iterate; (1) and (2) with the means over samples in place of expectations."""
 
     sin_alpha: float  # 1 - <E A, grad F> / |grad F|^2: below 1, (1) holds
+    error: float  # standard error of that
     moment: float  # E|A|^2 / E|G|^2, the least E_agg
     gradient: float  # |grad F|
     deviation: float  # sqrt(E|G - grad F|^2)
 
     @property
-    def holds(self) -> bool:
+    def holds(self) -> bool | None:
+        """Of (1); None where the samples do not tell (two standard errors)."""
+        if abs(self.sin_alpha - 1) < 2 * self.error:
+            return None
         return self.sin_alpha < 1
 
 
@@ -170,8 +174,10 @@ def estimate(rule: Callable[..., Array], told: Answers, gradient: Array) -> Resi
     require(squared > 0, "resilience is about iterates where the gradient is not 0")
     aggregates = np.asarray(_aggregates(rule, told.heard), np.float64)
     honest = np.asarray(told.honest, np.float64)[:, ~told.byzantine].reshape(-1, len(g))
+    along = aggregates @ g / squared
     return Resilience(
-        sin_alpha=1 - float(aggregates.mean(axis=0) @ g) / squared,
+        sin_alpha=1 - float(along.mean()),
+        error=float(along.std(ddof=1)) / math.sqrt(len(along)),
         moment=float((aggregates**2).sum(axis=1).mean() / (honest**2).sum(axis=1).mean()),
         gradient=math.sqrt(squared),
         deviation=float(np.sqrt(((honest - g) ** 2).sum(axis=1).mean())),

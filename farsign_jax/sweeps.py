@@ -64,6 +64,17 @@ class Lanes:
     def __len__(self) -> int:
         return len(self.seeds)
 
+    @staticmethod
+    def repeated(problem: Problem, count: int) -> Problem:
+        """The `problem` of `count` lanes that share it."""
+        spread = lambda a: jnp.broadcast_to(a, (count, *a.shape))  # noqa: E731
+        return dataclasses.replace(
+            problem,
+            rows=spread(problem.rows),
+            sizes=spread(problem.sizes),
+            x0=spread(problem.x0),
+        )
+
     def take(self, lanes: Any) -> "Lanes":
         """Some of the lanes (an index, a slice or an array of ids), data still shared."""
         pick = functools.partial(jax.tree.map, lambda a: a[lanes])
@@ -88,7 +99,9 @@ class Lanes:
             attacks.byzantine_mask(one.problem.num_workers, one.byzantine)
             schedule = arrivals.Schedule(one.schedules, one.times)
             arrivals.check_schedule(schedule, one.problem.num_workers)
-        lane_bytes(build, self, delivery)  # parts that do not fit are refused at the start
+        needed, there = lane_bytes(build, self, delivery), _memory()
+        rule = f"a run needs {needed / 2**30:.3g} GiB, the device has {there / 2**30:.3g}"
+        require(needed <= there, f"{rule}: workers with a table of gradients need m x J x d")
 
 
 def _over_lanes(f: Callable, problem: Problem, *rest: Any) -> Any:
@@ -126,6 +139,14 @@ def lane_bytes(build: Build, lanes: Lanes, delivery: str = "fresh") -> int:
     )
     own = (one.problem.rows, one.problem.sizes, one.problem.x0, shapes)
     return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(own))
+
+
+def _memory() -> int:
+    """Bytes of the device, in use or not."""
+    stats = jax.devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def lanes_that_fit(num_lanes: int, bytes_per_lane: int) -> int:

@@ -751,3 +751,20 @@ def test_centered_clipping_recovers_from_a_start_that_is_not_finite():
         start = np.zeros(D, np.float32)
         start[2] = bad
         assert_same(rule(x, start=start), rule(x))
+
+
+@pytest.mark.parametrize("scale", [1e2, 1e8, 1e14])
+def test_the_geometric_median_is_found_at_a_row_however_far_liars_are(scale):
+    """Distances to far rows are alike but for rounding; the row among the others still counts."""
+    rng, rule, found = np.random.default_rng(0), make("geometric_median"), 0
+    for _ in range(20):
+        x = rng.normal(size=(9, 3))
+        x[1] = x[2:7].mean(axis=0)
+        x[7:] = scale * rng.normal(size=(2, 3))
+        x = x.astype(np.float32).astype(np.float64)
+        away = np.delete(x - x[1], 1, axis=0)
+        pull = np.linalg.norm((away / np.linalg.norm(away, axis=1, keepdims=True)).sum(axis=0))
+        if pull < 0.99:
+            found += 1
+            np.testing.assert_array_equal(rule(x.astype(np.float32)), x[1])
+    assert found > 2

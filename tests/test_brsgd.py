@@ -90,6 +90,28 @@ def test_iterates_are_drawn_with_the_weights_of_the_paper():
     assert chi < 31.3  # 11 degrees of freedom, one time in a thousand
 
 
+def test_rounds_count_whoever_answers():
+    """Half of the workers in each round: alpha and the weights go by rounds all the same."""
+    alpha, rounds = 0.5 / np.arange(1, 9) ** 0.75, 8
+    server = brsgd(4, aggregators.make("mean"), step_size=schedules.power(0.5, 0.75))
+    reports = simulate.Report(
+        jnp.arange(2), jnp.zeros(2, jnp.int32), (), jnp.ones((2, 1), jnp.float32)
+    )
+    state = server.init(jnp.zeros(1), jax.random.key(0))
+    for _ in range(rounds):
+        state, _ = server.update(state, reports)
+    np.testing.assert_allclose(state.params, -alpha.sum(), rtol=1e-6)
+    np.testing.assert_allclose(state.weight, np.log(alpha[-1] / alpha[0]), rtol=1e-5)
+    np.testing.assert_allclose(state.total, np.log(alpha.sum() / alpha[0]), rtol=1e-5)
+    assert int(state.heard) == 2 * rounds and int(state.step) == rounds
+
+
+def test_an_estimate_says_what_it_does_not_know():
+    wild = estimate("mean", attacks.gaussian(100.0), jnp.full(D, 1.52), samples=100)
+    assert wild.error > 0.5 and wild.holds is None
+    assert estimate("mean", attacks.none()).error < 0.01
+
+
 @pytest.mark.parametrize(
     ("m", "q", "eta"),
     [(11, 1, 4.99), (11, 2, 6.03), (11, 3, 8.37), (11, 4, 15.68), (25, 5, 11.27), (10, 2, 6.0)],
@@ -115,7 +137,7 @@ def test_resilience_of_the_mean_is_known():
     assert got.moment == pytest.approx((g**2 + noise / M) / (g**2 + noise), rel=0.03)
     # 2 of 11 send -s g: the aggregate is (9 - 2 s) / 11 of the gradient.
     assert estimate("mean", attacks.sign_flip(3.0)).sin_alpha == pytest.approx(8 / 11, abs=0.02)
-    assert not estimate("mean", attacks.sign_flip(10.0)).holds
+    assert estimate("mean", attacks.sign_flip(10.0)).holds is False
 
 
 def test_robust_rules_are_resilient_far_from_stationary_points_only():

@@ -1,7 +1,9 @@
 """A user's own sweep: flags, a file, what is varied; and methods that run side by side."""
 
+import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import flagsaver
@@ -57,6 +59,13 @@ def test_flags_and_the_file_say_the_same(tmp_path):
         (["--vary=byzantine=1,2", "--byzantine=3"], None, "--byzantine is given, and varied"),
         (["--vary=byzantine=1,30"], None, "byzantine=30: basgd needs buffers"),
         (["--partition=dirichlet:alpha=1"], None, "partitions take a skew"),
+        (["--partition=dirichlet:skew=abc"], None, "partitions take a skew"),
+        (["--partition=dirichlet:skew=1", "--skew=2"], None, "name one each"),
+        (
+            ["--methods=sgd", "--byzantine=2", "--rounds=fastest:wait=4"],
+            None,
+            "sgd with median needs q < m/2: got q=2, m=4",
+        ),
         (["--methods=sgd", "--byzantine=13"], None, "sgd with median needs q < m/2: got q=13"),
         (["--methods=byrd_saga", "--byzantine=13"], None, "geometric_median needs q < m/2"),
         (["--methods=rsa:penalty=x"], None, "rsa needs a number for penalty: got 'x'"),
@@ -87,6 +96,40 @@ def test_flags_and_the_file_say_the_same(tmp_path):
 def test_what_cannot_run_is_refused_by_name(flags, spec, message, tmp_path):
     with pytest.raises(InvalidConfig, match=message):
         grid(*flags, spec=spec, folder=tmp_path)
+
+
+def test_values_with_options_are_told_apart():
+    found = grid("--vary=arrivals=exponential,pareto:shape=1.5,spread=4")
+    assert [c.arrivals for _, c in found] == ["exponential", "pareto:shape=1.5,spread=4"]
+
+
+def test_numbers_of_the_second_method_are_checked_too():
+    methods = ("rsa:penalty=0.1", "rsa:penalty=-1")
+    given = Config(**SMALL | {"methods": methods, "attacks": ("none",), "seeds": (0,)})
+    with pytest.raises(InvalidConfig, match="lambda >= 0: got -1"):
+        panel.ready(given, None)
+
+
+def test_tables_that_cannot_fit_are_refused():
+    given = {"methods": ("asyn_rsa_vr",), "attacks": ("none",), "seeds": (0,)}
+    ready = panel.ready(Config(**given, dataset="mnist_subset"), None)
+    (job,) = ready.jobs
+    lanes = job.lanes(ready.setting)
+    rows = jnp.tile(lanes.problem.rows, (1, 1, 1000))
+    lanes = dataclasses.replace(lanes, problem=dataclasses.replace(lanes.problem, rows=rows))
+    with pytest.raises(InvalidConfig, match="GiB, the device has"):
+        lanes.check(job.program, "fresh")
+
+
+def test_rounds_of_nobody_are_rounds():
+    told = {"methods": ("rsa",), "attacks": ("none",), "seeds": (0,), "events": 5}
+    given = Config(**SMALL | told, rounds="partial:participation=0.001")
+    made = panel.ready(given, None)
+    rounds = made.setting.rounds
+    assert rounds is not None and (rounds.schedules[:, :20] < 0).all()
+    short = dataclasses.replace(rounds, schedules=rounds.schedules[:, :20])
+    made = dataclasses.replace(made, setting=dataclasses.replace(made.setting, rounds=short))
+    assert panel.run([made])
 
 
 @pytest.mark.slow

@@ -148,12 +148,8 @@ def lanes_of(problem, name, seeds, schedules, steps=None):
     hyper = {k: np.full(lanes, v, np.float32) for k, v in hyper_of(name).items()}
     if steps is not None:
         hyper["step_size"] = np.asarray(steps, np.float32)
-    spread = lambda a: jnp.broadcast_to(a, (lanes, *a.shape))  # noqa: E731
-    batched = problem.__class__(
-        problem.data, spread(problem.rows), spread(problem.sizes), spread(problem.x0),
-        problem.losses, problem.structure,
-    )  # fmt: skip
     lies = np.tile(np.arange(helpers.M) < 2, (lanes, 1))
+    batched = sweeps.Lanes.repeated(problem, lanes)
     return sweeps.Lanes(batched, np.asarray(seeds, np.int32), hyper, lies, schedules)
 
 

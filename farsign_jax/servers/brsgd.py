@@ -71,7 +71,7 @@ def brsgd(
     alpha = step_schedule("brsgd", step_size)
     require(growth >= 0, f"brsgd needs growth >= 0: got {growth}")
     m = num_workers
-    server = sgd(m, aggregator, step_size=lambda heard: alpha(heard // m))
+    server = sgd(m, aggregator, step_size=alpha)
 
     def init(params, key=None):
         zero = jnp.zeros((), jnp.float32)
@@ -89,15 +89,17 @@ def brsgd(
         return server.query(state.rounds, worker, key)
 
     def update(state, reports):
-        k, heard = state.step, state.heard // m
-        now = jnp.asarray(alpha(heard), jnp.float32)
-        before = jnp.asarray(alpha(jnp.maximum(heard - 1, 0)), jnp.float32)
+        k = state.step
+        now = jnp.asarray(alpha(k), jnp.float32)
+        before = jnp.asarray(alpha(jnp.maximum(k - 1, 0)), jnp.float32)
         shrink = jnp.asarray(jnp.log1p(growth * now**2), jnp.float32)
         weight = state.weight + jnp.log(now / before) - shrink
         total = jnp.logaddexp(state.total, weight)
         key = jax.random.wrap_key_data(state.seed, impl="threefry2x32")
         coin = jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, 1), k))
-        after, info = server.update(state.rounds, reports)
+        # `sgd` has steps by answers, this method by rounds.
+        after, info = server.update(state.rounds._replace(heard=k), reports)
+        after = after._replace(heard=state.heard + after.heard - k)
         anyone = after.step > k
         keep = anyone & (jnp.log(coin) < weight - total)
         return BRSGDState(
