@@ -22,9 +22,9 @@ import jax
 from absl import flags
 
 from benchmarks.throughput import take_turns
-from experiments import panel
 from experiments.command import FLAGS, configure, main
 from experiments.config import Config
+from experiments.jobs import jobs_of, prepare
 from farsign_jax import arrivals, results, services, sweeps
 from farsign_jax.methods import METHODS
 
@@ -55,8 +55,8 @@ def _advancing(build: Any, lanes: sweeps.Lanes, delivery: str, events: int) -> A
 
 def deliveries(config: Config) -> list[dict[str, Any]]:
     """Question 1."""
-    setting, rows = panel.prepare(config, FLAGS.data_dir), []
-    for job in panel.jobs_of(config):
+    setting, rows = prepare(config, FLAGS.data_dir), []
+    for job in jobs_of(config):
         build, lanes = job.alone(setting, 0)
         events = 35 if job.method == "cyber0" else FLAGS.timed_events
         calls, waiting = zip(

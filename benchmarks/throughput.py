@@ -29,10 +29,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import panel
 from experiments.clock import clock as clock_program
 from experiments.command import FLAGS, configure, main
 from experiments.config import PAPER_ATTACKS, Config
+from experiments.jobs import jobs_of, prepare
 from farsign_jax import arrivals, attacks, keys, models, problems, results, simulate
 from farsign_jax.base import System, require
 from farsign_jax.methods import Build, hyper_of
@@ -107,11 +107,9 @@ def compare_methods(config: Config) -> list[dict[str, Any]]:
     most = max(map(int, FLAGS.runs))
     events = FLAGS.timed_events
     seeds = tuple(range(most))
-    setting = panel.prepare(
-        dataclasses.replace(config, seeds=seeds, events=events), FLAGS.data_dir
-    )
+    setting = prepare(dataclasses.replace(config, seeds=seeds, events=events), FLAGS.data_dir)
     rows = []
-    for job in panel.jobs_of(config):
+    for job in jobs_of(config):
         variants: dict[str, Any] = {job.method: job.builds[0]}
         if job.method == "far_sign":
             variants[f"{job.method}, generic oracle"] = Generic(job.builds[0])
@@ -134,8 +132,8 @@ def compare_panel(config: Config) -> dict[str, float]:
     every = dataclasses.replace(
         config, methods=("cyber0",), aggregators=Config().aggregators, attacks=PAPER_ATTACKS
     )
-    setting = panel.prepare(every, FLAGS.data_dir)
-    (job,) = panel.jobs_of(every)
+    setting = prepare(every, FLAGS.data_dir)
+    (job,) = jobs_of(every)
     events = 70
     figures = {
         "one": clock_program(*job.alone(setting, 0), events, FLAGS.repeats),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import figures, panel
+from experiments import figures, jobs, panel
 from experiments.command import FLAGS
 from experiments.config import Config
 from experiments.progress import Progress
@@ -49,8 +49,8 @@ class Run(NamedTuple):
     """A cell and what its lanes need."""
 
     cell: Cell
-    job: panel.Job
-    setting: panel.Setting
+    job: jobs.Job
+    setting: jobs.Setting
     lanes: sweeps.Lanes
 
     @property
@@ -71,7 +71,7 @@ class Group(NamedTuple):
 
 def prepare(cells: Iterable[Cell], data_dir: str | None) -> list[Group]:
     """Builds all runs; what cannot run is refused here."""
-    settings: dict[Config, panel.Setting] = {}
+    settings: dict[Config, jobs.Setting] = {}
     groups: dict[Any, list[Run]] = {}
     for cell in cells:
         run = _run_of(cell, data_dir, settings)
@@ -83,14 +83,14 @@ def prepare(cells: Iterable[Cell], data_dir: str | None) -> list[Group]:
     return joined
 
 
-def _run_of(cell: Cell, data_dir: str | None, settings: dict[Config, panel.Setting]) -> Run:
-    (job,) = panel.jobs_of(cell.config, MULTIPLES)
+def _run_of(cell: Cell, data_dir: str | None, settings: dict[Config, jobs.Setting]) -> Run:
+    (job,) = jobs.jobs_of(cell.config, MULTIPLES)
     job = dataclasses.replace(job, program=job.builds[0])  # a single run: no lock-step
     methods = cell.config.methods if job.in_rounds else ("async_sgd",)
     same = {"attacks": ("none",), "delivery": "fresh", "aggregators": ("mean",)}
     data = dataclasses.replace(cell.config, methods=methods, **same)  # what decides the data
     if data not in settings:
-        settings[data] = panel.prepare(data, data_dir)
+        settings[data] = jobs.prepare(data, data_dir)
     return Run(cell, job, settings[data], job.lanes(settings[data]))
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import jax
 
-from experiments import figures, panel
+from experiments import figures
 from experiments.config import Config
+from experiments.jobs import jobs_of, prepare
 from farsign_jax import results, sweeps
 
 EVENTS = 105  # eleven buffers are full three times, on average over pieces
@@ -75,7 +76,7 @@ def alone(
     Without attack: what an adversary computes is not a cost of the method.
     """
     known = _read(folder)
-    jobs = panel.jobs_of(dataclasses.replace(config, attacks=("none",)))
+    jobs = jobs_of(dataclasses.replace(config, attacks=("none",)))
     todo = [
         (job, number)
         for job in jobs
@@ -86,7 +87,7 @@ def alone(
         return known
     if known:
         print(f"clock.json: {len(known)} methods of an earlier sitting", file=sys.stderr)
-    setting = panel.prepare(config, data_dir)
+    setting = prepare(config, data_dir)
     for job, number in todo:
         build, lanes = job.alone(setting, number)
         aggregator = job.runs[number][0]
@@ -117,8 +118,8 @@ def end_to_end(
     if entry.get("end_to_end_events") != events:
         quiet = dataclasses.replace(config, attacks=("none",), methods=(run[0],))
         quiet = dataclasses.replace(quiet, aggregators=(run[1],) if run[1] else ())
-        (job,) = panel.jobs_of(quiet)
-        build, lanes = job.alone(panel.prepare(config, data_dir), 0)
+        (job,) = jobs_of(quiet)
+        build, lanes = job.alone(prepare(config, data_dir), 0)
         first = lanes.schedules[:, :events]
         lanes = dataclasses.replace(lanes, schedules=first, times=None)
         columns, _ = sweeps.sweep(

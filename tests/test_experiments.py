@@ -14,7 +14,18 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from experiments import asynchrony, cells, command, config, figures, panel, rates, table3, tune
+from experiments import (
+    asynchrony,
+    cells,
+    command,
+    config,
+    figures,
+    jobs,
+    panel,
+    rates,
+    table3,
+    tune,
+)
 from farsign_jax import theory
 from farsign_jax.base import InvalidConfig
 from farsign_jax.methods import METHODS
@@ -180,7 +191,7 @@ def test_flags_override_the_preset_and_the_preset_the_experiment():
 def test_prepare_gives_each_seed_its_own_split_and_all_methods_the_same(tmp_path):
     given = config.Config(dataset="mnist_subset", seeds=(0, 1), events=30, validation=0.05)
     given = dataclasses.replace(given, partition="dirichlet", skew=5.0)
-    a, b = (panel.prepare(given, None).lanes for _ in range(2))
+    a, b = (jobs.prepare(given, None).lanes for _ in range(2))
     np.testing.assert_array_equal(a.problem.rows, b.problem.rows)
     np.testing.assert_array_equal(a.schedules, b.schedules)
     assert (a.schedules[0] != a.schedules[1]).any()
@@ -292,7 +303,8 @@ def test_table3_figure1_and_tune_run_baselines_in_lockstep(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "seeds"), [("3", (0, 1, 2)), ("4,2", (4, 2)), ("7,", None), ("0", None)]
+    ("text", "seeds"),
+    [("3", (0, 1, 2)), ("4,2", (4, 2)), ("7,", (7,)), (",", None), ("0", None)],
 )
 def test_seeds(text, seeds):
     if seeds is None:
@@ -382,6 +394,7 @@ def test_rounds_hear_as_many_answers_and_wait_for_them():
         arrivals="exponential:spread=4",
         timing="flood:rate=3",
         rounds="fastest:wait=10",
+        byzantine=4,
     )
     rows = panel.run([panel.ready(given, None)])
     waits, one_by_one, weighted = (rows[i : i + 2] for i in (0, 2, 4))

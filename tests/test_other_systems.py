@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments import asynrsa, brsgd, consensus
+from experiments import asynrsa, brsgd, consensus, ripples, rules
 from tests import test_experiments as commands
 
 
@@ -35,7 +35,7 @@ def test_brsgd_says_which_rule_is_resilient(tmp_path):
     assert code == 0, err
     assert "Theorem 2.6" in out and "too short to judge" in out
     rows = commands.read(tmp_path)
-    assert len(rows) == 2 * len(brsgd.RULES) * len(brsgd.LIES)
+    assert len(rows) == 2 * len(rules.RULES) * len(rules.LIES)
     at = {(r["where"], r["aggregator"], r["attack"]): float(r["sin_alpha"]) for r in rows}
     assert abs(at["far", "mean", "none"]) < 0.1
     assert at["far", "mean", "constant:value=-100"] > 1 > at["far", "krum:f=2", "alie:z=1"]
@@ -86,7 +86,7 @@ def test_constants_are_those_of_the_noise():
     stays, grows = (brsgd.Case("mean", "none", relative, 0.2, 0.5) for relative in (0, 1))
     assert stays.bc == pytest.approx((0.5, 0.45)) and grows.bc == pytest.approx((0.95, 0.0))
     assert stays.first == pytest.approx(0.8 / (2.5 * 0.5))
-    gap = 10 * (2.0 + 1.5 * np.cos(2.0)) - brsgd.LOWEST
+    gap = 10 * (2.0 + 1.5 * np.cos(2.0)) - ripples.LOWEST
     steps = stays.first / np.arange(1, 101) ** 0.75
     q = (steps**2).sum()
     by_hand = np.sqrt((2 * gap + 2.5 * 0.45 * q) / (0.8 * 100 * steps[-1]))

@@ -1,0 +1,136 @@
+"""Which aggregators are resilient, and how far each of them comes.
+
+Not an experiment itself: two groups of `experiments.brsgd`.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import figures, ripples
+from experiments.claims import Finding, Group
+from experiments.ripples import M, Q, Size, Trial
+from farsign_jax import aggregators, oracles, resilience, results
+from farsign_jax.lockstep import Lockstep
+
+RULES = (
+    "mean",
+    "median",
+    "trimmed_mean:f=2",
+    "meamed:f=2",
+    "krum:f=2",
+    "multi_krum:f=2",
+    "bulyan:f=2",
+    "mda:f=2",
+    "geometric_median",
+    "rfa",
+    "centered_clipping",
+    "majority_vote",
+)
+LIES = (
+    "none",
+    "sign_flip:scale=3",
+    "alie:z=1",
+    "ipm:epsilon=0.5",
+    "gaussian:std=100",
+    "constant:value=-100",  # against the gradient at w_0
+    "mimic",
+)
+
+
+def table_of(size: Size, folder: results.Folder | None = None) -> Group:
+    """Assumption 2.2, far and near."""
+    findings, rows, entries, lines = [], [], [], []
+    problem = ripples.problem_of(False)
+    worker = oracles.stochastic_gradient(problem.losses, batch_size=1)
+    liars = {lie: ripples.make_attack(lie) for lie in LIES}
+    made = {rule: aggregators.make(rule) for rule in RULES}
+    for where, x in (("far", ripples.along()[0]), ("near", ripples.along()[-1])):
+        there = dataclasses.replace(problem, x0=jnp.asarray(x, problem.x0.dtype))
+        gradient = np.asarray(ripples.GRADIENT(there.x0[None]))[0]
+        size_of = float(np.linalg.norm(gradient))
+        asked = {"byzantine": Q, "samples": size.samples}
+        heard = [resilience.answers(there, worker, lies, **asked) for lies in liars.values()]
+        body = []
+        for rule in RULES:
+            found = [resilience.estimate(made[rule], told, gradient) for told in heard]
+            cells = [f"{f.sin_alpha:.2f} ± {f.error:.2g} / {f.moment:.2g}" for f in found]
+            worst = max(found, key=lambda f: f.sin_alpha)
+            says = {f.holds for f in found}
+            word = "no" if False in says else "?" if None in says else "yes"
+            body.append([rule, *cells, word])
+            for lie, f in zip(LIES, found, strict=True):
+                row = {"figure": "resilience", "where": where, "aggregator": rule}
+                rows.append(row | {"attack": lie} | f._asdict())
+                kept = 100 * (1 - f.sin_alpha)
+                entries.append({"line": rule, "x": f"{lie}, {where}", "value": kept})
+            if rule == "krum:f=2":
+                eta = resilience.krum_factor(M, Q)
+                enough = eta * worst.deviation / worst.gradient
+                claim = f"Krum is resilient where eta(m, q) sigma < gradient norm: {where}"
+                said = f"their ratio = {eta:.2f} * {worst.deviation:.2f} / "
+                said += f"{worst.gradient:.2f} = {enough:.1f}; sin alpha {worst.sin_alpha:.2f}"
+                if enough < 1:
+                    verdict = "holds" if worst.sin_alpha <= enough else "refuted"
+                else:
+                    verdict = "not promised, but resilient" if worst.holds else "not promised"
+                findings.append(Finding("Theorem 2.6", claim, said, verdict))
+        good = [line[0].partition(":")[0] for line in body if line[-1] == "yes"]
+        claim = f"resilient under every attack here, {where} (gradient {size_of:.2g})"
+        findings.append(Finding("Assumption 2.2", claim, ", ".join(good) or "none", "measured"))
+        header = ["aggregator", *LIES, "resilient"]
+        title = f"{where}: gradient norm {size_of:.2g}; sin alpha ± its error / moment\n\n"
+        lines.append(title + results.markdown_table(header, body))
+    if folder:
+        results.write_text(folder.path / "resilience.md", "\n".join(lines))
+        out, title = folder.path / "resilience.png", "<E A, grad F> / |grad F|^2"
+        figures.heatmap(entries, out, title, "attack", "%")
+    return Group(findings, rows, entries, None)
+
+
+def comparison(size: Size, folder: results.Folder | None = None) -> Group:
+    """Every aggregator under every attack, side by side."""
+    findings, rows, entries = [], [], []
+    rounds, seeds = max(size.rounds // 10, 1), 2
+    for relative in (False, True):
+        kind = "noise like the gradient" if relative else "noise that stays"
+        program = Lockstep(tuple(tuple(Trial(rule, lie) for lie in LIES) for rule in RULES))
+        hyper = {
+            "power": np.full((1, len(RULES), 1), 0.55),
+            "step_size": np.full((1, len(RULES), 1), 0.2),
+        }
+        given = ripples.lanes(ripples.problem_of(relative), rounds, seeds, hyper)
+        columns = ripples.follow(
+            program,
+            given,
+            ripples.GRADIENT,
+            f"aggregators-{relative}",
+            folder,
+            100,
+            max_lanes=1,
+        )
+        shape = (seeds, -1, len(RULES), len(LIES))
+        now = columns["gradient"].reshape(shape)
+        late = now[:, -now.shape[1] // 4 :].mean(axis=(0, 1))  # [rules, lies]
+        for g, rule in enumerate(RULES):
+            said = ", ".join(
+                f"{lie.partition(':')[0]} {late[g, a]:.2g}" for a, lie in enumerate(LIES)
+            )
+            claim = f"late gradient norm, {kind}: {rule}"
+            stays = [
+                lie.partition(":")[0] for lie, x in zip(LIES, late[g], strict=True) if x > 0.1
+            ]
+            verdict = f"not under {', '.join(stays)}" if stays else "converges under all"
+            findings.append(Finding("Algorithm 1", claim, said, verdict))
+            for a, lie in enumerate(LIES):
+                row = {"figure": "aggregators", "noise": kind, "aggregator": rule}
+                rows.append(row | {"attack": lie, "gradient": float(late[g, a])})
+                point = {"facet": kind, "line": rule, "x": a}
+                entries.append(point | {"value": float(late[g, a])})
+    if folder:
+        shown = [e | {"x": f"{LIES[e['x']]}, {e['facet']}"} for e in entries]
+        shown = [e | {"value": 100 * min(e["value"], 1.0)} for e in shown]
+        out, title = folder.path / "aggregators.png", "Late gradient norm, in hundredths"
+        figures.heatmap(shown, out, title, "attack", "at most 100")
+    return Group(findings, rows, entries, None)
