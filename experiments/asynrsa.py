@@ -207,8 +207,9 @@ def asynrsa() -> None:
     for made in panels:
         mine = [row for row in rows if row["figure"] == made.name]
         findings += _judge(made.name, mine)
-        short = [row | {"method": _short(row["method"])} for row in mine]
-        figures.curves(short, folder.path / f"{made.name}.png", ("event",))
+        named = [{"method": _short(row["method"]), "round": row["event"]} for row in mine]
+        shown = [row | names for row, names in zip(mine, named, strict=True)]
+        figures.curves(shown, folder.path / f"{made.name}.png", ("round",))
     if "theorem" in names:
         more, others = _theorem(size, folder)
         findings += more

@@ -35,6 +35,7 @@ from experiments.command import FLAGS, configure, folder_for, main, split, sweep
 from experiments.config import Config
 from farsign_jax import results
 from farsign_jax.base import InvalidConfig, lookup, require
+from farsign_jax.methods import METHODS
 
 flags.DEFINE_multi_string(
     "vary", None, "A setting and its values, as in byzantine=0,5. May be given more than once."
@@ -64,8 +65,10 @@ def read(path: str) -> dict[str, Any]:
     """
     try:
         told = json.loads(pathlib.Path(path).expanduser().read_text())
-    except (OSError, ValueError) as error:
-        raise InvalidConfig(f"--spec {path}: {error}") from error
+    except OSError as error:
+        raise InvalidConfig(f"--spec {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InvalidConfig(f"--spec {path} is not JSON: {error}") from error
     require(isinstance(told, dict), f"--spec {path} is no object with settings")
     for name in told:
         lookup("setting", name, SETTINGS)
@@ -76,10 +79,11 @@ def parse(name: str, value: Any) -> Any:
     """What the flag of that name makes of one value."""
     good = isinstance(value, str | int | float) and not isinstance(value, bool)
     require(good, f"{name} is a name or a number: got {value!r}")
+    parser = FLAGS[name].parser
     try:
-        return FLAGS[name].parser.parse(str(value))
-    except ValueError as error:
-        raise InvalidConfig(f"{name}: {error}") from None
+        return parser.parse(str(value))
+    except ValueError:
+        raise InvalidConfig(f"{name} is {parser.syntactic_help}: got {value!r}") from None
 
 
 def _listed(name: str, value: Any) -> Any:
@@ -87,7 +91,7 @@ def _listed(name: str, value: Any) -> Any:
     kind = int if name == "seeds" else str
     if not isinstance(value, list):
         value = str(value) if type(value) is kind else value
-        require(isinstance(value, str), f"{name}: got {value!r}")
+        require(isinstance(value, str), f"{name} is a list of {kind.__name__}: got {value!r}")
         return value if name == "seeds" else [value]
     good = len(value) > 0 and all(type(one) is kind for one in value)
     require(good, f"{name} is a list of {kind.__name__}: got {value!r}")
@@ -109,11 +113,17 @@ def asked() -> tuple[dict[str, Any], dict[str, list[Any]]]:
             varied[name] = value
         else:
             fixed[name] = parse(name, value)
+    seen: set[str] = set()
     for text in FLAGS.vary or []:
         name, equals, values = text.partition("=")
         require(equals and values, f"--vary is setting=value,value: got {text!r}")
+        numbers = [m for m, entry in METHODS.items() if name in entry.presets["paper"]]
+        rule = f"{name} is a number of methods: --methods {(*numbers, '')[0]}:{name}=0.1,..."
+        require(name in SETTINGS or not numbers, rule)
         lookup("setting to vary", name, VARIED)
         require(getattr(FLAGS, name) is None, f"--{name} is given, and varied")
+        require(name not in seen, f"--vary names {name!r} twice")
+        seen.add(name)
         fixed.pop(name, None)
         varied[name] = list(split([values]))
     for name, values in varied.items():
@@ -169,12 +179,15 @@ def compare() -> None:
         for e in figures.summarise(mine):
             summary.append(made.told | e)
             told = [str(value) for value in made.told.values()]
-            best, last = figures.percent(e["best"], e["std"]), figures.percent(e["final"])
+            std = e["std"] if len(made.config.seeds) > 1 else None
+            best, last = figures.percent(e["best"], std), figures.percent(e["final"])
             lines.append([*told, figures.label(e), e["attack"], best, last])
         curves = "-".join(filter(None, ("curves", made.name)))
         figures.curves(mine, folder.path / f"{curves}.png")
     table = results.markdown_table(header, lines)
     folder.write_rows(rows, summary)
+    first = combined[0][1]
+    table = f"{len(first.seeds)} seeds, {first.events} answers in each run\n\n{table}"
     results.write_text(folder.path / "table.md", table)
     results.write_text(folder.path / "table.tex", results.latex_table(header, lines))
     print(f"\n{table}\nall of it is in {folder.path}")

@@ -18,6 +18,7 @@ from farsign_jax import (
 )
 from farsign_jax.base import InvalidConfig, lookup, require
 from farsign_jax.methods import METHODS, Feedback, hyper_of, options_of
+from farsign_jax.rows import Count
 
 # The attacks of the paper's Table 3 and their magnitudes (inferred, the text lost them).
 # ALIE and the constant spoil the derivatives that a worker of CYBER-0 measures: spoiling the
@@ -269,6 +270,12 @@ def check(config: Config) -> None:
         rules = config.aggregators if "aggregator" in options_of(name) else ()
         if name == "byrd_saga":
             rules = ("geometric_median",)
+        if "aggregator" in options_of(name):  # every rule must take as many rows as there are
+            rows = config.waiting().get("wait", config.workers)
+            if "buffers" in options_of(name):
+                rows = dict(options).get("buffers", config.buffers)
+            for rule in rules:
+                aggregators.make(rule).check(Count(rows, rows))
         robust = [rule for rule in rules if rule != "mean"]
         if METHODS[name].rounds and robust:
             q, m = config.byzantine, config.waiting().get("wait", config.workers)

@@ -132,7 +132,7 @@ def _save(figure: Any, out: pathlib.Path) -> None:
 
     out.parent.mkdir(parents=True, exist_ok=True)
     for suffix in (".png", ".pdf"):
-        figure.savefig(out.with_suffix(suffix), dpi=150)
+        figure.savefig(out.with_suffix(suffix), dpi=150, bbox_inches="tight")
     plt.close(figure)
 
 

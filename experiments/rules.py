@@ -83,7 +83,9 @@ def table_of(size: Size, folder: results.Folder | None = None) -> Group:
         title = f"{where}: gradient norm {size_of:.2g}; sin alpha ± its error / moment\n\n"
         lines.append(title + results.markdown_table(header, body))
     if folder:
-        results.write_text(folder.path / "resilience.md", "\n".join(lines))
+        what = "sin alpha = 1 - <E A, grad F> / (grad F)^2, resilient where below 1; "
+        what += "moment = E A^2 / E G^2\n\n"
+        results.write_text(folder.path / "resilience.md", what + "\n".join(lines))
         out, title = folder.path / "resilience.png", "<E A, grad F> / |grad F|^2"
         figures.heatmap(entries, out, title, "attack", "%")
     return Group(findings, rows, entries, None)

@@ -12,6 +12,7 @@ gradient made of them, so its liar may make up the gradient ("message", the defa
 `constant`) or the derivatives ("measured"). Elsewhere these are the same.
 """
 
+import inspect
 from typing import Any
 
 import jax
@@ -240,6 +241,9 @@ def make(name: str, space: str | None = None, **options: Any) -> Attack:
     """The attack of that name; an `InvalidConfig` names close names or wrong options."""
     factory = lookup("attack", name, ATTACKS)
     require(space in (None, *SPACES), f"space is one of {SPACES}: got {space!r}")
+    takes = inspect.signature(factory).parameters
+    for option in options:
+        lookup(f"option of {name}", option, takes)
     try:
         attack = factory(**options)
     except TypeError as error:

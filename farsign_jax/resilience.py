@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from farsign_jax import attacks, simulate
+from farsign_jax import aggregators, attacks, simulate
 from farsign_jax import keys as keys_lib
 from farsign_jax.base import (
     Array,
@@ -121,7 +121,7 @@ def _sample(system: System, problem: Problem, lies: Array, seed: Array, samples:
 def answers(
     problem: Problem,
     worker: Worker,
-    attack: Attack,
+    attack: Attack | str,
     *,
     byzantine: Any,
     samples: int = 1000,
@@ -132,7 +132,7 @@ def answers(
     Args:
         problem: whose x0 is the iterate (`dataclasses.replace`).
         worker: sends gradients.
-        attack: of the liars.
+        attack: of the liars, or its name, as in "alie".
         byzantine: how many lie, or a mask bool[m].
         samples: rounds.
         seed: of everything random; the same honest gradients for all attacks.
@@ -142,6 +142,7 @@ def answers(
     """
     require(samples >= 2, f"an estimate needs samples >= 2: got {samples}")
     m = problem.num_workers
+    attack = attacks.make(attack) if isinstance(attack, str) else attack
     mask = attacks.byzantine_mask(m, byzantine)
     system = System(_recorder(m), worker, attack)
     honest, heard = _sample(system, problem, jnp.asarray(mask), jnp.int32(seed), samples)
@@ -157,11 +158,11 @@ def _aggregates(rule: Callable[..., Array], heard: Array) -> Array:
     return jax.lax.map(one, (jnp.arange(len(heard)), heard))
 
 
-def estimate(rule: Callable[..., Array], told: Answers, gradient: Array) -> Resilience:
+def estimate(rule: Callable[..., Array] | str, told: Answers, gradient: Array) -> Resilience:
     """Estimates Assumption 2.2 for a rule of `aggregators`.
 
     Args:
-        rule: as in `sgd`.
+        rule: as in `sgd`, or its name, as in "krum:f=2".
         told: `answers` at the iterate in question.
         gradient: f32[d], grad F there.
 
@@ -170,6 +171,7 @@ def estimate(rule: Callable[..., Array], told: Answers, gradient: Array) -> Resi
     """
     g, d = np.asarray(gradient, np.float64), told.heard.shape[2:]
     require(g.shape == d, f"need the gradient f32{list(d)}: got {list(g.shape)}")
+    rule = aggregators.make(rule) if isinstance(rule, str) else rule
     squared = float(g @ g)
     require(squared > 0, "resilience is about iterates where the gradient is not 0")
     aggregates = np.asarray(_aggregates(rule, told.heard), np.float64)

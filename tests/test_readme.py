@@ -29,7 +29,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-EXAMPLE, NEW_RULE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+EXAMPLE, RSA, RESILIENCE, NEW_RULE = BLOCKS
 
 
 def test_the_library_example_runs_and_learns(capsys):
@@ -38,6 +39,29 @@ def test_the_library_example_runs_and_learns(capsys):
     record = eval(capsys.readouterr().out)
     expected = float(re.findall(r"'test_accuracy': about ([\d.]+)", example)[0])
     assert record["test_accuracy"] == pytest.approx(expected, abs=0.02)
+
+
+def test_the_examples_of_the_other_systems_run(capsys):
+    exec(compile(RSA, "README.md", "exec"), names := {})
+    linear = np.asarray(names["problem"].data[1]).reshape(12, 20, 5)[2:].mean(axis=1)
+    assert np.abs(names["run"].server.params - linear.mean(axis=0)).max() < 0.2
+    exec(compile(RESILIENCE, "README.md", "exec"), {})
+    said = re.findall(r"sin_alpha=(-?[\d.]+)", capsys.readouterr().out)
+    expected = float(re.findall(r"sin_alpha: about ([\d.]+)", RESILIENCE)[0])
+    assert float(said[0]) == pytest.approx(expected, abs=0.03)
+
+
+def test_options_of_methods_are_named_and_nothing_is_left_to_write():
+    told = {option for name in methods.METHODS for option in methods.options_of(name)}
+    assert [option for option in sorted(told) if f"`{option}`" not in README] == [
+        "aggregator",
+        "arrival_rates",
+        "byzantine",
+        "message",
+        "rate_cap",
+        "trusted",
+    ]
+    assert not re.findall(r"\b[A-Z]+_(?:TEXT|STEPS)\b|TODO", README)
 
 
 def test_an_aggregator_is_one_function_and_one_line(monkeypatch):

@@ -81,7 +81,8 @@ def rsa(
         weight_decay: of f_0, >= 0, may be traced.
 
     Returns:
-        A `Server` for m workers that answer with models f32[d]. A coordinate that is not
+        A `Server` for m workers that answer with models f32[d], as those of `own_model` do;
+        gradients would be taken for models. A coordinate that is not
         finite pulls nowhere, a huge one counts as 1e6.
 
     Raises:
