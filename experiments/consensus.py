@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.claims import Finding
-from experiments.progress import Progress
+from experiments.trials import swept
 from farsign_jax import (
     arrivals,
     attacks,
@@ -126,21 +126,8 @@ def follow(
             found["table"] = gaps.mean(axis=2).sum(axis=1)
         return found
 
-    rounds = given.schedules.shape[1]
-    progress = Progress(len(given) * rounds)
-    progress.start(name)
-    columns, _ = sweeps.sweep(
-        trial,
-        given,
-        every=max(rounds // 400, 1),
-        measure=measure,
-        checkpoint=folder.checkpoint(name) if folder else None,
-        checkpoint_every=max(rounds // 10, 1),
-        progress=progress,
-        of=lambda run: (run.server.params, run.workers),
-    )
-    progress.close()
-    return columns
+    told = {"of": lambda run: (run.server.params, run.workers)}
+    return swept(trial, given, measure, name, folder, 400, **told)
 
 
 PENALTY = 0.5

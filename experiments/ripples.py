@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.config import parse
-from experiments.progress import Progress
+from experiments.trials import swept
 from farsign_jax import (
     aggregators,
     attacks,
@@ -147,22 +147,8 @@ def follow(
     records: int = 500,
     **options: Any,
 ) -> dict[str, np.ndarray]:
-    rounds = given.schedules.shape[1]
-    progress = Progress(len(given) * rounds)
-    progress.start(name)
-    columns, _ = sweeps.sweep(
-        build,
-        given,
-        every=max(rounds // records, 1),
-        measure=measure_of(gradient),
-        checkpoint=folder.checkpoint(name) if folder else None,
-        checkpoint_every=max(rounds // 10, 1),
-        progress=progress,
-        of=lambda run: run.server,
-        **options,
-    )
-    progress.close()
-    return columns
+    told = options | {"of": lambda run: run.server}
+    return swept(build, given, measure_of(gradient), name, folder, records, **told)
 
 
 def along() -> np.ndarray:

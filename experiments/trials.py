@@ -208,19 +208,32 @@ def follow(
             "farthest": sums.farthest,
         } | {name: getattr(sums, name) for name in ("steps", "error", "squares")}
 
+    told = {"delivery": "outstanding", "of": lambda run: run.server}
+    return swept(trial, given, measure, name, folder, RECORDS, **told)
+
+
+def swept(
+    build: sweeps.Build,
+    given: sweeps.Lanes,
+    measure: Callable[[Any], dict[str, Any]],
+    name: str,
+    folder: results.Folder | None,
+    records: int,
+    **options: Any,
+) -> dict[str, np.ndarray]:
+    """The columns of `sweeps.sweep`, with a progress bar, in a folder resumably."""
     events = given.schedules.shape[1]
     progress = Progress(len(given) * events)
     progress.start(name)
     columns, _ = sweeps.sweep(
-        trial,
+        build,
         given,
-        every=max(events // RECORDS, 1),
+        every=max(events // records, 1),
         measure=measure,
-        delivery="outstanding",
         checkpoint=folder.checkpoint(name) if folder else None,
         checkpoint_every=max(events // 20, 1),
         progress=progress,
-        of=lambda run: run.server,
+        **options,
     )
     progress.close()
     return columns
