@@ -12,7 +12,7 @@ flags count for more:
      "partition": ["iid", "label_skew:skew=2"], "seeds": 2, "model": "softmax_regression"}
 
 Names that end in options, as in `krum:f=5` or `far_sign:step_size=0.02`, are told apart by
-them. Without flags: the asynchronous methods on the embedded digits, about 2 minutes.
+them. Without flags: the asynchronous methods on the embedded digits, half a minute.
 
 Everything is checked before the first run. Writes table.md and table.tex (best and last
 accuracy of each run, mean and deviation over seeds), results.csv, results.json, and curves for

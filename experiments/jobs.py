@@ -1,13 +1,14 @@
 """What a panel is made of: the data of its config, and the sweeps that share them.
 
-A method that takes an aggregator, or says so, runs in lock-step, one seed at a time, all its
-aggregators and attacks side by side; any other one is a sweep over seeds for each attack.
+A method that takes an aggregator, or says so, runs in lock-step, all its aggregators and
+attacks side by side; any other one is a sweep over seeds for each attack.
 """
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -151,6 +152,12 @@ class Job:
     @property
     def lockstep(self) -> bool:
         return isinstance(self.program, Lockstep)
+
+    @property
+    def one_seed_at_a_time(self) -> bool:
+        """In lock-step, a set of buffers is full or not for all runs of a seed; and on a CPU,
+        seeds side by side take twice as long as one after the other."""
+        return self.lockstep and (not self.in_rounds or jax.default_backend() == "cpu")
 
     @property
     def in_rounds(self) -> bool:

@@ -81,7 +81,7 @@ def sweep(
             every=min(max(every, 1), own.schedules.shape[1]),
             measure=setting.measure,
             delivery=job.delivery(config),
-            max_lanes=1 if job.lockstep else max_lanes,
+            max_lanes=1 if job.one_seed_at_a_time else max_lanes,
             checkpoint=folder.checkpoint(name) if folder else None,
             checkpoint_every=checkpoint_every,
             progress=lambda events, n=side_by_side: progress(n * events),

@@ -52,7 +52,7 @@ class LockstepState(NamedTuple):
 class Lockstep:
     """`(problem, hyper) -> System` of all lanes; `hyper` has leaves [G, H].
 
-    For `sweeps.sweep`, one seed at a time (`max_lanes=1`).
+    For `sweeps.sweep`, one seed at a time (`max_lanes=1`) where conditions must branch.
 
     Attributes:
         builds: `builds[g][a](problem, hyper)` is the system of one lane, hashable by value.

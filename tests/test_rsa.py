@@ -226,6 +226,10 @@ def test_lanes_in_lockstep_are_each_run_s_own():
         )
         got = final.params[0, 2 * h + a]
         np.testing.assert_allclose(got, alone.server.params, rtol=1e-6, atol=1e-7)
+    twice = lanes.take(np.zeros(2, int))  # and seeds side by side on top
+    _, both = sweeps.sweep(Lockstep((row,)), twice, every=30, measure=measure, max_lanes=2)
+    for one in both.params:
+        np.testing.assert_array_equal(one, final.params[0])
 
 
 def follow(problem, system, rounds, gamma, seed):
