@@ -1,6 +1,6 @@
 """AsynRSA-VR: the three figures of its paper, and its theorem.
 
-    python -m experiments.asynrsa                      about 8 minutes on two cores
+    python -m experiments.asynrsa                      about 9 minutes on two cores
     python -m experiments.asynrsa --claims figure2     one of them
     python -m experiments.asynrsa --preset smoke       a minute, embedded digits
 
