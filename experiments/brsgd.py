@@ -17,7 +17,6 @@ lie. The same command with the same --out continues. Writes table.md (claim, mea
 verdict), resilience.md, results.csv, results.json and a figure per group under --out.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -41,7 +40,6 @@ from farsign_jax import (
     results,
     theory,
 )
-from farsign_jax.lockstep import Lockstep
 
 SIZES = {"full": Size(), "smoke": Size(1_000, 2, 100, 60)}
 
@@ -54,9 +52,8 @@ def constants(
     worker = oracles.stochastic_gradient(problem.losses, batch_size=1)
     lies, made, found = ripples.make_attack(attack), aggregators.make(rule), []
     for x in states:
-        there = dataclasses.replace(problem, x0=jnp.asarray(x, problem.x0.dtype))
+        there, gradient = ripples.at(problem, x)
         told = resilience.answers(there, worker, lies, byzantine=Q, samples=samples)
-        gradient = np.asarray(ripples.GRADIENT(there.x0[None]))[0]
         found.append(resilience.estimate(made, told, gradient))
     return max(f.sin_alpha for f in found), max(f.moment for f in found)
 
@@ -186,13 +183,7 @@ def network(size: Size, folder: results.Folder | None = None) -> Group:
 
         return jax.lax.map(whole, x)
 
-    program = Lockstep(
-        tuple(tuple(Trial(rule, lie, 64) for lie in NETWORK_LIES) for rule in NETWORK_RULES)
-    )
-    hyper = {
-        "power": np.full((1, len(NETWORK_RULES), 1), 0.55),
-        "step_size": np.full((1, len(NETWORK_RULES), 1), 3.0),
-    }
+    program, hyper = ripples.side_by_side(NETWORK_RULES, NETWORK_LIES, 3.0, batch_size=64)
     given = ripples.lanes(problem, size.network, 1, hyper, liars=5)
     columns = ripples.follow(program, given, gradient, "network", folder, 25, max_lanes=1)
     shape = (-1, len(NETWORK_RULES), len(NETWORK_LIES))

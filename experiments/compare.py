@@ -98,6 +98,22 @@ def _listed(name: str, value: Any) -> Any:
     return ",".join(map(str, value)) + "," if name == "seeds" else value
 
 
+def _vary() -> dict[str, list[str]]:
+    """--vary, by setting."""
+    varied: dict[str, list[str]] = {}
+    for text in FLAGS.vary or []:
+        name, equals, values = text.partition("=")
+        require(equals and values, f"--vary is setting=value,value: got {text!r}")
+        owner = next((m for m, e in METHODS.items() if name in e.presets["paper"]), None)
+        rule = f"{name} is a number of methods: --methods {owner}:{name}=0.1,..."
+        require(name in SETTINGS or owner is None, rule)
+        lookup("setting to vary", name, VARIED)
+        require(getattr(FLAGS, name) is None, f"--{name} is given, and varied")
+        require(name not in varied, f"--vary names {name!r} twice")
+        varied[name] = list(split([values]))
+    return varied
+
+
 def asked() -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """What --spec and --vary fix, by flag, and what they vary. A flag that is given counts
     for more than the file."""
@@ -113,19 +129,9 @@ def asked() -> tuple[dict[str, Any], dict[str, list[Any]]]:
             varied[name] = value
         else:
             fixed[name] = parse(name, value)
-    seen: set[str] = set()
-    for text in FLAGS.vary or []:
-        name, equals, values = text.partition("=")
-        require(equals and values, f"--vary is setting=value,value: got {text!r}")
-        numbers = [m for m, entry in METHODS.items() if name in entry.presets["paper"]]
-        rule = f"{name} is a number of methods: --methods {(*numbers, '')[0]}:{name}=0.1,..."
-        require(name in SETTINGS or not numbers, rule)
-        lookup("setting to vary", name, VARIED)
-        require(getattr(FLAGS, name) is None, f"--{name} is given, and varied")
-        require(name not in seen, f"--vary names {name!r} twice")
-        seen.add(name)
+    for name, values in _vary().items():
         fixed.pop(name, None)
-        varied[name] = list(split([values]))
+        varied[name] = values
     for name, values in varied.items():
         varied[name] = [parse(name, value) for value in values]
         good = 0 < len(values) == len(set(varied[name]))

@@ -267,19 +267,20 @@ def check(config: Config) -> None:
             require(count >= 2 * q + 1, rule)
             rule = f"liars share the buffers of --buffers={config.buffers}: got {method!r}"
             require(config.liars != "one_buffer" or count == config.buffers, rule)
-        rules = config.aggregators if "aggregator" in options_of(name) else ()
-        if name == "byrd_saga":
-            rules = ("geometric_median",)
-        if "aggregator" in options_of(name):  # every rule must take as many rows as there are
-            rows = config.waiting().get("wait", config.workers)
+        entry, heard = METHODS[name], config.waiting().get("wait", config.workers)
+        rules = (entry.rule,) if entry.rule else ()
+        if "aggregator" in options_of(name):
+            rules = config.aggregators
+            rows = heard
             if "buffers" in options_of(name):
                 rows = dict(options).get("buffers", config.buffers)
-            for rule in rules:
+            for rule in rules:  # which must take as many rows as there are
                 aggregators.make(rule).check(Count(rows, rows))
         robust = [rule for rule in rules if rule != "mean"]
-        if METHODS[name].rounds and robust:
-            q, m = config.byzantine, config.waiting().get("wait", config.workers)
-            require(2 * q < m, f"{name} with {robust[0]} needs q < m/2: got q={q}, m={m}")
+        if entry.rounds and robust:
+            told = f"got q={config.byzantine}, m={heard}"
+            enough = 2 * config.byzantine < heard
+            require(enough, f"{name} with {robust[0]} needs q < m/2: {told}")
     for attack in config.attacks:
         parse_attack(attack)
     for aggregator in config.aggregators:

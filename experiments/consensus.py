@@ -126,8 +126,8 @@ def follow(
             found["table"] = gaps.mean(axis=2).sum(axis=1)
         return found
 
-    told = {"of": lambda run: (run.server.params, run.workers)}
-    return swept(trial, given, measure, name, folder, 400, **told)
+    seen = lambda run: (run.server.params, run.workers)  # noqa: E731
+    return swept(trial, given, measure, name, folder, 400, of=seen)
 
 
 PENALTY = 0.5

@@ -4,6 +4,9 @@ Not an experiment itself: what those of `brsgd` and `rules` run on, and how.
 """
 
 import dataclasses
+import math
+import operator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,12 +26,13 @@ from farsign_jax import (
     sweeps,
 )
 from farsign_jax.base import Problem, Server, System
-from farsign_jax.lockstep import LockstepState
+from farsign_jax.lockstep import Lockstep, LockstepState
 
 M, Q, D = 11, 2, 10
 SIGMA = 0.3  # of the noise, in each coordinate
 SMOOTHNESS = 2.5
-LOWEST = D * float(problems.ripples(jnp.array([1.4957])))
+STATIONARY = 1.4957  # = 1.5 sin 1.4957, in each coordinate
+LOWEST = D * (STATIONARY**2 / 2 + 1.5 * math.cos(STATIONARY))
 VALUE = problems.ripples
 GRADIENT = jax.jit(jax.vmap(jax.grad(VALUE)))
 
@@ -100,6 +104,23 @@ class Trial:
         return System(server, worker, make_attack(self.attack))
 
 
+def at(problem: Problem, x: np.ndarray) -> tuple[Problem, np.ndarray]:
+    """The problem with x for its x0, and grad F there."""
+    there = dataclasses.replace(problem, x0=jnp.asarray(x, problem.x0.dtype))
+    return there, np.asarray(GRADIENT(there.x0[None]))[0]
+
+
+def side_by_side(
+    rules: Sequence[str], lies: Sequence[str], first: float, batch_size: int = 1
+) -> tuple[Lockstep, dict[str, np.ndarray]]:
+    """All rules under all attacks in lock-step, with p = 0.55 and alpha_0 = `first`."""
+    program = Lockstep(
+        tuple(tuple(Trial(rule, lie, batch_size) for lie in lies) for rule in rules)
+    )
+    shape = (1, len(rules), 1)
+    return program, {"power": np.full(shape, 0.55), "step_size": np.full(shape, first)}
+
+
 def lanes(
     problem: Problem, rounds: int, seeds: int, hyper: dict, liars: int = Q
 ) -> sweeps.Lanes:
@@ -147,12 +168,12 @@ def follow(
     records: int = 500,
     **options: Any,
 ) -> dict[str, np.ndarray]:
-    told = options | {"of": lambda run: run.server}
+    told = options | {"of": operator.attrgetter("server")}
     return swept(build, given, measure_of(gradient), name, folder, records, **told)
 
 
 def along() -> np.ndarray:
-    """Iterates f[n, d] on the way from w_0 to a stationary point, the last with |grad| 0.1."""
-    end = np.full(D, 1.4957)
+    """Iterates f[n, d] on the way from w_0 to a stationary point, the last with |grad| 0.07."""
+    end = np.full(D, STATIONARY)
     shares = np.array([1.0, 0.5, 0.2, 0.1, 0.05])
     return end + shares[:, None] * (2.0 - end)

@@ -3,16 +3,12 @@
 Not an experiment itself: two groups of `experiments.brsgd`.
 """
 
-import dataclasses
-
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import figures, ripples
 from experiments.claims import Finding, Group
-from experiments.ripples import M, Q, Size, Trial
+from experiments.ripples import M, Q, Size
 from farsign_jax import aggregators, oracles, resilience, results
-from farsign_jax.lockstep import Lockstep
 
 RULES = (
     "mean",
@@ -47,8 +43,7 @@ def table_of(size: Size, folder: results.Folder | None = None) -> Group:
     liars = {lie: ripples.make_attack(lie) for lie in LIES}
     made = {rule: aggregators.make(rule) for rule in RULES}
     for where, x in (("far", ripples.along()[0]), ("near", ripples.along()[-1])):
-        there = dataclasses.replace(problem, x0=jnp.asarray(x, problem.x0.dtype))
-        gradient = np.asarray(ripples.GRADIENT(there.x0[None]))[0]
+        there, gradient = ripples.at(problem, x)
         size_of = float(np.linalg.norm(gradient))
         asked = {"byzantine": Q, "samples": size.samples}
         heard = [resilience.answers(there, worker, lies, **asked) for lies in liars.values()]
@@ -97,11 +92,7 @@ def comparison(size: Size, folder: results.Folder | None = None) -> Group:
     rounds, seeds = max(size.rounds // 10, 1), 2
     for relative in (False, True):
         kind = "noise like the gradient" if relative else "noise that stays"
-        program = Lockstep(tuple(tuple(Trial(rule, lie) for lie in LIES) for rule in RULES))
-        hyper = {
-            "power": np.full((1, len(RULES), 1), 0.55),
-            "step_size": np.full((1, len(RULES), 1), 0.2),
-        }
+        program, hyper = ripples.side_by_side(RULES, LIES, 0.2)
         given = ripples.lanes(ripples.problem_of(relative), rounds, seeds, hyper)
         columns = ripples.follow(
             program,
@@ -128,11 +119,9 @@ def comparison(size: Size, folder: results.Folder | None = None) -> Group:
             for a, lie in enumerate(LIES):
                 row = {"figure": "aggregators", "noise": kind, "aggregator": rule}
                 rows.append(row | {"attack": lie, "gradient": float(late[g, a])})
-                point = {"facet": kind, "line": rule, "x": a}
-                entries.append(point | {"value": float(late[g, a])})
+                value = 100 * min(float(late[g, a]), 1.0)
+                entries.append({"line": rule, "x": f"{lie}, {kind}", "value": value})
     if folder:
-        shown = [e | {"x": f"{LIES[e['x']]}, {e['facet']}"} for e in entries]
-        shown = [e | {"value": 100 * min(e["value"], 1.0)} for e in shown]
         out, title = folder.path / "aggregators.png", "Late gradient norm, in hundredths"
-        figures.heatmap(shown, out, title, "attack", "at most 100")
+        figures.heatmap(entries, out, title, "attack", "at most 100")
     return Group(findings, rows, entries, None)

@@ -4,6 +4,7 @@ Not an experiment itself: a trial, and a sweep of it over seeds and whatever is 
 """
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -208,7 +209,7 @@ def follow(
             "farthest": sums.farthest,
         } | {name: getattr(sums, name) for name in ("steps", "error", "squares")}
 
-    told = {"delivery": "outstanding", "of": lambda run: run.server}
+    told = {"delivery": "outstanding", "of": operator.attrgetter("server")}
     return swept(trial, given, measure, name, folder, RECORDS, **told)
 
 

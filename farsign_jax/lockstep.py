@@ -73,10 +73,12 @@ class Lockstep:
         one = jax.tree.map(lambda leaf: leaf[0, 0], hyper)
         first = self.builds[0][0](problem, one)
         makers = [lambda h, row=row: row[0](problem, h).server for row in self.builds]
+        known = range(min(points)[1]) if is_concrete(hyper) else ()
         for g, make in enumerate(makers):  # what cannot be built fails here
-            make(one)
-            for h in range(min(points)[1]) if is_concrete(one) else ():
+            for h in known:
                 make(jax.tree.map(lambda leaf, g=g, h=h: leaf[g, h], hyper))
+            if not known:
+                make(one)
         every = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *at)  # [L]
         attacks = [build(problem, one).attack for build in self.builds[0]]
         return System(

@@ -72,6 +72,7 @@ class Method(NamedTuple):
         tuned: the step size of preset `tuned` for each aggregator, where a method takes one.
         rounds: does the server wait? Then an event is a round (`arrivals.rounds`).
         lockstep: do its attacks run side by side even where it takes no aggregator?
+        rule: the aggregator, where it is always the same.
     """
 
     build: Callable[..., tuple[Server, Worker]]
@@ -79,6 +80,7 @@ class Method(NamedTuple):
     tuned: Mapping[str, float] = {}
     rounds: bool = False
     lockstep: bool = False
+    rule: str = ""
 
 
 def _gradients(problem: Problem, feedback: Feedback) -> Worker:
@@ -197,12 +199,12 @@ def _sgd(problem, feedback, hyper, *, aggregator="median", scale=1.0, weight_dec
 
 def _fed_sgd(problem, feedback, hyper, *, scale=1.0, weight_decay=0.0):
     told = {"scale": scale, "weight_decay": weight_decay}
-    return _sgd(problem, feedback, hyper, aggregator="mean", **told)
+    return _sgd(problem, feedback, hyper, aggregator=METHODS["fed_sgd"].rule, **told)
 
 
 def _byrd_saga(problem, feedback, hyper, *, scale=1.0, weight_decay=0.0):
     told = {"scale": scale, "weight_decay": weight_decay}
-    server, _ = _sgd(problem, feedback, hyper, aggregator="geometric_median", **told)
+    server, _ = _sgd(problem, feedback, hyper, aggregator=METHODS["byrd_saga"].rule, **told)
     return server, oracles.saga_gradient(problem, batch_size=feedback.batch_size)
 
 
@@ -320,8 +322,10 @@ METHODS: dict[str, Method] = {
     "fedbuff": Method(_fedbuff, _steps(0.5)),
     "sgd": Method(_sgd, _steps(0.5), rounds=True),
     "brsgd": Method(_brsgd, _steps(2.0), rounds=True),
-    "fed_sgd": Method(_fed_sgd, _steps(0.5), rounds=True, lockstep=True),
-    "byrd_saga": Method(_byrd_saga, _steps(0.5), rounds=True, lockstep=True),
+    "fed_sgd": Method(_fed_sgd, _steps(0.5), rounds=True, lockstep=True, rule="mean"),
+    "byrd_saga": Method(
+        _byrd_saga, _steps(0.5), rounds=True, lockstep=True, rule="geometric_median"
+    ),
     "rsa": Method(_rsa, _RSA, rounds=True, lockstep=True),
     "asyn_rsa_vr": Method(_asyn_rsa_vr, _RSA, rounds=True, lockstep=True),
     "sign_sgd_mv": Method(_sign_sgd_mv, _steps(0.0025), rounds=True),

@@ -125,6 +125,15 @@ def _with_noise(value: Any, relative: bool):
     return losses
 
 
+def _equal_shards(num_workers: int, examples: int) -> dict[str, Array]:
+    """`rows` and `sizes` of a problem whose data lie worker by worker."""
+    count = num_workers * examples
+    return {
+        "rows": jnp.arange(count, dtype=jnp.int32).reshape(num_workers, -1),
+        "sizes": jnp.full((num_workers,), examples, jnp.int32),
+    }
+
+
 def smooth(
     value: Any,
     x0: Any,
@@ -171,8 +180,7 @@ def smooth(
         xi = jax.random.permutation(key, jnp.broadcast_to(xi, shape), 1, independent=True)
     return Problem(
         data=noise * xi.reshape(-1, shape[2]),
-        rows=jnp.arange(num_workers * examples, dtype=jnp.int32).reshape(num_workers, -1),
-        sizes=jnp.full((num_workers,), examples, jnp.int32),
+        **_equal_shards(num_workers, examples),
         x0=x0,
         losses=_with_noise(value, relative),
     )
@@ -193,8 +201,7 @@ def quadratic(
     xi = (xi - xi.mean(axis=1, keepdims=True)).reshape(-1, dim)
     return Problem(
         data=(jnp.broadcast_to(curvature, xi.shape), jnp.broadcast_to(center, xi.shape), xi),
-        rows=jnp.arange(num_workers * examples, dtype=jnp.int32).reshape(num_workers, -1),
-        sizes=jnp.full((num_workers,), examples, jnp.int32),
+        **_equal_shards(num_workers, examples),
         x0=jax.random.normal(start_key, (dim,)),
         losses=_quadratic_losses,
     )
@@ -244,11 +251,9 @@ def own_quadratics(
     bend = 1 + bend - bend.mean(axis=1, keepdims=True)
     xi = jax.random.normal(noise_key, (num_workers, examples, dim))
     xi = noise * (xi - xi.mean(axis=1, keepdims=True))
-    count = num_workers * examples
     return Problem(
         data=(bend.reshape(-1), (means + xi).reshape(-1, dim)),
-        rows=jnp.arange(count, dtype=jnp.int32).reshape(num_workers, -1),
-        sizes=jnp.full((num_workers,), examples, jnp.int32),
+        **_equal_shards(num_workers, examples),
         x0=jnp.zeros(dim, means.dtype),
         losses=_own_losses,
     )

@@ -158,7 +158,9 @@ def _aggregates(rule: Callable[..., Array], heard: Array) -> Array:
     return jax.lax.map(one, (jnp.arange(len(heard)), heard))
 
 
-def estimate(rule: Callable[..., Array] | str, told: Answers, gradient: Array) -> Resilience:
+def estimate(
+    rule: Callable[..., Array] | str, told: Answers, gradient: Array | np.ndarray
+) -> Resilience:
     """Estimates Assumption 2.2 for a rule of `aggregators`.
 
     Args:

@@ -101,7 +101,7 @@ class Lanes:
             arrivals.check_schedule(schedule, one.problem.num_workers)
         needed, there = lane_bytes(build, self, delivery), _memory()
         rule = f"a run needs {needed / 2**30:.3g} GiB, the device has {there / 2**30:.3g}"
-        require(needed <= there, f"{rule}: workers with a table of gradients need m x J x d")
+        require(needed <= there, rule)
 
 
 def _over_lanes(f: Callable, problem: Problem, *rest: Any) -> Any:

@@ -82,8 +82,8 @@ def rsa(
 
     Returns:
         A `Server` for m workers that answer with models f32[d], as those of `own_model` do;
-        gradients would be taken for models. A coordinate that is not
-        finite pulls nowhere, a huge one counts as 1e6.
+        gradients would be taken for models. A coordinate that is not finite pulls nowhere, a
+        huge one counts as 1e6.
 
     Raises:
         InvalidConfig: on a step size that is not positive, lambda < 0, weight_decay < 0 or
