@@ -243,6 +243,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 def check(config: Config) -> None:
     """Raises `InvalidConfig` on what can be known to be wrong without the data."""
+    require(config.workers > 0, f"need workers > 0: got {config.workers}")
     for name in ("methods", "attacks", "aggregators"):
         values = getattr(config, name)
         require(len(values) > 0, f"--{name} names none")
@@ -292,7 +293,6 @@ def check(config: Config) -> None:
     lookup("liars", config.liars, dict.fromkeys(("first", "one_buffer", "rotating")))
     rule = f"who plays with time always lies: got timing {config.timing!r}, liars rotating"
     require(config.liars != "rotating" or config.timing == "none", rule)
-    require(config.workers > 0, f"need workers > 0: got {config.workers}")
     config.waiting()
     rule = f"timing none takes no options: got {config.timing!r}"
     require(not config.timing.startswith("none:"), rule)
