@@ -81,10 +81,13 @@ class Flat(NamedTuple):
     apply: Callable[[Array, Array], Array]  # (x f32[d], inputs [b, ...]) -> logits f32[b, c]
 
 
+def byte_scale(inputs: Array) -> int:
+    """What inputs are divided by: bytes (images) lie in [0, 1] then, the rest is as it is."""
+    return 255 if inputs.dtype == jnp.uint8 else 1
+
+
 def as_float(inputs: Array, dtype: Any) -> Array:
-    """Bytes (images) scaled to [0, 1], anything else as it is."""
-    scale = 255 if inputs.dtype == jnp.uint8 else 1
-    return inputs.astype(dtype) / jnp.asarray(scale, dtype)
+    return inputs.astype(dtype) / jnp.asarray(byte_scale(inputs), dtype)
 
 
 @functools.lru_cache(maxsize=64)  # the same function object each time: jit caches by identity

@@ -2,14 +2,9 @@
 
 A step along one weight changes one pre-activation z_c of its layer by step * input. That
 change is carried forward as a *change*, from layer to layer, on top of one forward pass that
-all coordinates share, and the loss difference is formed from the change D of the logits:
-
-    F(x + step e_j) - F(x) = log(sum_c p_c exp(D_c)) - D_label
-                           = log1p(exp(-D_label) * sum_c q_c expm1(D_c))
-
-with p the softmax at x and q its gradient: p_c, but -(1 - p_label) at the label. No two losses
-are subtracted, so float32 keeps the answer where their difference would lose it; and a
-first-layer weight costs O(b * next width) instead of a forward pass.
+all coordinates share, and the loss difference is formed from the change of the logits
+(`cross_entropy`), so that float32 keeps the answer; and a first-layer weight costs
+O(b * next width) instead of a forward pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from farsign_jax.base import Array, Schedule, Worker, as_schedule
-from farsign_jax.models import MLP, Flat, as_float
+from farsign_jax.models import MLP, Flat, byte_scale
+from farsign_jax.oracles import cross_entropy
 from farsign_jax.oracles.zeroth_order import check, check_question, evaluation_noise
 
 
@@ -110,7 +106,7 @@ def activation_change(activation: Callable, z: Array, change: Array) -> Array:
 def loss_changes(
     structure: MLPStructure, x: Array, batch: tuple[Array, Array], j: Array, steps: Sequence
 ) -> tuple[Array, list[Array]]:
-    """Losses at x and their changes by single-coordinate steps.
+    """Losses at x and how their mean changes by single-coordinate steps.
 
     Args:
         structure: the network.
@@ -120,7 +116,7 @@ def loss_changes(
         steps: how far to go along each coordinate, one result for each entry.
 
     Returns:
-        Per-example losses f32[b], and for each step the changes f32[b, k].
+        Per-example losses f32[b], and for each step the changes of their mean, f32[k].
     """
     inputs, labels = batch
     layers = structure.layers
@@ -130,44 +126,46 @@ def loss_changes(
         for a in layers
     ]
 
-    h = as_float(inputs.reshape(inputs.shape[0], -1), x.dtype)
+    inputs = inputs.reshape(inputs.shape[0], -1)
+    h, scale = inputs.astype(x.dtype), byte_scale(inputs)
     z, sources = [], []
     for layer, kernel, touch in zip(layers, kernels, touches, strict=True):
-        source = jnp.where(touch.weight[None], h[:, touch.source], 1)
+        source = jnp.where(touch.weight[None], h[:, touch.source] / scale, 1)
         sources.append(jnp.where(touch.here[None], source, 0))  # [b, k]
-        z.append(h @ kernel + x[None, layer.bias : layer.bias + layer.fan_out])
-        h = structure.activation(z[-1])
-    logits = z[-1]
-    is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    others = jnp.where(is_label, 0, jax.nn.softmax(logits))
-    q = jnp.where(is_label, -others.sum(axis=-1, keepdims=True), others)
-    log_p = jax.nn.log_softmax(logits)
-    base = -jnp.take_along_axis(log_p, labels[:, None], 1)[:, 0]
+        z.append(h @ kernel / scale + x[None, layer.bias : layer.bias + layer.fan_out])
+        h, scale = structure.activation(z[-1]), 1
+    base, q = cross_entropy.gradient(z[-1], labels)
 
     def unit_rows(n):  # one-hot rows of the units fed, f32[k, fan_out]
         return jax.nn.one_hot(touches[n].unit, layers[n].fan_out, dtype=x.dtype)
 
-    def change(step):
-        # As long as one number per coordinate says it all, the change is a [b, k] factor
-        # times a row [k, width]; a parameter of layer 0 stays so through layer 1.
-        factor, rows = step * sources[0], unit_rows(0)
-        if len(layers) > 1:
-            moved = activation_change(structure.activation, z[0][:, touches[0].unit], factor)
-            first = touches[0].here
-            factor = jnp.where(first[None], moved, step * sources[1])
-            rows = jnp.where(first[:, None], kernels[1][touches[0].unit], unit_rows(1))
+    # As long as one number per coordinate says it all, the change is a [b, k] factor times a
+    # row [k, width]; a parameter of layer 0 stays so through layer 1.
+    rows = unit_rows(0)
+    if len(layers) > 1:
+        first = touches[0].here
+        rows = jnp.where(first[:, None], kernels[1][touches[0].unit], unit_rows(1))
+        fed = z[0][:, touches[0].unit]
+
+    def factor(step):
+        if len(layers) == 1:
+            return step * sources[0]
+        moved = activation_change(structure.activation, fed, step * sources[0])
+        return jnp.where(first[None], moved, step * sources[1])
+
+    factors = [factor(step) for step in steps]
+    if len(layers) <= 2:
+        return base, cross_entropy.mean_changes(q, labels, rows, factors)
+
+    def change(step, factor):
         dense = factor[..., None] * rows[None]  # [b, k, width]
         for n in range(2, len(layers)):
             dense = activation_change(structure.activation, z[n - 1][:, None], dense)
             dense = dense @ kernels[n] + (step * sources[n])[..., None] * unit_rows(n)[None]
-        spread = jnp.sum(q[:, None] * jnp.expm1(dense), axis=-1)
-        if len(layers) > 2:
-            own = jnp.take_along_axis(dense, labels[:, None, None], axis=-1)[..., 0]
-        else:
-            own = factor * rows.T[labels]
-        return jnp.log1p(jnp.exp(-own) * spread)
+        own = jnp.take_along_axis(dense, labels[:, None, None], axis=-1)[..., 0]
+        return cross_entropy.change(q[:, None], own, dense).mean(axis=0)
 
-    return base, [change(step) for step in steps]
+    return base, [change(*both) for both in zip(steps, factors, strict=True)]
 
 
 def coordinate_two_point(
@@ -205,12 +203,12 @@ def coordinate_two_point(
         with jax.default_matmul_precision("highest"):  # TF32 flips signs
             if coupled:
                 _, (up, down) = loss_changes(structure, x, plus, j, (radius, -radius))
-                difference = jnp.mean(up - down, axis=0)
+                difference = up - down
             else:
                 minus = shard.batch(minus_key, batch_size)
                 above, (up,) = loss_changes(structure, x, plus, j, (radius,))
                 below, (down,) = loss_changes(structure, x, minus, j, (-radius,))
-                difference = above.mean() - below.mean() + jnp.mean(up - down, axis=0)
+                difference = above.mean() - below.mean() + (up - down)
         noise: Any = evaluation_noise(noise_key, k, noise_std, coupled)
         return state, (difference + noise) / (2 * radius)
 
