@@ -40,12 +40,14 @@ def perturbed(problem, seed=5, scale=0.3):
 
 
 @pytest.mark.parametrize(
-    ("hidden", "activation", "coupled"),
-    [((), nn.relu, True), ((8, 6), nn.tanh, False), ((7, 6, 5), nn.relu, True)]
-    + [((8,), activation, True) for activation in ACTIVATIONS]
-    + [((5, 6), nn.gelu, True), ((8,), nn.relu, False), ((4, 5, 6, 3), kinked, True)],
+    ("hidden", "activation", "coupled", "scheme"),
+    [((), nn.relu, True, "central"), ((8, 6), nn.tanh, False, "central")]
+    + [((8,), activation, True, "central") for activation in ACTIVATIONS]
+    + [((5, 6), nn.gelu, True, "forward"), ((8,), nn.relu, False, "central")]
+    + [((4, 5, 6, 3), kinked, True, "central"), ((8,), nn.relu, True, "forward")]
+    + [((7, 6, 5), nn.relu, True, "central"), ((8,), nn.tanh, False, "forward")],
 )
-def test_structured_equals_generic_in_float64(hidden, activation, coupled):
+def test_structured_equals_generic_in_float64(hidden, activation, coupled, scheme):
     module = models.MLP((*hidden, CLASSES), activation)
     with helpers.float64():
         problem = helpers.digits(module)
@@ -56,7 +58,7 @@ def test_structured_equals_generic_in_float64(hidden, activation, coupled):
 
         @jax.jit
         def both(delta):
-            options = {"batch_size": 16, "coupled": coupled, "delta": delta}
+            options = {"batch_size": 16, "coupled": coupled, "delta": delta, "scheme": scheme}
             fast = coordinate_mlp.coordinate_two_point(problem.structure, k=d, **options)
             slow = oracles.two_point(problem.losses, every, **options)
             return ask(fast, problem, x, j), ask(slow, problem, x, j)
@@ -166,6 +168,21 @@ def test_coupled_noise_cancels_and_independent_noise_has_its_size():
     samples = noisy.size
     assert abs(noisy.std() / expected - 1) < 5 / np.sqrt(2 * samples)
     assert abs(noisy.mean()) < 5 * expected / np.sqrt(samples) + 1e-4
+
+
+def test_forward_differences_cost_half_and_are_off_by_half_the_curvature():
+    problem, delta = helpers.quadratic(noise=0.0), 0.5
+    dictionary = directions.identity(helpers.D, 4)
+    told = {"batch_size": 1, "delta": delta}
+    forward = oracles.two_point(problem.losses, dictionary, **told, scheme="forward")
+    central = oracles.two_point(problem.losses, dictionary, **told)
+    assert (forward.evaluations, central.evaluations) == (5, 8)
+    j = jnp.arange(4, dtype=jnp.int32)
+    ahead, middle = (ask(oracle, problem, problem.x0, j) for oracle in (forward, central))
+    curvature = jnp.diag(
+        jax.hessian(lambda x: problem.losses(x, problem.data).mean())(problem.x0)
+    )
+    np.testing.assert_allclose(ahead - middle, delta / 2 * curvature[:4], rtol=1e-4)
 
 
 def test_structured_oracle_takes_the_same_noise():

@@ -3,6 +3,8 @@
 `zeroth_order` picks the fastest two-point oracle that fits the problem and the directions.
 """
 
+from typing import Any
+
 from farsign_jax.base import Problem, Schedule, Worker
 from farsign_jax.directions import Dictionary
 from farsign_jax.oracles.coordinate_mlp import coordinate_two_point
@@ -30,10 +32,11 @@ def zeroth_order(
     delta: float | Schedule = 1e-3,
     coupled: bool = True,
     noise_std: float = 0.0,
+    scheme: str = "central",
 ) -> Worker:
     """`coordinate_two_point` for coordinates of an MLP, `two_point` for everything else."""
-    options = {"batch_size": batch_size, "delta": delta, "coupled": coupled}
-    options["noise_std"] = noise_std
+    options: Any = {"batch_size": batch_size, "delta": delta, "coupled": coupled}
+    options |= {"noise_std": noise_std, "scheme": scheme}
     if problem.structure is not None and dictionary.coordinates:
         return coordinate_two_point(problem.structure, **options, k=dictionary.per_query)
     return two_point(problem.losses, dictionary, **options)

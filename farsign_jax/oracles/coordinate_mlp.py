@@ -18,7 +18,12 @@ import numpy as np
 from farsign_jax.base import Array, Schedule, Worker, as_schedule
 from farsign_jax.models import MLP, Flat, byte_scale
 from farsign_jax.oracles import cross_entropy
-from farsign_jax.oracles.zeroth_order import check, check_question, evaluation_noise
+from farsign_jax.oracles.zeroth_order import (
+    check,
+    check_question,
+    evaluation_noise,
+    evaluations,
+)
 
 
 class Layer(NamedTuple):
@@ -176,6 +181,7 @@ def coordinate_two_point(
     delta: float | Schedule = 1e-3,
     coupled: bool = True,
     noise_std: float = 0.0,
+    scheme: str = "central",
 ) -> Worker:
     """`two_point` for coordinates (`directions.identity`) of an MLP with cross entropy.
 
@@ -186,12 +192,12 @@ def coordinate_two_point(
     Args:
         structure: the network, `Problem.structure`.
         k: coordinates per question.
-        batch_size, delta, coupled, noise_std: as in `two_point`.
+        batch_size, delta, coupled, noise_std, scheme: as in `two_point`.
 
     Raises:
-        InvalidConfig: on batch_size < 1 or delta <= 0.
+        InvalidConfig: on batch_size < 1, delta <= 0 or an unknown scheme.
     """
-    check(batch_size, delta)
+    check(batch_size, delta, scheme)
     delta = as_schedule(delta)
 
     def respond(state, query, shard, key):
@@ -200,16 +206,18 @@ def coordinate_two_point(
         x, j = query.params, query.direction
         radius = jnp.asarray(delta(query.version), x.dtype)
         plus = shard.batch(plus_key, batch_size)
+        minus = plus if coupled else shard.batch(minus_key, batch_size)
+        steps = (radius, -radius) if scheme == "central" else (radius,)
         with jax.default_matmul_precision("highest"):  # TF32 flips signs
             if coupled:
-                _, (up, down) = loss_changes(structure, x, plus, j, (radius, -radius))
-                difference = up - down
+                _, changes = loss_changes(structure, x, plus, j, steps)
+                between: Any = 0.0
             else:
-                minus = shard.batch(minus_key, batch_size)
-                above, (up,) = loss_changes(structure, x, plus, j, (radius,))
-                below, (down,) = loss_changes(structure, x, minus, j, (-radius,))
-                difference = above.mean() - below.mean() + (up - down)
-        noise: Any = evaluation_noise(noise_key, k, noise_std, coupled)
-        return state, (difference + noise) / (2 * radius)
+                above, (up,) = loss_changes(structure, x, plus, j, steps[:1])
+                below, down = loss_changes(structure, x, minus, j, steps[1:])
+                changes, between = [up, *down], above.mean() - below.mean()
+        difference = between + (changes[0] - changes[1] if steps[1:] else changes[0])
+        noise: Any = evaluation_noise(noise_key, k, noise_std, coupled, scheme)
+        return state, (difference + noise) / (len(steps) * radius)
 
-    return Worker(lambda shard: (), respond, 2 * k, batch_size)
+    return Worker(lambda shard: (), respond, evaluations(k, scheme), batch_size)

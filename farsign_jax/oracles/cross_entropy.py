@@ -61,6 +61,8 @@ def mean_changes(q: Array, labels: Array, rows: Array, factors: Sequence[Array])
     Returns:
         f[k] for each of the `factors`.
     """
+    if not factors:
+        return []
     own = rows @ jax.nn.one_hot(labels, q.shape[-1], dtype=q.dtype).T  # [k, b]
 
     def by_exponentials():

@@ -4,18 +4,27 @@
 
 F(.; xi) is the mean loss on a mini-batch. Coupled answers use one mini-batch (and one noise)
 for both points, the paper's CN; otherwise each point has its own, DN.
+
+Forward differences, [F(x + delta a_j; xi+) - F(x; xi-)] / delta, share the evaluation at x: k
+answers cost k + 1 evaluations instead of 2 k. Their bias is delta/2 times the curvature along
+a_j where that of eq. (8) is of the order of delta^2; both vanish with delta.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from farsign_jax.base import Array, Key, Query, Schedule, Worker, as_schedule, require
+from farsign_jax.base import Array, Key, Query, Schedule, Worker, as_schedule, lookup, require
 from farsign_jax.directions import Dictionary
 
+SCHEMES = ("central", "forward")
 
-def check(batch_size: int, delta: float | Schedule) -> None:
+
+def check(batch_size: int, delta: float | Schedule, scheme: str = "central") -> None:
     """Raises `InvalidConfig` on a batch or a perturbation that no two-point oracle can use."""
+    lookup("scheme", scheme, dict.fromkeys(SCHEMES))
     require(batch_size >= 1, f"need batch_size >= 1: got {batch_size}")
     if not callable(delta):
         rule = f"need a finite perturbation delta > 0: got {delta}"
@@ -30,12 +39,19 @@ def check_question(query: Query, k: int) -> None:
     require(asked == (k,), rule)
 
 
-def evaluation_noise(key: Key, k: int, std: float, coupled: bool) -> Array | float:
+def evaluations(k: int, scheme: str) -> int:
+    """Of the loss, for k answers."""
+    return 2 * k if scheme == "central" else k + 1
+
+
+def evaluation_noise(
+    key: Key, k: int, std: float, coupled: bool, scheme: str = "central"
+) -> Array | float:
     """xi+ - xi-, the additive noise of both evaluations, f32[k]: nothing where coupled."""
     if coupled or not std:
         return 0.0
     plus, minus = std * jax.random.normal(key, (2, k))
-    return plus - minus
+    return plus - (minus if scheme == "central" else minus[:1])
 
 
 def two_point(
@@ -46,6 +62,7 @@ def two_point(
     delta: float | Schedule = 1e-3,
     coupled: bool = True,
     noise_std: float = 0.0,
+    scheme: str = "central",
 ) -> Worker:
     """The generic oracle: 2k evaluations of the loss, for any model and dictionary.
 
@@ -56,14 +73,15 @@ def two_point(
         delta: perturbation: number, tracer or schedule of the step at which it was asked.
         coupled: one mini-batch and one noise for both points, or independent ones.
         noise_std: standard deviation of further noise on each evaluation (cancels if coupled).
+        scheme: "central", or "forward" for k + 1 evaluations.
 
     In float32 the answer carries an error of about eps * loss / delta: per-example losses
     are subtracted before they are averaged, which is all a black box allows.
 
     Raises:
-        InvalidConfig: on batch_size < 1 or delta <= 0.
+        InvalidConfig: on batch_size < 1, delta <= 0 or an unknown scheme.
     """
-    check(batch_size, delta)
+    check(batch_size, delta, scheme)
     delta = as_schedule(delta)
 
     def respond(state, query, shard, key):
@@ -73,17 +91,23 @@ def two_point(
         minus = plus if coupled else shard.batch(minus_key, batch_size)
         radius = jnp.asarray(delta(query.version), query.params.dtype)
 
-        def difference(j):
-            def at(amount):
-                return dictionary.move(query.params, query.worker, j[None], amount[None])
+        def at(j, amount):
+            return dictionary.move(query.params, query.worker, j[None], amount[None])
 
-            above, below = losses(at(radius), plus), losses(at(-radius), minus)
+        def difference(j):
+            above, below = losses(at(j, radius), plus), here
+            if scheme == "central":
+                below = losses(at(j, -radius), minus)
             return jnp.mean(above - below) if coupled else above.mean() - below.mean()
 
+        here: Any = ()
         with jax.default_matmul_precision("highest"):  # TF32 flips signs
+            if scheme == "forward":
+                here = losses(query.params, minus)
             differences = jax.lax.map(difference, query.direction)
-        noise = evaluation_noise(noise_key, dictionary.per_query, noise_std, coupled)
-        return state, (differences + noise) / (2 * radius)
+        k = dictionary.per_query
+        noise = evaluation_noise(noise_key, k, noise_std, coupled, scheme)
+        return state, (differences + noise) / (2 * radius if scheme == "central" else radius)
 
-    evaluations = 2 * dictionary.per_query
-    return Worker(lambda shard: (), respond, evaluations, batch_size)
+    cost = evaluations(dictionary.per_query, scheme)
+    return Worker(lambda shard: (), respond, cost, batch_size)
