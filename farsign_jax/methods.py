@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from farsign_jax import aggregators, attacks, directions, oracles, schedules
+from farsign_jax import aggregators, attacks, directions, oracles, sampling, schedules
 from farsign_jax.base import Problem, Server, System, Worker, lookup, require
+from farsign_jax.oracles.coordinate_mlp import MLPStructure
 from farsign_jax.servers.aflguard import aflguard
 from farsign_jax.servers.async_sgd import async_sgd
 from farsign_jax.servers.brsgd import brsgd
@@ -96,7 +97,22 @@ def _trusted(problem: Problem, examples: int) -> Any:
     return jax.tree.map(lambda a: a[rows], problem.data)
 
 
-def _far_sign(problem, feedback, hyper, *, arrival_rates="none", rate_cap=None, cap_rank=None):
+def _far_sign(
+    problem,
+    feedback,
+    hyper,
+    *,
+    arrival_rates="none",
+    rate_cap=None,
+    cap_rank=None,
+    scheme="central",
+    sampler="uniform",
+    floor=0.1,
+    weights="none",
+    last_layer=1.0,
+    soft=0.0,
+    averaging=None,
+):
     beta = hyper["average_step"]
     require(beta <= 1, f"far_sign needs 0 < average_step <= 1: got {beta}")
     dictionary = directions.identity(problem.x0.shape[-1], feedback.directions)
@@ -108,11 +124,41 @@ def _far_sign(problem, feedback, hyper, *, arrival_rates="none", rate_cap=None, 
         arrival_rates=None if arrival_rates == "none" else arrival_rates,
         rate_cap=rate_cap,
         cap_rank=cap_rank,
+        sampler=_sampler(dictionary, sampler, floor, weights),
+        gain=None if last_layer == 1 else _last_layer(problem, last_layer),
+        soft=soft,
+        averaging=averaging,
     )
     worker = oracles.zeroth_order(
-        problem, dictionary, batch_size=feedback.batch_size, delta=feedback.delta
+        problem,
+        dictionary,
+        batch_size=feedback.batch_size,
+        delta=feedback.delta,
+        scheme=scheme,
     )
     return server, worker
+
+
+WEIGHTS = ("none", "inverse")
+
+
+def _sampler(dictionary, score, floor, weights):
+    lookup("weights", weights, dict.fromkeys(WEIGHTS))
+    lookup("sampler", score, {"uniform": None} | sampling.VOTES)
+    if score == "uniform":
+        return None
+    told = {"score": score, "floor": floor, "inverse": weights == "inverse"}
+    return sampling.importance(dictionary.size, dictionary.per_query, **told)
+
+
+def _last_layer(problem, factor):
+    """Factors of the steps, f32[d]: `factor` for the last layer of an MLP, 1 for the rest."""
+    rule = "last_layer is about the layers of an MLP"
+    require(isinstance(problem.structure, MLPStructure), rule)
+    last, j = problem.structure.layers[-1], jnp.arange(problem.x0.shape[-1])
+    weight = (j >= last.kernel) & (j < last.kernel + last.fan_in * last.fan_out)
+    bias = (j >= last.bias) & (j < last.bias + last.fan_out)
+    return jnp.where(weight | bias, factor, 1.0)
 
 
 def _far_sign_first_order(

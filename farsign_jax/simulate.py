@@ -392,6 +392,11 @@ _start = jax.jit(start, static_argnames=("system", "delivery"))
 _advance = jax.jit(advance, static_argnames=("system", "delivery"), donate_argnames="run")
 
 
+def output(run: Run) -> Array:
+    """f32[..., d], what a run is judged by: the iterate, or what its server says instead."""
+    return getattr(run.server, "output", run.server.params)
+
+
 def bits_per_answer(system: System, problem: Problem) -> int:
     """Bits of the numbers in one answer."""
     if system.worker.bits is not None:
@@ -460,7 +465,7 @@ def run(
             lies at events 0 .. P - 1, and from the beginning again.
         delivery: "fresh", "outstanding" or "outstanding:L", see above.
         every: events between two records; default: one record at the end.
-        measure: `params f32[d] -> {name: number}`, evaluated for each record.
+        measure: `params f32[d] -> {name: number}`, evaluated for each record, of `output`.
         debug: speak the lines one by one in a Python loop instead of `lax.scan`.
 
     Returns:
@@ -494,6 +499,6 @@ def run(
         record = {"event": events, "seconds": seconds, "staleness": staleness}
         if times is not None:
             record["virtual_seconds"] = float(times[events - 1])
-        measured = measure(state.server.params) if measure else {}
+        measured = measure(output(state)) if measure else {}
         records.append(record | {name: float(value) for name, value in measured.items()})
     return state, records
