@@ -81,14 +81,14 @@ class Case:
     def sizes(self, config: Config, problem: Problem) -> Sizes:
         """What counts are made of."""
         job = self.job(config)
-        buffers = dict(job.builds[0].options).get("buffers", 1)
+        buffers = dict(job.builds[0].options).get("buffers", 0)
         return Sizes(
             layers=tuple((a.fan_in, a.fan_out) for a in problem.structure.layers),
             batch=config.batch_size,
             directions=config.directions,
             buffers=buffers,
             aggregator=self.aggregator,
-            updates=_updates(config.workers, buffers),
+            updates=_updates(config.workers, buffers) if buffers else 0.0,
             waits=simulate.depth(self.delivery) > 0,
             sharing=self.runs if job.lockstep else 1,
             input_bytes=problem.data[0].dtype.itemsize,
@@ -143,7 +143,7 @@ def usual(cases: Sequence[Case]) -> list[Case]:
     chosen = next(iter(rules), "")
 
     def says_much(case: Case) -> bool:
-        ours = case.method.startswith("far_sign") and not case.generic
+        ours = case.method.partition(":")[0] == "far_sign" and not case.generic
         small = (case.size, case.runs) == (first.size, first.runs)
         return (ours or case.delivery == first.delivery) and (
             case.aggregator in ("", chosen) or small

@@ -138,6 +138,6 @@ def report(ceilings: dict[str, Any]) -> str:
         f"Ceilings: matrix product {ceilings['matmul_flops_per_s'] / 1e9:,.0f} "
         f"Gflop/s; elementwise {ceilings['operations_per_s'] / 1e9:,.1f} G operations/s; "
         f"exp {ceilings['transcendentals_per_s'] / 1e9:,.2f} G/s; "
-        f"reading and writing {copies}. A turn of a scan takes {ceilings['iteration_us']:.2f} µs, each "
-        f"further small operation {ceilings['step_us']:.2f} µs.\n"
+        f"reading and writing {copies}. A turn of a scan takes {ceilings['iteration_us']:.2f} "
+        f"µs, each further small operation {ceilings['step_us']:.2f} µs.\n"
     )

@@ -57,7 +57,7 @@ class Sizes:
     layers: tuple[tuple[int, int], ...]  # (inputs, units) of each
     batch: int  # b
     directions: int  # k
-    buffers: int = 1  # B
+    buffers: int = 0  # B
     aggregator: str = ""
     updates: float = 0.0  # of a buffered server, per answer
     waits: bool = False  # does an answer lie somewhere before it is heard?

@@ -1,5 +1,6 @@
 """How the time of an event scales: with runs side by side, with the number of parameters."""
 
+import collections
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,9 +31,11 @@ def scaling(rows: Sequence[Row], out: pathlib.Path) -> None:
     """Microseconds per event and run against runs and against d, both axes logarithmic; one
     line per method, bars for the range, dots for the floor; PNG and PDF.
 
-    Rows that were skipped are left out.
+    Rows that were skipped are left out, and methods of which a single row is left.
     """
     rows = [row for row in rows if "us" in row]
+    points = collections.Counter(map(_line, rows))
+    rows = [row for row in rows if points[_line(row)] > 1]
     if not rows:
         return
     import matplotlib
@@ -57,6 +60,9 @@ def scaling(rows: Sequence[Row], out: pathlib.Path) -> None:
             axis.plot(at, floors, color=tones[number], ls="", marker="_", alpha=0.6)
         axis.set_xscale("log")
         axis.set_yscale("log")
+        places = sorted({row[x] for row in mine})
+        axis.set_xticks(places, [f"{place:,}" for place in places])
+        axis.minorticks_off()
         axis.set_title(title, fontsize=9)
         axis.set_xlabel(x)
         axis.grid(alpha=0.3)

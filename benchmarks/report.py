@@ -1,6 +1,7 @@
 """The figures of `benchmarks.throughput` as Markdown, and two records side by side."""
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,7 +29,7 @@ def count(number: float) -> str:
 
 
 def microseconds(us: float) -> str:
-    return f"{us:,.0f}" if us >= 100 else f"{us:.3g}"
+    return f"{us:,.0f}" if abs(us) >= 100 else f"{us:.3g}"
 
 
 def _named(row: Row) -> list[str]:
@@ -126,7 +127,7 @@ def report(record: Mapping[str, Any]) -> str:
     return "\n".join(text)
 
 
-def read(path: str) -> dict[str, Any]:
+def read(path: str | os.PathLike) -> dict[str, Any]:
     """A record that this benchmark wrote.
 
     Raises:
@@ -169,5 +170,5 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     for here, there, when in ((before, now, "before"), (now, before, "now")):
         alone = sum(key not in there for key in here)
         if alone:
-            text.append(f"{alone} rows were timed only {when}.\n")
+            text.append(f"Timed only {when}: {alone} rows.\n")
     return "\n".join(text)

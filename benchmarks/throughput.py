@@ -1,10 +1,11 @@
 """How many events and loss evaluations per second, and how far from what the device can do.
 
-    python -m benchmarks.throughput                           about 3 minutes on two cores
+    python -m benchmarks.throughput                           about 4 minutes on two cores
     python -m benchmarks.throughput --full --runs 1,5,25,125,625 \\
         --sizes 25450,1000000,10000000 --budget_s 120         all of it
     python -m benchmarks.throughput --compare old.json        then, times those of old.json
     python -m benchmarks.throughput --compare old.json,new.json    these two, nothing timed
+    python -m benchmarks.throughput --methods far_sign --profile DIR    a trace of its events
 
 One process; everything is compiled, without the cache of compiled programs, and run once
 before the clock starts; each figure is the median of --repeats timings, with their range. One
@@ -37,6 +38,7 @@ from absl import flags
 
 from benchmarks import base_pass, ceilings, events, panel, plots, report, torch_peer
 from benchmarks.cases import Case, grid, problem_of, usual
+from experiments.clock import compiled, pieces
 from experiments.command import FLAGS, configure, main, refuse_others
 from experiments.config import PAPER_AGGREGATORS, Config
 from farsign_jax import results, simulate
@@ -48,11 +50,13 @@ flags.DEFINE_list("deliveries", ["fresh", "outstanding"], "fresh, outstanding, o
 flags.DEFINE_bool("full", False, "Every combination, not only those that say most.")
 flags.DEFINE_float("budget_s", 15.0, "Seconds per row, compiling apart.", lower_bound=0.0)
 flags.DEFINE_list("compare", [], "One record to compare with, or two to compare.")
-flags.DEFINE_string("profile", None, "Folder for a trace of the first row by jax.profiler.")
+flags.DEFINE_string(
+    "profile", None, "Folder for a jax.profiler trace of the first row; no figures."
+)
 
 CONFIG = Config(
     dataset="mnist_subset",
-    methods=("far_sign", "far_sign_first_order", "async_sgd", "basgd", "cyber0"),
+    methods=("far_sign", "far_sign_first_order", "async_sgd", "cyber0"),
     aggregators=("median", *(rule for rule in PAPER_AGGREGATORS if rule != "median")),
     attacks=("sign_flip",),
     seeds=(0,),
@@ -68,71 +72,85 @@ def _numbers(name: str) -> list[int]:
     return sorted(set(map(int, values)))
 
 
-def plan(config: Config) -> list[Case]:
-    """What is to be timed."""
-    require(len(config.attacks) == 1, f"one attack at a time: got {', '.join(config.attacks)}")
+def check_flags() -> None:
+    """Raises `InvalidConfig` on flags that this command does not read, or not so."""
+    refuse_others(*READ)
+    require(len(FLAGS.compare) <= 2, f"--compare takes one or two files: got {FLAGS.compare}")
     require(FLAGS.deliveries, "--deliveries are fresh, outstanding or outstanding:L: got none")
     for delivery in FLAGS.deliveries:
         simulate.depth(delivery)  # refuses what is none
+
+
+def plan(config: Config) -> list[Case]:
+    """What is to be timed."""
+    require(len(config.attacks) == 1, f"one attack at a time: got {', '.join(config.attacks)}")
     cases = grid(config, _numbers("sizes"), FLAGS.deliveries, _numbers("runs"))
     return cases if FLAGS.full else usual(cases)
 
 
-def _profile(case: Case, config: Config, problem: Any) -> None:
-    """A trace of one timing, warm."""
-    from experiments import clock
-
-    lanes = case.lanes(config, problem, case.runs, 2 * FLAGS.timed_events)
-    program = case.program(config)
-    advance, _ = clock.compiled(program, lanes, FLAGS.timed_events, case.delivery)
-    pieces = clock.pieces(advance, program, lanes, FLAGS.timed_events, case.delivery)
-    next(pieces)
+def profile(config: Config, case: Case) -> None:
+    """A trace of one piece of a run, warm."""
+    problem, piece = problem_of(config, FLAGS.data_dir, case.size), FLAGS.timed_events
+    program, lanes = case.program(config), case.lanes(config, problem, case.runs, 2 * piece)
+    advance, _ = compiled(program, lanes, piece, case.delivery)
+    stream = pieces(advance, program, lanes, piece, case.delivery)
+    next(stream)
     with jax.profiler.trace(FLAGS.profile):
-        next(pieces)
-    print(f"trace of {case.name}: {FLAGS.profile}", flush=True)
+        next(stream)
+    print(f"{piece} events of {case.name}: {FLAGS.profile}")
+
+
+class Clock:
+    """Times one case after the other."""
+
+    def __init__(self, config: Config, rates: dict[str, Any]):
+        self.config, self.rates = config, rates
+        self.limits = events.Limits(FLAGS.timed_events, FLAGS.repeats, FLAGS.budget_s)
+        self.distances: dict[str, float] = {}  # of the last row of each name: plan the next
+
+    def row(self, case: Case, problem: Any) -> dict[str, Any]:
+        guess = self.distances.get(case.name, events.GUESS)
+        row = events.row_of(case, self.config, problem, self.rates, self.limits, guess)
+        print(report.line(row), flush=True)
+        self.distances[case.name] = row.get("distance") or guess
+        return row
 
 
 def measure(config: Config, cases: Sequence[Case]) -> dict[str, Any]:
-    """Everything, in the order of the sizes: one data set at a time."""
-    record: dict[str, Any] = {"ceilings": ceilings.measure(), "rows": [], "base_pass": []}
+    """Everything, one size after the other: one data set at a time."""
+    rates = ceilings.measure()
+    print(ceilings.report(rates), flush=True)
+    record: dict[str, Any] = {"ceilings": rates, "rows": [], "base_pass": []}
     record |= {"panel": None, "torch": []}
-    print(ceilings.report(record["ceilings"]), flush=True)
-    limits = events.Limits(FLAGS.timed_events, FLAGS.repeats, FLAGS.budget_s)
-    distances: dict[str, float] = {}  # of the last row of each name, to plan the next
+    clock = Clock(config, rates)
+    first, delivery = cases[0].size, FLAGS.deliveries[0]
     for size, some in itertools.groupby(cases, lambda case: case.size):
         problem = problem_of(config, FLAGS.data_dir, size)
         for case in some:
-            if FLAGS.profile and not record["rows"]:
-                _profile(case, config, problem)
-            guess = distances.get(case.name, events.GUESS)
-            row = events.row_of(case, config, problem, record["ceilings"], limits, guess)
+            row = clock.row(case, problem)
             record["rows"].append(row)
-            print(report.line(row), flush=True)
-            distances[case.name] = row.get("distance") or guess
-            if (case.name, case.delivery, case.runs) == (
-                "far_sign",
-                "fresh",
-                1,
-            ) and "us" in row:
+            alone = case.runs == 1 and case.delivery == delivery and "us" in row
+            if alone and case.name == "far_sign":
                 record["base_pass"].append(base_pass.measure(config, problem, row["us"]))
-        if size == cases[0].size:
-            if any(case.method == "cyber0" for case in cases):
-                record["panel"] = panel.measure(config, problem)
-            if record["base_pass"]:
-                record["torch"] = torch_peer.measure(config, cases[0].sizes(config, problem))
+        if size == first and any(case.method == "cyber0" for case in cases):
+            record["panel"] = panel.measure(config, problem)
+        if size == first and record["base_pass"]:
+            record["torch"] = torch_peer.measure(config, cases[0].sizes(config, problem))
         jax.clear_caches()
     return record
 
 
 def throughput() -> None:
-    refuse_others(*READ)
+    check_flags()
     config = configure(CONFIG)
-    require(len(FLAGS.compare) <= 2, f"--compare takes one or two files: got {FLAGS.compare}")
     old = [report.read(path) for path in FLAGS.compare]
     if len(old) == 2:
         print(report.compare(*old))
         return
     cases = plan(config)
+    if FLAGS.profile:
+        profile(config, cases[0])
+        return
     # Read back from the cache, nothing would take its time to compile.
     jax.config.update("jax_enable_compilation_cache", False)
     record = {"config": results.plain(config), "environment": results.environment()}
