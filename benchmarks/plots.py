@@ -29,7 +29,7 @@ def _panels(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
 
 def scaling(rows: Sequence[Row], out: pathlib.Path) -> None:
     """Microseconds per event and run against runs and against d, both axes logarithmic; one
-    line per method, bars for the range, dots for the floor; PNG and PDF.
+    line per method, bars for the range, dashes for the floor; PNG and PDF.
 
     Rows that were skipped are left out, and methods of which a single row is left.
     """

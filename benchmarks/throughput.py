@@ -24,7 +24,7 @@ Without --full, other deliveries than the first are timed for FAR-SIGN only, and
 aggregators than the first only at the first of --sizes and --runs. What is too large or too
 slow is in the table, too, with the reason.
 
-Writes throughput.json, .md and .png under --out (default results/throughput).
+Writes throughput.json, .md, .png and .pdf under --out (default results/throughput).
 """
 
 import itertools
