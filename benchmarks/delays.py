@@ -21,7 +21,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from benchmarks.throughput import take_turns
+from benchmarks.timing import take_turns
 from experiments.command import FLAGS, configure, main
 from experiments.config import Config
 from experiments.jobs import jobs_of, prepare

@@ -1,325 +1,180 @@
-"""How many events and loss evaluations per second, and where the time goes.
+"""How many events and loss evaluations per second, and how far from what the device can do.
 
-    python -m benchmarks.throughput            about 3 minutes on two cores
+    python -m benchmarks.throughput                           about 4 minutes on two cores
+    python -m benchmarks.throughput --full --runs 1,5,25,125,625 \\
+        --sizes 25450,1000000,10000000 --budget_s 120         all of it
+    python -m benchmarks.throughput --compare old.json        then, times those of old.json
+    python -m benchmarks.throughput --compare old.json,new.json    these two, nothing timed
+    python -m benchmarks.throughput --methods far_sign --profile DIR    a trace of its events
 
-One process; everything is compiled and run once before the clock starts; each figure is the
-median of --repeats timings, with their range. Four questions:
+One process; everything is compiled, without the cache of compiled programs, and run once
+before the clock starts; each figure is the median of --repeats timings, with their range. One
+file each for:
 
-1. methods: events/s and evaluations/s of each, one run and several side by side;
-2. panel: what all aggregators and attacks of the CYBER-0 family cost in lock-step, in runs;
-3. d: does the cost of an event grow with the number of parameters when only the first layer
-   grows? The base forward pass on the mini-batch must, and is reported apart;
-4. PyTorch, if installed: the same event, coordinate by coordinate and batched.
+    events       microseconds per event and run of every method, number of runs side by side,
+                 number of parameters (the first layer grows) and delivery
+    counts       the work of an event, by hand and by XLA's cost analysis
+    ceilings     what the device can do; with the counts, the floor of an event
+    base_pass    the part of FAR-SIGN's event that any method must pay
+    panel        all aggregators and attacks of CYBER-0 in lock-step
+    torch_peer   the same event in PyTorch, where that is installed
 
-Writes throughput.json and throughput.md under --out (default results/throughput).
+Runs side by side are seeds; of methods with buffers, step sizes of one seed in lock-step.
+Without --full, other deliveries than the first are timed for FAR-SIGN only, and other
+aggregators than the first only at the first of --sizes and --runs. What is too large or too
+slow is in the table, too, with the reason.
+
+Writes throughput.json, .md, .png and .pdf under --out (default results/throughput).
 """
 
-import dataclasses
-import functools
-import importlib.util
+import itertools
 import json
 import pathlib
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import flags
 
-from experiments.clock import clock as clock_program
-from experiments.command import FLAGS, configure, main
-from experiments.config import PAPER_ATTACKS, Config
-from experiments.jobs import jobs_of, prepare
-from farsign_jax import arrivals, attacks, keys, models, problems, results, simulate
-from farsign_jax.base import System, require
-from farsign_jax.methods import Build, hyper_of
-from farsign_jax.oracles.coordinate_mlp import loss_changes
+from benchmarks import base_pass, ceilings, events, panel, plots, report, torch_peer
+from benchmarks.cases import Case, grid, problem_of, usual
+from experiments.clock import compiled, pieces
+from experiments.command import FLAGS, configure, main, refuse_others
+from experiments.config import PAPER_AGGREGATORS, Config
+from farsign_jax import results, simulate
+from farsign_jax.base import require
 
 flags.DEFINE_list("runs", ["1", "5", "25"], "Runs side by side.")
-flags.DEFINE_integer("repeats", 5, "Timings per figure.", lower_bound=1)
-flags.DEFINE_integer("timed_events", 300, "Events per timing.", lower_bound=1)
+flags.DEFINE_list("sizes", ["25450", "1000000"], "d, about; the first layer grows.")
+flags.DEFINE_list("deliveries", ["fresh", "outstanding"], "fresh, outstanding, outstanding:L.")
+flags.DEFINE_bool("full", False, "Every combination, not only those that say most.")
+flags.DEFINE_float("budget_s", 15.0, "Seconds per row, compiling apart.", lower_bound=0.0)
+flags.DEFINE_list("compare", [], "One record to compare with, or two to compare.")
+flags.DEFINE_string(
+    "profile", None, "Folder for a jax.profiler trace of the first row; no figures."
+)
 
 CONFIG = Config(
     dataset="mnist_subset",
-    methods=("far_sign", "far_sign_first_order", "cyber0", "basgd", "async_sgd"),
-    aggregators=("median",),
+    methods=("far_sign", "far_sign_first_order", "async_sgd", "cyber0"),
+    aggregators=("median", *(rule for rule in PAPER_AGGREGATORS if rule != "median")),
     attacks=("sign_flip",),
     seeds=(0,),
 )
+READ = ("out", "data_dir", "preset", "methods", "aggregators", "buffers", "attacks", "dataset")
+READ += ("model", "workers", "byzantine", "batch_size", "directions", "delta")
 
 
-def take_turns(calls: Sequence[Callable[[], Any]], per: int) -> list[list[float]]:
-    """Microseconds per unit of work, one list of repeats for each call, after a warm-up.
-
-    The calls take turns, so that a drift of the machine's speed hits all of them.
-    """
-    for call in calls:
-        jax.block_until_ready(call())
-    taken: list[list[float]] = [[] for _ in calls]
-    for _ in range(FLAGS.repeats):
-        for call, times in zip(calls, taken, strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            times.append(1e6 * (time.perf_counter() - start) / per)
-    return taken
+def _numbers(name: str) -> list[int]:
+    values = getattr(FLAGS, name)
+    good = bool(values) and all(value.isdecimal() and int(value) > 0 for value in values)
+    require(good, f"--{name} are positive whole numbers: got {','.join(values) or 'none'}")
+    return sorted(set(map(int, values)))
 
 
-def spread(times: list[float]) -> dict[str, float]:
-    return {"us": statistics.median(times), "us_min": min(times), "us_max": max(times)}
+def check_flags() -> None:
+    """Raises `InvalidConfig` on flags that this command does not read, or not so."""
+    refuse_others(*READ)
+    require(len(FLAGS.compare) <= 2, f"--compare takes one or two files: got {FLAGS.compare}")
+    require(FLAGS.deliveries, "--deliveries are fresh, outstanding or outstanding:L: got none")
+    for delivery in FLAGS.deliveries:
+        simulate.depth(delivery)  # refuses what is none
 
 
-def _loop(program: Callable, args: tuple, run: Any, chunk: Any) -> Callable[[], Any]:
-    """A call that advances its own run, which the program consumes."""
-    held = [run]
-
-    def call():
-        held[0], _ = program(*args, held[0], chunk)
-        return held[0]
-
-    return call
+def plan(config: Config) -> list[Case]:
+    """What is to be timed."""
+    require(len(config.attacks) == 1, f"one attack at a time: got {', '.join(config.attacks)}")
+    cases = grid(config, _numbers("sizes"), FLAGS.deliveries, _numbers("runs"))
+    return cases if FLAGS.full else usual(cases)
 
 
-def time_method(build: Any, lanes: Any, events: int) -> dict[str, float]:
-    """One figure of question 1: microseconds per event of one run."""
-    figures = clock_program(build, lanes, events, FLAGS.repeats)
-    one = lanes.take(0)
-    evaluations = build(one.problem, one.hyper).worker.evaluations
-    return figures | {
-        "events_per_s": 1e6 / figures["us"],
-        "evaluations_per_s": 1e6 * evaluations / figures["us"],
-    }
+def profile(config: Config, case: Case) -> None:
+    """A trace of one piece of a run, warm."""
+    problem, piece = problem_of(config, FLAGS.data_dir, case.size), FLAGS.timed_events
+    program, lanes = case.program(config), case.lanes(config, problem, case.runs, 2 * piece)
+    advance, _ = compiled(program, lanes, piece, case.delivery)
+    stream = pieces(advance, program, lanes, piece, case.delivery)
+    next(stream)
+    with jax.profiler.trace(FLAGS.profile):
+        next(stream)
+    print(f"{piece} events of {case.name}: {FLAGS.profile}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Generic:
-    """FAR-SIGN with the two-point oracle that works for any model."""
+class Clock:
+    """Times one case after the other."""
 
-    inner: Build
+    def __init__(self, config: Config, rates: dict[str, Any]):
+        self.config, self.rates = config, rates
+        self.limits = events.Limits(FLAGS.timed_events, FLAGS.repeats, FLAGS.budget_s)
+        self.distances: dict[str, float] = {}  # of the last row of each name: plan the next
 
-    def __call__(self, problem, hyper) -> System:
-        return self.inner(dataclasses.replace(problem, structure=None), hyper)
-
-
-def compare_methods(config: Config) -> list[dict[str, Any]]:
-    most = max(map(int, FLAGS.runs))
-    events = FLAGS.timed_events
-    seeds = tuple(range(most))
-    setting = prepare(dataclasses.replace(config, seeds=seeds, events=events), FLAGS.data_dir)
-    rows = []
-    for job in jobs_of(config):
-        variants: dict[str, Any] = {job.method: job.builds[0]}
-        if job.method == "far_sign":
-            variants[f"{job.method}, generic oracle"] = Generic(job.builds[0])
-        for name, build in variants.items():
-            own = job.alone(setting, 0)[1].hyper
-            # A hundred times slower than the rest, or two sets of buffers: fewer events.
-            few = events // 30 if isinstance(build, Generic) else 70 if job.lockstep else events
-            for runs in map(int, FLAGS.runs if not job.lockstep else ["1"]):
-                grid = {k: np.full(runs, v[0], np.float32) for k, v in own.items()}
-                lanes = setting.lanes.take(np.arange(runs))
-                lanes = dataclasses.replace(lanes, hyper=grid)
-                row = {"method": f"{name} {job.runs[0][0]}".strip(), "runs": runs}
-                rows.append(row | time_method(build, lanes, max(few, 1)))
-                print(f"{name}, {runs} runs: {rows[-1]['us']:.0f} us per event", flush=True)
-    return rows
+    def row(self, case: Case, problem: Any) -> dict[str, Any]:
+        guess = self.distances.get(case.name, events.GUESS)
+        row = events.row_of(case, self.config, problem, self.rates, self.limits, guess)
+        print(report.line(row), flush=True)
+        self.distances[case.name] = row.get("distance") or guess
+        return row
 
 
-def compare_panel(config: Config) -> dict[str, float]:
-    """Question 2: one run of CYBER-0 against 7 aggregators x 5 attacks in lock-step."""
-    every = dataclasses.replace(
-        config, methods=("cyber0",), aggregators=Config().aggregators, attacks=PAPER_ATTACKS
-    )
-    setting = prepare(every, FLAGS.data_dir)
-    (job,) = jobs_of(every)
-    events = 70
-    figures = {
-        "one": clock_program(*job.alone(setting, 0), events, FLAGS.repeats),
-        "all": clock_program(job.program, job.lanes(setting), events, FLAGS.repeats),
-    }
-    row = {
-        "runs": len(job.runs),
-        "one_us": figures["one"]["us"],
-        "all_us": figures["all"]["us"],
-    }
-    row["times"] = row["all_us"] / row["one_us"]
-    print(f"panel of {row['runs']} runs: {row['times']:.2f} times one of them", flush=True)
-    return row | {"compile_s": figures["all"]["compile_s"]}
-
-
-def _base_pass(batch_size: int) -> Callable:
-    """Draws a batch and evaluates the network once per event: what any method must pay."""
-
-    def advance(problem, keyring, run, schedule):
-        def event(run, worker):
-            x, n = run
-            key = keys.message(keyring.batches, worker, n)
-            batch = problem.shard(worker).batch(key, batch_size)
-            nothing = jnp.zeros(1, jnp.int32)
-            losses, _ = loss_changes(problem.structure, x, batch, nothing, ())
-            # Something must come of it, and enter the next event, or it is optimised away;
-            # written where only the run knows, as an event does.
-            return (x.at[worker[None]].add(1e-9 * losses.sum()), n + 1), None
-
-        return jax.lax.scan(event, run, schedule)
-
-    return jax.jit(advance, donate_argnames="run")
-
-
-def grow_first_layer(config: Config) -> list[dict[str, Any]]:
-    """Question 2: hidden width and batch fixed, inputs from 784 to 31,250."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for inputs in (784, 31_250):
-        shape = (inputs, 1, 1)
-        examples = config.workers * max(config.batch_size, 100)
-        module = models.mlp()
-        images = rng.integers(0, 256, (examples, *shape), dtype=np.uint8)
-        labels = rng.integers(0, 10, examples)
-        table = rng.permutation(examples).reshape(config.workers, -1)
-        sizes = np.full(config.workers, table.shape[1])
-        problem = problems.classification(
-            module, images, labels, table, sizes, jax.random.key(0)
-        )
-        build = Build("far_sign", "sign_flip", (), config.feedback)
-        system = build(problem, hyper_of("far_sign", config.preset))
-        keyring = keys.split(0)
-        lies = jnp.asarray(attacks.byzantine_mask(config.workers, config.byzantine))
-        order = arrivals.uniform(keyring.schedule, config.workers, FLAGS.timed_events)
-        run = simulate._start(system, problem, keyring, "fresh")
-        program = functools.partial(simulate._advance, system)
-        event = _loop(program, (problem, lies, keyring, "fresh"), run, order)
-        state = (jnp.copy(problem.x0), jnp.zeros((), jnp.int32))
-        base = _loop(_base_pass(config.batch_size), (problem, keyring), state, order)
-        whole, part = take_turns([event, base], len(order))
-        rest = [w - p for w, p in zip(whole, part, strict=True)]
-        row = {"d": problem.x0.size, "us": statistics.median(whole)}
-        row |= {"base_us": statistics.median(part), "rest_us": statistics.median(rest)}
-        rows.append(row | {"rest_us_min": min(rest), "rest_us_max": max(rest)})
-        print(f"d = {problem.x0.size:,}: {rows[-1]}", flush=True)
-    return rows
-
-
-def torch_peer(config: Config) -> list[dict[str, Any]]:
-    """Question 3: FAR-SIGN's event on the same sizes, as one would write it in PyTorch."""
-    import torch  # pyright: ignore[reportMissingImports]
-
-    m, b, k, h, c = config.workers, config.batch_size, config.directions, 32, 10
-    d = 784 * h + h + h * c + c
-    images = torch.rand(10_000, 784)
-    labels = torch.randint(0, c, (10_000,))
-    x, y = 0.05 * torch.randn(d), torch.zeros(m, d)
-
-    def losses(flat, inputs, targets):
-        w1, b1, w2, b2 = torch.split(flat, [784 * h, h, h * c, c])
-        hidden = torch.relu(inputs @ w1.view(784, h) + b1)
-        logits = hidden @ w2.view(h, c) + b2
-        return torch.nn.functional.cross_entropy(logits, targets)
-
-    def one_by_one(inputs, targets, j, delta):
-        value = torch.empty(k)
-        for n, at in enumerate(j.tolist()):
-            kept = x[at].item()
-            x[at] = kept + delta
-            above = losses(x, inputs, targets)
-            x[at] = kept - delta
-            value[n] = (above - losses(x, inputs, targets)) / (2 * delta)
-            x[at] = kept
-        return value
-
-    def batched(inputs, targets, j, delta):
-        steps = torch.zeros(k, d)
-        steps[torch.arange(k), j] = delta
-        both = torch.cat([x + steps, x - steps])
-        values = torch.func.vmap(losses, in_dims=(0, None, None))(both, inputs, targets)
-        return (values[:k] - values[k:]) / (2 * delta)
-
-    def event(oracle):
-        i = int(torch.randint(0, m, ()))
-        rows = torch.randint(0, len(images), (b,))
-        j = torch.randperm(d)[:k]
-        value = oracle(images[rows], labels[rows], j, config.delta)
-        y[i, j] += 0.5 * (value - y[i, j])
-        x[j] -= 0.07 * torch.sign(y[i, j])
-
-    rows = []
-    with torch.no_grad():
-        for name, oracle in (("one by one", one_by_one), ("batched", batched)):
-            timing = spread(
-                *take_turns([lambda o=oracle: [event(o) for _ in range(10)] and 0], 10)
-            )
-            rows.append({"torch": torch.__version__, "oracle": name} | timing)
-            print(f"PyTorch, {name}: {timing['us']:.0f} us per event", flush=True)
-    return rows
-
-
-def report(record: dict[str, Any]) -> str:
-    """The figures as Markdown."""
-    machine = record["environment"]
-    text = [f"{machine['device']}, {machine['cpu']}, {machine['cpu_cores']} CPU cores\n"]
-    header = [
-        "method",
-        "runs",
-        "µs / event",
-        "range",
-        "events/s",
-        "evaluations/s",
-        "compile, s",
-    ]
-    lines = [
-        [
-            r["method"],
-            str(r["runs"]),
-            f"{r['us']:,.0f}",
-            f"{r['us_min']:,.0f}-{r['us_max']:,.0f}",
-        ]
-        + [f"{r['events_per_s']:,.0f}", f"{r['evaluations_per_s']:,.0f}"]
-        + [f"{r['compile_s']:.1f}"]
-        for r in record["methods"]
-    ]
-    text.append(results.markdown_table(header, lines))
-    p = record["panel"]
-    text.append(
-        f"CYBER-0 with 7 aggregators under 5 attacks in lock-step, {p['runs']} runs: "
-        f"{p['all_us']:,.0f} µs per event, {p['times']:.2f} times one of them "
-        f"({p['one_us']:,.0f} µs)\n"
-    )
-    header = ["d", "µs / event", "base forward pass", "the rest", "range"]
-    lines = [
-        [f"{r['d']:,}", f"{r['us']:,.0f}", f"{r['base_us']:,.0f}", f"{r['rest_us']:,.0f}"]
-        + [f"{r['rest_us_min']:,.0f}-{r['rest_us_max']:,.0f}"]
-        for r in record["growth"]
-    ]
-    text.append(results.markdown_table(header, lines))
-    if record["torch"]:
-        ours = next(r["us"] for r in record["methods"] if r["method"] == "far_sign")
-        lines = [
-            [f"PyTorch {r['torch']}, {r['oracle']}", f"{r['us']:,.0f}", f"{r['us'] / ours:.0f}"]
-            for r in record["torch"]
-        ]
-        header = ["the same event", "µs / event", "times ours"]
-        text.append(results.markdown_table(header, lines))
-    return "\n".join(text)
+def measure(config: Config, cases: Sequence[Case]) -> dict[str, Any]:
+    """Everything, one size after the other: one data set at a time."""
+    rates = ceilings.measure()
+    print(ceilings.report(rates), flush=True)
+    record: dict[str, Any] = {"ceilings": rates, "rows": [], "base_pass": []}
+    record |= {"panel": None, "torch": []}
+    clock = Clock(config, rates)
+    first, delivery = cases[0].size, FLAGS.deliveries[0]
+    for size, some in itertools.groupby(cases, lambda case: case.size):
+        problem = problem_of(config, FLAGS.data_dir, size)
+        for case in some:
+            row = clock.row(case, problem)
+            record["rows"].append(row)
+            alone = case.runs == 1 and case.delivery == delivery and "us" in row
+            if alone and case.name == "far_sign":
+                record["base_pass"].append(base_pass.measure(config, problem, row["us"]))
+        if size == first and any(case.method == "cyber0" for case in cases):
+            record["panel"] = panel.measure(config, problem)
+        if size == first and record["base_pass"]:
+            record["torch"] = torch_peer.measure(config, cases[0].sizes(config, problem))
+        jax.clear_caches()
+    return record
 
 
 def throughput() -> None:
+    check_flags()
     config = configure(CONFIG)
-    for runs in FLAGS.runs:
-        require(runs.isdigit() and int(runs) > 0, f"--runs are positive numbers: got {runs!r}")
-    out = pathlib.Path(FLAGS.out or "results/throughput")
-    record = {
-        "config": results.plain(config),
-        "environment": results.environment(),
-        "methods": compare_methods(config),
-        "panel": compare_panel(config),
-        "growth": grow_first_layer(config),
-        "torch": torch_peer(config) if importlib.util.find_spec("torch") else [],
+    old = [report.read(path) for path in FLAGS.compare]
+    if len(old) == 2:
+        print(report.compare(*old))
+        return
+    cases = plan(config)
+    if FLAGS.profile:
+        profile(config, cases[0])
+        return
+    # Read back from the cache, nothing would take its time to compile.
+    jax.config.update("jax_enable_compilation_cache", False)
+    record = {"config": results.plain(config), "environment": results.environment()}
+    record["flags"] = {
+        name: getattr(FLAGS, name)
+        for name in (
+            "runs",
+            "sizes",
+            "deliveries",
+            "full",
+            "budget_s",
+            "repeats",
+            "timed_events",
+        )
     }
+    record |= measure(config, cases)
+    out = pathlib.Path(FLAGS.out or "results/throughput")
     results.write_text(out / "throughput.json", json.dumps(record, indent=1) + "\n")
-    results.write_text(out / "throughput.md", report(record))
-    print(f"\n{report(record)}\nwritten to {out}")
+    results.write_text(out / "throughput.md", report.report(record))
+    plots.scaling(record["rows"], out / "throughput")
+    print(f"\n{report.report(record)}")
+    for before in old:
+        print(report.compare(before, record))
+    print(f"written to {out}")
 
 
 if __name__ == "__main__":

@@ -5,10 +5,13 @@ of one of them. Here each run of a panel has the machine to itself.
 """
 
 import dataclasses
+import functools
+import itertools
 import json
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -22,31 +25,42 @@ EVENTS = 105  # eleven buffers are full three times, on average over pieces
 REPEATS = 5
 
 
-def clock(
-    program: Any, lanes: sweeps.Lanes, events: int, repeats: int, delivery: str = "fresh"
-) -> dict[str, float]:
-    """Microseconds per event and run: median and range of `repeats` pieces of a run.
+def compiled(
+    program: Any, lanes: sweeps.Lanes, events: int, delivery: str = "fresh"
+) -> tuple[Any, float]:
+    """The program that advances all lanes by `events` events, and the seconds it took."""
+    args = (lanes.problem, lanes.seeds, lanes.hyper, lanes.byzantine)
+    run = jax.eval_shape(functools.partial(sweeps._start, program, delivery), *args[:3])
+    begin = time.perf_counter()
+    lowered = sweeps._advance.lower(program, delivery, *args, run, lanes.schedules[:, :events])
+    return lowered.compile(), time.perf_counter() - begin
 
-    Each piece has `events` events and follows the one before; the first, unclocked, warms up.
+
+def pieces(
+    advance: Any, program: Any, lanes: sweeps.Lanes, events: int, delivery: str = "fresh"
+) -> Iterator[float]:
+    """Seconds of one piece of a run after the other; the first one warms up.
+
     Where the schedule ends, it begins again.
     """
     args = (lanes.problem, lanes.seeds, lanes.hyper, lanes.byzantine)
-    run = sweeps._start(program, delivery, *args[:3])
-    total = lanes.schedules.shape[1]
-    events = min(events, total)
-    begin = time.perf_counter()
-    chunk = lanes.schedules[:, :events]
-    advance = sweeps._advance.lower(program, delivery, *args, run, chunk).compile()
-    compile_s = time.perf_counter() - begin
-    times = []
-    for repeat in range(repeats + 1):
-        at = repeat * events % (total - events + 1)
+    run = jax.block_until_ready(sweeps._start(program, delivery, *args[:3]))
+    for piece in itertools.count():
+        at = piece * events % (lanes.schedules.shape[1] - events + 1)
         chunk = lanes.schedules[:, at : at + events]
         begin = time.perf_counter()
         run, _ = jax.block_until_ready(advance(*args, run, chunk))
-        if repeat:
-            taken = time.perf_counter() - begin
-            times.append(1e6 * taken / (len(chunk) * events))
+        yield time.perf_counter() - begin
+
+
+def clock(
+    program: Any, lanes: sweeps.Lanes, events: int, repeats: int, delivery: str = "fresh"
+) -> dict[str, float]:
+    """Microseconds per event and run: median and range of `repeats` pieces of a run."""
+    events = min(events, lanes.schedules.shape[1])
+    advance, compile_s = compiled(program, lanes, events, delivery)
+    taken = itertools.islice(pieces(advance, program, lanes, events, delivery), repeats + 1)
+    times = [1e6 * seconds / (len(lanes) * events) for seconds in taken][1:]
     spread = {"us": statistics.median(times), "us_min": min(times), "us_max": max(times)}
     return spread | {"compile_s": compile_s}
 

@@ -205,7 +205,7 @@ def _fail(error: Exception) -> None:
 def main(experiment: Callable[[], Any]) -> None:
     """Runs a command: bad input ends in one line and exit code 2, Ctrl-C in 130."""
     for module, defined in FLAGS.flags_by_module_dict().items():  # for --help
-        for flag in defined if module.startswith("experiments.") else ():
+        for flag in defined if module.startswith(("experiments.", "benchmarks.")) else ():
             FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
     def guarded(_):

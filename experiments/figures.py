@@ -1,10 +1,13 @@
 """What is read off the rows of a panel: summaries, tables, curves."""
 
+import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from farsign_jax.results import atomic_write
 
 Row = Mapping[str, Any]
 TARGETS = (0.80, 0.85)
@@ -130,9 +133,9 @@ def curves(
 def _save(figure: Any, out: pathlib.Path) -> None:
     import matplotlib.pyplot as plt
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in (".png", ".pdf"):
-        figure.savefig(out.with_suffix(suffix), dpi=150, bbox_inches="tight")
+    for kind in ("png", "pdf"):
+        save = functools.partial(figure.savefig, format=kind, dpi=150, bbox_inches="tight")
+        atomic_write(out.with_suffix(f".{kind}"), save)
     plt.close(figure)
 
 

@@ -1,0 +1,87 @@
+"""The same event in PyTorch: FAR-SIGN on the same sizes, as one would write it there.
+
+"one by one" moves a coordinate, evaluates, moves it back; "batched" hands all points to
+`torch.func.vmap`.
+"""
+
+import importlib.util
+import math
+from typing import Any
+
+from benchmarks.counts import Sizes
+from benchmarks.timing import spread, take_turns
+from experiments.config import Config
+
+EVENTS = 10  # per timing
+
+
+def measure(config: Config, sizes: Sizes) -> list[dict[str, Any]]:
+    """Microseconds per event of each way to write it; nothing where there is no PyTorch."""
+    if not importlib.util.find_spec("torch"):
+        return []
+    import torch  # pyright: ignore[reportMissingImports]
+
+    rows = []
+    with torch.no_grad():
+        for name, event in _events(torch, config, sizes).items():
+
+            def some(event=event):
+                for _ in range(EVENTS):
+                    event()
+
+            timing = spread(*take_turns([some], EVENTS))
+            rows.append({"torch": torch.__version__, "oracle": name} | timing)
+    return rows
+
+
+def _losses(torch: Any, sizes: Sizes) -> Any:
+    """(x [d], inputs, labels) -> mean loss."""
+    shapes = [shape for a, b in sizes.layers for shape in ((a, b), (b,))]
+    numbers = [math.prod(shape) for shape in shapes]
+
+    def losses(flat, inputs, labels):
+        parts = torch.split(flat, numbers)
+        parts = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+        h = inputs
+        for n in range(0, len(parts), 2):
+            h = (torch.relu(h) if n else h) @ parts[n] + parts[n + 1]
+        return torch.nn.functional.cross_entropy(h, labels)
+
+    return losses
+
+
+def _events(torch: Any, config: Config, sizes: Sizes) -> dict[str, Any]:
+    """Each way to answer as an event: ask, answer, deliver."""
+    m, b, k, d, delta = config.workers, sizes.batch, sizes.directions, sizes.dim, config.delta
+    images = torch.rand(10_000, sizes.layers[0][0])
+    labels = torch.randint(0, sizes.classes, (10_000,))
+    x, y = 0.05 * torch.randn(d), torch.zeros(m, d)
+    losses = _losses(torch, sizes)
+
+    def one_by_one(inputs, targets, j):
+        value = torch.empty(k)
+        for n, at in enumerate(j.tolist()):
+            kept = x[at].item()
+            x[at] = kept + delta
+            above = losses(x, inputs, targets)
+            x[at] = kept - delta
+            value[n] = (above - losses(x, inputs, targets)) / (2 * delta)
+            x[at] = kept
+        return value
+
+    def batched(inputs, targets, j):
+        steps = torch.zeros(k, d)
+        steps[torch.arange(k), j] = delta
+        both = torch.cat([x + steps, x - steps])
+        values = torch.func.vmap(losses, in_dims=(0, None, None))(both, inputs, targets)
+        return (values[:k] - values[k:]) / (2 * delta)
+
+    def event(oracle):
+        i = int(torch.randint(0, m, ()))
+        rows = torch.randint(0, len(images), (b,))
+        j = torch.randperm(d)[:k]
+        value = oracle(images[rows], labels[rows], j)
+        y[i, j] += 0.5 * (value - y[i, j])
+        x[j] -= 0.07 * torch.sign(y[i, j])
+
+    return {"one by one": lambda: event(one_by_one), "batched": lambda: event(batched)}
