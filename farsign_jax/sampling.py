@@ -129,7 +129,7 @@ def importance(
         old = state.scores[j]
         new = jnp.where(present, old + rate * (vote(value) - old), old)
         change = weight(new) - weight(old)
-        nodes = (leaves + j) >> jnp.arange(levels + 1, dtype=jnp.int32)[:, None]
+        nodes = (leaves + j)[None] >> jnp.arange(levels + 1, dtype=jnp.int32)[:, None]
         tree = state.tree.at[nodes].add(jnp.broadcast_to(change, nodes.shape))
         return Scores(state.scores.at[j].set(new), tree), ()
 
