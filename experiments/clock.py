@@ -16,6 +16,7 @@ import jax
 from experiments import figures
 from experiments.config import Config
 from experiments.jobs import jobs_of, prepare
+from farsign_jax import lanes as lanes_lib
 from farsign_jax import results, sweeps
 
 EVENTS = 105  # eleven buffers are full three times, on average over pieces
@@ -31,12 +32,12 @@ def clock(
     Where the schedule ends, it begins again.
     """
     args = (lanes.problem, lanes.seeds, lanes.hyper, lanes.byzantine)
-    run = sweeps._start(program, delivery, *args[:3])
+    run = lanes_lib.start(program, delivery, *args[:3])
     total = lanes.schedules.shape[1]
     events = min(events, total)
     begin = time.perf_counter()
     chunk = lanes.schedules[:, :events]
-    advance = sweeps._advance.lower(program, delivery, *args, run, chunk).compile()
+    advance = lanes_lib.advance.lower(program, delivery, *args, run, chunk).compile()
     compile_s = time.perf_counter() - begin
     times = []
     for repeat in range(repeats + 1):
