@@ -37,7 +37,7 @@ class _Batch:
     task: Task
     shares: Sequence[shares.Share]
     inputs: Sequence[np.ndarray]  # `shares.fingerprint` of each; nothing without checkpoint
-    lanes: lanes.Lanes  # of all shares
+    together: lanes.Lanes  # of all shares
     mesh: Mesh | None
     args: tuple  # of `lanes.start`, and those that `lanes.advance` has beside
     lies: Any
@@ -65,10 +65,10 @@ class _Batch:
         shapes = jax.eval_shape(lambda run: task.measure(task.of(run)), like)
         inner = jax.eval_shape(lambda run: run.server.params, like).shape[1:-1]
         sizes = {"event": (), "seconds": (), "staleness": (), "nonfinite": inner}
-        if self.lanes.times is not None:
+        if self.together.times is not None:
             sizes["virtual_seconds"] = ()
         sizes |= {name: value.shape[1:] for name, value in sorted(shapes.items())}
-        leading = len(self.lanes), -(-self.lanes.schedules.shape[1] // task.every)
+        leading = len(self.together), -(-self.together.schedules.shape[1] // task.every)
         return {name: np.full((*leading, *size), np.nan) for name, size in sizes.items()}
 
     def _parts(self, columns: Columns) -> list[Columns]:
@@ -83,14 +83,14 @@ class _Batch:
 
     def row(self, end: int, runs: list[simulate.Run], info: Any) -> dict[str, Any]:
         """What is recorded at event `end`, leaves [W, ...]; `runs` are those of each device."""
-        width = len(self.lanes)
+        width = len(self.together)
         row = {
             "event": end,
             "staleness": np.asarray(info["staleness"]).reshape(width, -1).max(axis=1),
             "nonfinite": np.asarray(info["nonfinite"]).sum(axis=1),
         }
-        if self.lanes.times is not None:
-            row["virtual_seconds"] = self.lanes.times[:, end - 1]
+        if self.together.times is not None:
+            row["virtual_seconds"] = self.together.times[:, end - 1]
         # Every device measures its own, and all have begun before one is waited for.
         return row | devices.joined([self.task.measure(self.task.of(run)) for run in runs])
 
@@ -145,8 +145,8 @@ def run(
     by its first lane.
     """
     made = _ready(task, given, batch, local)
-    schedules, mine = made.lanes.schedules, sum(share.count for share in batch)
-    events, width = schedules.shape[1], len(made.lanes)
+    schedules, mine = made.together.schedules, sum(share.count for share in batch)
+    events, width = schedules.shape[1], len(made.together)
     done, columns, state = made.begin()
     if done and task.progress:
         task.progress(done * mine)

@@ -65,6 +65,7 @@ def split(mesh: Mesh | None, tree: PyTree) -> PyTree:
     """Leaves that lead with lanes, each device having its own; as they are without a mesh."""
     if mesh is None:
         return tree
+    tree = jax.tree.map(np.asarray, tree)  # cut on a device, every piece would be a program
     return jax.device_put(tree, NamedSharding(mesh, SPLIT))
 
 
@@ -72,11 +73,9 @@ def spread(mesh: Mesh | None, problem: Problem) -> Problem:
     """A problem of many lanes, each device having its own, and all of the data."""
     if mesh is None:
         return problem
-    where = {
-        name: jax.device_put(getattr(problem, name), NamedSharding(mesh, spec))
-        for name, spec in (("data", WHOLE), ("rows", SPLIT), ("sizes", SPLIT), ("x0", SPLIT))
-    }
-    return dataclasses.replace(problem, **where)
+    own = {name: split(mesh, getattr(problem, name)) for name in ("rows", "sizes", "x0")}
+    data = jax.device_put(problem.data, NamedSharding(mesh, WHOLE))
+    return dataclasses.replace(problem, data=data, **own)
 
 
 def each(mesh: Mesh | None, tree: PyTree) -> list[PyTree]:

@@ -10,11 +10,12 @@ import itertools
 import pickle
 from typing import Any
 
+import jax
 from jax._src import distributed  # the store has no public name
 
 from farsign_jax.base import require
 
-_FOREVER = 30 * 24 * 3600 * 1000  # milliseconds; who has died is missed after 100 s
+_HOUR = 3600 * 1000  # milliseconds, to carry what all have said
 _PIECE = 2**26  # bytes of one message
 _meetings = itertools.count()
 
@@ -47,7 +48,7 @@ def exchange(value: Any) -> list[Any]:
         client.key_value_set_bytes(f"{meeting}/{index}/{number}", piece)
     client.key_value_set(f"{meeting}/{index}", str(len(pieces)))
     said = [_heard(client, meeting, other) for other in range(count)]
-    client.wait_at_barrier(f"{meeting}/heard", _FOREVER)
+    client.wait_at_barrier(f"{meeting}/heard", _HOUR)
     for number in range(len(pieces)):  # the store is in the memory of one host
         client.key_value_delete(f"{meeting}/{index}/{number}")
     return said
@@ -60,7 +61,18 @@ def agree(value: Any, what: str) -> None:
 
 
 def _heard(client: Any, meeting: str, other: int) -> Any:
-    count = int(client.blocking_key_value_get(f"{meeting}/{other}", _FOREVER))
-    names = [f"{meeting}/{other}/{number}" for number in range(count)]
-    pieces = [client.blocking_key_value_get_bytes(name, _FOREVER) for name in names]
-    return pickle.loads(b"".join(pieces))
+    """What another process says at a meeting."""
+    count = _waited(client.blocking_key_value_get, f"{meeting}/{other}")
+    pieces = range(int(count))
+    get = client.blocking_key_value_get_bytes
+    return pickle.loads(b"".join(_waited(get, f"{meeting}/{other}/{n}") for n in pieces))
+
+
+def _waited(get: Any, name: str) -> Any:
+    """What is under a name, as soon as it is there."""
+    while True:
+        try:
+            return get(name, 1000)  # in between, Python hears of Ctrl-C
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
