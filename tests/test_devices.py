@@ -1,5 +1,6 @@
 """Many devices and processes: the same bits as on one, and no word between devices."""
 
+import dataclasses
 import os
 import pickle
 import re
@@ -25,9 +26,17 @@ from tests.test_lockstep import everything, first, lanes_of
 from tests.test_sweeps import BUILD, Stop, lanes, run
 
 
+def simple(count):
+    """Lanes of a problem that compiles faster than a network."""
+    problem = sweeps.Lanes.repeated(helpers.quadratic(workers=5), count)
+    return dataclasses.replace(
+        lanes(1).take(np.zeros(count, int)), problem=problem, seeds=np.arange(count)
+    )
+
+
 def in_lockstep(**options):
-    """Five seeds, one at a time on each device, of two rules under two attacks."""
-    rules, attacks = ("mean", "krum:f=1"), (("none", ()), ("mimic", ()))
+    """Five seeds, one at a time on each device, of a rule under two attacks."""
+    rules, attacks = ("krum:f=1",), (("none", ()), ("mimic", ()))
     given = lanes_of(helpers.quadratic(), seeds=range(5), rules=rules)
     program = everything("basgd", rules, attacks)
     columns, final = sweeps.sweep(
@@ -61,7 +70,7 @@ def resumed(given, folder):
 def program_of_eight():
     """What XLA makes of a lane on each device."""
     mesh = devices.mesh_of(jax.local_devices())
-    given = jax.tree.map(jnp.asarray, lanes(8))
+    given = jax.tree.map(jnp.asarray, simple(8))
     problem = devices.spread(mesh, given.problem)
     rest = devices.split(mesh, (given.seeds, given.hyper, given.byzantine))
     begin = lanes_lib.start(BUILD, "fresh", problem, *rest[:2], mesh=mesh)
@@ -75,7 +84,7 @@ def program_of_eight():
 def child(folder):
     """All that needs eight devices, in a process that has them."""
     assert jax.local_device_count() == 8
-    told = {"five": run(lanes(5)), "nineteen": resumed(lanes(19), folder)}
+    told = {"five": run(lanes(5)), "nineteen": resumed(simple(19), folder)}
     told |= {"lockstep": in_lockstep(), "program": program_of_eight()}
     (folder / "told.pickle").write_bytes(pickle.dumps(told))
 
@@ -107,7 +116,7 @@ def test_eight_devices_are_one_bit_by_bit(eight):
 
 
 def test_a_sweep_goes_on_with_other_devices_to_the_same_bits(eight):
-    helpers.assert_same(eight()["nineteen"], run(lanes(19)))
+    helpers.assert_same(eight()["nineteen"], run(simple(19)))
 
 
 def test_devices_say_nothing_to_each_other_and_reuse_the_memory_of_the_runs(eight):
@@ -161,9 +170,9 @@ def test_shares_that_are_not_equally_far_do_not_run_side_by_side(tmp_path):
 
 
 FLAGS = [
-    "--dataset=mnist_subset", "--methods=far_sign,basgd", "--aggregators=median",
-    "--attacks=none,alie", "--seeds=3", "--events=60", "--eval_every=20", "--directions=5",
-    "--checkpoint_every=20",
+    "--dataset=mnist_subset", "--model=softmax_regression", "--methods=far_sign,basgd",
+    "--aggregators=median", "--attacks=alie", "--seeds=3", "--events=60", "--eval_every=20",
+    "--directions=5", "--checkpoint_every=20",
 ]  # fmt: skip
 
 
@@ -204,7 +213,7 @@ def test_two_processes_write_what_one_does_and_one_resumes_what_two_began(tmp_pa
     assert alone.wait(timeout=300) == 0
     alone.communicate()
     begun = {path.name for path in cut.glob("checkpoints/*.npz")}
-    assert "far_sign-none-1of2.npz" in begun  # what two processes cut stays cut
+    assert any("of2" in name for name in begun)  # what two processes cut stays cut
     assert timeless(read(cut)) == timeless(read(whole))
 
 
