@@ -1,11 +1,11 @@
 """Weak scaling: what an event costs when every device brings as many runs as it adds.
 
-    python -m benchmarks.devices            about a minute on two cores
+    python -m benchmarks.devices            about 1.5 minutes on two cores
 
-One process for each number of devices, one after the other. On a CPU the devices are forced
-ones, which share its cores: with more devices than cores, the ideal is not 1 but devices /
-cores, and what is seen is the overhead beyond it. Where there are accelerators, as many of
-them are used, up to all.
+One process for each number of devices, one after the other. Where every device has its own
+silicon, all runs together should take as long as those of one device. On a CPU the devices are
+forced ones that share its cores: n of them have n times the work for the same cores, and what
+is seen is whether the split itself costs anything.
 
 Each process sweeps FAR-SIGN, --lanes runs on each device, all compiled before; the figure is
 the median over pieces of --timed_events events, measuring and checkpoints apart.
@@ -42,7 +42,7 @@ CONFIG = Config(
 
 
 def clocked(config: Config, count: int) -> dict[str, Any] | None:
-    """Microseconds that all runs on `count` devices take for an event; None if there are fewer."""
+    """Microseconds that all runs take for an event; None where there are fewer devices."""
     local = jax.local_devices()[:count]
     if len(local) < count:
         return None
@@ -87,8 +87,8 @@ def report(rows: list[dict[str, Any]]) -> str:
     header = [
         "devices",
         "runs",
-        "µs / event of all",
-        "times that of the first",
+        "µs / event of all runs",
+        "times the first",
         "µs / event and run",
     ]
     where = f"{machine['device']}, {machine['cpu']}, {machine['cpu_cores']} CPU cores"
