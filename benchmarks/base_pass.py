@@ -15,7 +15,8 @@ from benchmarks.cases import Case
 from benchmarks.timing import FLAGS, take_turns
 from experiments import clock
 from experiments.config import Config
-from farsign_jax import keys, sweeps
+from farsign_jax import keys
+from farsign_jax import lanes as lanes_lib
 from farsign_jax.base import Problem
 from farsign_jax.oracles.coordinate_mlp import loss_changes
 
@@ -59,7 +60,7 @@ def measure(config: Config, problem: Problem, us: float) -> dict[str, float]:
     program, lanes = case.program(config), case.lanes(config, problem, 1, events)
     advance, _ = clock.compiled(program, lanes, events)
     args = (lanes.problem, lanes.seeds, lanes.hyper, lanes.byzantine)
-    run = sweeps._start(program, "fresh", *args[:3])
+    run = lanes_lib.start(program, "fresh", *args[:3])
     event = _loop(advance, args, run, lanes.schedules)
     keyring, order = keys.split(0), jnp.asarray(lanes.schedules[0])
     state = (jnp.copy(problem.x0), jnp.zeros((), jnp.int32))

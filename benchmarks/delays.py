@@ -26,6 +26,7 @@ from experiments.command import FLAGS, configure, main
 from experiments.config import Config
 from experiments.jobs import jobs_of, prepare
 from farsign_jax import arrivals, results, services, sweeps
+from farsign_jax import lanes as lanes_lib
 from farsign_jax.methods import METHODS
 
 EVENTS = 1_000_000
@@ -42,12 +43,12 @@ DELIVERIES = ("fresh", "outstanding", "outstanding:16")
 def _advancing(build: Any, lanes: sweeps.Lanes, delivery: str, events: int) -> Any:
     """A call that advances a run of its own, and what is on its way in that run."""
     args = (lanes.problem, lanes.seeds, lanes.hyper, lanes.byzantine)
-    held = [sweeps._start(build, delivery, *args[:3])]
+    held = [lanes_lib.start(build, delivery, *args[:3])]
     waiting = sum(leaf.nbytes for leaf in jax.tree.leaves(held[0].inbox))
     chunk = lanes.schedules[:, :events]
 
     def call():
-        held[0], _ = sweeps._advance(build, delivery, *args, held[0], chunk)
+        held[0], _ = lanes_lib.advance(build, delivery, *args, held[0], chunk)
         return held[0]
 
     return call, waiting

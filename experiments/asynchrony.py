@@ -22,11 +22,12 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cells
+from experiments import cells, hosts
 from experiments.cells import TARGET, Cell, Figure
 from experiments.command import FLAGS, configure, folder_for, main
 from experiments.config import Config
 from experiments.progress import Progress
+from farsign_jax import processes
 from farsign_jax.base import lookup, require
 
 flags.DEFINE_list("panels", ["a", "b", "c", "d", "e"], "Which ones.")
@@ -184,10 +185,12 @@ def asynchrony() -> None:
         mine = cells.run(name, groups[name], folder, progress)
         rows += mine
         folder.write_rows(rows)
-        cells.show(name, figure, mine, folder)
+        if processes.first():
+            cells.show(name, figure, mine, folder)
     progress.close()
+    hosts.part()
     print(f"all of it is in {folder.path}")
 
 
 if __name__ == "__main__":
-    main(asynchrony)
+    main(asynchrony, many=True)

@@ -19,6 +19,7 @@ import jax
 from experiments import figures
 from experiments.config import Config
 from experiments.jobs import jobs_of, prepare
+from farsign_jax import lanes as lanes_lib
 from farsign_jax import results, sweeps
 
 EVENTS = 105  # eleven buffers are full three times, on average over pieces
@@ -30,9 +31,9 @@ def compiled(
 ) -> tuple[Any, float]:
     """The program that advances all lanes by `events` events, and the seconds it took."""
     args = (lanes.problem, lanes.seeds, lanes.hyper, lanes.byzantine)
-    run = jax.eval_shape(functools.partial(sweeps._start, program, delivery), *args[:3])
+    run = jax.eval_shape(functools.partial(lanes_lib.start, program, delivery), *args[:3])
     begin = time.perf_counter()
-    lowered = sweeps._advance.lower(program, delivery, *args, run, lanes.schedules[:, :events])
+    lowered = lanes_lib.advance.lower(program, delivery, *args, run, lanes.schedules[:, :events])
     return lowered.compile(), time.perf_counter() - begin
 
 
@@ -44,7 +45,7 @@ def pieces(
     Where the schedule ends, it begins again.
     """
     args = (lanes.problem, lanes.seeds, lanes.hyper, lanes.byzantine)
-    run = jax.block_until_ready(sweeps._start(program, delivery, *args[:3]))
+    run = jax.block_until_ready(lanes_lib.start(program, delivery, *args[:3]))
     for piece in itertools.count():
         at = piece * events % (lanes.schedules.shape[1] - events + 1)
         chunk = lanes.schedules[:, at : at + events]

@@ -7,13 +7,14 @@ import os
 import pathlib
 import re
 import sys
+import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags
 
-from experiments import figures, panel
+from experiments import figures, hosts, panel
 from experiments.config import (
     PAPER_AGGREGATORS,
     PAPER_ATTACKS,
@@ -39,7 +40,7 @@ flags.DEFINE_string("data_dir", None, "Prepared tensorflow-datasets, or IDX file
 flags.DEFINE_string("preset", None, f"One of {', '.join(PRESETS)}; flags override it.")
 flags.DEFINE_integer("checkpoint_every", 1000, "Events between checkpoints.", lower_bound=1)
 flags.DEFINE_integer(
-    "max_lanes", None, "Runs side by side (default: what fits).", lower_bound=1
+    "max_lanes", None, "Runs side by side on a device (default: what fits).", lower_bound=1
 )
 
 # Flags that set the field of the same name in `Config`.
@@ -174,6 +175,7 @@ def run_panel(experiment: str, base: Config) -> tuple[Config, results.Folder, li
     config = configure(base)
     folder = folder_for(experiment, config)
     rows = panel.run([panel.ready(config, FLAGS.data_dir)], folder, **sweep_options())
+    hosts.part()
     summary = figures.summarise(rows)
     folder.write_rows(rows, summary)
     return config, folder, rows, summary
@@ -194,16 +196,19 @@ def _parse(argv: list[str]) -> list[str]:
         return rest
     except flags.Error as error:
         _fail(error)
-        raise  # not reached
 
 
-def _fail(error: Exception) -> None:
+def _fail(error: Exception) -> NoReturn:
     print("error: " + " ".join(str(error).split()), file=sys.stderr)
-    sys.exit(2)
+    hosts.leave(2)
 
 
-def main(experiment: Callable[[], Any]) -> None:
-    """Runs a command: bad input ends in one line and exit code 2, Ctrl-C in 130."""
+def main(experiment: Callable[[], Any], many: bool = False) -> None:
+    """Runs a command: bad input ends in one line and exit code 2, Ctrl-C in 130.
+
+    `many`: the command can share its runs with other processes, and calls `hosts.part` after
+    the last one.
+    """
     for module, defined in FLAGS.flags_by_module_dict().items():  # for --help
         for flag in defined if module.startswith(("experiments.", "benchmarks.")) else ():
             FLAGS.register_key_flag_for_module(sys.argv[0], flag)
@@ -212,12 +217,19 @@ def main(experiment: Callable[[], Any]) -> None:
         _cache_compilations()
         logging.getLogger("jax").setLevel(logging.WARNING)  # it reports missing TPUs
         try:
+            hosts.check(many)
+            hosts.join()
             experiment()
         except (InvalidConfig, DataError) as error:
             _fail(error)
         except KeyboardInterrupt:
             print("\ninterrupted: the same command continues from here", file=sys.stderr)
-            sys.exit(130)
+            hosts.leave(130)
+        except Exception:
+            if FLAGS.processes == 1:
+                raise
+            traceback.print_exc()
+            hosts.leave(1)
 
     if any(argument.lstrip("-").startswith("help") for argument in sys.argv[1:2]):
         with contextlib.suppress(SystemExit):  # absl leaves with 1

@@ -30,7 +30,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import figures, panel
+from experiments import figures, hosts, panel
 from experiments.command import FLAGS, configure, folder_for, main, split, sweep_options
 from experiments.config import Config
 from farsign_jax import results
@@ -178,6 +178,7 @@ def compare() -> None:
         with _naming(at):
             panels.append(panel.ready(config, FLAGS.data_dir, name=name, told=at))
     rows = panel.run(panels, folder, **sweep_options())
+    hosts.part()
     header = [*varied, "method", "attack", "best, %", "last, %"]
     lines, summary = [], []
     for made in panels:
@@ -200,4 +201,4 @@ def compare() -> None:
 
 
 if __name__ == "__main__":
-    main(compare)
+    main(compare, many=True)

@@ -20,4 +20,4 @@ def figure1() -> None:
 
 
 if __name__ == "__main__":
-    main(figure1)
+    main(figure1, many=True)

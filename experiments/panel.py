@@ -14,7 +14,7 @@ import numpy as np
 from experiments.config import Config
 from experiments.jobs import Job, Setting, jobs_of, prepare
 from experiments.progress import Progress
-from farsign_jax import results, simulate, sweeps
+from farsign_jax import processes, results, simulate, sweeps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ def run(
         for job, final in zip(panel.jobs, ends, strict=True):
             known.append(staleness(job, panel.config.seeds, final) | panel.told)
     progress.close()
-    if folder:
+    if folder and processes.first():
         results.write_text(folder.path / "staleness.json", json.dumps(known, indent=1) + "\n")
     return [row for rows in done.values() for row in rows]
 

@@ -8,17 +8,22 @@ from typing import Any
 
 import tqdm
 
+from farsign_jax import processes
+
 
 class Progress:
     """A bar with an ETA on a terminal, a plain line every ten seconds elsewhere.
 
     Ctrl-C takes effect between two segments, when everything is in its place; a second one
-    at once.
+    at once. Of several processes, the first says how far it is, and hears of the others when a
+    sweep ends.
     """
 
     def __init__(self, total: int):
+        self.silent = not processes.first()
+        on_terminal = sys.stderr.isatty() and not self.silent
         self.bar = tqdm.tqdm(
-            total=total, unit="event", unit_scale=True, disable=not sys.stderr.isatty()
+            total=total, unit="event", unit_scale=True, disable=not on_terminal
         )
         self.total, self.done, self.began, self.said = total, 0, time.monotonic(), 0.0
         self.label = ""
@@ -48,6 +53,8 @@ class Progress:
         self.done += events
         self.bar.update(events)
         elapsed = time.monotonic() - self.began
+        if self.silent:
+            return
         if self.bar.disable and (elapsed - self.said > 10 or self.done == self.total):
             self.said = elapsed
             line = tqdm.tqdm.format_meter(

@@ -40,4 +40,4 @@ def _verdict(accuracy: float) -> str:
 
 
 if __name__ == "__main__":
-    main(quickstart)
+    main(quickstart, many=True)

@@ -184,4 +184,4 @@ def table3() -> None:
 
 
 if __name__ == "__main__":
-    main(table3)
+    main(table3, many=True)

@@ -11,7 +11,7 @@ results.csv and results.json.
 
 import numpy as np
 
-from experiments import figures, panel
+from experiments import figures, hosts, panel
 from experiments.command import FLAGS, configure, folder_for, main, sweep_options
 from experiments.config import Config
 from experiments.progress import Progress
@@ -67,6 +67,7 @@ def tune() -> None:
     progress = Progress(candidates.answers)
     panel.sweep(candidates, folder, keep, progress, **sweep_options())
     progress.close()
+    hosts.part()
     header = ["method", "step size", *config.attacks, "worst"]
     lines = []
     for (method, name), by_attack in scores.items():
@@ -82,4 +83,4 @@ def tune() -> None:
 
 
 if __name__ == "__main__":
-    main(tune)
+    main(tune, many=True)

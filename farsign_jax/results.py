@@ -1,5 +1,6 @@
 """Results on disk: tidy rows, written whole or not at all, and how they were made."""
 
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -11,13 +12,14 @@ import pathlib
 import platform
 import subprocess
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any, BinaryIO
 
 import jax
 import numpy as np
 
+from farsign_jax import processes
 from farsign_jax.base import InvalidConfig
 
 # fmt: off
@@ -60,6 +62,25 @@ def save_state(path: str | os.PathLike, state: Any) -> None:
     atomic_write(path, lambda file: np.savez(file, **leaves))
 
 
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[Any]:
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            yield arrays
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise InvalidConfig(f"{path} is damaged ({error}): delete it to start anew") from error
+
+
+def load_leaf(path: str | os.PathLike, number: int) -> np.ndarray:
+    """One leaf of what `save_state` wrote; the others are not read.
+
+    Raises:
+        InvalidConfig: where the file is damaged.
+    """
+    with _opened(path) as arrays:
+        return arrays[str(number)]
+
+
 def load_state(path: str | os.PathLike, like: Any) -> Any:
     """Reads what `save_state` wrote into the structure of `like`.
 
@@ -67,11 +88,8 @@ def load_state(path: str | os.PathLike, like: Any) -> Any:
         InvalidConfig: where it is damaged, or leaves are missing, of another shape or type.
     """
     leaves, tree = jax.tree.flatten(like)
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            loaded = [arrays[name] for name in arrays.files]
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise InvalidConfig(f"{path} is damaged ({error}): delete it to start anew") from error
+    with _opened(path) as arrays:
+        loaded = [arrays[name] for name in arrays.files]
     if len(loaded) != len(leaves):
         raise InvalidConfig(f"{path} holds {len(loaded)} arrays where {len(leaves)} are needed")
     for i, (got, want) in enumerate(zip(loaded, leaves, strict=True)):
@@ -93,7 +111,7 @@ def environment() -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     return {
         "python": platform.python_version(),
         "versions": versions,
@@ -137,7 +155,8 @@ def fingerprint(config: Mapping[str, Any]) -> str:
 class Folder:
     """One folder of results: `config.json`, `results.csv`, `results.json`, checkpoints.
 
-    Nothing is written before `claim`, so that a command that fails leaves no trace.
+    Nothing is written before `claim`, so that a command that fails leaves no trace. Of several
+    processes, the first writes; all have their checkpoints there.
 
     Raises:
         ConfigMismatch: where it already holds results of another configuration.
@@ -172,7 +191,7 @@ class Folder:
     def claim(self) -> None:
         """Marks the folder as this configuration's."""
         known = self.path / "config.json"
-        if not known.exists():
+        if processes.first() and not known.exists():
             write_text(known, json.dumps(self.config, indent=2) + "\n")
 
     def checkpoint(self, name: str) -> pathlib.Path:
@@ -180,6 +199,8 @@ class Folder:
 
     def write_rows(self, rows: Sequence[Mapping[str, Any]], summary: Any = None) -> None:
         """Tidy `results.csv`, and `results.json`, which also says how they were made."""
+        if not processes.first():
+            return
         self.claim()
         extra = sorted({name for row in rows for name in row} - set(COLUMNS))
         text = io.StringIO()

@@ -9,6 +9,7 @@ import pytest
 
 from farsign_jax import Build, Feedback, arrivals, attacks, simulate, sweeps
 from farsign_jax import keys as keys_lib
+from farsign_jax import lanes as lanes_lib
 from farsign_jax.base import InvalidConfig
 from farsign_jax.lockstep import Lockstep
 from tests import helpers
@@ -109,8 +110,8 @@ def test_aggregation_stays_conditional():
     lanes = lanes_of(problem, seeds=(0,))
     program = everything("basgd")
     args = (program, "fresh", lanes.problem, jnp.asarray(lanes.seeds), lanes.hyper)
-    run = jax.eval_shape(lambda *a: sweeps._start(*args[:2], *a), *args[2:])
-    text = sweeps._advance.lower(*args, jnp.asarray(lanes.byzantine), run, lanes.schedules)
+    run = jax.eval_shape(lambda *a: lanes_lib.start(*args[:2], *a), *args[2:])
+    text = lanes_lib.advance.lower(*args, jnp.asarray(lanes.byzantine), run, lanes.schedules)
     # One for each rule, and one for the liars that look around.
     assert text.as_text().count("stablehlo.case") >= len(RULES) + 1
 

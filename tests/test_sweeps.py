@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from farsign_jax import Build, Feedback, arrivals, models, sweeps
+from farsign_jax import lanes as lanes_lib
 from farsign_jax.base import InvalidConfig
 from tests import helpers
 
@@ -169,9 +170,10 @@ def test_sigkill_at_any_moment_loses_nothing_but_the_running_segment(tmp_path):
 
 def compiled(given, events=50, delivery="fresh"):
     given = jax.tree.map(jnp.asarray, given)
-    run = sweeps._start(BUILD, delivery, given.problem, given.seeds, given.hyper)
+    run = lanes_lib.start(BUILD, delivery, given.problem, given.seeds, given.hyper)
     args = (given.problem, given.seeds, given.hyper, given.byzantine, run)
-    return sweeps._advance.lower(BUILD, delivery, *args, given.schedules[:, :events]).compile()
+    chunk = given.schedules[:, :events]
+    return lanes_lib.advance.lower(BUILD, delivery, *args, chunk).compile()
 
 
 @pytest.mark.parametrize(
@@ -202,7 +204,7 @@ def test_a_run_needs_little_more_than_its_state_and_data():
     y, x, data = 25 * d * 4, d * 4, 25 * 2400 * (784 + 4)
     assert used <= 1.2 * (y + x + data)
     # The state of one lane, and the table of its examples, are what lane_bytes says.
-    kept = sweeps.lane_bytes(BUILD, given)
+    kept = lanes_lib.lane_bytes(BUILD, given)
     assert y + 2 * x + 25 * 2400 * 4 <= kept <= 1.1 * (y + 2 * x + 25 * 2400 * 4)
 
 

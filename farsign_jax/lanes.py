@@ -1,0 +1,166 @@
+"""Lanes: runs of one structure, and the programs that start them and move them on.
+
+Lanes that share their structure (method, attack, model, sizes) advance together under `vmap`,
+and over the devices of a mesh. `build` is called inside the compiled program, so
+hyper-parameters are tracers and a whole grid compiles once.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from farsign_jax import arrivals, attacks, devices, simulate
+from farsign_jax import keys as keys_lib
+from farsign_jax.base import Array, Problem, PyTree, System, require
+from farsign_jax.staleness import Staleness
+
+Build = Callable[[Problem, Any], System]
+
+
+class Final(NamedTuple):
+    """What is left of L lanes in the end."""
+
+    params: np.ndarray  # f32[L, d], or f32[L, runs, d] where a lane is several runs
+    staleness: Staleness  # leaves [L, m, ...]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Lanes:
+    """L runs of one structure.
+
+    Attributes:
+        problem: `data` shared by all lanes; rows i32[L, m, n], sizes i32[L, m], x0 f32[L, d].
+        seeds: i32[L].
+        hyper: hyper-parameters, leaves [L], handed to `build` one lane at a time.
+        byzantine: bool[L, m], or bool[L, P, m] where it changes (`simulate.run`).
+        schedules: i32[L, T] or i32[L, T, s]; stays on the host, like
+        times: f64[L, T], virtual seconds of the events, or None.
+    """
+
+    problem: Problem
+    seeds: Array
+    hyper: Any
+    byzantine: Array
+    schedules: np.ndarray
+    times: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    @staticmethod
+    def repeated(problem: Problem, count: int) -> Problem:
+        """The `problem` of `count` lanes that share it."""
+        spread = lambda a: jnp.broadcast_to(a, (count, *a.shape))  # noqa: E731
+        return dataclasses.replace(
+            problem,
+            rows=spread(problem.rows),
+            sizes=spread(problem.sizes),
+            x0=spread(problem.x0),
+        )
+
+    def take(self, lanes: Any) -> "Lanes":
+        """Some of the lanes (an index, a slice or an array of ids), data still shared."""
+        pick = functools.partial(jax.tree.map, lambda a: a[lanes])
+        p = self.problem
+        rest = dataclasses.replace(p, rows=p.rows[lanes], sizes=p.sizes[lanes], x0=p.x0[lanes])
+        return Lanes(
+            rest,
+            self.seeds[lanes],
+            pick(self.hyper),
+            self.byzantine[lanes],
+            self.schedules[lanes],
+            None if self.times is None else self.times[lanes],
+        )
+
+    def check(self, build: Build, delivery: str) -> None:
+        """Builds every lane's system once outside the program: bad values fail here."""
+        simulate.depth(delivery)  # refuses what is none
+        for lane in range(len(self)):
+            one = self.take(lane)
+            system = build(one.problem, one.hyper)
+            simulate.check_batch(system, one.problem.sizes)
+            attacks.byzantine_mask(one.problem.num_workers, one.byzantine)
+            schedule = arrivals.Schedule(one.schedules, one.times)
+            arrivals.check_schedule(schedule, one.problem.num_workers)
+        needed, there = lane_bytes(build, self, delivery), memory()[0]
+        rule = f"a run needs {needed / 2**30:.3g} GiB, the device has {there / 2**30:.3g}"
+        require(needed <= there, rule)
+
+
+def _over_lanes(f: Callable, problem: Problem, *rest: Any) -> Any:
+    """f of every lane; a single lane stays free of a batch axis, so its conditions branch."""
+    per_lane = dataclasses.replace(problem, data=None, rows=0, sizes=0, x0=0)
+    if len(problem.sizes) > 1:
+        return jax.vmap(f, in_axes=(per_lane, *(0 for _ in rest)))(problem, *rest)
+    out = f(_of_lane(problem, 0), *jax.tree.map(lambda a: a[0], rest))
+    return jax.tree.map(lambda a: a[None], out)
+
+
+def _in_turns(f: Callable, problem: Problem, run: PyTree, *rest: Any) -> Any:
+    """(runs, info) of `f(problem, run, ...)` of every lane, one after the other, in place."""
+
+    def turn(runs, lane):
+        own = jax.tree.map(lambda a: a[lane], (runs, *rest))
+        one, info = f(_of_lane(problem, lane), *own)
+        return jax.tree.map(lambda a, new: a.at[lane].set(new), runs, one), info
+
+    return jax.lax.scan(turn, run, jnp.arange(len(problem.sizes), dtype=jnp.int32))
+
+
+def _of_lane(problem: Problem, lane: Any) -> Problem:
+    own = {name: getattr(problem, name)[lane] for name in ("rows", "sizes", "x0")}
+    return dataclasses.replace(problem, **own)
+
+
+@functools.partial(jax.jit, static_argnames=("build", "delivery", "mesh"))
+def start(build, delivery, problem, seeds, hyper, mesh=None):
+    """The runs of all lanes before the first event, leaves [L, ...]."""
+
+    def one(problem, seed, hyper):
+        return simulate.start(build(problem, hyper), problem, keys_lib.split(seed), delivery)
+
+    return devices.over(mesh, functools.partial(_over_lanes, one), problem, seeds, hyper)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("build", "delivery", "mesh"), donate_argnames=("run",)
+)
+def advance(build, delivery, problem, seeds, hyper, byzantine, run, schedule, mesh=None):
+    """All lanes through their schedules, [L, T] or [L, T, s]: (run, info). Consumes `run`."""
+
+    def one(problem, run, seed, hyper, byzantine, schedule):
+        system, keys = build(problem, hyper), keys_lib.split(seed)
+        return simulate.advance(system, problem, byzantine, keys, delivery, run, schedule)
+
+    # On a CPU, arrays of one run fit into its caches, those of many do not.
+    turns = jax.default_backend() == "cpu" and len(seeds) > 1 and not os.environ.get("VM")
+    lanes = functools.partial(_in_turns if turns else _over_lanes, one)
+    return devices.over(mesh, lanes, problem, run, seeds, hyper, byzantine, schedule)
+
+
+def lane_bytes(build: Build, lanes: Lanes, delivery: str = "fresh") -> int:
+    """Bytes one lane keeps on the device while it runs, data and scratch apart."""
+    one = lanes.take(slice(0, 1))
+    shapes = jax.eval_shape(
+        functools.partial(start, build, delivery), one.problem, one.seeds, one.hyper
+    )
+    own = (one.problem.rows, one.problem.sizes, one.problem.x0, shapes)
+    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(own))
+
+
+def memory() -> tuple[int, int]:
+    """Bytes of one device, and how many of them are free."""
+    local = jax.local_devices()
+    stats = local[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"], stats["bytes_limit"] - stats["bytes_in_use"]
+    page = os.sysconf("SC_PAGE_SIZE")  # the memory of the host, which its devices share
+    whole, free = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_AVPHYS_PAGES")
+    return whole * page // len(local), free * page // len(local)
