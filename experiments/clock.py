@@ -33,7 +33,8 @@ def compiled(
     args = (lanes.problem, lanes.seeds, lanes.hyper, lanes.byzantine)
     run = jax.eval_shape(functools.partial(lanes_lib.start, program, delivery), *args[:3])
     begin = time.perf_counter()
-    lowered = lanes_lib.advance.lower(program, delivery, *args, run, lanes.schedules[:, :events])
+    chunk = lanes.schedules[:, :events]
+    lowered = lanes_lib.advance.lower(program, delivery, *args, run, chunk)
     return lowered.compile(), time.perf_counter() - begin
 
 

@@ -109,7 +109,8 @@ class _Batch:
         ends = {}
         for share, run in zip(self.shares, runs, strict=True):
             if share.count:
-                final = lanes.Final(simulate.output(run), run.staleness)
+                params: Any = simulate.output(run)
+                final = lanes.Final(params, run.staleness)
                 own = jax.tree.map(lambda a, n=share.count: np.asarray(a)[:n], final)
                 ends[int(share.ids[0])] = own
         return ends

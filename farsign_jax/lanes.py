@@ -140,7 +140,7 @@ def advance(build, delivery, problem, seeds, hyper, byzantine, run, schedule, me
         return simulate.advance(system, problem, byzantine, keys, delivery, run, schedule)
 
     # On a CPU, arrays of one run fit into its caches, those of many do not.
-    turns = jax.default_backend() == "cpu" and len(seeds) > 1 and not os.environ.get("VM")
+    turns = jax.default_backend() == "cpu" and len(seeds) > 1
     lanes = functools.partial(_in_turns if turns else _over_lanes, one)
     return devices.over(mesh, lanes, problem, run, seeds, hyper, byzantine, schedule)
 

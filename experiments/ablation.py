@@ -1,0 +1,105 @@
+"""How much FAR-SIGN can learn from the same number of evaluations, idea by idea.
+
+    python -m experiments.ablation                            MNIST, 5 seeds
+    python -m experiments.ablation --seeds 1 --ideas tuned,forward
+
+The setting of Table 3, and its budget: what --events answers of two evaluations per direction
+cost. Ideas that need fewer evaluations per answer are given more answers, and their steps
+shrink as often per evaluation. Each idea is measured by itself, on top of the one it names.
+Writes table.md (best accuracy of each seed, mean over seeds, for every attack), results.csv and
+results.json under --out; the same command continues there.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from experiments import figures, hosts, panel
+from experiments.command import FLAGS, configure, folder_for, main, sweep_options
+from experiments.config import Config
+from farsign_jax import results
+from farsign_jax.base import lookup, require
+from farsign_jax.oracles.zeroth_order import evaluations
+
+flags.DEFINE_list("ideas", None, "Which ones; default: all.")
+
+
+class Idea(NamedTuple):
+    """Options of far_sign, and what they are."""
+
+    options: dict[str, Any]
+    says: str
+
+    @property
+    def method(self) -> str:
+        told = ",".join(f"{name}={value}" for name, value in self.options.items())
+        return f"far_sign:{told}" if told else "far_sign"
+
+
+_TUNED = {"step_size": 0.035}
+_FORWARD = {"step_size": 0.015, "scheme": "forward"}
+_ALIVE = _FORWARD | {"sampler": "alive"}
+
+IDEAS = {
+    "paper": Idea({}, "the paper's setting"),
+    "tuned": Idea(_TUNED, "half the step"),
+    "small": Idea({"step_size": 0.0175}, "a quarter of the step"),
+    "averaged": Idea(_TUNED | {"averaging": 2}, "tuned, averages of iterates, weights n^2"),
+    "forward": Idea(_FORWARD, "forward differences: k + 1 evaluations for k answers"),
+    "alive": Idea(_ALIVE, "forward, dead coordinates asked for less often"),
+    "alive_unbiased": Idea(_ALIVE | {"weights": "inverse"}, "alive, steps by 1 / probability"),
+    "rank": Idea(
+        _FORWARD | {"sampler": "rank", "floor": 0.3}, "forward, large derivatives more often"
+    ),
+    "rank_unbiased": Idea(
+        _FORWARD | {"sampler": "rank", "floor": 0.3, "weights": "inverse"},
+        "rank, steps by 1 / probability",
+    ),
+    "last_layer": Idea(_ALIVE | {"last_layer": 0.5}, "alive, half the step in the last layer"),
+    "soft": Idea(_ALIVE | {"soft": 0.5}, "alive, smaller steps where an average is small"),
+    "alive_averaged": Idea(_ALIVE | {"averaging": 2}, "alive, averages of iterates"),
+}
+
+CONFIG = Config(eval_every=500)
+
+
+def _budgeted(config: Config, scheme: str) -> Config:
+    """As many evaluations as `config` needs for central differences."""
+    cost, usual = (evaluations(config.directions, s) for s in (scheme, "central"))
+    events = config.events * usual // cost
+    scaled = {n: getattr(config, n) * usual // cost for n in ("decay_every", "eval_every")}
+    return dataclasses.replace(config, events=events, **scaled)
+
+
+def ablation() -> None:
+    names = list(IDEAS) if FLAGS.ideas is None else FLAGS.ideas
+    require(len(names) > 0, f"--ideas names none: known: {', '.join(IDEAS)}")
+    chosen = {name: lookup("idea", name, IDEAS) for name in names}
+    base = configure(CONFIG)
+    folder = folder_for("ablation", base, ideas=sorted(chosen))
+    panels = []
+    for name, idea in chosen.items():
+        config = _budgeted(base, idea.options.get("scheme", "central"))
+        config = dataclasses.replace(config, methods=(idea.method,))
+        panels.append(panel.ready(config, FLAGS.data_dir, name=name, told={"idea": name}))
+    rows = panel.run(panels, folder, **sweep_options())
+    hosts.part()
+    lines, summary = [], []
+    for name, idea in chosen.items():
+        entries = figures.summarise([row for row in rows if row["idea"] == name])
+        summary += [{"idea": name} | entry for entry in entries]
+        best = [entry["best"] for entry in entries]
+        cells = [figures.percent(value) for value in (*best, min(best))]
+        lines.append([name, *cells, f"`{idea.method}`", idea.says])
+    header = ["idea", *(e["attack"] for e in entries), "worst", "method", "what it is"]
+    folder.write_rows(rows, summary)
+    table = results.markdown_table(header, lines)
+    budget = base.events * evaluations(base.directions, "central")
+    table = f"{len(base.seeds)} seeds, {budget:,} evaluations in each run\n\n{table}"
+    results.write_text(folder.path / "table.md", table)
+    print(f"\n{table}\nall of it is in {folder.path}")
+
+
+if __name__ == "__main__":
+    main(ablation, many=True)
