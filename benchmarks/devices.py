@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from benchmarks.throughput import spread  # and its flags
+from benchmarks.timing import spread  # and its flags
 from experiments.command import FLAGS, configure, main
 from experiments.config import Config
 from experiments.jobs import jobs_of, prepare

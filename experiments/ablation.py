@@ -59,6 +59,11 @@ IDEAS = {
     "last_layer": Idea(_ALIVE | {"last_layer": 0.5}, "alive, half the step in the last layer"),
     "soft": Idea(_ALIVE | {"soft": 0.5}, "alive, smaller steps where an average is small"),
     "alive_averaged": Idea(_ALIVE | {"averaging": 2}, "alive, averages of iterates"),
+    "bfloat16": Idea(_TUNED | {"storage": "bfloat16"}, "tuned, y in half the memory"),
+    "hashed": Idea(_TUNED | {"storage": "hashed", "slots": 3000}, "y in a quarter of it"),
+    "sketch": Idea(_TUNED | {"storage": "sketch", "slots": 2000}, "y in a quarter of it"),
+    "blocks": Idea(_TUNED | {"storage": "blocks", "slots": 6363}, "y in a quarter of it"),
+    "hashed_less": Idea(_TUNED | {"storage": "hashed", "slots": 100}, "y in 1/127 of it"),
 }
 
 CONFIG = Config(eval_every=500)

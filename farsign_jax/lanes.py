@@ -90,8 +90,7 @@ class Lanes:
             schedule = arrivals.Schedule(one.schedules, one.times)
             arrivals.check_schedule(schedule, one.problem.num_workers)
         needed, there = lane_bytes(build, self, delivery), memory()[0]
-        rule = f"a run needs {needed / 2**30:.3g} GiB, the device has {there / 2**30:.3g}"
-        require(needed <= there, rule)
+        require(needed <= there, _too_much(build, self, delivery, needed, there))
 
 
 def _over_lanes(f: Callable, problem: Problem, *rest: Any) -> Any:
@@ -145,14 +144,37 @@ def advance(build, delivery, problem, seeds, hyper, byzantine, run, schedule, me
     return devices.over(mesh, lanes, problem, run, seeds, hyper, byzantine, schedule)
 
 
+def _kept(build: Build, lanes: Lanes, delivery: str) -> Any:
+    """Shapes of all that the first lane keeps on the device while it runs."""
+    one = lanes.take(slice(0, 1))
+    p = one.problem
+    begin = functools.partial(start, build, delivery)
+    return p.rows, p.sizes, p.x0, jax.eval_shape(begin, p, one.seeds, one.hyper)
+
+
+def _bytes(leaf: Any) -> int:
+    return leaf.size * leaf.dtype.itemsize
+
+
+def _too_much(build: Build, lanes: Lanes, delivery: str, needed: int, there: int) -> str:
+    """What a run needs, what there is, and what would fit."""
+    whole = jax.tree_util.tree_leaves_with_path(_kept(build, lanes, delivery))
+    path, leaf = max(whole, key=lambda pair: _bytes(pair[1]))
+    name, most = jax.tree_util.keystr(path[1:]).lstrip("."), _bytes(leaf)
+    text = f"a run needs {needed / 2**30:.3g} GiB, the device has {there / 2**30:.3g}: "
+    text += f"{name} {leaf.dtype}{list(leaf.shape[1:])} takes {most / 2**30:.3g}"
+    rest = needed - most
+    if name != "server.averages" or rest >= there:
+        return text
+    workers = leaf.shape[1]
+    slots = (there - rest) // (8 * workers)
+    half = f"storage=bfloat16 needs {(rest + most // 2) / 2**30:.3g} GiB, "
+    return f"{text}; {half}and storage=hashed,slots={slots} or less fits (farsign_jax.averages)"
+
+
 def lane_bytes(build: Build, lanes: Lanes, delivery: str = "fresh") -> int:
     """Bytes one lane keeps on the device while it runs, data and scratch apart."""
-    one = lanes.take(slice(0, 1))
-    shapes = jax.eval_shape(
-        functools.partial(start, build, delivery), one.problem, one.seeds, one.hyper
-    )
-    own = (one.problem.rows, one.problem.sizes, one.problem.x0, shapes)
-    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(own))
+    return sum(map(_bytes, jax.tree.leaves(_kept(build, lanes, delivery))))
 
 
 def memory() -> tuple[int, int]:

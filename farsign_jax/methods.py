@@ -12,7 +12,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from farsign_jax import aggregators, attacks, directions, oracles, sampling, schedules
+from farsign_jax import (
+    aggregators,
+    attacks,
+    averages,
+    directions,
+    oracles,
+    sampling,
+    schedules,
+)
 from farsign_jax.base import Problem, Server, System, Worker, lookup, require
 from farsign_jax.oracles.coordinate_mlp import MLPStructure
 from farsign_jax.servers.aflguard import aflguard
@@ -112,6 +120,8 @@ def _far_sign(
     last_layer=1.0,
     soft=0.0,
     averaging=None,
+    storage="float32",
+    slots=None,
 ):
     beta = hyper["average_step"]
     require(beta <= 1, f"far_sign needs 0 < average_step <= 1: got {beta}")
@@ -128,6 +138,7 @@ def _far_sign(
         gain=None if last_layer == 1 else _last_layer(problem, last_layer),
         soft=soft,
         averaging=averaging,
+        storage=averages.make(storage, problem.num_workers, dictionary.size, slots),
     )
     worker = oracles.zeroth_order(
         problem,

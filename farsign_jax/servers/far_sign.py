@@ -25,8 +25,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from farsign_jax.averages import Averages, dense
 from farsign_jax.base import (
     Array,
+    PyTree,
     Query,
     Schedule,
     Server,
@@ -71,7 +73,7 @@ class FarSignState(NamedTuple):
     """m workers, K directions each, d parameters."""
 
     params: Array  # f32[d], x
-    averages: Array  # f32[m, K], y, zero until first heard
+    averages: PyTree  # f32[m, K], y, zero until first heard; or another `averages.Averages`
     counts: Array  # i32[m], answers heard from each worker, those over its cap left out
     step: Array  # i32[], updates applied so far, n
     asked: Any = ()  # the state of the sampler
@@ -99,6 +101,7 @@ def far_sign(
     gain: Any = None,
     soft: float = 0.0,
     averaging: float | None = None,
+    storage: Averages | None = None,
 ) -> Server:
     """Asynchronous sign descent with one memory per worker and direction.
 
@@ -131,6 +134,7 @@ def far_sign(
             instead of alpha * sign(y_j), the mean over the directions of the answer.
         averaging: None, or g >= 0: the output is the mean of the iterates with weights
             (n + 1)^g, at a cost of O(k) per update.
+        storage: where y is kept, one of `averages` for m and K; None, m K numbers.
 
     Returns:
         A `Server` for m workers and `dictionary.dim` parameters.
@@ -148,6 +152,7 @@ def far_sign(
     if not callable(average_step):
         in_range = (average_step > 0) & (average_step <= 1)
         require(in_range, f"far_sign needs 0 < average_step <= 1: got {average_step}")
+    storage = dense(m, size) if storage is None else storage
     own = dictionary.num_workers
     require(own in (None, m), f"the dictionary is for {own} workers: got num_workers={m}")
     require(sign_of in ("new", "old"), f"sign_of is 'new' or 'old': got {sign_of!r}")
@@ -171,13 +176,11 @@ def far_sign(
         require(dictionary.dim == d, f"the dictionary is for d={dictionary.dim}: got d={d}")
         return FarSignState(
             params=params,
-            averages=jnp.zeros((m, size), params.dtype),
+            averages=storage.init(params.dtype),
             counts=jnp.zeros((m,), jnp.int32),
             step=jnp.zeros((), jnp.int32),
             asked=() if sampler is None else sampler.init(),
-            lag=()
-            if averaging is None
-            else Lag(jnp.zeros_like(params), jnp.float32(averaging)),
+            lag=() if averaging is None else Lag.none(params, averaging),
         )
 
     def query(state, worker, key):
@@ -209,7 +212,7 @@ def far_sign(
         answer = tame(reports.value, _LARGEST)
         beta = jnp.asarray(average_step(state.step), state.params.dtype)
 
-        old = state.averages[i[:, None], j]
+        old = storage.read(state.averages, i[:, None], j)
         new = old + jnp.clip(beta, 0, 1) * (answer - old)
         amount = amounts(state, i, j, new if sign_of == "new" else old)
         asked, lag = state.asked, state.lag
@@ -219,7 +222,7 @@ def far_sign(
             lag = lag.moved(j, amount, state.step)
         return FarSignState(
             params=dictionary.move(state.params, i, j, amount),
-            averages=state.averages.at[i[:, None], j].set(new, mode="drop"),
+            averages=storage.write(state.averages, i[:, None], j, old, new),
             counts=state.counts.at[i].add(1, mode="drop"),
             step=state.step + (1 if rate_cap is None else jnp.any(present).astype(jnp.int32)),
             asked=asked,
@@ -232,7 +235,8 @@ def far_sign(
             "an omniscient attack compares what workers say about the same direction: "
             "this dictionary gives each worker its own",
         )
-        said = state.averages[:, direction]
+        everyone = jnp.arange(m, dtype=jnp.int32)[:, None]
+        said = storage.read(state.averages, everyone, direction[None])
         return said, said != 0  # never heard, or an average of exactly 0: nothing to imitate
 
     return Server(init, query, update, m, recall, scheduled=("counts", "step"))

@@ -1,0 +1,140 @@
+"""Where a server keeps y[i, j], one moving average per worker and direction: m K numbers.
+
+That is what limits the size of a model. All kinds read and write k numbers per answer:
+
+    float32    m K numbers of 4 bytes: exact
+    bfloat16   of 2 bytes: 8 bits of each number; signs, which are all that matters, are exact,
+               but a step smaller than 1/256 of y is lost
+    blocks     one average for `share` consecutive directions: 4 m K / share bytes, and all of
+               them move by the sign of what was last said of any
+    sketch     three hashed tables with signs, read by their median (count sketch; Charikar,
+               Chen and Farach-Colton, 2002): 12 m slots bytes; directions that share a slot
+               disturb each other at random
+    hashed     one table with the number of the direction beside each average: 8 m slots bytes.
+               Of directions that share a slot the last one is remembered; of the others nothing
+               is, and they move by the sign of the newest answer
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from farsign_jax.base import Array, PyTree, lookup, require
+
+_ROWS = 3  # tables of a sketch
+
+
+class Averages(NamedTuple):
+    """For m workers and K directions; i is i32[s, 1], m where nobody is, j i32[s, k]."""
+
+    init: Callable[[Any], PyTree]  # of the dtype of x
+    read: Callable[[PyTree, Array, Array], Array]  # -> f32 of the shape of i and j together
+    write: Callable[[PyTree, Array, Array, Array, Array], PyTree]  # (state, i, j, old, new)
+
+
+def dense(m: int, size: int, kept: Any = None) -> Averages:
+    """An average each, of type `kept`, or that of x."""
+
+    def write(state, i, j, old, new):
+        return state.at[i, j].set(new.astype(state.dtype), mode="drop")
+
+    def read(state, i, j):
+        return state[i, j] if kept is None else state[i, j].astype(jnp.float32)
+
+    return Averages(lambda dtype: jnp.zeros((m, size), kept or dtype), read, write)
+
+
+def blocks(m: int, size: int, share: int) -> Averages:
+    """One average for `share` consecutive directions."""
+    require(1 <= share <= size, f"blocks need 1 <= share <= K={size}: got {share}")
+
+    def write(state, i, j, old, new):  # several of one answer may meet
+        return state.at[i, j // share].add(new - old, mode="drop")
+
+    return Averages(
+        lambda dtype: jnp.zeros((m, -(-size // share)), dtype),
+        lambda state, i, j: state[i, j // share],
+        write,
+    )
+
+
+def _hash(j: Array, salt: int) -> Array:
+    """u32, as good as random."""
+    x = j.astype(jnp.uint32) * jnp.uint32(0x9E3779B9) + jnp.uint32(salt * 0x85EBCA6B % 2**32)
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def sketch(m: int, size: int, slots: int) -> Averages:
+    """Three tables of `slots` numbers for each worker."""
+    require(1 <= slots <= size, f"a sketch needs 1 <= slots <= K={size}: got {slots}")
+
+    def places(j):
+        hashed = jnp.stack([_hash(j, row) for row in range(_ROWS)])  # [rows, s, k]
+        sign = jnp.where(hashed >> 31 == 1, 1.0, -1.0)
+        return (hashed & 0x7FFFFFFF).astype(jnp.int32) % slots, sign
+
+    def read(state, i, j):
+        at, sign = places(j)
+        rows = jnp.arange(_ROWS, dtype=jnp.int32)[:, None, None]
+        return jnp.median(sign * state[rows, i[None], at], axis=0)
+
+    def write(state, i, j, old, new):
+        at, sign = places(j)
+        rows = jnp.arange(_ROWS, dtype=jnp.int32)[:, None, None]
+        return state.at[rows, i[None], at].add(sign * (new - old)[None], mode="drop")
+
+    return Averages(lambda dtype: jnp.zeros((_ROWS, m, slots), dtype), read, write)
+
+
+class Slots(NamedTuple):
+    averages: Array  # f32[m, slots]
+    direction: Array  # i32[m, slots], of which they are; -1 before the first
+
+
+def hashed(m: int, size: int, slots: int) -> Averages:
+    """A table of `slots` averages for each worker, each with its direction."""
+    require(1 <= slots <= size, f"a table needs 1 <= slots <= K={size}: got {slots}")
+
+    def init(dtype):
+        return Slots(jnp.zeros((m, slots), dtype), jnp.full((m, slots), -1, jnp.int32))
+
+    def place(j):
+        return (_hash(j, 0) >> 1).astype(jnp.int32) % slots
+
+    def read(state, i, j):
+        at = i, place(j)
+        return jnp.where(state.direction[at] == j, state.averages[at], 0.0)
+
+    def write(state, i, j, old, new):
+        at = place(j)  # two writes to one slot may end in the average of one for the other
+        later = jnp.triu(jnp.ones((j.shape[-1],) * 2, bool), 1)[None]
+        taken = jnp.any(later & (at[..., :, None] == at[..., None, :]), axis=-1)
+        at = jnp.where(taken, slots, at)
+        put = lambda a, value: a.at[i, at].set(value, mode="drop")  # noqa: E731
+        return Slots(put(state.averages, new), put(state.direction, j))
+
+    return Averages(init, read, write)
+
+
+STORAGE = {
+    "float32": lambda m, size, slots: dense(m, size),
+    "bfloat16": lambda m, size, slots: dense(m, size, jnp.bfloat16),
+    "blocks": lambda m, size, slots: blocks(m, size, -(-size // slots)),
+    "sketch": sketch,
+    "hashed": hashed,
+}
+
+
+def make(name: str, m: int, size: int, slots: int | None = None) -> Averages:
+    """By name; `slots` averages per worker, default an eighth of K.
+
+    Raises:
+        InvalidConfig: on an unknown name, or slots outside 1 .. K.
+    """
+    kind = lookup("storage", name, STORAGE)
+    slots = max(size // 8, 1) if slots is None else slots
+    require(1 <= slots <= size, f"storage needs 1 <= slots <= K={size}: got {slots}")
+    return kind(m, size, slots)
