@@ -14,12 +14,17 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from benchmarks.ceilings import copy_rate
 from experiments.config import parse
+from farsign_jax.oracles.cross_entropy import num_terms
 
 FLOAT = 4  # bytes
 LINE = 64  # bytes that a processor moves where one number is read or written
 RANDOM = 50  # operations of 32 random bits: Threefry-2x32 with 20 rounds makes two such words
+SERIES = num_terms(np.float32)
+POLYNOMIALS = 2 * (3 * SERIES + 4) + 6  # operations on one number
 NORMAL = RANDOM + 20  # and two polynomials; the logarithm and the root are counted apart
 
 
@@ -99,9 +104,10 @@ def backward(s: Sizes) -> Work:
 
 
 def coordinate_answers(s: Sizes) -> Work:
-    """k two-point differences on top of a forward pass: at both points, the logarithm of
-    what each example's likelihood changes by."""
-    return Work(transcendentals=2 * s.batch * s.directions)
+    """k two-point differences on top of a forward pass: `SERIES` + 1 products of [b, c] and
+    [c, k], and at both points three polynomials of b k numbers, of which one is a logarithm."""
+    points = 2 * s.batch * s.directions
+    return Work(points * s.classes * (SERIES + 1), points * POLYNOMIALS)
 
 
 def signs(s: Sizes) -> Work:

@@ -156,7 +156,8 @@ def test_a_floor_is_the_sum_over_kinds_of_work():
     assert (work + work * 2).bytes == 12e10
     sizes = counts.Sizes(((784, 32), (32, 10)), batch=64, directions=100)
     assert sizes.dim == 25_450
-    assert counts.by_hand("far_sign", sizes).matmul == 2 * 64 * (784 * 32 + 32 * 10)
+    forward, series = 2 * 64 * (784 * 32 + 32 * 10), 5 * 2 * 64 * 100 * 10
+    assert counts.by_hand("far_sign", sizes).matmul == forward + series
     assert counts.by_hand("kardam", sizes) is None
     waiting = counts.message(counts.Sizes(sizes.layers, 64, 100, waits=True))
     assert waiting.bytes == 8 * 25_450
