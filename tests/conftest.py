@@ -1,7 +1,9 @@
 """Guards that turn common JAX mistakes into failures, for every test."""
 
+import atexit
 import gc
 import os
+import shutil
 import tempfile
 
 # Command lines started by tests must not touch the user's caches.
@@ -10,7 +12,14 @@ os.environ["FARSIGN_CACHE"] = tempfile.mkdtemp(prefix="farsign-tests-")
 import jax
 import pytest
 
+CACHE = os.environ["FARSIGN_CACHE"]
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+
 jax.config.update("jax_platforms", "cpu")
+# Most of the time goes into compiling, often the same program in two tests. Programs are kept
+# for this process alone: JAX does not write them atomically, and a killed command leaves half.
+jax.config.update("jax_compilation_cache_dir", os.path.join(CACHE, "tests-xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 if hasattr(jax.config, "jax_captured_constants_warn_bytes"):  # since jax 0.7

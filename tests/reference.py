@@ -8,21 +8,26 @@ def far_sign(x, events, m, alpha, beta, sign_of="new", weights=None):
     x = np.array(x, np.float32)
     y = np.zeros((m, x.size), np.float32)
     for n, heard in enumerate(events):
-        a, b = np.float32(alpha(n)), np.float32(beta(n))
-        move = np.zeros_like(x)
-        for worker, coordinates, answers in heard:
-            w = np.float32(1 if weights is None else weights[worker])
-            for j, answer in zip(coordinates, answers, strict=True):
-                answer = np.float32(answer)
-                if not np.isfinite(answer):
-                    answer = np.float32(0)
-                answer = np.clip(answer, np.float32(-1e30), np.float32(1e30))
-                old = y[worker, j]
-                new = old + b * (answer - old)
-                y[worker, j] = new
-                move[j] += -a * w * np.sign(new if sign_of == "new" else old)
-        x = x + move
+        x, y = far_sign_event(x, y, heard, alpha(n), beta(n), sign_of, weights)
     return x, y
+
+
+def far_sign_event(x, y, heard, alpha, beta, sign_of="new", weights=None):
+    """One event of it: the next x and y."""
+    a, b = np.float32(alpha), np.float32(beta)
+    y, move = y.copy(), np.zeros_like(x)
+    for worker, coordinates, answers in heard:
+        w = np.float32(1 if weights is None else weights[worker])
+        for j, answer in zip(coordinates, answers, strict=True):
+            answer = np.float32(answer)
+            if not np.isfinite(answer):
+                answer = np.float32(0)
+            answer = np.clip(answer, np.float32(-1e30), np.float32(1e30))
+            old = y[worker, j]
+            new = old + b * (answer - old)
+            y[worker, j] = new
+            move[j] += -a * w * np.sign(new if sign_of == "new" else old)
+    return x + move, y
 
 
 def two_point(losses, x, plus, minus, directions, delta):

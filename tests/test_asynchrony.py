@@ -109,9 +109,9 @@ def discrete_events(fleet, num_events, liars, depth=1):
     A question keeps a copy of x; its answer is made of this copy when it is delivered.
     """
     ask, answer = lines()
-    x0 = x = np.asarray(PROBLEM.x0)
+    x, y = np.asarray(PROBLEM.x0), np.zeros((M, D), np.float32)
     rngs = [stream(jax.random.key(3), i) for i in range(M)]
-    work, given, heap, heard = [0.0] * M, [0] * M, [], []
+    work, given, heap = [0.0] * M, [0] * M, []
     questions = [collections.deque() for _ in range(M)]  # oldest first
 
     def send(i, number):
@@ -133,8 +133,8 @@ def discrete_events(fleet, num_events, liars, depth=1):
         _, _, i = heapq.heappop(heap)
         copy, direction, number = questions[i].popleft()
         value = np.asarray(answer(copy, direction, i, number))
-        heard.append([(i, direction, -value if i < liars else value)])
-        x, y = reference.far_sign(x0, heard, M, ALPHA, BETA)
+        heard = [(i, direction, -value if i < liars else value)]
+        x, y = reference.far_sign_event(x, y, heard, ALPHA(n), BETA(n))
         yield i, n - max(number, 0), x, y
         send(i, n + 1)  # asked anew, at the x that its own answer has just moved
         begin(i)
@@ -356,7 +356,8 @@ def test_the_cap_is_the_rule_it_says(size, rank):
     update = jax.jit(server.update)
     rng = np.random.default_rng(1)
     state = server.init(jnp.asarray(rng.normal(size=D), jnp.float32))
-    x0, counts, heard, dropped = np.asarray(state.params), [0] * M, [], 0
+    x, y = np.asarray(state.params), np.asarray(state.averages)
+    counts, events, dropped = [0] * M, 0, 0
     for workers in random_sets(150, size):
         asked = np.stack([rng.choice(D, K, replace=False) for _ in workers])
         value = rng.normal(size=(size, K)).astype(np.float32)
@@ -372,9 +373,10 @@ def test_the_cap_is_the_rule_it_says(size, rank):
         if not valid:
             helpers.assert_same(before, state)  # as if it had not answered
             continue
-        heard.append([(workers[s], asked[s], value[s]) for s in valid])
-        x, y = reference.far_sign(x0, heard, M, ALPHA, BETA)
-        assert int(state.step) == len(heard)
+        heard = [(workers[s], asked[s], value[s]) for s in valid]
+        x, y = reference.far_sign_event(x, y, heard, ALPHA(events), BETA(events))
+        events += 1
+        assert int(state.step) == events
         np.testing.assert_allclose(state.params, x, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(state.averages, y, rtol=1e-5, atol=1e-6)
     assert dropped > 20

@@ -1,5 +1,6 @@
 """Servers that judge or collect whole gradients one by one, against NumPy."""
 
+import functools
 import math
 from typing import Any
 
@@ -266,7 +267,9 @@ def test_fedbuff_is_the_paper_in_numpy(dampening):
     assert int(state.count) == len(truth.inside) and truth.step == truth.heard // 4
 
 
+@functools.cache
 def four(step_size: Any = 0.1):
+    """One of each; the same objects for all tests, so that each is compiled once."""
     data = PROBLEM.losses, REFERENCE
     return {
         "kardam": kardam(M, byzantine=2, step_size=step_size),
@@ -302,7 +305,7 @@ def test_a_set_is_heard_one_by_one_and_one_answer_takes_no_loop(name):
 @pytest.mark.parametrize("name", ["kardam", "zeno_pp", "aflguard", "fedbuff"])
 def test_only_what_the_schedule_decides_is_called_scheduled(name):
     """Whatever is said, these fields are the same: runs of one schedule may share them."""
-    server = four()[name]
+    server = four(schedule)[name]
     hear, ends = jax.jit(server.update), []
     for lies in (0.0, 0.6):
         state = server.init(PROBLEM.x0)

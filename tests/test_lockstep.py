@@ -52,10 +52,15 @@ def first(params):
     return {"first": params[..., 0]}
 
 
+# Between them every rule and every attack but `none` is run alone.
 @pytest.mark.parametrize(
-    ("method", "delivery"), [("cyber0", "outstanding"), ("basgd", "fresh")]
+    ("method", "delivery", "some"),
+    [
+        ("cyber0", "outstanding", [(0, 1, 1, 1), (1, 2, 0, 2)]),
+        ("basgd", "fresh", [(0, 2, 1, 1), (1, 0, 0, 3)]),
+    ],
 )
-def test_every_lane_is_the_run_it_stands_for(method, delivery):
+def test_every_lane_is_the_run_it_stands_for(method, delivery, some):
     problem = helpers.digits(workers=helpers.M)
     lanes = lanes_of(problem)
     columns, ends = sweeps.sweep(
@@ -67,7 +72,7 @@ def test_every_lane_is_the_run_it_stands_for(method, delivery):
     ends = ends.params.reshape(*shape, -1)
     moved = np.abs(ends - np.asarray(problem.x0)).max(axis=-1)
     assert (moved > 0).all()
-    for lane, g, h, a in [(0, 1, 1, 1), (0, 2, 1, 2), (1, 0, 0, 3)]:
+    for lane, g, h, a in some:
         system = build(method, RULES[g], ATTACKS[a])(problem, {"step_size": STEPS[h]})
         alone, _ = simulate.run(
             problem, system, lanes.schedules[lane], seed=lane, byzantine=2, delivery=delivery

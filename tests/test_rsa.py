@@ -72,8 +72,11 @@ def test_subgradients(p):
         np.testing.assert_allclose(ties, [0.5, -0.5, 0])
 
 
-@pytest.mark.parametrize("p", NORMS)
-@pytest.mark.parametrize(("reduced", "sees"), [(True, "old"), (False, "old"), (True, "new")])
+# The norm, the gradients and what the server sees do not know of each other.
+@pytest.mark.parametrize(
+    ("p", "reduced", "sees"),
+    [(1, True, "old"), (2, False, "old"), (np.inf, True, "new"), (1, False, "new")],
+)
 def test_it_is_the_algorithm_of_the_paper(p, reduced, sees):
     """Algorithm 1 line by line in NumPy, with the same examples drawn."""
     alpha, lam, decay, rounds = 0.05, 0.4, 0.5, 40
@@ -158,7 +161,8 @@ def test_corrected_gradients_are_unbiased_and_lose_their_noise():
             value = worker.respond(state._replace(table=rows), query, shard, key)[1]
             return value, j[0]
 
-        values, places = jax.vmap(answer, in_axes=(None, 0))(state, keys)
+        answers = jax.jit(jax.vmap(answer, in_axes=(None, 0)))
+        values, places = answers(state, keys)
         assert set(np.asarray(places).tolist()) == set(range(J))
         each = np.stack([np.asarray(values)[np.asarray(places) == j][0] for j in range(J)])
         everything = shard.take(jnp.arange(J))
@@ -166,7 +170,7 @@ def test_corrected_gradients_are_unbiased_and_lose_their_noise():
         np.testing.assert_allclose(each.mean(axis=0), truth, rtol=1e-9)
         fresh = entries_of(problem).of(x, everything)
         caught_up = state._replace(table=type(state.table)(fresh), mean=truth)
-        values, _ = jax.vmap(answer, in_axes=(None, 0))(caught_up, keys)
+        values, _ = answers(caught_up, keys)
         np.testing.assert_allclose(values, np.tile(truth, (400, 1)), atol=1e-12)
 
 

@@ -1,5 +1,7 @@
 """The event loop: the same conversation whoever drives it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +12,17 @@ from farsign_jax.base import Attack, InvalidConfig, System, Worker
 from tests import helpers, reference
 
 M = helpers.M
+PROBLEM = helpers.quadratic()
+EVENTS = 60  # of almost all runs, so that few programs are compiled
 
 
-def schedule(events, size=None, seed=1):
+@functools.cache
+def system_of(attack, **options):
+    """One object for all tests: what is compiled for it is compiled once."""
+    return helpers.far_sign_system(PROBLEM, attacks.make(attack, **options))
+
+
+def schedule(events=EVENTS, size=None, seed=1):
     key = jax.random.key(seed)
     if size is None:
         return arrivals.uniform(key, M, events)
@@ -21,15 +31,15 @@ def schedule(events, size=None, seed=1):
 
 @pytest.mark.parametrize(
     ("delivery", "size", "attack"),
-    [("fresh", None, "sign_flip"), ("fresh", 3, "alie")]
-    + [("outstanding", None, "alie"), ("outstanding:3", 3, "mimic")],
+    # Lies from a key, and lies with a memory that look around; the programs of other tests.
+    [("fresh", None, "gaussian"), ("fresh", 3, "mimic"), ("outstanding:3", 3, "mimic")],
 )
 def test_scan_and_python_loop_agree_bitwise(delivery, size, attack, key_reuse_checked):
-    problem = helpers.quadratic()
-    system = helpers.far_sign_system(problem, attacks.make(attack))
     options = {"byzantine": 2, "delivery": delivery, "seed": 3}
     ends = [
-        simulate.run(problem, system, schedule(40, size), debug=debug, **options)[0]
+        simulate.run(
+            PROBLEM, system_of(attack), schedule(EVENTS, size), debug=debug, **options
+        )[0]
         for debug in (False, True)
     ]
     helpers.assert_same(*ends)
@@ -37,49 +47,44 @@ def test_scan_and_python_loop_agree_bitwise(delivery, size, attack, key_reuse_ch
 
 @pytest.mark.parametrize("delivery", simulate.DELIVERIES)
 def test_segments_change_nothing(delivery):
-    problem = helpers.quadratic()
-    system = helpers.far_sign_system(problem, attacks.mimic(warmup=5))
+    system = system_of("mimic", warmup=5)
     options = {"byzantine": 2, "delivery": delivery}
-    whole, _ = simulate.run(problem, system, schedule(60), **options)
-    parts, records = simulate.run(problem, system, schedule(60), every=20, **options)
+    whole, _ = simulate.run(PROBLEM, system, schedule(), **options)
+    parts, records = simulate.run(PROBLEM, system, schedule(), every=20, **options)
     helpers.assert_same(whole, parts)
     assert [record["event"] for record in records] == [20, 40, 60]
 
 
 def test_a_second_run_compiles_nothing():
-    problem = helpers.quadratic()
-    system = helpers.far_sign_system(problem, attacks.gaussian())
-    simulate.run(problem, system, schedule(30), byzantine=2)
+    system = system_of("gaussian")
+    simulate.run(PROBLEM, system, schedule(), byzantine=2)
     with helpers.compilations() as compiled:
-        simulate.run(problem, system, schedule(30, seed=9), byzantine=3, seed=7)
+        simulate.run(PROBLEM, system, schedule(seed=9), byzantine=3, seed=7)
     assert compiled == []
 
 
 def test_one_arrival_is_a_set_of_one():
-    problem = helpers.quadratic()
-    system = helpers.far_sign_system(problem, attacks.alie())
-    single = schedule(50)
-    a, _ = simulate.run(problem, system, single, byzantine=2)
-    b, _ = simulate.run(problem, system, single[:, None], byzantine=2)
+    system, single = system_of("mimic", warmup=5), schedule()
+    a, _ = simulate.run(PROBLEM, system, single, byzantine=2)
+    b, _ = simulate.run(PROBLEM, system, single[:, None], byzantine=2)
     helpers.assert_same(a, b)
 
 
-@pytest.mark.parametrize("delivery", simulate.DELIVERIES)
+@pytest.mark.parametrize("delivery", ["fresh", "outstanding:3"])
 def test_padding_of_a_set_says_nothing(delivery):
-    problem = helpers.quadratic()
-    system = helpers.far_sign_system(problem, attacks.mimic())  # it remembers what it heard
-    sets = schedule(50, 3)
-    padded = np.concatenate([sets[:, :1], np.full((50, 1), -1), sets[:, 1:]], axis=1)
+    system = system_of("mimic")  # it remembers what it heard
+    sets = schedule(EVENTS, 3)
+    padded = np.concatenate([sets[:, :1], np.full((EVENTS, 1), -1), sets[:, 1:]], axis=1)
     assert arrivals.check([[-1, -1], [0, -1]], M).shape == (2, 2)  # an event may be empty
     options = {"byzantine": 2, "delivery": delivery}
-    a, _ = simulate.run(problem, system, sets, **options)
-    b, _ = simulate.run(problem, system, padded, **options)
+    a, _ = simulate.run(PROBLEM, system, sets, **options)
+    b, _ = simulate.run(PROBLEM, system, padded, **options)
     helpers.assert_same(a.server.averages, b.server.averages)
     helpers.assert_same(a.server.counts, b.server.counts)
     helpers.assert_same(a.attack[1], b.attack[1])
     # The moves of one event are added in another order, so x may differ in the last bit.
     np.testing.assert_allclose(a.server.params, b.server.params, rtol=1e-5, atol=1e-6)
-    assert int(a.server.counts.sum()) == 150
+    assert int(a.server.counts.sum()) == 3 * EVENTS
 
 
 def test_fresh_events_are_the_paper_in_numpy():
@@ -90,7 +95,7 @@ def test_fresh_events_are_the_paper_in_numpy():
     order = schedule(events)
     roles = keys.split(seed)
     state = system.server.init(problem.x0)
-    heard = []
+    x, y = np.asarray(problem.x0), np.asarray(state.averages)
     respond, query = jax.jit(system.worker.respond), jax.jit(system.server.query)
     for n, worker in enumerate(order):
         i = jnp.asarray(worker)
@@ -98,8 +103,8 @@ def test_fresh_events_are_the_paper_in_numpy():
         key = keys.message(roles.batches, i, jnp.asarray(n))
         _, value = respond((), question, problem.shard(i), key)
         value = np.asarray(value) * (-4 if worker < 2 else 1)
-        heard.append([(worker, np.asarray(question.direction), value)])
-        x, y = reference.far_sign(problem.x0, heard, M, lambda n: 0.05, lambda n: 0.3)
+        heard = [(worker, np.asarray(question.direction), value)]
+        x, y = reference.far_sign_event(x, y, heard, 0.05, 0.3)
         state = state._replace(params=jnp.asarray(x), step=jnp.asarray(n + 1, jnp.int32))
     got, _ = simulate.run(problem, system, order, byzantine=2, seed=seed)
     np.testing.assert_allclose(got.server.params, x, rtol=1e-4, atol=1e-5)
@@ -107,13 +112,11 @@ def test_fresh_events_are_the_paper_in_numpy():
 
 
 def test_outstanding_answers_are_as_stale_as_the_schedule_says():
-    problem = helpers.quadratic()
-    system = helpers.far_sign_system(problem)
-    order = schedule(60)
-    _, records = simulate.run(problem, system, order, delivery="outstanding", every=1)
+    system, order = system_of("gaussian"), schedule()
+    _, records = simulate.run(PROBLEM, system, order, delivery="outstanding", every=1)
     want = np.maximum.accumulate(reference.staleness(order.tolist()))
     assert [record["staleness"] for record in records] == want.tolist()
-    _, fresh = simulate.run(problem, system, order)
+    _, fresh = simulate.run(PROBLEM, system, order)
     assert fresh[-1]["staleness"] == 0
 
 
@@ -138,10 +141,14 @@ def test_outstanding_answers_are_about_the_iterate_that_was_asked(depth):
     run = simulate.start(system, problem, keyring, delivery)
     iterates = [run.server.params]
     lies = jnp.zeros(M, bool)
+
+    @jax.jit
+    def event(run, who):
+        return simulate.event(system, problem, lies, keyring, delivery, run, who)
+
     for i in order:
         before, oldest = run.inbox, run.staleness.answers[i] % depth
-        who = jnp.asarray(i)
-        run, info = simulate.event(system, problem, lies, keyring, delivery, run, who)
+        run, info = event(run, jnp.asarray(i))
         assert int(info["nonfinite"]) == 0
         iterates.append(run.server.params)
         asked = iterates[int(info["version"])]
@@ -162,7 +169,7 @@ def test_worker_states_advance_only_for_those_that_answer():
     order = schedule(40, 2)
     system = inner._replace(worker=counting)
     heard = np.bincount(order.ravel(), minlength=M)
-    for delivery in ("fresh", "outstanding", "outstanding:3"):  # some are still under way
+    for delivery in ("fresh", "outstanding:3"):  # some are still under way
         state, _ = simulate.run(problem, system, order, delivery=delivery)
         np.testing.assert_array_equal(state.workers, heard + simulate.depth(delivery))
         np.testing.assert_array_equal(state.staleness.answers, heard)
@@ -189,10 +196,9 @@ def test_questions_differ_even_where_the_iterate_stands_still(delivery):
 
 
 def test_a_run_depends_on_its_seed_and_only_on_it():
-    problem = helpers.quadratic()
-    system = helpers.far_sign_system(problem, attacks.gaussian())
+    system = system_of("gaussian")
     a, b, c = (
-        simulate.run(problem, system, schedule(30), byzantine=2, seed=s)[0] for s in (0, 0, 1)
+        simulate.run(PROBLEM, system, schedule(), byzantine=2, seed=s)[0] for s in (0, 0, 1)
     )
     helpers.assert_same(a, b)
     assert not np.array_equal(a.server.params, c.server.params)
@@ -209,17 +215,15 @@ def test_roles_draw_from_keys_of_their_own():
 
 def test_the_start_of_a_problem_is_left_alone():
     """The loop gives its buffers away; x0 is not among them."""
-    problem = helpers.quadratic()
-    x0 = np.asarray(problem.x0).copy()
+    x0 = np.asarray(PROBLEM.x0).copy()
     for _ in range(2):
-        simulate.run(problem, helpers.far_sign_system(problem), schedule(5))
-        np.testing.assert_array_equal(problem.x0, x0)
+        simulate.run(PROBLEM, system_of("gaussian"), schedule())
+        np.testing.assert_array_equal(PROBLEM.x0, x0)
 
 
 def test_an_empty_schedule_leaves_the_start():
-    problem = helpers.quadratic()
-    state, records = simulate.run(problem, helpers.far_sign_system(problem), schedule(0))
-    helpers.assert_same(state.server.params, problem.x0)
+    state, records = simulate.run(PROBLEM, system_of("gaussian"), schedule(0))
+    helpers.assert_same(state.server.params, PROBLEM.x0)
     assert records == []
 
 
