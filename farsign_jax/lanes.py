@@ -129,19 +129,28 @@ def start(build, delivery, problem, seeds, hyper, mesh=None):
 
 
 @functools.partial(
-    jax.jit, static_argnames=("build", "delivery", "mesh"), donate_argnames=("run",)
+    jax.jit, static_argnames=("build", "delivery", "mesh", "turns"), donate_argnames=("run",)
 )
-def advance(build, delivery, problem, seeds, hyper, byzantine, run, schedule, mesh=None):
-    """All lanes through their schedules, [L, T] or [L, T, s]: (run, info). Consumes `run`."""
+def advance(
+    build, delivery, problem, seeds, hyper, byzantine, run, schedule, mesh=None, turns=None
+):
+    """All lanes through their schedules, [L, T] or [L, T, s]: (run, info). Consumes `run`.
+
+    The lanes of a device go in turns or side by side, to the same bits. On a CPU, unless told
+    otherwise, in turns: what one run touches stays in the caches.
+    """
 
     def one(problem, run, seed, hyper, byzantine, schedule):
         system, keys = build(problem, hyper), keys_lib.split(seed)
         return simulate.advance(system, problem, byzantine, keys, delivery, run, schedule)
 
-    # On a CPU, arrays of one run fit into its caches, those of many do not.
-    turns = jax.default_backend() == "cpu" and len(seeds) > 1
-    lanes = functools.partial(_in_turns if turns else _over_lanes, one)
-    return devices.over(mesh, lanes, problem, run, seeds, hyper, byzantine, schedule)
+    turns = jax.default_backend() == "cpu" if turns is None else turns
+
+    def all_of(problem, *rest):  # the lanes of one device
+        each = _in_turns if turns and len(problem.sizes) > 1 else _over_lanes
+        return each(one, problem, *rest)
+
+    return devices.over(mesh, all_of, problem, run, seeds, hyper, byzantine, schedule)
 
 
 def _kept(build: Build, lanes: Lanes, delivery: str) -> Any:

@@ -41,8 +41,8 @@ def perturbed(problem, seed=5, scale=0.3):
 
 @pytest.mark.parametrize(
     ("hidden", "activation", "coupled", "scheme"),
-    # Every activation and every depth; one batch and two, one point and two, at one hidden layer
-    # and at two.
+    # Every activation and every depth; one batch and two, one further point and two, at one
+    # hidden layer and at two.
     [((), nn.relu, True, "central"), ((8, 6), nn.tanh, False, "central")]
     + [((7, 6, 5), nn.relu, True, "central"), ((4, 5, 6, 3), kinked, True, "central")]
     + [((8,), f, True, "central") for f in (nn.relu, nn.sigmoid, nn.leaky_relu, smooth)]

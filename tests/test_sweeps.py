@@ -171,22 +171,34 @@ def test_sigkill_at_any_moment_loses_nothing_but_the_running_segment(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "params.npy"), params)
 
 
-def compiled(given, events=20, delivery="fresh"):
+def compiled(given, events=20, delivery="fresh", turns=None):
     """The program of a segment: with 20 events, one that the runs above have compiled."""
     given = jax.tree.map(jnp.asarray, given)
     run = lanes_lib.start(BUILD, delivery, given.problem, given.seeds, given.hyper)
     args = (given.problem, given.seeds, given.hyper, given.byzantine, run)
     chunk = given.schedules[:, :events]
-    return lanes_lib.advance.lower(BUILD, delivery, *args, chunk).compile()
+    return lanes_lib.advance.lower(BUILD, delivery, *args, chunk, turns=turns).compile()
+
+
+def test_lanes_in_turns_and_side_by_side_give_the_same_bits():
+    given = jax.tree.map(jnp.asarray, lanes(3))
+    args = (given.problem, given.seeds, given.hyper, given.byzantine)
+    after = []
+    for turns in (True, False):
+        run = lanes_lib.start(BUILD, "fresh", *args[:3])
+        chunk = given.schedules[:, :20]
+        after.append(lanes_lib.advance(BUILD, "fresh", *args, run, chunk, turns=turns))
+    helpers.assert_same(*after)
 
 
 @pytest.mark.parametrize(
-    ("count", "delivery"), [(1, "fresh"), (3, "fresh"), (2, "outstanding")]
+    ("count", "delivery", "turns"),
+    [(1, "fresh", True), (3, "fresh", True), (3, "fresh", False), (2, "outstanding", False)],
 )
-def test_the_compiled_loop_copies_no_table(count, delivery):
+def test_the_compiled_loop_copies_no_table(count, delivery, turns):
     given = lanes(count)
     m, d = WORKERS, given.problem.x0.shape[1]
-    text = compiled(given, delivery=delivery).as_text()
+    text = compiled(given, delivery=delivery, turns=turns).as_text()
     assert re.search(rf"f32\[(\d+,)*{m},{d}\]", text)  # the table is there
     copies = re.findall(r"= f32\[([\d,]+)\]\S* copy(?:-start)?\(", text)
     tables = [shape for shape in copies if shape.endswith(f"{m},{d}") or shape == f"{m * d}"]
