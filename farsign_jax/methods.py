@@ -163,13 +163,18 @@ def _sampler(dictionary, score, floor, weights):
 
 
 def _last_layer(problem, factor):
-    """Factors of the steps, f32[d]: `factor` for the last layer of an MLP, 1 for the rest."""
+    """From coordinates to factors of their steps: `factor` in the last layer of an MLP."""
     rule = "last_layer is about the layers of an MLP"
     require(isinstance(problem.structure, MLPStructure), rule)
-    last, j = problem.structure.layers[-1], jnp.arange(problem.x0.shape[-1])
-    weight = (j >= last.kernel) & (j < last.kernel + last.fan_in * last.fan_out)
-    bias = (j >= last.bias) & (j < last.bias + last.fan_out)
-    return jnp.where(weight | bias, factor, 1.0)
+    require(factor >= 0, f"far_sign needs last_layer >= 0: got {factor}")
+    last = problem.structure.layers[-1]
+
+    def gain(j):
+        weight = (j >= last.kernel) & (j < last.kernel + last.fan_in * last.fan_out)
+        bias = (j >= last.bias) & (j < last.bias + last.fan_out)
+        return jnp.where(weight | bias, jnp.asarray(factor, jnp.float32), 1.0)
+
+    return gain
 
 
 def _far_sign_first_order(

@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from farsign_jax import arrivals, attacks, directions, oracles, schedules, simulate
+from farsign_jax import (
+    Build,
+    Feedback,
+    arrivals,
+    attacks,
+    directions,
+    oracles,
+    schedules,
+    simulate,
+)
 from farsign_jax.base import InvalidConfig, Report, System
 from farsign_jax.servers.async_sgd import async_sgd
 from farsign_jax.servers.far_sign import far_sign
@@ -220,3 +229,71 @@ def test_general_dictionaries_reach_the_minimum_with_one_liar(name, order):
 def test_bad_values_are_refused_by_name(options, message):
     with pytest.raises(InvalidConfig, match=message):
         server_and_state(**options)
+
+
+@pytest.mark.parametrize("power", [0.0, 2.0])
+def test_the_average_of_iterates_is_that_of_all_of_them(power):
+    server = far_sign(M, directions.identity(D, K), **STEPS, averaging=power)
+    state = server.init(jnp.asarray(np.random.default_rng(1).normal(size=D), jnp.float32))
+    iterates, update = [state.params], jax.jit(server.update)
+    np.testing.assert_array_equal(state.output, state.params)
+    for heard in random_events(50):
+        state, _ = update(state, reports(heard))
+        iterates.append(state.params)
+    total = np.arange(1, len(iterates) + 1.0) ** (power + 1)  # of all weights so far
+    mean = np.average(np.stack(iterates), axis=0, weights=np.diff(total, prepend=0))
+    np.testing.assert_allclose(state.output, mean, rtol=1e-5, atol=1e-6)
+    assert np.abs(state.output - state.params).max() > 0.01
+
+
+def test_soft_steps_shrink_with_the_average_and_gains_multiply_them():
+    def gain(j):
+        return jnp.where(j == 2, 3.0, 1.0)
+
+    told = {"step_size": 0.1, "average_step": 1.0, "soft": 2.0, "gain": gain}
+    server = far_sign(M, directions.identity(D, K), **told)
+    state = server.init(jnp.zeros(D))
+    answer = np.asarray([1.0, -8.0, 0.0])  # mean |y| is 3, so 6 is a whole step
+    after, _ = server.update(state, reports([(1, np.asarray([4, 2, 7]), answer)]))
+    expected = np.zeros(D)
+    expected[[4, 2]] = -0.1 / 6, 0.1 * 3
+    np.testing.assert_allclose(after.params, expected, rtol=1e-6)
+    silent, _ = server.update(state, reports([(1, np.asarray([4, 2, 7]), np.zeros(3))]))
+    np.testing.assert_array_equal(silent.params, state.params)
+
+
+def test_all_of_it_together_learns_and_is_judged_by_its_average():
+    problem = helpers.digits(examples=60)
+    options = {"scheme": "forward", "sampler": "alive", "floor": 0.5, "weights": "inverse"}
+    options |= {"last_layer": 0.5, "soft": 0.5, "averaging": 1, "storage": "bfloat16"}
+    feedback = Feedback(batch_size=16, directions=20)
+    build = Build("far_sign", "sign_flip", (), feedback, tuple(options.items()))
+    system = build(problem, {"step_size": 0.02, "average_step": 0.5})
+    assert system.worker.evaluations == 21
+    schedule = arrivals.uniform(jax.random.key(1), 5, 400)
+
+    def measure(x):
+        return {"loss": problem.losses(x, problem.data).mean()}
+
+    run, records = simulate.run(problem, system, schedule, byzantine=1, measure=measure)
+    assert records[-1]["loss"] == measure(simulate.output(run))["loss"]
+    assert records[-1]["loss"] < 0.95 * measure(problem.x0)["loss"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"averaging": -1.0}, "averaging >= 0 or None: got -1"),
+        ({"soft": -0.5}, "soft >= 0: got -0.5"),
+        ({"scheme": "backward"}, "unknown scheme 'backward'"),
+        ({"sampler": "rnk"}, "did you mean 'rank'"),
+        ({"weights": "yes"}, "unknown weights 'yes'"),
+        ({"last_layer": -1.0}, "last_layer >= 0: got -1"),
+        ({"storage": "float8"}, "unknown storage 'float8'"),
+        ({"storage": "hashed", "slots": 0}, "1 <= slots <= K=.*: got 0"),
+    ],
+)
+def test_bad_options_beyond_the_paper_are_refused_by_name(options, message):
+    build = Build("far_sign", options=tuple(options.items()), feedback=Feedback(directions=5))
+    with pytest.raises(InvalidConfig, match=message):
+        build(helpers.digits(), {"step_size": 0.02, "average_step": 0.5})

@@ -98,7 +98,7 @@ def far_sign(
     cap_rank: int | None = None,
     cap_burst: int = 10,
     sampler: Sampler | None = None,
-    gain: Any = None,
+    gain: Callable[[Array], Array] | None = None,
     soft: float = 0.0,
     averaging: float | None = None,
     storage: Averages | None = None,
@@ -129,7 +129,7 @@ def far_sign(
         cap_burst: answers that everybody may give ahead of the others.
         sampler: None, the dictionary draws: all directions are equally likely; else a
             `sampling.Sampler` of the dictionary's K and k.
-        gain: None, or f32[K], factors of the step along each direction.
+        gain: None, or a function from directions j to factors >= 0 of the steps along them.
         soft: c >= 0; along direction j, x moves by alpha * clip(y_j / (c * mean |y|), -1, 1)
             instead of alpha * sign(y_j), the mean over the directions of the answer.
         averaging: None, or g >= 0: the output is the mean of the iterates with weights
@@ -144,7 +144,7 @@ def far_sign(
 
     Raises:
         InvalidConfig: on a step size that is not positive, beta outside (0, 1], unknown
-            `sign_of`, rates that are not m positive numbers, a cap below 1, a negative gain,
+            `sign_of`, rates that are not m positive numbers, a cap below 1, a negative
             `soft` or `averaging`, or a dictionary of other workers or another d.
     """
     m, size = num_workers, dictionary.size
@@ -160,10 +160,6 @@ def far_sign(
     average_step = as_schedule(average_step)
     arrival_weight = _arrival_weight(m, arrival_rates, max_weight)
     heard = _cap(m, rate_cap, cap_rank, cap_burst)
-    if gain is not None:
-        rule = f"far_sign needs a gain of K={size} numbers >= 0"
-        require(np.shape(gain) == (size,), f"{rule}: got shape {np.shape(gain)}")
-        require(jnp.asarray(gain) >= 0, rule)
     require(soft >= 0, f"far_sign needs soft >= 0: got {soft}")
     rule = f"far_sign needs averaging >= 0 or None: got {averaging}"
     require(averaging is None or averaging >= 0, rule)
@@ -199,7 +195,7 @@ def far_sign(
         alpha = jnp.asarray(step_size(state.step), state.params.dtype)
         amount = -alpha * arrival_weight(state.counts, i) * vote
         if gain is not None:
-            amount *= jnp.asarray(gain, amount.dtype)[j]
+            amount *= gain(j)
         if sampler is not None:
             amount *= jnp.minimum(sampler.weights(state.asked, j), max_weight)
         return jnp.where(i[:, None] < m, amount, 0.0).astype(state.params.dtype)
