@@ -206,7 +206,8 @@ def by_hand(method: str, sizes: Sizes, generic: bool = False) -> Work | None:
 
 
 def by_xla(compiled: Any, runs: int) -> dict[str, float]:
-    """What XLA's cost analysis says of a compiled scan over events, per event and run.
+    """What XLA's cost analysis says of a compiled scan over events, per event and run, where
+    `runs` of them go side by side on a device.
 
     It counts the body of a loop once, whatever it is told about its length: of the scan that
     is one event. Of a loop within the event it is one turn: too little. Of a read or write at

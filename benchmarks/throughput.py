@@ -19,10 +19,10 @@ file each for:
     panel        all aggregators and attacks of CYBER-0 in lock-step
     torch_peer   the same event in PyTorch, where that is installed
 
-Runs side by side are seeds; of methods with buffers, step sizes of one seed in lock-step.
-Without --full, other deliveries than the first are timed for FAR-SIGN only, and other
-aggregators than the first only at the first of --sizes and --runs. What is too large or too
-slow is in the table, too, with the reason.
+Runs side by side are seeds, shared out among all devices, of which a CPU has one per core; of
+methods with buffers, step sizes of one seed in lock-step. Without --full, other deliveries than
+the first are timed for FAR-SIGN only, and other aggregators than the first only at the first of
+--sizes and --runs. What is too large or too slow is in the table, too, with the reason.
 
 Writes throughput.json, .md, .png and .pdf under --out (default results/throughput).
 """
@@ -39,7 +39,13 @@ from absl import flags
 from benchmarks import base_pass, ceilings, events, panel, plots, report, torch_peer
 from benchmarks.cases import Case, grid, problem_of, usual
 from experiments.clock import compiled, pieces
-from experiments.command import FLAGS, configure, main, refuse_others
+from experiments.command import (
+    FLAGS,
+    configure,
+    main,
+    one_device_per_core,
+    refuse_others,
+)
 from experiments.config import PAPER_AGGREGATORS, Config
 from farsign_jax import results, simulate
 from farsign_jax.base import require
@@ -141,6 +147,7 @@ def measure(config: Config, cases: Sequence[Case]) -> dict[str, Any]:
 
 
 def throughput() -> None:
+    one_device_per_core()
     check_flags()
     config = configure(CONFIG)
     old = [report.read(path) for path in FLAGS.compare]

@@ -5,7 +5,6 @@ of one of them. Here each run of a panel has the machine to itself.
 """
 
 import dataclasses
-import functools
 import itertools
 import json
 import statistics
@@ -15,26 +14,43 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
 from experiments import figures
 from experiments.config import Config
 from experiments.jobs import jobs_of, prepare
+from farsign_jax import devices, results, sweeps
 from farsign_jax import lanes as lanes_lib
-from farsign_jax import results, sweeps
 
 EVENTS = 105  # eleven buffers are full three times, on average over pieces
 REPEATS = 5
+
+
+def placed(lanes: sweeps.Lanes) -> tuple[tuple, np.ndarray, Mesh | None]:
+    """The arguments of `lanes.advance` but for the run, the schedules, and the mesh.
+
+    Spread over all devices, as a sweep would; the last lane is repeated until they are even.
+    """
+    local = devices.local()[: len(lanes)]
+    width = -(-len(lanes) // len(local)) * len(local)
+    own = lanes.take(np.minimum(np.arange(width), len(lanes) - 1))
+    mesh = devices.mesh_of(local)
+    data = jax.tree.map(jnp.asarray, (own.seeds, own.hyper, own.byzantine))
+    args = (devices.spread(mesh, own.problem), *devices.split(mesh, data))
+    return args, np.asarray(own.schedules), mesh
 
 
 def compiled(
     program: Any, lanes: sweeps.Lanes, events: int, delivery: str = "fresh"
 ) -> tuple[Any, float]:
     """The program that advances all lanes by `events` events, and the seconds it took."""
-    args = (lanes.problem, lanes.seeds, lanes.hyper, lanes.byzantine)
-    run = jax.eval_shape(functools.partial(lanes_lib.start, program, delivery), *args[:3])
+    args, schedules, mesh = placed(lanes)
+    run = lanes_lib.start(program, delivery, *args[:3], mesh=mesh)
     begin = time.perf_counter()
-    chunk = lanes.schedules[:, :events]
-    lowered = lanes_lib.advance.lower(program, delivery, *args, run, chunk)
+    chunk = devices.split(mesh, schedules[:, :events])
+    lowered = lanes_lib.advance.lower(program, delivery, *args, run, chunk, mesh=mesh)
     return lowered.compile(), time.perf_counter() - begin
 
 
@@ -45,11 +61,11 @@ def pieces(
 
     Where the schedule ends, it begins again.
     """
-    args = (lanes.problem, lanes.seeds, lanes.hyper, lanes.byzantine)
-    run = jax.block_until_ready(lanes_lib.start(program, delivery, *args[:3]))
+    args, schedules, mesh = placed(lanes)
+    run = jax.block_until_ready(lanes_lib.start(program, delivery, *args[:3], mesh=mesh))
     for piece in itertools.count():
-        at = piece * events % (lanes.schedules.shape[1] - events + 1)
-        chunk = lanes.schedules[:, at : at + events]
+        at = piece * events % (schedules.shape[1] - events + 1)
+        chunk = devices.split(mesh, schedules[:, at : at + events])
         begin = time.perf_counter()
         run, _ = jax.block_until_ready(advance(*args, run, chunk))
         yield time.perf_counter() - begin

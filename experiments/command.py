@@ -188,7 +188,7 @@ def _cache_compilations() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def _one_device_per_core() -> None:
+def one_device_per_core() -> None:
     """Runs are shared out among devices, and what a core does alone, it does best.
 
     Up to 16, as each has a copy of the data; as many as XLA_FLAGS says, if it does.
@@ -230,7 +230,7 @@ def main(experiment: Callable[[], Any], many: bool = False) -> None:
             hosts.check(many)
             hosts.join()
             if many:
-                _one_device_per_core()
+                one_device_per_core()
             experiment()
         except (InvalidConfig, DataError) as error:
             _fail(error)
