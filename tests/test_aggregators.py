@@ -1,5 +1,6 @@
 """Robust aggregation: definitions, other libraries' numbers, guarantees, and how to ask."""
 
+import functools
 import inspect
 import itertools
 import json
@@ -165,8 +166,10 @@ def close(got, want, dtype, f64=1e-9):
 def test_every_rule_is_its_definition_also_with_absent_rows(text, dtype):
     mask = np.ones(N + 3, bool)
     mask[[0, 4, 10]] = False
+    most = admitted(text, N)
     with scope(dtype):
-        for f in range(admitted(text, N) + 1):
+        # All others are tried below, with any number of present rows.
+        for f in sorted({0, 1, most} if dtype == np.float64 and most else {most}):
             rule = build(text, f)
             for seed in range(2):
                 x = sample(seed, N + 3, dtype=dtype)
@@ -585,8 +588,8 @@ def test_preconditions_count_present_rows_where_the_mask_is_known():
 
 
 def test_strict_false_takes_the_largest_f_that_fits():
-    x = sample(n=11)
-    for text, most in (("krum", 4), ("multi_krum", 4), ("bulyan", 2)):
+    x = sample()
+    for text, most in (("krum", 3), ("multi_krum", 3), ("bulyan", 1)):
         with pytest.raises(InvalidConfig, match=f"{text} needs"):
             make(text, f=5)(x)
         got = make(text, f=5, strict=False)(x)
@@ -714,12 +717,13 @@ def test_whatever_is_registered_keeps_the_contract(name):
     factory = aggregators.AGGREGATORS[name]
     takes_f = inspect.signature(factory).parameters.get("f")
     rule = make(name, f=1) if takes_f is not None else make(name)
-    x = sample()
-    want = jax.jit(rule)(x)
+    more, mask = sample(n=N + 3), np.arange(N + 3) % 4 != 2  # shapes of the tests above
+    x = more[mask]
+    want = rule(x)
     assert want.shape == (D,) and want.dtype == jnp.float32
-    mask = np.arange(N) != 2
-    np.testing.assert_allclose(rule(x, mask), rule(x[mask]), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(jax.vmap(rule)(x[None])[0], want, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(rule(more, mask), want, rtol=1e-5, atol=1e-6)
+    batched = jax.jit(jax.vmap(rule))(x[None])
+    np.testing.assert_allclose(batched[0], want, rtol=1e-5, atol=1e-6)
     for bad in (np.nan, np.inf, -np.inf, 3e38):
         lie = x.copy()
         lie[4] = bad
@@ -728,17 +732,23 @@ def test_whatever_is_registered_keeps_the_contract(name):
     np.testing.assert_array_equal(rule(wild), 0)
 
 
+@functools.cache
+def rows_and_median(seed):
+    x = np.random.default_rng(seed).normal(size=(4 if seed == 48 else 9, 2))
+    want = weiszfeld(x, x.mean(0) + 1e-3, 1e-12, 20_000)
+    for row in x:  # a row may be better than anything near it
+        cost = [np.sqrt(((x - z) ** 2).sum(1)).sum() for z in (row, want)]
+        want = row if cost[0] <= cost[1] + 1e-12 else want
+    return x, want
+
+
 @BOTH
 @pytest.mark.parametrize("offset", [0, 1e3, 1e6])
 def test_the_geometric_median_is_found_wherever_it_lies(dtype, offset):
     """Also where it is one of the rows, towards which Weiszfeld's steps creep."""
     with float64():
         for seed in (8, 48, 3):
-            x = np.random.default_rng(seed).normal(size=(4 if seed == 48 else 9, 2))
-            want = weiszfeld(x, x.mean(0) + 1e-3, 1e-12, 20_000)
-            for row in x:  # a row may be better than anything near it
-                cost = [np.sqrt(((x - z) ** 2).sum(1)).sum() for z in (row, want)]
-                want = row if cost[0] <= cost[1] + 1e-12 else want
+            x, want = rows_and_median(seed)
             got = np.asarray(make("geometric_median")((x + offset).astype(dtype))) - offset
             rounding = np.finfo(dtype).eps * max(offset, 1)
             assert np.abs(got - want).max() < max(20 * rounding, 1e-6)

@@ -67,7 +67,8 @@ def test_gaussian_is_fresh_and_has_its_deviation():
 
 
 def test_nonfinite_mixes_all_kinds():
-    draws = np.concatenate([lie(attacks.nonfinite(), seed=s)[0] for s in range(40)])
+    attack = attacks.nonfinite()
+    draws = np.concatenate([lie(attack, seed=s)[0] for s in range(40)])
     assert np.isnan(draws).any() and np.isposinf(draws).any() and np.isneginf(draws).any()
     assert (draws[np.isfinite(draws)] > 1e38).all()
 

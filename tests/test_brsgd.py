@@ -1,6 +1,7 @@
 """Byzantine-resilient SGD: the random iterate, resilience estimated, Corollary 4.1."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,8 @@ M, D = 11, 10
 
 value = problems.ripples
 GRADIENT = jax.grad(value)
-PROBLEM = problems.smooth(value, jnp.full(D, 2.0), M, jax.random.key(0), noise=0.3)
+START = np.full(D, 2.0, np.float32)  # of weak type, it would change its type in the loop
+PROBLEM = problems.smooth(value, START, M, jax.random.key(0), noise=0.3)
 WORKER = oracles.stochastic_gradient(PROBLEM.losses, batch_size=1)
 
 
@@ -34,9 +36,17 @@ def everybody(rounds):
     return np.tile(np.arange(M, dtype=np.int32), (rounds, 1))
 
 
-def run(rule, attack, rounds=400, seed=0, every=None, server=brsgd, **told):
-    step_size = {"step_size": schedules.power(0.2, 0.55)} | told
-    system = System(server(M, aggregators.make(rule), **step_size), WORKER, attack)
+STEP = schedules.power(0.2, 0.55)
+
+
+@functools.cache
+def system_of(rule, attack, server, step_size):
+    """One object for all seeds, so that its program is compiled once."""
+    return System(server(M, aggregators.make(rule), step_size=step_size), WORKER, attack)
+
+
+def run(rule, attack, rounds=400, seed=0, every=None, server=brsgd, step_size=STEP):
+    system = system_of(rule, attack, server, step_size)
     measure = {"measure": lambda x: {"gradient": jnp.linalg.norm(GRADIENT(x))}}
     return simulate.run(
         PROBLEM, system, everybody(rounds), seed=seed, byzantine=2, every=every, **measure
@@ -45,12 +55,11 @@ def run(rule, attack, rounds=400, seed=0, every=None, server=brsgd, **told):
 
 def test_it_is_sgd_with_an_iterate_kept():
     left, _ = run("krum:f=2", attacks.sign_flip(3.0))
-    schedule = schedules.power(0.2, 0.55)
     right, _ = run(
         "krum:f=2",
         attacks.sign_flip(3.0),
         server=sgd,
-        step_size=lambda heard: schedule(heard // M),
+        step_size=lambda heard: STEP(heard // M),
     )
     helpers.assert_same(left.server.params, right.server.params)
     assert 0 <= int(left.server.chosen_at) < 400
@@ -152,12 +161,13 @@ def test_robust_rules_are_resilient_far_from_stationary_points_only():
 
 def test_gradients_stay_below_the_bound_and_plateau_where_resilience_fails():
     """Means over replicas; constants as estimated along the way, with room."""
-    quiet, lied = [], []
-    for seed in range(4):
-        _, records = run("krum:f=2", attacks.sign_flip(3.0), 2000, seed, every=20)
-        quiet.append([r["gradient"] for r in records])
-        _, records = run("krum:f=2", attacks.alie(z=1.0), 2000, seed, every=20)
-        lied.append([r["gradient"] for r in records])
+    quiet, lied = (
+        [
+            [r["gradient"] for r in run("krum:f=2", attack, 2000, seed, every=20)[1]]
+            for seed in range(4)
+        ]
+        for attack in (attacks.sign_flip(3.0), attacks.alie(z=1.0))
+    )
     smallest = np.minimum.accumulate(np.mean(quiet, axis=0))
     gap = float(value(PROBLEM.x0) - D * value(jnp.array([1.4957])))
     # alpha_0 = 0.2 = (1 - sin alpha) / (L B') with L = 2.5; sin alpha = 0.2, B' = 1.6.
@@ -198,16 +208,14 @@ def bound(power=0.75, sin_alpha=0.2):
 def test_liars_may_change_from_round_to_round():
     masks = np.stack([np.roll(np.arange(M) < 2, n) for n in range(M)])
     system = System(
-        brsgd(M, aggregators.make("median"), step_size=schedules.power(0.2, 0.55)),
+        brsgd(M, aggregators.make("median"), step_size=STEP),
         WORKER,
         attacks.constant(1e4),
     )
     told = {"schedule": everybody(300)}
     run, _ = simulate.run(PROBLEM, system, **told, byzantine=masks)
     assert np.linalg.norm(GRADIENT(run.server.params)) < 1
-    mean = system._replace(
-        server=brsgd(M, aggregators.make("mean"), step_size=schedules.power(0.2, 0.55))
-    )
+    mean = system._replace(server=brsgd(M, aggregators.make("mean"), step_size=STEP))
     lost, _ = simulate.run(PROBLEM, mean, **told, byzantine=masks)
     assert np.linalg.norm(GRADIENT(lost.server.params)) > 100
     # One row is a mask for all rounds; who lies is looked up by the number of the event.

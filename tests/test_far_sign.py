@@ -92,12 +92,11 @@ def test_only_the_sign_of_a_lie_matters():
     problem = helpers.quadratic()
     schedule = arrivals.uniform(jax.random.key(1), helpers.M, 200)
     ends = []
-    for value in (1e2, 1e20, 1e35):
+    for value in (1e2, 1e35):
         system = helpers.far_sign_system(problem, attacks.constant(value))
         state, _ = simulate.run(problem, system, schedule, byzantine=2)
         ends.append(state.server.params)
-    helpers.assert_same(ends[0], ends[1])
-    helpers.assert_same(ends[0], ends[2])
+    helpers.assert_same(*ends)
 
 
 def test_sign_of_the_old_average_moves_nothing_at_the_first_visit():

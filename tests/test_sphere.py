@@ -74,11 +74,15 @@ def ask(problem, sphere, worker, dtype=jnp.float32):
     return value if worker.encode is None else worker.encode(SEED, value)
 
 
-@pytest.mark.parametrize("coupled", [True, False])
 @pytest.mark.parametrize(
-    "module",
-    [models.MLP((4,)), models.MLP((8, 4)), models.MLP((5, 6, 4), activation=nn.tanh)],
-    ids=["softmax", "relu", "deep tanh"],
+    ("module", "coupled"),
+    [
+        (models.MLP((4,)), False),
+        (models.MLP((8, 4)), True),
+        (models.MLP((8, 4)), False),
+        (models.MLP((5, 6, 4), activation=nn.tanh), True),
+    ],
+    ids=["softmax", "relu, one batch", "relu", "deep tanh, one batch"],
 )
 def test_structured_and_generic_oracle_agree_with_numpy(module, coupled):
     with helpers.float64():

@@ -32,6 +32,13 @@ def x64():
         yield
 
 
+@pytest.fixture
+def records(monkeypatch):
+    """Fewer than an experiment keeps: to measure takes longer than what is measured."""
+    monkeypatch.setattr(trials, "RECORDS", 250)
+    return 250
+
+
 @pytest.mark.parametrize(
     ("order", "noise", "exponents", "rate"),
     [
@@ -170,7 +177,9 @@ def system_of(attack, watch, m=5, d=4):
     if watch:
         honest = np.arange(m) > 0
         server = theory.observed(server, dictionary, found.step_size, gradient, honest)
-    problem = problems.smooth(problems.waves, jnp.full(d, 3.0), m, jax.random.key(0))
+    problem = problems.smooth(
+        problems.waves, jnp.full(d, 3.0, jnp.float32), m, jax.random.key(0)
+    )
     worker = oracles.directional_derivative(problem.losses, dictionary, batch_size=1)
     return problem, System(server, worker, attack(gradient, dictionary, found)), found
 
@@ -183,7 +192,7 @@ def test_to_watch_changes_nothing_and_sums_are_sums():
     problem, bare, found = system_of(flip, watch=False)
     _, watched, _ = system_of(flip, watch=True)
     schedule = arrivals.uniform(jax.random.key(2), 5, 300)
-    told = {"byzantine": 1, "delivery": "outstanding", "every": 1}
+    told = {"byzantine": 1, "delivery": "outstanding"}
     left, _ = simulate.run(problem, bare, schedule, **told)
     right, _ = simulate.run(problem, watched, schedule, **told)
     helpers.assert_same(left.server, right.server.server)
@@ -196,9 +205,9 @@ def test_to_watch_changes_nothing_and_sums_are_sums():
     step = jax.jit(
         lambda run, i: simulate.event(bare, problem, lies, keys, "outstanding", run, i)[0]
     )
-    farthest = 3.0
+    gradient, farthest = jax.jit(jax.grad(problems.waves)), 3.0
     for n, worker in enumerate(schedule):
-        g = np.asarray(jax.grad(problems.waves)(run.server.params), np.float64)
+        g = np.asarray(gradient(run.server.params), np.float64)
         error = np.abs(np.asarray(run.server.averages)[1:] - g)
         alpha = float(found.step_size(n))
         sums += alpha * np.array([1, np.linalg.norm(g), error.sum(), alpha])
@@ -260,7 +269,7 @@ def test_rows_write_a_dictionary_out():
     ],
     ids=lambda trial: f"{trial.order} {trial.noise}",
 )
-def test_the_ergodic_gradient_falls_and_stays_below_its_bound(trial, x64):
+def test_the_ergodic_gradient_falls_and_stays_below_its_bound(trial, x64, records):
     noise = 0.0 if trial.noise == "independent" else 1.0
     given = trials.lanes(12, 20_000, noise=noise, value=trial.value)
     columns = trials.follow(trial, given, "test")
@@ -279,19 +288,20 @@ def test_the_ergodic_gradient_falls_and_stays_below_its_bound(trial, x64):
     assert columns["farthest"].max() < 4
 
 
-def test_one_time_scale_is_biased_and_two_are_not(x64):
+def test_one_time_scale_is_biased_and_two_are_not(x64, records):
     told = {"kind": "asymmetric", "noise": 3**0.5, "liars": 0}
     constant = {"average_step": np.array([1.0, 0.05]), "step_size": np.full(2, 0.001)}
     given = trials.lanes(4, 40_000, hyper=constant, points=2, **told)
     columns = trials.follow(Trial(sign_of="new"), given, "test")
-    one, slow = columns["gradient"][:, -250:].mean(axis=1).reshape(4, 2).mean(axis=0)
+    settled = columns["gradient"][:, -records // 4 :]
+    one, slow = settled.mean(axis=1).reshape(4, 2).mean(axis=0)
     assert one == pytest.approx(2.0, rel=0.05)  # where each coordinate's sign is balanced
     assert slow < 0.2 * one
     two = trials.follow(Trial(), trials.lanes(4, 40_000, **told), "test")
     assert two["gradient"][:, -1].max() < 0.2 * one
 
 
-def test_training_follows_the_condition(x64):
+def test_training_follows_the_condition(x64, records):
     scales = (1.0, 1.7)
     rows = np.array([[1, 0], [0.5**0.5] * 2, [0, 1], [-(0.5**0.5), 0.5**0.5]])
     matrices = np.stack([(rows * np.array([1, s, 1, s])[:, None])[:, None] for s in scales])
