@@ -27,7 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from benchmarks.timing import spread, take_turns
+from benchmarks.timing import take_turns
+from experiments.clock import spread
 from experiments.command import FLAGS, main
 from farsign_jax import aggregators, results
 from farsign_jax.base import require

@@ -7,7 +7,6 @@ import jax
 
 from benchmarks import counts
 from benchmarks.cases import Case
-from benchmarks.timing import spread
 from experiments import clock
 from experiments.config import Config
 from farsign_jax import sweeps
@@ -86,18 +85,17 @@ def _time(
 ) -> dict[str, Any]:
     program = case.program(config)
     lanes = case.lanes(config, problem, case.runs, events * (1 + limits.repeats))
-    advance, compile_s = clock.compiled(program, lanes, events, case.delivery)
+    advance, compile_s, pieces = clock.running(program, lanes, events, case.delivery)
     memory = advance.memory_analysis()
     if memory is not None:
         _check_memory(memory.temp_size_in_bytes, "scratch takes")
-    stream = clock.pieces(advance, program, lanes, events, case.delivery)
-    warm = next(stream)
+    warm = next(pieces)
     if warm < limits.budget_s < warm * (1 + limits.repeats):
-        warm = next(stream)  # the first one was also the first to touch its memory
+        warm = next(pieces)  # the first one was also the first to touch its memory
     _check_budget(warm, events, limits, "take")
     per = case.runs * events / 1e6
-    times = [seconds / per for seconds in itertools.islice(stream, limits.repeats)]
-    figures = spread(times) | {"events": events, "compile_s": compile_s}
+    times = [seconds / per for seconds in itertools.islice(pieces, limits.repeats)]
+    figures = clock.spread(times) | {"events": events, "compile_s": compile_s}
     # In turns, the body of the loop is an event of one run.
     alone = jax.default_backend() == "cpu" and not case.job(config).lockstep
     together = 1 if alone else -(-case.runs // min(jax.local_device_count(), len(lanes)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.figures import _DASHES, _save
+from experiments.figures import DASHES, save
 
 Row = Mapping[str, Any]
 
@@ -54,7 +54,7 @@ def scaling(rows: Sequence[Row], out: pathlib.Path) -> None:
             at, us = [row[x] for row in own], [row["us"] for row in own]
             reach = [[r["us"] - r["us_min"] for r in own], [r["us_max"] - r["us"] for r in own]]
             style = {"color": tones[number], "marker": "o", "ms": 3, "capsize": 2}
-            style |= {"ls": _DASHES[number % len(_DASHES)], "lw": 2.2 if number == 0 else 1.2}
+            style |= {"ls": DASHES[number % len(DASHES)], "lw": 2.2 if number == 0 else 1.2}
             axis.errorbar(at, us, yerr=reach, label=name, **style)
             floors = [np.nan if r["floor_us"] is None else r["floor_us"] for r in own]
             axis.plot(at, floors, color=tones[number], ls="", marker="_", alpha=0.6)
@@ -72,4 +72,4 @@ def scaling(rows: Sequence[Row], out: pathlib.Path) -> None:
     figure.tight_layout(rect=(0, 0.055 * -(-len(labels) // columns) + 0.02, 1, 1))
     below = {"loc": "lower center", "ncol": columns, "handlelength": 3.5}
     figure.legend(handles, labels, fontsize=8, **below)
-    _save(figure, out)
+    save(figure, out)

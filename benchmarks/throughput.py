@@ -38,7 +38,7 @@ from absl import flags
 
 from benchmarks import base_pass, ceilings, events, panel, plots, report, torch_peer
 from benchmarks.cases import Case, grid, problem_of, usual
-from experiments.clock import compiled, pieces
+from experiments.clock import running
 from experiments.command import (
     FLAGS,
     configure,
@@ -98,11 +98,10 @@ def profile(config: Config, case: Case) -> None:
     """A trace of one piece of a run, warm."""
     problem, piece = problem_of(config, FLAGS.data_dir, case.size), FLAGS.timed_events
     program, lanes = case.program(config), case.lanes(config, problem, case.runs, 2 * piece)
-    advance, _ = compiled(program, lanes, piece, case.delivery)
-    stream = pieces(advance, program, lanes, piece, case.delivery)
-    next(stream)
+    _, _, pieces = running(program, lanes, piece, case.delivery)
+    next(pieces)
     with jax.profiler.trace(FLAGS.profile):
-        next(stream)
+        next(pieces)
     print(f"{piece} events of {case.name}: {FLAGS.profile}")
 
 

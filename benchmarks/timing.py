@@ -4,7 +4,6 @@ Every benchmark says the median of --repeats timings with their range; compiling
 call after it, are before the clock.
 """
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,8 +31,3 @@ def take_turns(calls: Sequence[Callable[[], Any]], per: int) -> list[list[float]
             jax.block_until_ready(call())
             times.append(1e6 * (time.perf_counter() - start) / per)
     return taken
-
-
-def spread(times: Sequence[float]) -> dict[str, float]:
-    """Microseconds: the median and the range."""
-    return {"us": statistics.median(times), "us_min": min(times), "us_max": max(times)}

@@ -9,7 +9,8 @@ import math
 from typing import Any
 
 from benchmarks.counts import Sizes
-from benchmarks.timing import spread, take_turns
+from benchmarks.timing import take_turns
+from experiments.clock import spread
 from experiments.config import Config
 
 EVENTS = 10  # per timing

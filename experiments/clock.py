@@ -10,13 +10,11 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from experiments import figures
 from experiments.config import Config
@@ -28,47 +26,42 @@ EVENTS = 105  # eleven buffers are full three times, on average over pieces
 REPEATS = 5
 
 
-def placed(lanes: sweeps.Lanes) -> tuple[tuple, np.ndarray, Mesh | None]:
-    """The arguments of `lanes.advance` but for the run, the schedules, and the mesh.
+def running(
+    program: Any, lanes: sweeps.Lanes, events: int, delivery: str = "fresh"
+) -> tuple[Any, float, Iterator[float]]:
+    """All lanes, spread over all devices as in a sweep, at their first event.
 
-    Spread over all devices, as a sweep would; the last lane is repeated until they are even.
+    Returns the program that advances them by `events` events, the seconds it took to compile,
+    and the seconds of one such piece after the other: the first one warms up. Where the
+    schedule ends, it begins again.
     """
     local = devices.local()[: len(lanes)]
-    width = -(-len(lanes) // len(local)) * len(local)
+    width = -(-len(lanes) // len(local)) * len(local)  # the last lane makes them even
     own = lanes.take(np.minimum(np.arange(width), len(lanes) - 1))
     mesh = devices.mesh_of(local)
-    data = jax.tree.map(jnp.asarray, (own.seeds, own.hyper, own.byzantine))
-    args = (devices.spread(mesh, own.problem), *devices.split(mesh, data))
-    return args, np.asarray(own.schedules), mesh
-
-
-def compiled(
-    program: Any, lanes: sweeps.Lanes, events: int, delivery: str = "fresh"
-) -> tuple[Any, float]:
-    """The program that advances all lanes by `events` events, and the seconds it took."""
-    args, schedules, mesh = placed(lanes)
+    args, schedules = own.on(mesh), np.asarray(own.schedules)
     run = lanes_lib.start(program, delivery, *args[:3], mesh=mesh)
     begin = time.perf_counter()
     chunk = devices.split(mesh, schedules[:, :events])
     lowered = lanes_lib.advance.lower(program, delivery, *args, run, chunk, mesh=mesh)
-    return lowered.compile(), time.perf_counter() - begin
+    advance = lowered.compile()
+    compile_s = time.perf_counter() - begin
+
+    def pieces(run):
+        run = jax.block_until_ready(run)
+        for piece in itertools.count():
+            at = piece * events % (schedules.shape[1] - events + 1)
+            chunk = devices.split(mesh, schedules[:, at : at + events])
+            begin = time.perf_counter()
+            run, _ = jax.block_until_ready(advance(*args, run, chunk))
+            yield time.perf_counter() - begin
+
+    return advance, compile_s, pieces(run)
 
 
-def pieces(
-    advance: Any, program: Any, lanes: sweeps.Lanes, events: int, delivery: str = "fresh"
-) -> Iterator[float]:
-    """Seconds of one piece of a run after the other; the first one warms up.
-
-    Where the schedule ends, it begins again.
-    """
-    args, schedules, mesh = placed(lanes)
-    run = jax.block_until_ready(lanes_lib.start(program, delivery, *args[:3], mesh=mesh))
-    for piece in itertools.count():
-        at = piece * events % (schedules.shape[1] - events + 1)
-        chunk = devices.split(mesh, schedules[:, at : at + events])
-        begin = time.perf_counter()
-        run, _ = jax.block_until_ready(advance(*args, run, chunk))
-        yield time.perf_counter() - begin
+def spread(times: Sequence[float]) -> dict[str, float]:
+    """Microseconds: the median and the range."""
+    return {"us": statistics.median(times), "us_min": min(times), "us_max": max(times)}
 
 
 def clock(
@@ -76,11 +69,10 @@ def clock(
 ) -> dict[str, float]:
     """Microseconds per event and run: median and range of `repeats` pieces of a run."""
     events = min(events, lanes.schedules.shape[1])
-    advance, compile_s = compiled(program, lanes, events, delivery)
-    taken = itertools.islice(pieces(advance, program, lanes, events, delivery), repeats + 1)
-    times = [1e6 * seconds / (len(lanes) * events) for seconds in taken][1:]
-    spread = {"us": statistics.median(times), "us_min": min(times), "us_max": max(times)}
-    return spread | {"compile_s": compile_s}
+    _, compile_s, pieces = running(program, lanes, events, delivery)
+    per = len(lanes) * events
+    times = [1e6 * seconds / per for seconds in itertools.islice(pieces, repeats + 1)]
+    return spread(times[1:]) | {"compile_s": compile_s}
 
 
 def _read(folder: results.Folder) -> dict[tuple[str, str], dict[str, Any]]:

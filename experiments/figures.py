@@ -74,7 +74,7 @@ def percent(value: float, std: float | None = None) -> str:
 
 
 # Told apart without colour, too: every line has a dash of its own.
-_DASHES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 4)))
+DASHES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 4)))
 
 
 def curves(
@@ -106,7 +106,7 @@ def curves(
                 if (method, attack) not in accuracy:
                     continue
                 values, at = 100 * accuracy[method, attack], places[method, attack].mean(axis=0)
-                style = {"color": tones[number], "ls": _DASHES[number % len(_DASHES)]}
+                style = {"color": tones[number], "ls": DASHES[number % len(DASHES)]}
                 style |= {"lw": 2.2 if number == 0 else 1.2, "zorder": 3 if number == 0 else 2}
                 axis.plot(at, values.mean(axis=0), label=method, **style)
                 low, high = values.min(axis=0), values.max(axis=0)
@@ -127,15 +127,16 @@ def curves(
     below = {"loc": "lower center", "ncol": min(len(labels), 4), "handlelength": 3.5}
     figure.tight_layout(rect=(0, 0.07 * (1 + (len(labels) - 1) // 4) * 2 / (len(xs) + 1), 1, 1))
     figure.legend(handles, labels, fontsize=8, **below)
-    _save(figure, out)
+    save(figure, out)
 
 
-def _save(figure: Any, out: pathlib.Path) -> None:
+def save(figure: Any, out: pathlib.Path) -> None:
+    """PNG and PDF, each written whole, and the figure closed."""
     import matplotlib.pyplot as plt
 
     for kind in ("png", "pdf"):
-        save = functools.partial(figure.savefig, format=kind, dpi=150, bbox_inches="tight")
-        atomic_write(out.with_suffix(f".{kind}"), save)
+        write = functools.partial(figure.savefig, format=kind, dpi=150, bbox_inches="tight")
+        atomic_write(out.with_suffix(f".{kind}"), write)
     plt.close(figure)
 
 
@@ -165,7 +166,7 @@ def powers(
             own = [entry for entry in mine if entry["line"] == name]
             style = {
                 "color": tones[number],
-                "ls": _DASHES[number % len(_DASHES)],
+                "ls": DASHES[number % len(DASHES)],
                 "marker": marker,
             }
             axis.plot([e["x"] for e in own], [e["value"] for e in own], label=name, **style)
@@ -180,7 +181,7 @@ def powers(
         axis.legend(fontsize=7)
     figure.suptitle(title, fontsize=11)
     figure.tight_layout()
-    _save(figure, out)
+    save(figure, out)
 
 
 def lines(entries: Sequence[Row], out: pathlib.Path, title: str, x: str, y: str) -> None:
@@ -206,7 +207,7 @@ def lines(entries: Sequence[Row], out: pathlib.Path, title: str, x: str, y: str)
             at = [places.index(entry["x"]) for entry in own]
             style = {
                 "color": tones[number],
-                "ls": _DASHES[number % len(_DASHES)],
+                "ls": DASHES[number % len(DASHES)],
                 "marker": "o",
             }
             style |= {"lw": 2.2 if number == 0 else 1.2, "ms": 3}
@@ -230,7 +231,7 @@ def lines(entries: Sequence[Row], out: pathlib.Path, title: str, x: str, y: str)
     figure.tight_layout(rect=(0, 0.042 * rows + 0.02, 1, 1))
     below = {"loc": "lower center", "ncol": columns, "handlelength": 3.5}
     figure.legend(handles.values(), handles.keys(), fontsize=8, **below)
-    _save(figure, out)
+    save(figure, out)
 
 
 def heatmap(entries: Sequence[Row], out: pathlib.Path, title: str, x: str, y: str) -> None:
@@ -256,4 +257,4 @@ def heatmap(entries: Sequence[Row], out: pathlib.Path, title: str, x: str, y: st
     axis.set_xlabel(x)
     axis.set_title(f"{title} ({y})", fontsize=10)
     figure.tight_layout()
-    _save(figure, out)
+    save(figure, out)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from farsign_jax.base import Array, PyTree, lookup, require
+from farsign_jax.directions import mixed
 
 _ROWS = 3  # tables of a sketch
 
@@ -62,8 +63,7 @@ def blocks(m: int, size: int, share: int) -> Averages:
 def _hash(j: Array, salt: int) -> Array:
     """u32, as good as random."""
     x = j.astype(jnp.uint32) * jnp.uint32(0x9E3779B9) + jnp.uint32(salt * 0x85EBCA6B % 2**32)
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    x = mixed(x)
     return x ^ (x >> 16)
 
 
@@ -71,25 +71,26 @@ def sketch(m: int, size: int, slots: int) -> Averages:
     """Three tables of `slots` numbers for each worker."""
     require(1 <= slots <= size, f"a sketch needs 1 <= slots <= K={size}: got {slots}")
 
-    def places(j):
-        hashed = jnp.stack([_hash(j, row) for row in range(_ROWS)])  # [rows, s, k]
+    def places(i, j):  # one in each table, [rows, s, k], and the signs there
+        rows = jnp.arange(_ROWS, dtype=jnp.int32)[:, None, None]
+        hashed = jnp.stack([_hash(j, row) for row in range(_ROWS)])
         sign = jnp.where(hashed >> 31 == 1, 1.0, -1.0)
-        return (hashed & 0x7FFFFFFF).astype(jnp.int32) % slots, sign
+        return (rows, i[None], (hashed & 0x7FFFFFFF).astype(jnp.int32) % slots), sign
 
     def read(state, i, j):
-        at, sign = places(j)
-        rows = jnp.arange(_ROWS, dtype=jnp.int32)[:, None, None]
-        return jnp.median(sign * state[rows, i[None], at], axis=0)
+        at, sign = places(i, j)
+        return jnp.median(sign * state[at], axis=0)
 
     def write(state, i, j, old, new):
-        at, sign = places(j)
-        rows = jnp.arange(_ROWS, dtype=jnp.int32)[:, None, None]
-        return state.at[rows, i[None], at].add(sign * (new - old)[None], mode="drop")
+        at, sign = places(i, j)
+        return state.at[at].add(sign * (new - old)[None], mode="drop")
 
     return Averages(lambda dtype: jnp.zeros((_ROWS, m, slots), dtype), read, write)
 
 
 class Slots(NamedTuple):
+    """The state of `hashed`."""
+
     averages: Array  # f32[m, slots]
     direction: Array  # i32[m, slots], of which they are; -1 before the first
 

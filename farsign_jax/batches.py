@@ -127,9 +127,8 @@ def _ready(
         for share in batch
     ]
     own = given.take(np.concatenate([share.ids for share in batch]))
-    data = jax.tree.map(jnp.asarray, (own.seeds, own.hyper, own.byzantine))
-    seeds, hyper, lies = devices.split(mesh, data)
-    args = (task.build, task.delivery, devices.spread(mesh, own.problem), seeds, hyper)
+    problem, seeds, hyper, lies = own.on(mesh)
+    args = (task.build, task.delivery, problem, seeds, hyper)
     return _Batch(task, batch, inputs, own, mesh, args, lies)
 
 

@@ -36,6 +36,12 @@ class Dictionary(NamedTuple):
     num_workers: int | None = None  # m, where each worker has directions of its own
 
 
+def mixed(x: Array) -> Array:
+    """u32 to u32, one to one: every bit of x moves the high bits of the result."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    return (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+
+
 def sample_distinct(key: Key, size: int, k: int) -> Array:
     """k distinct numbers below `size`, each equally likely, in O(k) time and memory.
 
@@ -53,9 +59,7 @@ def sample_distinct(key: Key, size: int, k: int) -> Array:
         offset, salt = offset_and_salt
         partner = jnp.where(x <= offset, offset - x, offset + (modulus - x))
         # The same pair gives the same coin from either side, so each round is a bijection.
-        coin = jnp.maximum(x, partner) ^ salt
-        coin = (coin ^ (coin >> 16)) * jnp.uint32(0x7FEB352D)
-        coin = (coin ^ (coin >> 15)) * jnp.uint32(0x846CA68B)
+        coin = mixed(jnp.maximum(x, partner) ^ salt)
         return jnp.where(coin >> 31 == 1, partner, x), None
 
     x = (jnp.arange(k, dtype=jnp.uint32) + shift) % modulus

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from farsign_jax import arrivals, attacks, devices, simulate
 from farsign_jax import keys as keys_lib
-from farsign_jax.base import Array, Problem, PyTree, System, require
+from farsign_jax.base import Array, InvalidConfig, Problem, PyTree, System
 from farsign_jax.staleness import Staleness
 
 Build = Callable[[Problem, Any], System]
@@ -79,6 +80,12 @@ class Lanes:
             None if self.times is None else self.times[lanes],
         )
 
+    def on(self, mesh: Mesh | None) -> tuple[Problem, Array, Any, Array]:
+        """Problem, seeds, hyper-parameters and liars for `start` and `advance`: each device has
+        those of its own lanes, a multiple of the devices, and all of the data."""
+        own = jax.tree.map(jnp.asarray, (self.seeds, self.hyper, self.byzantine))
+        return devices.spread(mesh, self.problem), *devices.split(mesh, own)
+
     def check(self, build: Build, delivery: str) -> None:
         """Builds every lane's system once outside the program: bad values fail here."""
         simulate.depth(delivery)  # refuses what is none
@@ -90,7 +97,8 @@ class Lanes:
             schedule = arrivals.Schedule(one.schedules, one.times)
             arrivals.check_schedule(schedule, one.problem.num_workers)
         needed, there = lane_bytes(build, self, delivery), memory()[0]
-        require(needed <= there, _too_much(build, self, delivery, needed, there))
+        if needed > there:
+            raise InvalidConfig(_too_much(build, self, delivery, needed, there))
 
 
 def _over_lanes(f: Callable, problem: Problem, *rest: Any) -> Any:

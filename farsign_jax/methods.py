@@ -22,7 +22,7 @@ from farsign_jax import (
     schedules,
 )
 from farsign_jax.base import Problem, Server, System, Worker, lookup, require
-from farsign_jax.oracles.coordinate_mlp import MLPStructure
+from farsign_jax.oracles.coordinate_mlp import MLPStructure, touch
 from farsign_jax.servers.aflguard import aflguard
 from farsign_jax.servers.async_sgd import async_sgd
 from farsign_jax.servers.brsgd import brsgd
@@ -170,9 +170,7 @@ def _last_layer(problem, factor):
     last = problem.structure.layers[-1]
 
     def gain(j):
-        weight = (j >= last.kernel) & (j < last.kernel + last.fan_in * last.fan_out)
-        bias = (j >= last.bias) & (j < last.bias + last.fan_out)
-        return jnp.where(weight | bias, jnp.asarray(factor, jnp.float32), 1.0)
+        return jnp.where(touch(last, j).here, jnp.asarray(factor, jnp.float32), 1.0)
 
     return gain
 

@@ -87,6 +87,7 @@ def byte_scale(inputs: Array) -> int:
 
 
 def as_float(inputs: Array, dtype: Any) -> Array:
+    """Bytes (images) scaled to [0, 1], anything else as it is."""
     return inputs.astype(dtype) / jnp.asarray(byte_scale(inputs), dtype)
 
 

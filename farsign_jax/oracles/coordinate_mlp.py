@@ -69,7 +69,7 @@ class Touch(NamedTuple):
     unit: Array  # i32[k], the unit it feeds (any where not here)
 
 
-def _touch(layer: Layer, j: Array) -> Touch:
+def touch(layer: Layer, j: Array) -> Touch:
     kernel, bias, fan_in, fan_out = layer
     weight = (j >= kernel) & (j < kernel + fan_in * fan_out)
     offset = jnp.where(weight, j - kernel, 0)
@@ -125,7 +125,7 @@ def loss_changes(
     """
     inputs, labels = batch
     layers = structure.layers
-    touches = [_touch(layer, j) for layer in layers]
+    touches = [touch(layer, j) for layer in layers]
     kernels = [
         x[a.kernel : a.kernel + a.fan_in * a.fan_out].reshape(a.fan_in, a.fan_out)
         for a in layers
@@ -134,9 +134,9 @@ def loss_changes(
     inputs = inputs.reshape(inputs.shape[0], -1)
     h, scale = inputs.astype(x.dtype), byte_scale(inputs)
     z, sources = [], []
-    for layer, kernel, touch in zip(layers, kernels, touches, strict=True):
-        source = jnp.where(touch.weight[None], h[:, touch.source] / scale, 1)
-        sources.append(jnp.where(touch.here[None], source, 0))  # [b, k]
+    for layer, kernel, own in zip(layers, kernels, touches, strict=True):
+        source = jnp.where(own.weight[None], h[:, own.source] / scale, 1)
+        sources.append(jnp.where(own.here[None], source, 0))  # [b, k]
         z.append(h @ kernel / scale + x[None, layer.bias : layer.bias + layer.fan_out])
         h, scale = structure.activation(z[-1]), 1
     base, q = cross_entropy.gradient(z[-1], labels)
