@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.config import CLOCKLESS, Config, check, parse, parse_attack
@@ -79,7 +78,7 @@ def prepare(config: Config, data_dir: str | None) -> Setting:
     module = models.make(config.model, data.num_classes)
     one: list[problems.Problem] = []
     single, rounds = [], []
-    shared = jnp.asarray(train), jnp.asarray(labels, jnp.int32)
+    shared = jax.device_put((train, np.asarray(labels, np.int32)))
     for seed in config.seeds:
         roles = keys.split(seed)
         rows, sizes = partitions.partition(
@@ -97,9 +96,9 @@ def prepare(config: Config, data_dir: str | None) -> Setting:
     width = max(problem.rows.shape[1] for problem in one)
     problem = dataclasses.replace(
         one[0],
-        rows=jnp.stack([jnp.pad(p.rows, ((0, 0), (0, width - p.rows.shape[1]))) for p in one]),
-        sizes=jnp.stack([p.sizes for p in one]),
-        x0=jnp.stack([p.x0 for p in one]),
+        rows=np.stack([np.pad(p.rows, ((0, 0), (0, width - p.rows.shape[1]))) for p in one]),
+        sizes=np.stack([p.sizes for p in one]),
+        x0=np.stack([p.x0 for p in one]),
     )
     lies = config.byzantine_mask()
 
@@ -107,9 +106,9 @@ def prepare(config: Config, data_dir: str | None) -> Setting:
         times = [schedule.times for schedule in schedules]
         return sweeps.Lanes(
             problem=problem,
-            seeds=jnp.asarray(config.seeds, jnp.int32),
+            seeds=np.asarray(config.seeds, np.int32),
             hyper={},
-            byzantine=jnp.asarray(np.broadcast_to(lies, (len(one), *lies.shape))),
+            byzantine=np.broadcast_to(lies, (len(one), *lies.shape)),
             schedules=np.stack([schedule.workers for schedule in schedules]),
             times=None if times[0] is None else np.stack(times),
         )

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments.config import Config
@@ -134,8 +135,8 @@ def tidy(
     config: Config, job: Job, setting: Setting, columns: dict[str, np.ndarray]
 ) -> list[dict[str, Any]]:
     """The columns of one sweep, [S, E, runs], as rows."""
-    problem = setting.lanes.take(0).problem
     hyper = {name: values[0, 0] for name, values in job.hyper.items()}
+    problem = jax.device_put(setting.lanes.take(0).problem)
     system = job.builds[0](problem, hyper)
     evaluations, bits = system.worker.evaluations, simulate.bits_per_answer(system, problem)
     lanes = setting.of(job)

@@ -26,8 +26,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import optimize, sparse
-from scipy.sparse import csgraph
+import scipy  # its parts are imported as they are used: half a second for those who need none
 
 from farsign_jax.base import InvalidConfig, require
 from farsign_jax.rows import whole
@@ -130,9 +129,9 @@ def _checked(directions: Any, q: Any) -> np.ndarray:
 
 def _blocks(d_i: np.ndarray) -> list[np.ndarray]:
     """Coordinates that no row joins go apart: eta is then the least of theirs."""
-    used = sparse.csr_array(d_i.reshape(-1, d_i.shape[2]) != 0)
-    graph = sparse.block_array([[None, used], [used.T, None]]).tocsr()
-    found: Any = csgraph.connected_components(graph, directed=False)
+    used = scipy.sparse.csr_array(d_i.reshape(-1, d_i.shape[2]) != 0)
+    graph = scipy.sparse.block_array([[None, used], [used.T, None]]).tocsr()
+    found: Any = scipy.sparse.csgraph.connected_components(graph, directed=False)
     label = found[1][d_i.shape[0] * d_i.shape[1] :]  # rows first
     order = np.argsort(label, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(label[order])) + 1)
@@ -308,7 +307,9 @@ def _least_squares(d_i: np.ndarray, q: int) -> tuple[float, np.ndarray]:
         t = np.zeros(0)
         if len(others):
             with np.errstate(all="ignore"):
-                found = optimize.lsq_linear(others.T, theirs, (-1, 1), method="bvls", tol=1e-14)
+                found = scipy.optimize.lsq_linear(
+                    others.T, theirs, (-1, 1), method="bvls", tol=1e-14
+                )
             t = found.x
         nearest = others.T @ t - theirs
         distance = float(np.linalg.norm(nearest))
@@ -328,7 +329,9 @@ def _linear_programs(white: np.ndarray, q: int) -> tuple[float, np.ndarray]:
         for face in range(r):
             box = [(-1.0, 1.0)] * r + [(0, None)] * n
             box[face] = (1.0, 1.0)
-            found = optimize.linprog(cost, above, np.zeros(2 * n), bounds=box, method="highs")
+            found = scipy.optimize.linprog(
+                cost, above, np.zeros(2 * n), bounds=box, method="highs"
+            )
             if found.fun < lowest:
                 lowest, corner = float(found.fun), found.x[:r]
     return lowest, corner / np.linalg.norm(corner)
@@ -370,7 +373,7 @@ def _share(white: np.ndarray, q: int) -> float:
         box = [(None, None)] * r + [(0, None)] * n
         for i, row in enumerate(flat):
             cost = np.concatenate([-row, np.zeros(n)])
-            found = optimize.linprog(cost, above, right, bounds=box, method="highs")
+            found = scipy.optimize.linprog(cost, above, right, bounds=box, method="highs")
             most[i] = min(most[i], -found.fun) if found.status == 0 else most[i]
     shares = np.sort(most.reshape(m, k).sum(axis=1))
     share = 1 - 2 * float(shares[m - q :].sum()) - _SURE

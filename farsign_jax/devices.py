@@ -62,9 +62,9 @@ def over(mesh: Mesh | None, f: Callable, problem: Problem, *rest: PyTree) -> PyT
 
 
 def split(mesh: Mesh | None, tree: PyTree) -> PyTree:
-    """Leaves that lead with lanes, each device having its own; as they are without a mesh."""
+    """Leaves that lead with lanes, each device having its own."""
     if mesh is None:
-        return tree
+        return jax.device_put(tree)
     tree = jax.tree.map(np.asarray, tree)  # cut on a device, every piece would be a program
     return jax.device_put(tree, NamedSharding(mesh, SPLIT))
 
@@ -72,7 +72,7 @@ def split(mesh: Mesh | None, tree: PyTree) -> PyTree:
 def spread(mesh: Mesh | None, problem: Problem) -> Problem:
     """A problem of many lanes, each device having its own, and all of the data."""
     if mesh is None:
-        return problem
+        return jax.device_put(problem)
     own = {name: split(mesh, getattr(problem, name)) for name in ("rows", "sizes", "x0")}
     data = jax.device_put(problem.data, NamedSharding(mesh, WHOLE))
     return dataclasses.replace(problem, data=data, **own)

@@ -83,7 +83,7 @@ class Lanes:
     def on(self, mesh: Mesh | None) -> tuple[Problem, Array, Any, Array]:
         """Problem, seeds, hyper-parameters and liars for `start` and `advance`: each device has
         those of its own lanes, a multiple of the devices, and all of the data."""
-        own = jax.tree.map(jnp.asarray, (self.seeds, self.hyper, self.byzantine))
+        own = self.seeds, self.hyper, self.byzantine
         return devices.spread(mesh, self.problem), *devices.split(mesh, own)
 
     def check(self, build: Build, delivery: str) -> None:
@@ -91,11 +91,11 @@ class Lanes:
         simulate.depth(delivery)  # refuses what is none
         for lane in range(len(self)):
             one = self.take(lane)
-            system = build(one.problem, one.hyper)
-            simulate.check_batch(system, one.problem.sizes)
-            attacks.byzantine_mask(one.problem.num_workers, one.byzantine)
+            problem = jax.device_put(one.problem)  # what `build` is given are arrays of JAX
+            simulate.check_batch(build(problem, one.hyper), problem.sizes)
+            attacks.byzantine_mask(problem.num_workers, one.byzantine)
             schedule = arrivals.Schedule(one.schedules, one.times)
-            arrivals.check_schedule(schedule, one.problem.num_workers)
+            arrivals.check_schedule(schedule, problem.num_workers)
         needed, there = lane_bytes(build, self, delivery), memory()[0]
         if needed > there:
             raise InvalidConfig(_too_much(build, self, delivery, needed, there))

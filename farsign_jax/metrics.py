@@ -59,7 +59,7 @@ def classification(module: nn.Module, images: np.ndarray, labels: np.ndarray) ->
     The measure takes one vector f32[d], or several f32[..., d].
     """
     one, many = _evaluator(module, tuple(images.shape[1:]))
-    data = jnp.asarray(images), jnp.asarray(labels, jnp.int32)
+    data = jax.device_put((images, np.asarray(labels, np.int32)))
 
     def measure(params):
         if params.ndim == 1:

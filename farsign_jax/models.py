@@ -116,6 +116,7 @@ def flatten(module: nn.Module, input_shape: tuple[int, ...]) -> Flat:
     sizes = [math.prod(shape) for shape in shapes]
     starts = [0, *np.cumsum(sizes).tolist()]
 
+    @jax.jit
     def init(key):
         params = module.init(key, example)["params"]
         return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(params)])

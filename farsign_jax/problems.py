@@ -69,9 +69,10 @@ def classification(
     flat = models.flatten(module, shape)
     _check(flat, inputs, labels, rows, sizes)
     return Problem(
-        data=(jnp.asarray(inputs), jnp.asarray(labels, jnp.int32)),
-        rows=jnp.asarray(rows, jnp.int32),
-        sizes=jnp.asarray(sizes, jnp.int32),
+        # Put there by `device_put`, which compiles nothing.
+        data=jax.device_put((inputs, np.asarray(labels, np.int32))),
+        rows=jax.device_put(np.asarray(rows, np.int32)),
+        sizes=jax.device_put(np.asarray(sizes, np.int32)),
         x0=flat.init(key),
         losses=cross_entropy(module, shape),
         structure=MLPStructure.of(module, flat),

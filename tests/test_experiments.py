@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -112,6 +113,17 @@ def test_quickstart_shows_who_survives(tmp_path):
     # Another configuration is not mixed in.
     code, out, err = run("experiments.quickstart", "--out", tmp_path, *TINY, "--delta=0.1")
     assert code == 2 and "delta was 0.001, is 0.1" in err and err.count("\n") == 1
+
+
+def test_a_command_compiles_few_programs(tmp_path, monkeypatch):
+    """Each takes some 30 ms of the start of every command, from the cache or not."""
+    monkeypatch.setenv("JAX_LOG_COMPILES", "1")
+    flags = ["--methods=far_sign", "--attacks=none", f"--out={tmp_path}"]
+    code, _, err = run("experiments.compare", *TINY, *flags)
+    assert code == 0, err
+    compiled = re.findall(r"Finished XLA compilation of jit\((\w+)\)", err)
+    assert compiled.count("advance") == compiled.count("start") == 1, compiled
+    assert len(compiled) <= 15, compiled
 
 
 @pytest.mark.slow

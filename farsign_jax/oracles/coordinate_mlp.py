@@ -7,6 +7,7 @@ all coordinates share, and the loss difference is formed from the change of the 
 O(b * next width) instead of a forward pass.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -53,11 +54,17 @@ class MLPStructure(NamedTuple):
         return cls(tuple(layers), module.activation)
 
 
+@functools.lru_cache(maxsize=64)
 def _elementwise(activation: Callable) -> bool:
     """Whether each output depends on its own input alone (softmax's do not)."""
-    z = jnp.linspace(-2.0, 3.0, 8).reshape(2, 4)
-    alone = jnp.stack([activation(a.reshape(1, 1)).reshape(()) for a in z.reshape(-1)])
-    return bool(jnp.allclose(activation(z).reshape(-1), alone, rtol=1e-5, atol=1e-6))
+
+    @jax.jit
+    def both(z):
+        alone = [activation(a.reshape(1, 1)) for a in z.reshape(-1)]
+        return activation(z), jnp.stack(alone).reshape(z.shape)
+
+    z = np.linspace(-2, 3, 8, dtype=np.float32).reshape(2, 4)
+    return np.allclose(*both(z), rtol=1e-5, atol=1e-6)
 
 
 class Touch(NamedTuple):
