@@ -88,7 +88,7 @@ class Case:
             directions=config.directions,
             buffers=buffers,
             aggregator=self.aggregator,
-            updates=_updates(config.workers, buffers) if buffers else 0.0,
+            updates=updates(config.workers, buffers) if buffers else 0.0,
             waits=simulate.depth(self.delivery) > 0,
             sharing=self.runs if job.lockstep else 1,
             input_bytes=problem.data[0].dtype.itemsize,
@@ -107,7 +107,7 @@ class Case:
         return lanes * sweeps.lane_bytes(self.program(config), one, self.delivery)
 
 
-def _updates(workers: int, buffers: int, events: int = 10_000) -> float:
+def updates(workers: int, buffers: int, events: int = 10_000) -> float:
     """How often all buffers are full, per answer."""
     heard: set[int] = set()
     updates = 0

@@ -63,8 +63,13 @@ def sample_distinct(key: Key, size: int, k: int) -> Array:
         return jnp.where(coin >> 31 == 1, partner, x), None
 
     x = (jnp.arange(k, dtype=jnp.uint32) + shift) % modulus
-    # A loop, not unrolled: XLA would compute all rounds again wherever an id is used.
-    x, _ = jax.lax.scan(swap_or_not, x, (offsets % modulus, salts), unroll=4)
+
+    def rounds(unroll):
+        return jax.lax.scan(swap_or_not, x, (offsets % modulus, salts), unroll=unroll)[0]
+
+    # On a CPU a loop: unrolled, XLA would compute all rounds again wherever an id is used.
+    # Elsewhere that is cheaper than to launch a loop.
+    x = jax.lax.platform_dependent(cpu=lambda: rounds(4), default=lambda: rounds(_ROUNDS))
     return x.astype(jnp.int32)
 
 
