@@ -60,7 +60,7 @@ flags.DEFINE_multi_string(
 )
 flags.DEFINE_string("seeds", None, "How many (5), or which (0,3,7).")
 flags.DEFINE_string("dataset", None, f"One of {', '.join(DATASETS)}.")
-flags.DEFINE_string("model", None, f"One of {', '.join(MODELS)}.")
+flags.DEFINE_string("model", None, f"One of {', '.join(MODELS)}; or mlp:hidden=256x128.")
 flags.DEFINE_string("partition", None, f"One of {', '.join(PARTITIONS)}.")
 flags.DEFINE_float("skew", None, "Dirichlet concentration, or labels per worker.")
 flags.DEFINE_integer("workers", None, "m.")

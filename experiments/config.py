@@ -287,7 +287,7 @@ def check(config: Config) -> None:
     for aggregator in config.aggregators:
         aggregators.make(aggregator)
     lookup("dataset", config.dataset, datasets.DATASETS)
-    lookup("model", config.model, models.MODELS)
+    models.make(config.model)
     lookup("partition", config.partition, partitions.PARTITIONS)
     simulate.depth(config.delivery)
     lookup("liars", config.liars, dict.fromkeys(("first", "one_buffer", "rotating")))

@@ -67,8 +67,23 @@ def cnn(num_classes: int = 10) -> CNN:
 MODELS = {"mlp": mlp, "softmax_regression": softmax_regression, "cnn": cnn}
 
 
-def make(name: str, num_classes: int = 10) -> nn.Module:
-    return lookup("model", name, MODELS)(num_classes)
+def make(text: str, num_classes: int = 10) -> nn.Module:
+    """The module that a text names: `mlp`, `mlp:hidden=256x128` (two hidden layers), ...
+
+    Raises:
+        InvalidConfig: on an unknown name or option, or widths that are not positive.
+    """
+    name, _, options = text.partition(":")
+    factory = lookup("model", name, MODELS)
+    if not options:
+        return factory(num_classes)
+    option, _, told = options.partition("=")
+    rule = f"only mlp takes options, as in mlp:hidden=256x128: got {text!r}"
+    require(factory is mlp and option == "hidden", rule)
+    widths = told.split("x")
+    good = all(width.isdecimal() and int(width) > 0 for width in widths)
+    require(good, f"hidden=256x128 are widths of hidden layers: got {told!r}")
+    return mlp(num_classes, tuple(map(int, widths)))
 
 
 class Flat(NamedTuple):

@@ -359,3 +359,18 @@ def test_a_model_that_keeps_state_is_refused():
 
     with pytest.raises(InvalidConfig, match=r"only 'params'.*batch_stats"):
         helpers.digits(Normed())
+
+
+def test_a_text_names_a_model_and_its_hidden_layers():
+    assert models.make("mlp", 7).features == (32, 7)
+    assert models.make("mlp:hidden=256x128", 10).features == (256, 128, 10)
+    for text, rule in (
+        ("mlp:hidden=0x3", "are widths of hidden layers: got '0x3'"),
+        ("mlp:depth=3", "only mlp takes options, .*: got 'mlp:depth=3'"),
+        (
+            "cnn:hidden=3",
+            "only mlp takes options, .*: got 'cnn:hidden=3'",
+        ),
+    ):
+        with pytest.raises(InvalidConfig, match=rule):
+            models.make(text)
