@@ -59,6 +59,10 @@ IDEAS = {
     "last_layer": Idea(_ALIVE | {"last_layer": 0.5}, "alive, half the step in the last layer"),
     "soft": Idea(_ALIVE | {"soft": 0.5}, "alive, smaller steps where an average is small"),
     "alive_averaged": Idea(_ALIVE | {"averaging": 2}, "alive, averages of iterates"),
+    "combined": Idea(
+        _ALIVE | {"weights": "inverse", "soft": 1, "step_size": 0.02, "last_layer": 0.5},
+        "alive_unbiased, softer steps, half of them in the last layer",
+    ),
     "bfloat16": Idea(_TUNED | {"storage": "bfloat16"}, "tuned, y in half the memory"),
     "hashed": Idea(_TUNED | {"storage": "hashed", "slots": 3000}, "y in a quarter of it"),
     "sketch": Idea(_TUNED | {"storage": "sketch", "slots": 2000}, "y in a quarter of it"),
