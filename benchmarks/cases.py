@@ -103,8 +103,12 @@ class Case:
     def lane_bytes(self, config: Config, problem: Problem) -> int:
         """Bytes that all runs keep on the device, scratch apart."""
         one = self.lanes(config, problem, 1, 1)
-        lanes = 1 if self.job(config).lockstep else self.runs
-        return lanes * sweeps.lane_bytes(self.program(config), one, self.delivery)
+        each = sweeps.lane_bytes(self.program(config), one, self.delivery)
+        return self.side_by_side(config) * each
+
+    def side_by_side(self, config: Config) -> int:
+        """Lanes, which devices share: one of all runs in lock-step."""
+        return 1 if self.job(config).lockstep else self.runs
 
 
 def updates(workers: int, buffers: int, events: int = 10_000) -> float:

@@ -103,11 +103,23 @@ def backward(s: Sizes) -> Work:
     return Work(2 * s.batch * (s.weights + s.behind), 0, 0, FLOAT * s.behind)
 
 
+def carried(s: Sizes) -> float:
+    """Weights that the change of one unit goes through, of the average coordinate: none in its
+    own layer, a row of the next, where it moves every unit, and then all of what is behind."""
+    each = [inputs * units for inputs, units in s.layers]
+    through = [
+        (inputs + 1) * units * sum(each[n + 2 :]) for n, (inputs, units) in enumerate(s.layers)
+    ]
+    return sum(through) / s.dim
+
+
 def coordinate_answers(s: Sizes) -> Work:
-    """k two-point differences on top of a forward pass: `SERIES` + 1 products of [b, c] and
-    [c, k], and at both points three polynomials of b k numbers, of which one is a logarithm."""
+    """k two-point differences on top of a forward pass: what changes is carried through the
+    hidden layers behind the next; `SERIES` + 1 products of [b, c] and [c, k]; and at both
+    points three polynomials of b k numbers, of which one is a logarithm."""
     points = 2 * s.batch * s.directions
-    return Work(points * s.classes * (SERIES + 1), points * POLYNOMIALS)
+    products = 2 * carried(s) + s.classes * (SERIES + 1)
+    return Work(points * products, points * POLYNOMIALS)
 
 
 def signs(s: Sizes) -> Work:

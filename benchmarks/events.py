@@ -9,7 +9,7 @@ from benchmarks import counts
 from benchmarks.cases import Case
 from experiments import clock
 from experiments.config import Config
-from farsign_jax import sweeps
+from farsign_jax import lanes as lanes_lib
 from farsign_jax.base import Problem
 
 PIECE_S = 0.25  # about so long is one timing
@@ -53,7 +53,8 @@ def row_of(
     least = round(1 / sizes.updates) if sizes.updates else LEAST  # one robust aggregate
     events = min(max(int(1e6 * PIECE_S / expected), least), limits.events)
     try:
-        _check_memory(case.lane_bytes(config, problem), "the runs take")
+        lanes = case.side_by_side(config)
+        _check_memory(case.lane_bytes(config, problem), lanes, "the runs take")
         _check_budget(expected * events / 1e6, events, limits, "would take about")
         row |= _time(case, config, problem, events, limits)
     except Skipped as reason:
@@ -65,8 +66,9 @@ def row_of(
     return row | {"hand": hand, "floor_us": floor, "distance": distance}
 
 
-def _check_memory(needed: float, whose: str) -> None:
-    room = sweeps.lanes_that_fit(2**62, 1)  # as a sweep would fill it
+def _check_memory(needed: float, lanes: int, whose: str) -> None:
+    """Of all devices that the lanes use; a fifth of what is free is left for the rest."""
+    room = 0.8 * lanes_lib.memory(lanes)[1] * min(lanes, jax.local_device_count())
     if needed > room:
         raise Skipped(
             f"{whose} {needed / 2**30:,.3g} GiB, there is room for {room / 2**30:,.3g}"
@@ -88,7 +90,8 @@ def _time(
     advance, compile_s, pieces = clock.running(program, lanes, events, case.delivery)
     memory = advance.memory_analysis()
     if memory is not None:
-        _check_memory(memory.temp_size_in_bytes, "scratch takes")
+        used = min(len(lanes), jax.local_device_count())
+        _check_memory(used * memory.temp_size_in_bytes, len(lanes), "scratch takes")
     warm = next(pieces)
     if warm < limits.budget_s < warm * (1 + limits.repeats):
         warm = next(pieces)  # the first one was also the first to touch its memory

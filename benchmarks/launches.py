@@ -164,7 +164,7 @@ def count(job: Job, setting: Setting, config: Config, target: str | None) -> dic
     runs, events, turns = len(lanes), lanes.schedules.shape[1], 1
     if job.lockstep:
         runs *= job.points * len(job.runs)
-    if job.lockstep and not job.in_rounds:  # one seed after the other
+    if job.one_seed_at_a_time:
         lanes, turns = lanes.take(slice(0, 1)), len(lanes)
     device, options = _device(target)
     put = NamedSharding(Mesh(np.array([device]), "x"), PartitionSpec())

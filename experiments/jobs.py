@@ -154,9 +154,8 @@ class Job:
 
     @property
     def one_seed_at_a_time(self) -> bool:
-        """In lock-step, a set of buffers is full or not for all runs of a seed; and on a CPU,
-        seeds side by side take twice as long as one after the other."""
-        return self.lockstep and (not self.in_rounds or jax.default_backend() == "cpu")
+        """In lock-step, a set of buffers is full or not for all runs of a seed."""
+        return self.lockstep and not self.in_rounds
 
     @property
     def in_rounds(self) -> bool:

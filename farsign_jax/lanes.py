@@ -8,6 +8,8 @@ hyper-parameters are tracers and a whole grid compiles once.
 import dataclasses
 import functools
 import os
+import pathlib
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -96,7 +98,7 @@ class Lanes:
             attacks.byzantine_mask(problem.num_workers, one.byzantine)
             schedule = arrivals.Schedule(one.schedules, one.times)
             arrivals.check_schedule(schedule, problem.num_workers)
-        needed, there = lane_bytes(build, self, delivery), memory()[0]
+        needed, there = lane_bytes(build, self, delivery), memory(len(self))[0]
         if needed > there:
             raise InvalidConfig(_too_much(build, self, delivery, needed, there))
 
@@ -194,12 +196,17 @@ def lane_bytes(build: Build, lanes: Lanes, delivery: str = "fresh") -> int:
     return sum(map(_bytes, jax.tree.leaves(_kept(build, lanes, delivery))))
 
 
-def memory() -> tuple[int, int]:
-    """Bytes of one device, and how many of them are free."""
+def memory(lanes: int) -> tuple[int, int]:
+    """Bytes of one device that some of these lanes use, and how many of them are free."""
     local = jax.local_devices()
     stats = local[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"], stats["bytes_limit"] - stats["bytes_in_use"]
-    page = os.sysconf("SC_PAGE_SIZE")  # the memory of the host, which its devices share
-    whole, free = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_AVPHYS_PAGES")
-    return whole * page // len(local), free * page // len(local)
+    used = min(lanes, len(local))  # devices, which share the memory of the host
+    page = os.sysconf("SC_PAGE_SIZE")
+    whole, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
+    told = pathlib.Path("/proc/meminfo")  # of Linux: what caches would give back is free, too
+    if told.exists():
+        found = re.search(r"MemAvailable:\s+(\d+) kB", told.read_text())
+        free = int(found.group(1)) * 1024 if found else free
+    return whole // used, free // used

@@ -171,6 +171,7 @@ def smooth(
     rule = f"smooth needs a positive multiple of 4 examples per worker: got {examples}"
     require(examples > 0 and examples % 4 == 0, rule)
     x0 = jnp.asarray(x0)
+    x0 = x0.astype(x0.dtype)  # a weak type would be lost in the first event: two programs
     shape = (num_workers, examples, x0.shape[-1])
     if kind == "gaussian":
         xi = jax.random.normal(key, shape, x0.dtype)

@@ -25,7 +25,7 @@ from farsign_jax.metrics import Measure
 
 def lanes_that_fit(num_lanes: int, bytes_per_lane: int) -> int:
     """How many lanes a device may run side by side: half of its free memory is theirs."""
-    _, free = memory()
+    _, free = memory(num_lanes)
     return int(np.clip(free // 2 // max(bytes_per_lane, 1), 1, num_lanes))
 
 

@@ -108,7 +108,7 @@ def test_what_does_not_fit_is_refused_with_what_would(monkeypatch):
         byzantine=jnp.zeros((1, helpers.M), bool),
         schedules=np.zeros((1, 3), np.int32),
     )
-    monkeypatch.setattr(lanes_lib, "memory", lambda: (50_000, 50_000))
+    monkeypatch.setattr(lanes_lib, "memory", lambda lanes: (50_000, 50_000))
     message = r"server.averages float32\[7, 2000\] takes .*bfloat16 needs .*slots=\d+ or less"
     with pytest.raises(InvalidConfig, match=message) as told:
         lanes.check(build, "fresh")

@@ -10,7 +10,7 @@ from absl.testing import flagsaver
 
 from benchmarks import cases, ceilings, counts, events, plots, report, throughput
 from experiments.command import FLAGS
-from farsign_jax import sweeps
+from farsign_jax import lanes as lanes_lib
 from farsign_jax.base import InvalidConfig
 
 RATES = {
@@ -119,7 +119,7 @@ def test_what_is_too_large_or_too_slow_is_said(monkeypatch):
     limits = events.Limits(events=2, repeats=2, budget_s=0.0)
     row = events.row_of(case, config, problem, RATES, limits, 1.0)
     assert "--budget_s=0" in row["skipped"] and "us" not in row
-    monkeypatch.setattr(sweeps, "lanes_that_fit", lambda lanes, size: 2**10)
+    monkeypatch.setattr(lanes_lib, "memory", lambda lanes: (2**20, 2**10))
     row = events.row_of(case, config, problem, RATES, limits, 1.0)
     assert "the runs take" in row["skipped"] and "there is room" in row["skipped"]
     timed = {"environment": {"device": "d", "cpu": "c", "cpu_cores": 1}, "ceilings": RATES}
@@ -158,6 +158,9 @@ def test_a_floor_is_the_sum_over_kinds_of_work():
     assert sizes.dim == 25_450
     forward, series = 2 * 64 * (784 * 32 + 32 * 10), 5 * 2 * 64 * 100 * 10
     assert counts.by_hand("far_sign", sizes).matmul == forward + series
+    deep = counts.Sizes(((784, 32), (32, 20), (20, 10)), batch=64, directions=100)
+    # A weight of the first layer moves a unit, 20 units, and 10 through all of 20 x 10 weights.
+    assert counts.carried(deep) == 785 * 32 * 200 / deep.dim and counts.carried(sizes) == 0
     assert counts.by_hand("kardam", sizes) is None
     waiting = counts.message(counts.Sizes(sizes.layers, 64, 100, waits=True))
     assert waiting.bytes == 8 * 25_450
