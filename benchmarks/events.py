@@ -8,7 +8,7 @@ import jax
 from benchmarks import counts
 from benchmarks.cases import Case
 from experiments import clock
-from experiments.config import Config
+from experiments.config import Config, parse
 from farsign_jax import lanes as lanes_lib
 from farsign_jax.base import Problem
 
@@ -49,7 +49,9 @@ def row_of(
     sizes = case.sizes(config, problem)
     work = counts.by_hand(case.method, sizes, case.generic)
     floor = work.floor_us(ceilings, case.runs) if work else None
-    expected = case.runs * (UNKNOWN_US if floor is None else guess * floor)
+    usual = counts.by_hand(parse(case.method)[0], sizes, case.generic)  # without its options
+    expected = guess * usual.floor_us(ceilings, case.runs) if usual else UNKNOWN_US
+    expected *= case.runs
     least = round(1 / sizes.updates) if sizes.updates else LEAST  # one robust aggregate
     events = min(max(int(1e6 * PIECE_S / expected), least), limits.events)
     try:

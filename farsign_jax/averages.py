@@ -18,6 +18,7 @@ That is what limits the size of a model. All kinds read and write k numbers per 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from farsign_jax.base import Array, PyTree, lookup, require
@@ -34,16 +35,30 @@ class Averages(NamedTuple):
     write: Callable[[PyTree, Array, Array, Array, Array], PyTree]  # (state, i, j, old, new)
 
 
-def dense(m: int, size: int, kept: Any = None) -> Averages:
-    """An average each, of type `kept`, or that of x."""
+def dense(m: int, size: int) -> Averages:
+    """An average each."""
+    return Averages(
+        lambda dtype: jnp.zeros((m, size), dtype),
+        lambda state, i, j: state[i, j],
+        lambda state, i, j, old, new: state.at[i, j].set(new, mode="drop"),
+    )
 
-    def write(state, i, j, old, new):
-        return state.at[i, j].set(new.astype(state.dtype), mode="drop")
+
+def bfloat16(m: int, size: int) -> Averages:
+    """An average each, kept as its upper 16 bits.
+
+    As whole numbers: where a device has no arithmetic on bfloat16, a table of them would be
+    turned into float32 and back in every event.
+    """
 
     def read(state, i, j):
-        return state[i, j] if kept is None else state[i, j].astype(jnp.float32)
+        return jax.lax.bitcast_convert_type(state[i, j], jnp.bfloat16).astype(jnp.float32)
 
-    return Averages(lambda dtype: jnp.zeros((m, size), kept or dtype), read, write)
+    def write(state, i, j, old, new):
+        bits = jax.lax.bitcast_convert_type(new.astype(jnp.bfloat16), jnp.uint16)
+        return state.at[i, j].set(bits, mode="drop")
+
+    return Averages(lambda dtype: jnp.zeros((m, size), jnp.uint16), read, write)
 
 
 def blocks(m: int, size: int, share: int) -> Averages:
@@ -88,41 +103,42 @@ def sketch(m: int, size: int, slots: int) -> Averages:
     return Averages(lambda dtype: jnp.zeros((_ROWS, m, slots), dtype), read, write)
 
 
-class Slots(NamedTuple):
-    """The state of `hashed`."""
-
-    averages: Array  # f32[m, slots]
-    direction: Array  # i32[m, slots], of which they are; -1 before the first
-
-
 def hashed(m: int, size: int, slots: int) -> Averages:
-    """A table of `slots` averages for each worker, each with its direction."""
+    """A table of `slots` averages for each worker, each beside its direction.
+
+    i32[m, slots, 2]: the direction, -1 before the first, and the bits of the average. (Of two
+    tables, XLA would copy one in every event, to read it after the other is written.)
+    """
     require(1 <= slots <= size, f"a table needs 1 <= slots <= K={size}: got {slots}")
 
     def init(dtype):
-        return Slots(jnp.zeros((m, slots), dtype), jnp.full((m, slots), -1, jnp.int32))
+        del dtype
+        return jnp.stack(
+            [jnp.full((m, slots), -1, jnp.int32), jnp.zeros((m, slots), jnp.int32)], -1
+        )
 
     def place(j):
         return (_hash(j, 0) >> 1).astype(jnp.int32) % slots
 
     def read(state, i, j):
-        at = i, place(j)
-        return jnp.where(state.direction[at] == j, state.averages[at], 0.0)
+        kept = state[i, place(j)]
+        average = jax.lax.bitcast_convert_type(kept[..., 1], jnp.float32)
+        return jnp.where(kept[..., 0] == j, average, 0.0)
 
     def write(state, i, j, old, new):
         at = place(j)  # two writes to one slot may end in the average of one for the other
         later = jnp.triu(jnp.ones((j.shape[-1],) * 2, bool), 1)[None]
         taken = jnp.any(later & (at[..., :, None] == at[..., None, :]), axis=-1)
         at = jnp.where(taken, slots, at)
-        put = lambda a, value: a.at[i, at].set(value, mode="drop")  # noqa: E731
-        return Slots(put(state.averages, new), put(state.direction, j))
+        bits = jax.lax.bitcast_convert_type(new.astype(jnp.float32), jnp.int32)
+        return state.at[i, at].set(jnp.stack([j, bits], -1), mode="drop")
 
     return Averages(init, read, write)
 
 
 STORAGE = {
     "float32": lambda m, size, slots: dense(m, size),
-    "bfloat16": lambda m, size, slots: dense(m, size, jnp.bfloat16),
+    "bfloat16": lambda m, size, slots: bfloat16(m, size),
     "blocks": lambda m, size, slots: blocks(m, size, -(-size // slots)),
     "sketch": sketch,
     "hashed": hashed,

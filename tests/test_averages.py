@@ -1,5 +1,8 @@
 """Where y is kept: what each kind remembers and costs, and that FAR-SIGN learns with it."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +44,26 @@ def test_tables_remember_everything(kind):
         if i < M:
             np.testing.assert_allclose(old, known[i, j], rtol=2**-8 if kind != "float32" else 0)
             known[i, j] = new
+
+
+@pytest.mark.parametrize("kind", list(averages.STORAGE))
+def test_an_answer_touches_no_more_of_the_state_than_its_own(kind):
+    """No copy of all averages, and no change of their type, in a loop over answers."""
+    storage = averages.make(kind, M, 9973, 9001)
+
+    def hear(state, number):
+        i, j = number[None, None] % M, number + jnp.arange(ASKED, dtype=jnp.int32)[None]
+        old = storage.read(state, i, j)
+        return storage.write(state, i, j, old, old + 1.0), old
+
+    def run(state):
+        return jax.lax.scan(hear, state, jnp.arange(20, dtype=jnp.int32))
+
+    state = storage.init(jnp.float32)
+    text = jax.jit(run, donate_argnums=0).lower(state).compile().as_text()
+    found = re.findall(r"= \w+\[([\d,]+)\]\S* (?:copy|convert)\(", text)
+    sizes = [math.prod(map(int, shape.split(","))) for shape in found]
+    assert max(sizes, default=0) < min(leaf.size for leaf in jax.tree.leaves(state))
 
 
 def test_a_hashed_average_is_the_right_one_or_none():
