@@ -46,6 +46,7 @@ class Scores(NamedTuple):
 
     scores: Array  # f32[K]
     tree: Array  # i32[2P], node n has the children 2n and 2n + 1; leaf j is node P + j
+    total: Array  # i32[], node 1: read from there, it would cost a copy of the tree
 
 
 def _alive(value: Array) -> Array:
@@ -106,10 +107,11 @@ def importance(
         nodes = [level]
         while len(nodes[0]) > 1:
             nodes.insert(0, nodes[0].reshape(-1, 2).sum(axis=1))
-        return Scores(scores, jnp.concatenate([jnp.zeros((1,), jnp.int32), *nodes]))
+        tree = jnp.concatenate([jnp.zeros((1,), jnp.int32), *nodes])
+        return Scores(scores, tree, nodes[0][0])
 
     def draw(state, key):
-        tree, total = state.tree, state.tree[1]
+        tree, total = state.tree, state.total
         i = jnp.arange(k, dtype=jnp.int32)
         at = jax.random.randint(key, (), 0, total) - total  # and no sum overflows
         at = at + i * (total // k) + i * (total % k) // k
@@ -124,14 +126,19 @@ def importance(
         node, _ = jax.lax.fori_loop(0, levels, descend, (jnp.ones_like(i), at))
         return node - leaves
 
+    def leaf(state, j):
+        # XLA copies the tree in every event unless what reads it must come before the write:
+        # this read, in `hear` and in `weights`, is one and the same.
+        return state.tree[leaves + j]
+
     def hear(state, answer):
         j, value, present = answer
         old = state.scores[j]
         new = jnp.where(present, old + rate * (vote(value) - old), old)
-        change = weight(new) - weight(old)
+        change = weight(new) - leaf(state, j)  # which is weight(old), read before it is written
         nodes = (leaves + j)[None] >> jnp.arange(levels + 1, dtype=jnp.int32)[:, None]
         tree = state.tree.at[nodes].add(jnp.broadcast_to(change, nodes.shape))
-        return Scores(state.scores.at[j].set(new), tree), ()
+        return Scores(state.scores.at[j].set(new), tree, state.total + change.sum()), ()
 
     def learn(state, direction, value, present):
         if len(present) == 1:
@@ -141,7 +148,8 @@ def importance(
     def weights(state, direction):
         if not inverse:
             return 1.0
-        mean = state.tree[1].astype(jnp.float32) / size
-        return mean / state.tree[leaves + direction].astype(jnp.float32)
+        mean = state.total.astype(jnp.float32) / size
+        own = leaf(state, direction.reshape(-1)).reshape(direction.shape)
+        return mean / own.astype(jnp.float32)
 
     return Sampler(init, draw, learn, weights)

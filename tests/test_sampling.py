@@ -1,5 +1,8 @@
 """Sampling by importance: probabilities, distinct draws, unbiased steps, bounded influence."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,6 +88,25 @@ def test_sets_of_answers_are_heard_one_after_the_other():
     for n in range(2):
         state = sampler.learn(state, j[n : n + 1], value[n : n + 1], heard[:1])
     np.testing.assert_array_equal(together.tree, state.tree)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_an_answer_copies_no_tree(inverse):
+    size = 9001
+    sampler = sampling.importance(size, ASKED, inverse=inverse)
+
+    def event(state, key):
+        j = sampler.draw(state, key)[None]
+        weights = jnp.ones((1, ASKED)) * sampler.weights(state, j)
+        return sampler.learn(state, j, jnp.cos(j.astype(float)), jnp.ones(1, bool)), weights
+
+    def run(state, keys):
+        return jax.lax.scan(event, state, keys)
+
+    keys = jax.random.split(jax.random.key(0), 20)
+    text = jax.jit(run, donate_argnums=0).lower(sampler.init(), keys).compile().as_text()
+    copies = re.findall(r"= \w+\[([\d,]+)\]\S* copy\(", text)
+    assert [c for c in copies if math.prod(map(int, c.split(","))) >= size] == []
 
 
 @pytest.mark.parametrize(
