@@ -12,7 +12,8 @@ from farsign_jax.base import Report, System
 from farsign_jax.runtime import core as core_lib
 from farsign_jax.runtime import on_host
 from farsign_jax.runtime.answers import Answers
-from farsign_jax.runtime.core import Limits, Out, ServerCore
+from farsign_jax.runtime.core import Out, ServerCore
+from farsign_jax.runtime.limits import Limits
 from farsign_jax.runtime.machines import Compiled, same_bits
 from farsign_jax.servers.async_sgd import async_sgd
 from farsign_jax.servers.far_sign import far_sign

@@ -13,7 +13,8 @@ from farsign_jax import InvalidConfig, results, simulate
 from farsign_jax.runtime import log as log_lib
 from farsign_jax.runtime import replay
 from farsign_jax.runtime.answers import Answers
-from farsign_jax.runtime.core import Limits, ServerCore
+from farsign_jax.runtime.core import ServerCore
+from farsign_jax.runtime.limits import Limits
 from farsign_jax.runtime.log import Arrival, Log
 from farsign_jax.runtime.machines import Compiled, same_bits
 from farsign_jax.runtime.on_host import OnHost
@@ -273,6 +274,8 @@ def test_a_killed_server_goes_on_from_checkpoint_and_log_and_counts_nothing_twic
 
 def test_strikes_are_on_disk_before_the_next_message(tmp_path, problem):
     core, store, _ = started(tmp_path, problem)
+    with pytest.raises(InvalidConfig, match="is being served: one server to a folder"):
+        started(tmp_path, problem)
     core.strikes[2] = 3
     store.save_strikes(core.strikes)
     store.close()

@@ -23,59 +23,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from farsign_jax.base import require
 from farsign_jax.runtime.history import NOTHING, Delta, History
+from farsign_jax.runtime.limits import Bucket, Limits
 from farsign_jax.runtime.log import Arrival
 from farsign_jax.runtime.machines import Machine, check_alike
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What a worker may do.
-
-    Attributes:
-        strikes: so many, and the worker is out.
-        rate: answers per second that a worker is asked for in the long run.
-        burst: answers it may give ahead of that.
-        staleness: answers about an x that so many updates have passed since are not heard, but
-            asked for again; None, all are heard (FAR-SIGN needs no bound).
-        history: updates that a worker may be behind and still be told what changed; behind
-            more, it is sent all of x.
-    """
-
-    strikes: int = 4
-    rate: float = 500.0
-    burst: float = 100.0
-    staleness: int | None = None
-    history: int = 4096
-
-    def __post_init__(self):
-        for name in ("strikes", "rate", "burst", "history"):
-            value = getattr(self, name)
-            require(value >= 1, f"need {name} >= 1: got {value}")
-        stale = self.staleness
-        require(stale is None or stale >= 0, f"need staleness >= 0 or none: got {stale}")
-
-
-class Bucket:
-    """A token bucket: `rate` tokens a second, at most `burst`; it may be overdrawn by one."""
-
-    def __init__(self, rate: float, burst: float):
-        self.rate, self.burst = rate, burst
-        self.level, self.at = burst, float("-inf")
-
-    def due(self, now: float) -> float:
-        """Seconds until there is a token."""
-        if now > self.at:
-            self.level = min(self.level + (now - self.at) * self.rate, self.burst)
-            self.at = now
-        return max(1 - self.level, 0.0) / self.rate
-
-    def take(self, now: float) -> float:
-        """Takes a token; seconds until there is another."""
-        self.due(now)
-        self.level -= 1
-        return self.due(now)
 
 
 class Question(NamedTuple):
@@ -91,7 +42,7 @@ class Question(NamedTuple):
 class Reply(NamedTuple):
     """What a worker is told."""
 
-    verdict: str  # of its message, one of `VERDICTS`
+    verdict: str  # of its message, one of `VERDICTS`; or "joined"
     question: Question
     delta: Delta | None  # from the x it has to that of the question; None: too far behind
     wait: float  # seconds before it is sent
@@ -136,6 +87,8 @@ class ServerCore:
         limits: see there.
         by_seed: whether workers draw the directions from the number of the question.
         log: told of every accepted arrival, before it is heard.
+        struck: told the strikes i64[m] whenever they change.
+        last: the run is over when so many answers have been heard; None, never.
         nonce: draws what nobody can guess, 0 .. 2^63 - 1.
         strikes: of each worker, so far.
     """
@@ -147,15 +100,17 @@ class ServerCore:
         *,
         by_seed: bool,
         log: Callable[[Arrival], Any],
+        struck: Callable[[np.ndarray], Any] = lambda strikes: None,
         nonce: Callable[[], int] = lambda: secrets.randbits(63),
         strikes: np.ndarray | None = None,
+        last: int | None = None,
     ):
         m = machine.num_workers
         self.machine, self.limits, self.events = machine, limits, 0
-        self.sessions: dict[int, Session] = {}
+        self.last, self.sessions = last, dict[int, Session]()
         self.tallies = [Tally() for _ in range(m)]
         self.strikes = np.zeros(m, np.int64) if strikes is None else strikes
-        self._by_seed, self._log, self._nonce = by_seed, log, nonce
+        self._by_seed, self._log, self._nonce, self._struck = by_seed, log, nonce, struck
         self._history = History(machine, limits.history, 0)
         self._buckets = [Bucket(limits.rate, limits.burst) for _ in range(m)]
         self._size = int(np.prod(machine.shape))
@@ -168,21 +123,28 @@ class ServerCore:
         A session it had before is over. It is asked what it was asked, about x as it is now.
 
         Raises:
-            Out: where it has too many strikes.
+            Out: where it has too many strikes, or the run is over.
         """
         self.refuse_out(worker)
+        if self.over:
+            raise Out("over")
         if worker in self.sessions:
             self.leave(self.sessions[worker], "replaced")
         session = self.sessions[worker] = Session(worker)
         self.tallies[worker].joins += 1
         wait = self._buckets[worker].due(now)
-        return session, self._ask(session, "accepted", have, wait)
+        return session, self._ask(session, "joined", have, wait)
 
     def refuse_out(self, worker: int) -> None:
         """Raises `Out` where a worker has too many strikes."""
         count = self.strikes[worker]
         if count >= self.limits.strikes:
             raise Out(f"worker {worker} has {count} strikes")
+
+    @property
+    def over(self) -> bool:
+        """Whether all answers have been heard."""
+        return self.last is not None and self.events >= self.last
 
     def leave(self, session: Session, why: str) -> None:
         """Ends a session. y keeps what the worker said; nobody waits for it."""
@@ -199,8 +161,10 @@ class ServerCore:
         """Judges one answer; hears it, if it is one; and asks again.
 
         Raises:
-            Out: where the session is over, or that was one strike too many.
+            Out: where the session or the run is over, or that was one strike too many.
         """
+        if self.over:
+            self.leave(session, "over")
         if session.over:
             raise Out(session.over)
         verdict, numbers = self._judge(session, nonce, version, value)
@@ -224,6 +188,7 @@ class ServerCore:
         worker = session.worker
         self.strikes[worker] += 1
         self.tallies[worker].verdicts[verdict] += 1
+        self._struck(self.strikes)
         if self.strikes[worker] >= self.limits.strikes:
             self.leave(session, "strikes")
             self.refuse_out(worker)
@@ -269,9 +234,9 @@ class ServerCore:
         session.nonce = self._nonce()
         return Reply(verdict, self._question(session), self._history.since(have), wait)
 
-    def ask_again(self, session: Session, have: int) -> Reply:
+    def ask_again(self, session: Session, verdict: str, have: int) -> Reply:
         """The open question about x as it is now, for a worker with the x of `have`."""
-        return self._ask(session, "accepted", have, 0.0)
+        return self._ask(session, verdict, have, 0.0)
 
     def _question(self, session: Session) -> Question:
         direction = None if self._by_seed else self._directions[session.worker]

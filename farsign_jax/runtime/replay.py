@@ -17,9 +17,10 @@ import numpy as np
 from farsign_jax import attacks, simulate
 from farsign_jax.base import InvalidConfig, Problem, Server, System, Worker, require
 from farsign_jax.runtime import log as log_lib
-from farsign_jax.runtime.core import Limits, ServerCore
+from farsign_jax.runtime.core import ServerCore
+from farsign_jax.runtime.limits import Limits
 from farsign_jax.runtime.setting import Setting
-from farsign_jax.runtime.store import Store
+from farsign_jax.runtime.store import hear_again, restore
 
 
 def _silent(x: Any, batch: Any) -> Any:
@@ -125,9 +126,9 @@ def verify(path: Any, data_dir: str | None = None) -> Verdict:
     machine, system = setting.machine(problem), setting.system(problem)
     arrivals = log_lib.read(path / "arrivals.log", setting.fingerprint)
     core = ServerCore(machine, Limits(), by_seed=setting.by_seed, log=lambda arrival: None)
-    store = Store(path, setting.fingerprint, machine.shape, setting.workers)
-    store.resume(core)
-    store.close()
+    if (path / "checkpoint.npz").exists():
+        restore(core, path / "checkpoint.npz", setting.fingerprint)
+    hear_again(core, arrivals[core.events :])
     run = replay(system.server, machine.shape, arrivals, problem.x0, setting.seed)
     return Verdict(len(arrivals), machine.differing(run.server), run)
 

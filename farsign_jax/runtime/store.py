@@ -10,6 +10,7 @@ answer that was logged and not yet replied to is part of the run; its worker is 
 question when it comes back.
 """
 
+import fcntl
 import json
 import os
 import pathlib
@@ -44,19 +45,18 @@ class Store:
     ):
         self.path = pathlib.Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._state = None
-        if self._checkpoint.exists():
-            self._state = results.load_arrays(self._checkpoint)
-            if str(self._state.pop("fingerprint", "")) != fingerprint:
-                raise InvalidConfig(
-                    f"{self._checkpoint} is of another run: choose another --out"
-                )
-        durable = 0 if self._state is None else int(self._state["events"])
-        size = int(np.prod(shape))
-        self._log = Log(self.path / "arrivals.log", size, fingerprint, durable)
-        self._shape, self._fingerprint = shape, fingerprint
-        self.strikes = self._read_strikes(workers)
-        self.seconds = 0.0 if self._state is None else float(self._state.pop("seconds"))
+        self._lock = _locked(self.path / "lock")
+        self._fingerprint, self.seconds = fingerprint, 0.0
+        try:
+            durable = 0
+            if self._checkpoint.exists():
+                durable = int(_read(self._checkpoint, fingerprint)["events"])
+            path, size = self.path / "arrivals.log", int(np.prod(shape))
+            self._log = Log(path, size, fingerprint, durable)
+            self.strikes = self._read_strikes(workers)
+        except InvalidConfig:
+            os.close(self._lock)
+            raise
 
     @property
     def _checkpoint(self) -> pathlib.Path:
@@ -78,16 +78,11 @@ class Store:
         Raises:
             InvalidConfig: where the checkpoint is that of something else.
         """
-        if self._state is not None:
-            try:
-                core.restore(self._state)
-            except (ValueError, KeyError) as error:
-                raise InvalidConfig(f"{self._checkpoint}: {error}") from error
-            self._state = None
-        for arrival in self._log.tail:
-            value = np.array(arrival["value"]).reshape(self._shape)
-            core.apply(int(arrival["worker"]), int(arrival["version"]), value)
-            self.seconds = float(arrival["seconds"])
+        if self._checkpoint.exists():
+            self.seconds = restore(core, self._checkpoint, self._fingerprint)
+        hear_again(core, self._log.tail)
+        if len(self._log.tail):
+            self.seconds = float(self._log.tail["seconds"][-1])
         count, self._log.tail = len(self._log.tail), self._log.tail[:0]
         return count
 
@@ -117,3 +112,48 @@ class Store:
 
     def close(self) -> None:
         self._log.close()
+        os.close(self._lock)
+
+
+def _read(path: pathlib.Path, fingerprint: str) -> dict[str, np.ndarray]:
+    state = results.load_arrays(path)
+    if str(state.pop("fingerprint", "")) != fingerprint:
+        raise InvalidConfig(f"{path} is of another run: choose another --out")
+    return state
+
+
+def restore(core: ServerCore, path: pathlib.Path, fingerprint: str) -> float:
+    """Brings a core to where it was at a checkpoint; when that was, in seconds of the run.
+
+    Raises:
+        InvalidConfig: where it is damaged, or that of another run.
+    """
+    state = _read(path, fingerprint)
+    try:
+        seconds = float(state.pop("seconds"))
+        core.restore(state)
+    except (ValueError, KeyError) as error:
+        raise InvalidConfig(f"{path}: {error}") from error
+    return seconds
+
+
+def hear_again(core: ServerCore, arrivals: np.ndarray) -> None:
+    """Lets a core hear what a log says was accepted."""
+    for arrival in arrivals:
+        value = np.array(arrival["value"]).reshape(core.machine.shape)
+        core.apply(int(arrival["worker"]), int(arrival["version"]), value)
+
+
+def _locked(path: pathlib.Path) -> int:
+    """A file that is this process' until it closes it or ends, however it ends.
+
+    Raises:
+        InvalidConfig: where it is another's.
+    """
+    lock = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise InvalidConfig(f"{path.parent} is being served: one server to a folder") from None
+    return lock
