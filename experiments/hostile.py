@@ -1,6 +1,6 @@
 """A worker that means harm, to see what comes of it: see `experiments.cluster`.
 
-    python -m experiments.hostile --server localhost:7077 --worker 1 \
+    python -m experiments.hostile --server localhost:7077 --worker 1 \\
         --certificates certificates --deeds lies,stall,garbage,nonfinite --seconds 5
 
 One deed after the other, each for --seconds, or until the server will have no more of it:

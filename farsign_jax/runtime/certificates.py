@@ -1,6 +1,6 @@
 """Certificates for a test cluster, and the list of who may join.
 
-    python -m farsign_jax.runtime.certificates --out certificates --workers 8 \
+    python -m farsign_jax.runtime.certificates --out certificates --workers 8 \\
         --hosts localhost,127.0.0.1
 
 Makes an authority, a certificate of the server for these names and addresses, one of each

@@ -1,6 +1,6 @@
 """The server of a run: workers join, answer and leave, and x moves with every answer.
 
-    python -m farsign_jax.runtime.serve --address 0.0.0.0:7077 --certificates certificates \
+    python -m farsign_jax.runtime.serve --address 0.0.0.0:7077 --certificates certificates \\
         --out run --workers 8
     python -m farsign_jax.runtime.serve --insecure --workers 2 --out run     (this machine only)
 
@@ -185,9 +185,7 @@ class Serving:
         if self.metrics:
             page = await metrics.listen(self.server, self.measured, *self.metrics)
         events = self.core.events
-        how = (
-            "" if not events else f", goes on after {events} ({self.heard_again} from the log)"
-        )
+        how = f", goes on after {events}, {self.heard_again} from the log" if events else ""
         print(f"serving at {self.host}:{port}{how}", flush=True)
         tasks = [asyncio.create_task(t) for t in (self._look(), self._save(), self._end(stop))]
         try:
