@@ -43,7 +43,8 @@ _define("integer", "worker", None, "Its number, from 0 on.", lower_bound=0)
 _define("string", "certificates", None, "As of an honest worker.")
 _define("bool", "insecure", False, "As of an honest worker.")
 _define("list", "deeds", "lies", "One after the other.")
-_define("float", "seconds", 5.0, "For each.")
+_define("float", "seconds", 5.0, "For each, at most.")
+_define("integer", "times", None, "Connections for each, at most.", lower_bound=1)
 _define("integer", "directions", 100, "k of the run.", lower_bound=1)
 _define("string", "canary", "/tmp/farsign-canary", "The file that the pickle would write.")
 
@@ -106,8 +107,9 @@ async def lies(to: Connection, size: int, rng: np.random.Generator) -> None:
 
 
 async def nonfinite(to: Connection, size: int, rng: np.random.Generator) -> None:
-    kinds = np.array([np.nan, np.inf, -np.inf])
-    await _answering(to, size, lambda k: rng.choice(kinds, k))
+    kinds, question = np.array([np.nan, np.inf, -np.inf]), await to.join(FLAGS.worker)
+    await to.send(answer(question, rng.choice(kinds, size)))
+    await to.question()
 
 
 async def pipeline(to: Connection, size: int, rng: np.random.Generator) -> None:
@@ -157,12 +159,11 @@ DEEDS = {
 _ENDS = (TimeoutError, EOFError, grpc.aio.AioRpcError, asyncio.InvalidStateError)
 
 
-async def commit(
-    deed: str, target: str, credentials: Credentials | None, size: int, seconds: float
-) -> None:
-    """A deed, over and over, for so long."""
-    rng, end = np.random.default_rng(), time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
+async def commit(deed: str, target: str, credentials: Credentials | None, size: int) -> None:
+    """A deed, over and over."""
+    rng, end, times = np.random.default_rng(), time.monotonic() + FLAGS.seconds, 0
+    while (left := end - time.monotonic()) > 0 and times != FLAGS.times:
+        times += 1
         if credentials is None:
             channel = grpc.aio.insecure_channel(target)
         else:
@@ -180,7 +181,7 @@ async def commit(
 
 async def all_of(target: str, credentials: Credentials | None, size: int) -> None:
     for deed in FLAGS.deeds:
-        await commit(deed, target, credentials, size, FLAGS.seconds)
+        await commit(deed, target, credentials, size)
 
 
 def hostile() -> None:

@@ -438,6 +438,42 @@ def test_workers_come_back_when_the_server_does_and_give_up_when_it_does_not():
     asyncio.run(run())
 
 
+def test_f7_a_message_of_a_megabyte_is_refused_by_its_length(folder):
+    core = core_of(strikes=np.array([0, 3, 0, 0, 0, 0]))
+
+    async def run():
+        async with serving(core, folder) as (server, target):
+            for _ in range(8):
+                async with stream(target, read(folder, "worker-0")) as connection:
+                    question = await connection.join(0)
+                    await connection.send(hostile.answer(question, np.ones(2**18)))
+                    assert (await ended(connection))[0] == "RESOURCE_EXHAUSTED"
+            await until(lambda: not core.sessions)
+            assert core.events == 0 and server.bytes["up"] == 0
+            async with stream(target, read(folder, "worker-0")) as connection:
+                question = await connection.join(0)  # whatever is below the limit is judged
+                told = await speak(connection, question, value=np.ones(4000))
+                assert told.verdict == "size"
+
+    asyncio.run(run())
+
+
+def test_one_worker_cannot_take_the_places_of_all(folder):
+    core = core_of()
+
+    async def run():
+        mine, terms = read(folder, "worker-0"), Terms(handshake=30)
+        async with contextlib.AsyncExitStack() as stack:
+            server, target = await stack.enter_async_context(serving(core, folder, terms))
+            for _ in range(40):  # streams that never say hello
+                await stack.enter_async_context(stream(target, mine))
+            await until(lambda: server.turned_away["joins too often"] >= 39)
+            other = await stack.enter_async_context(stream(target, read(folder, "worker-1")))
+            await asyncio.wait_for(other.join(1), 20)
+
+    asyncio.run(run())
+
+
 def test_joining_again_and_again_is_held_up():
     core = core_of()
 

@@ -110,6 +110,7 @@ class GrpcServer:
         self._security, self._start = security, time.monotonic() - began
         m = core.machine.num_workers
         self._joins = [Bucket(1.0, self.terms.joins) for _ in range(m)]
+        self._at_the_door: set[int] = set()
         self._tasks: dict[Session, Any] = {}
         self._heard: dict[Session, float] = {}
         self._certificates: dict[Session, bytes] = {}
@@ -219,13 +220,34 @@ class GrpcServer:
 
     async def _admit(self, context: Any) -> tuple[int, bytes, Any]:
         """Who this is, its certificate and what it says first; aborts where it may not join."""
-        worker, certificate = None, b""
-        if self._security is not None:
-            found = context.auth_context().get("x509_pem_cert") or [b""]
-            certificate = found[0]
-            worker = self._security.allowed.worker(certificate) if certificate else None
-            if worker is None:
-                await self._refuse(context, "PERMISSION_DENIED", "not on the list")
+        if self._security is None:
+            hello = await self._hello(context)
+            if hello.worker >= self.core.machine.num_workers:
+                await self._refuse(context, "PERMISSION_DENIED", "no such worker")
+            await self._hold_up(context, hello.worker)
+            return hello.worker, b"", hello
+        found = context.auth_context().get("x509_pem_cert") or [b""]
+        worker = self._security.allowed.worker(found[0]) if found[0] else None
+        if worker is None:
+            await self._refuse(context, "PERMISSION_DENIED", "not on the list")
+        await self._hold_up(context, worker)
+        if worker in self._at_the_door:  # or one could take the places of all
+            await self._refuse(context, "UNAVAILABLE", "joins too often")
+        self._at_the_door.add(worker)
+        try:
+            return worker, found[0], await self._hello(context)
+        finally:
+            self._at_the_door.discard(worker)
+
+    async def _hold_up(self, context: Any, worker: int) -> None:
+        """Aborts where a worker is out, or joins too often."""
+        self.core.refuse_out(worker)
+        if self._joins[worker].due(self.now()) > 0:
+            await self._refuse(context, "UNAVAILABLE", "joins too often")
+        self._joins[worker].take(self.now())
+
+    async def _hello(self, context: Any) -> Any:
+        """The first message; aborts where it is no hello of this protocol."""
         try:
             data = await asyncio.wait_for(context.read(), self.terms.handshake)
         except TimeoutError:
@@ -236,14 +258,7 @@ class GrpcServer:
         if hello.protocol != wire.PROTOCOL:
             text = f"speaks protocol {hello.protocol}, not {wire.PROTOCOL}"
             await self._refuse(context, "FAILED_PRECONDITION", text)
-        if worker is None:
-            worker = hello.worker
-            if worker >= self.core.machine.num_workers:
-                await self._refuse(context, "PERMISSION_DENIED", "no such worker")
-        if self._joins[worker].due(self.now()) > 0:
-            await self._refuse(context, "UNAVAILABLE", "joins too often")
-        self._joins[worker].take(self.now())
-        return worker, certificate, hello
+        return hello
 
     async def _refuse(self, context: Any, code: str, why: str) -> NoReturn:
         self.turned_away[why] += 1

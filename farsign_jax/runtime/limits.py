@@ -23,7 +23,7 @@ class Limits:
     rate: float = 500.0
     burst: float = 100.0
     staleness: int | None = None
-    history: int = 4096
+    history: int = 16384
 
     def __post_init__(self):
         for name in ("strikes", "rate", "burst", "history"):

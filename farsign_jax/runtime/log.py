@@ -70,11 +70,13 @@ class Log:
         """Hands the record to the operating system: a killed process loses none."""
         worker, number, version, seconds, value = arrival
         body = _FRONT.pack(worker, number, version, seconds) + value.tobytes()
-        self._checksum = zlib.crc32(body, self._checksum)
-        line = self._checksum.to_bytes(4, "little") + body
+        checksum = zlib.crc32(body, self._checksum)
+        line = checksum.to_bytes(4, "little") + body
         written = os.write(self._file, line)
-        if written != len(line):
+        if written != len(line):  # as if it had not been tried
+            os.ftruncate(self._file, os.lseek(self._file, -written, os.SEEK_CUR))
             raise OSError(f"{self.path}: {written} of {len(line)} bytes written: disk full?")
+        self._checksum = checksum
 
     def sync(self) -> None:
         """Now a machine that loses power loses none, either."""

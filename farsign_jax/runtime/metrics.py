@@ -6,6 +6,8 @@ from typing import Any
 
 from farsign_jax.runtime.grpc_server import GrpcServer
 
+ANSWERS = "farsign_answers_total"
+
 
 def text(server: GrpcServer, measured: Mapping[str, float]) -> str:
     """The metrics of a server, and what was last measured of x, in Prometheus' text format."""

@@ -7,6 +7,7 @@ order of the log, `outstanding` delivery, with the directions it draws itself. O
 and everything else must end as the server has them. Ends with 0 where they do, else with 1.
 """
 
+import json
 import pathlib
 import sys
 from typing import Any, NamedTuple
@@ -112,6 +113,11 @@ def load_setting(path: pathlib.Path) -> Setting:
         return Setting.from_json((path / "config.json").read_text())
     except OSError as error:
         raise InvalidConfig(f"{path} holds no recorded run: {error}") from error
+
+
+def recorded_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """What the server measured while it ran."""
+    return json.loads((path / "results.json").read_text())["rows"]
 
 
 def verify(path: Any, data_dir: str | None = None) -> Verdict:

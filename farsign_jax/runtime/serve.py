@@ -81,14 +81,14 @@ _define("integer", "staleness", None, "Older answers are asked for again (defaul
 _define(
     "integer",
     "history",
-    4096,
+    16384,
     "Updates that a worker may be behind and still be told what changed instead of all of x.",
 )
 _define("float", "silence", 30.0, "Seconds after which a silent worker is gone.")
 _define("float", "ping", 10.0, "Seconds between two pings of an idle connection.")
 _define("float", "checkpoint_every", 30.0, "Seconds between checkpoints.")
 _define("float", "eval_every", 5.0, "Seconds between two measurements of the test set.")
-_define("string", "metrics", None, "HOST:PORT of Prometheus text (default: none).")
+_define("string", "metrics", None, "PORT, here, or HOST:PORT of Prometheus text.")
 
 
 def setting_of(values: Any) -> Setting:
@@ -139,7 +139,9 @@ class Serving:
         self.host, self.port = command.address("--address", values.address)
         self.metrics = None
         if values.metrics is not None:
-            self.metrics = command.address("--metrics", values.metrics)
+            told = values.metrics
+            told = told if ":" in told else f"127.0.0.1:{told}"
+            self.metrics = command.address("--metrics", told)
         for name in ("silence", "ping", "checkpoint_every", "eval_every"):
             value = getattr(values, name)
             require(0 < value < float("inf"), f"need --{name} > 0 seconds: got {value}")
