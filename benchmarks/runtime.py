@@ -209,6 +209,7 @@ def report(record: dict[str, Any]) -> str:
 
 def runtime() -> None:
     dims, counts = [int(n) for n in FLAGS.dims], [int(n) for n in FLAGS.counts]
+    command.prepare_jax()
     if FLAGS.role == "server":
         asyncio.run(_serve(dims[0], counts[0]))
         return

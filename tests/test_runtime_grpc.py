@@ -14,8 +14,9 @@ import pytest
 from cryptography import x509
 
 from experiments import hostile
-from farsign_jax import InvalidConfig, directions
+from farsign_jax import InvalidConfig, attacks, directions, simulate
 from farsign_jax.runtime import certificates, wire
+from farsign_jax.runtime.answers import Answers
 from farsign_jax.runtime.certificates import Allowed
 from farsign_jax.runtime.core import ServerCore
 from farsign_jax.runtime.grpc_server import GrpcServer, Security, Terms
@@ -23,6 +24,8 @@ from farsign_jax.runtime.grpc_worker import Credentials, GrpcWorker, Kind, Refus
 from farsign_jax.runtime.limits import Limits
 from farsign_jax.runtime.machines import same_bits
 from farsign_jax.runtime.on_host import OnHost
+from farsign_jax.runtime.work import attack_of
+from tests import helpers
 
 M, D, K = 6, 400, 16
 
@@ -147,6 +150,62 @@ def test_workers_join_with_certificates_answer_and_have_x_as_the_server_has_it(f
     assert all(same_bits(x, history[version]) for version, x in seen)
     # Pulls are what has changed, not x.
     assert bytes_["down"] < 600 * (4 * D + 100) and bytes_["up"] < 600 * (4 * K + 64)
+
+
+ATTACKS = ("none", "sign_flip:scale=10", "gaussian", "alie:z=1.5", "nonfinite")
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "sign_flip:scale=10",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ATTACKS if "flip" not in name),
+    ],
+)
+def test_f15_liars_do_over_the_network_what_they_do_in_the_simulator(attack):
+    """The simulator is told the recorded schedule alone, and draws its own data order."""
+    problem, attack = helpers.quadratic(workers=M, dim=D, noise=1.0), attack_of(attack)
+    dictionary = directions.identity(D, K)
+    told = {"step_size": 0.05, "average_step": 0.3}
+    system = helpers.far_sign_system(problem, dictionary=dictionary, **told)
+    measure, ends, log = helpers.distance(problem), [], []
+    machine = OnHost(M, dictionary, problem.x0, 0, **told)
+    limits = Limits(rate=100, burst=1)  # nobody is through before all are there
+    core = ServerCore(machine, limits, by_seed=True, log=log.append, last=1200)
+
+    def answering(i):
+        answers = Answers(system, problem, 0, i, attack if i < 2 else None)
+        answers.answer(np.asarray(problem.x0), 0, 0, None)  # compiled before anybody waits
+        return lambda x, q: answers.answer(x, q.number, q.step, q.direction)
+
+    async def run():
+        async with serving(core, None) as (_, target):
+            workers = [worker_of(target, i, None, answering(i)) for i in range(M)]
+            tasks = [asyncio.create_task(worker.run()) for worker in workers]
+            await until(lambda: core.over, 60)
+            for task in tasks:  # who was struck out was refused
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(run())
+    schedule = np.array([arrival.worker for arrival in log], np.int32)
+    assert (np.bincount(schedule, minlength=M)[2:] > 100).all()
+    mine = float(measure(machine.params)["distance"])
+    for seed in range(5):
+        lying = system._replace(attack=attack or attacks.none())
+        _, (record,) = simulate.run(
+            problem,
+            lying,
+            schedule,
+            seed=seed,
+            byzantine=2,
+            delivery="outstanding",
+            measure=measure,
+        )
+        ends.append(record["distance"])
+    spread = max(ends) - min(ends)
+    assert min(ends) - spread <= mine <= max(ends) + spread
+    assert mine < 0.5 * float(measure(problem.x0)["distance"])
 
 
 def test_f5_who_is_not_on_the_list_does_not_join_whatever_it_shows(folder, tmp_path):
@@ -362,6 +421,7 @@ def test_a_replaced_worker_does_not_fight_for_its_place():
                 await other.join(0)
                 with pytest.raises(Refused, match="ALREADY_EXISTS: replaced"):
                     await asyncio.wait_for(task, 20)
+                assert core.tallies[0].joins == 2 and 0 in core.sessions
 
     asyncio.run(run())
 

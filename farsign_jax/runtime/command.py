@@ -63,8 +63,10 @@ def read_certificates(folder: str, *names: str) -> list[bytes]:
     return found
 
 
-def cache_compilations() -> None:
-    """Programs compiled once are read back by the next process."""
+def prepare_jax() -> None:
+    """Programs compiled once are read back by the next process; and where every call waits for
+    its result, as here, a CPU need not hand it to another thread."""
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     home = os.environ.get("FARSIGN_CACHE") or "~/.cache/farsign_jax"
     jax.config.update("jax_compilation_cache_dir", os.path.expanduser(f"{home}/xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

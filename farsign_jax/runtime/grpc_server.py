@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import Any, NamedTuple, NoReturn
 
 import grpc
@@ -110,7 +110,10 @@ class GrpcServer:
         self._security, self._start = security, time.monotonic() - began
         m = core.machine.num_workers
         self._joins = [Bucket(1.0, self.terms.joins) for _ in range(m)]
+        self._instances = [0] * m  # who speaks for each worker, and who did
+        self._replaced = [deque[int](maxlen=64) for _ in range(m)]
         self._at_the_door: set[int] = set()
+        self._writing: set[Session] = set()
         self._tasks: dict[Session, Any] = {}
         self._heard: dict[Session, float] = {}
         self._certificates: dict[Session, bytes] = {}
@@ -167,10 +170,10 @@ class GrpcServer:
         await self._server.stop(1.0)
 
     def _end(self, session: Session, why: str) -> None:
+        """Ends a session. Who is writing ends by itself: a status cannot overtake a message."""
         self.core.leave(session, why)
-        task = self._tasks.get(session)
-        if task is not None:
-            task.cancel()
+        if session not in self._writing or why == "silent":
+            self._tasks[session].cancel()
 
     async def _watch(self) -> None:
         """Ends the sessions of those who are silent, and of those no longer allowed."""
@@ -188,14 +191,19 @@ class GrpcServer:
         """One stream, from its first byte to its last."""
         try:
             worker, certificate, hello = await self._admit(context)
+            if hello.instance and hello.instance in self._replaced[worker]:
+                raise Out("replaced")
             have = hello.version if hello.epoch == self._welcome.welcome.epoch else None
             old = self.core.sessions.get(worker)
             session, reply = self.core.join(worker, have, self.now())
             parts = wire.parts(reply)  # x is as it is now until we wait for something
-            if old is not None:
+            if old in self._tasks:
                 self._end(old, "replaced")
+            if self._instances[worker] != hello.instance:
+                self._replaced[worker].append(self._instances[worker])
+                self._instances[worker] = hello.instance
         except Out as error:
-            why = "over" if str(error) == "over" else "strikes"
+            why = str(error) if str(error) in _CODES else "strikes"
             self.turned_away[why] += 1
             await context.abort(_CODES[why], str(error))
             return
@@ -207,10 +215,11 @@ class GrpcServer:
         except Out as error:
             why = str(session.over or error)
         except asyncio.CancelledError:
-            if not session.over:
-                raise  # the connection is gone, and nobody to tell
+            if not session.over or session in self._writing:
+                raise  # the connection is gone, or stuck: there is nobody to tell
         finally:
             self.core.leave(session, why)
+            self._writing.discard(session)
             for table in (self._tasks, self._heard, self._certificates):
                 del table[session]
         if session.over in _CODES:
@@ -271,7 +280,7 @@ class GrpcServer:
         """The conversation after the hello; why it ended."""
         core, alive = self.core, Bucket(4 / self.terms.silence, 8)
         self._welcome.welcome.worker = session.worker
-        await context.write(self._welcome.SerializeToString())
+        await self._write(context, session, self._welcome.SerializeToString())
         while True:
             if not await self._send(context, session, reply, parts):
                 return "slow"
@@ -315,5 +324,9 @@ class GrpcServer:
 
     async def _write(self, context: Any, session: Session, part: bytes) -> None:
         self.bytes["down"] += len(part)
+        self._writing.add(session)
         await context.write(part)
+        self._writing.discard(session)
+        if session.over:
+            raise Out(session.over)
         self._heard[session] = max(self._heard[session], self.now())

@@ -6,6 +6,7 @@ at the same moment as the others; it goes where it is told that it is not wanted
 
 import asyncio
 import random
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -94,10 +95,12 @@ class GrpcWorker:
             ("grpc.keepalive_time_ms", round(1000 * ping)),
             ("grpc.keepalive_timeout_ms", max(round(500 * ping), 1)),
             ("grpc.enable_retries", 0),
+            ("grpc.use_local_subchannel_pool", 1),  # a connection of its own
         ]
         self._epoch, self._version = 0, 0
         self._kind: Kind | None = None
         self._random = random.Random()
+        self._instance = secrets.randbits(63) | 1
         self._welcomed = 0.0
 
     async def run(self) -> None:
@@ -139,6 +142,7 @@ class GrpcWorker:
             call = channel.stream_stream(f"/{wire.SERVICE}/{wire.METHOD}")()
             up = wire.Up()
             up.hello.protocol, up.hello.worker = wire.PROTOCOL, self._worker
+            up.hello.instance = self._instance
             up.hello.epoch, up.hello.version = self._epoch, self._version
             try:
                 await call.write(up.SerializeToString())

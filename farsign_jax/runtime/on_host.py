@@ -118,7 +118,7 @@ class OnHost:
     def hear(self, worker: int, version: int, direction: np.ndarray, value: np.ndarray) -> Any:
         del version  # whatever is heard is news
         alpha, beta = self._now()
-        answer = flushed(np.clip(value, -_LARGEST, _LARGEST))
+        answer = flushed(np.minimum(np.maximum(value, -_LARGEST), _LARGEST))
         old = self.averages[direction, worker]
         new = self._add(beta, flushed(answer - old), old)
         moved = self.params[direction] - alpha * np.sign(new)

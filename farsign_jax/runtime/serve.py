@@ -267,7 +267,7 @@ def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def serve() -> None:
-    command.cache_compilations()
+    command.prepare_jax()
     serving = Serving(FLAGS)
     if serving.store.cut:
         print(f"cut {serving.store.cut} bytes of a torn record off the log", file=sys.stderr)

@@ -114,7 +114,7 @@ def work() -> None:
     require(FLAGS.ping > 0, f"need --ping > 0 seconds: got {FLAGS.ping}")
     attack = attack_of(FLAGS.attack)
     credentials = credentials_of(FLAGS, host)
-    command.cache_compilations()
+    command.prepare_jax()
 
     def make(text, fingerprint):
         return kind_of(text, fingerprint, FLAGS.worker, attack, FLAGS.data_dir)
