@@ -33,11 +33,12 @@ from farsign_jax.base import require
 from farsign_jax.runtime import certificates, command, metrics
 from farsign_jax.runtime.certificates import Allowed
 from farsign_jax.runtime.core import ServerCore
-from farsign_jax.runtime.grpc_server import GrpcServer, Security
+from farsign_jax.runtime.grpc_server import GrpcServer
 from farsign_jax.runtime.grpc_worker import Credentials, GrpcWorker, Kind
 from farsign_jax.runtime.limits import Limits
 from farsign_jax.runtime.log import Log
 from farsign_jax.runtime.on_host import OnHost
+from farsign_jax.runtime.terms import Security
 
 FLAGS = flags.FlagValues()
 

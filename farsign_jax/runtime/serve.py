@@ -28,10 +28,11 @@ from farsign_jax.methods import METHODS, hyper_of
 from farsign_jax.runtime import command, metrics
 from farsign_jax.runtime.certificates import Allowed
 from farsign_jax.runtime.core import ServerCore
-from farsign_jax.runtime.grpc_server import GrpcServer, Security, Terms
+from farsign_jax.runtime.grpc_server import GrpcServer
 from farsign_jax.runtime.limits import Limits
 from farsign_jax.runtime.setting import Setting
 from farsign_jax.runtime.store import Store
+from farsign_jax.runtime.terms import Security, Terms
 
 FLAGS = flags.FlagValues()
 
