@@ -9,9 +9,11 @@ the simulator through the same run to the same bits.
     machines.py      x and y and what an answer does to them: any server, compiled
     on_host.py       the same for plain `far_sign` in NumPy, to the same bits, in less time
     core.py          the server's side of the conversation, without any I/O
+    limits.py        what a worker may do, and how often; history.py, what changed since
     answers.py       the worker's side
     log.py, store.py what is on disk: arrivals, checkpoints, strikes
     replay.py        a recorded run, led through `simulate`
     wire.py          messages as bytes (wire.proto)
-    grpc_server.py, grpc_worker.py, certificates.py   over a network, for workers who may lie
+    grpc_server.py, grpc_worker.py, certificates.py, terms.py   over a network
+    serve.py, work.py, command.py, metrics.py   the commands, and what can be watched
 """
