@@ -727,15 +727,20 @@ def parse(text: str) -> tuple[Stage, ...]:
     stages = []
     for part in re.split(r"\+(?![0-9])", text):  # not the + of 1e+5
         name, _, rest = part.strip().partition(":")
-        options = {}
-        for item in filter(None, rest.split(",")):
-            option, equals, value = (s.strip() for s in item.partition("="))
-            rule = f"aggregator options are option=value: got {item!r} in {text!r}"
-            require(bool(option and equals and value), rule)
-            require(option not in options, f"{option!r} is given twice in {text!r}")
-            options[option] = _value(value)
-        stages.append((_canonical(name.strip()), options))
+        stages.append((_canonical(name.strip()), options_of(rest, text, "aggregator ")))
     return tuple(stages)
+
+
+def options_of(rest: str, text: str, kind: str = "") -> dict[str, Any]:
+    """The options in `option=value,...`, the end of `text`; of which kind, a message says."""
+    options = {}
+    for item in filter(None, rest.split(",")):
+        option, equals, value = (s.strip() for s in item.partition("="))
+        rule = f"{kind}options are option=value: got {item!r} in {text!r}"
+        require(bool(option and equals and value), rule)
+        require(option not in options, f"{option!r} is given twice in {text!r}")
+        options[option] = _value(value)
+    return options
 
 
 def canonical(text: str) -> str:

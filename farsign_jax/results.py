@@ -62,6 +62,11 @@ def save_state(path: str | os.PathLike, state: Any) -> None:
     atomic_write(path, lambda file: np.savez(file, **leaves))
 
 
+def save_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes named arrays as .npz, one by one."""
+    atomic_write(path, lambda file: np.savez(file, **dict(arrays)))  # pyright: ignore
+
+
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike) -> Iterator[Any]:
     try:
@@ -69,6 +74,16 @@ def _opened(path: str | os.PathLike) -> Iterator[Any]:
             yield arrays
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise InvalidConfig(f"{path} is damaged ({error}): delete it to start anew") from error
+
+
+def load_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """What `save_arrays` wrote.
+
+    Raises:
+        InvalidConfig: where the file is damaged.
+    """
+    with _opened(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def load_leaf(path: str | os.PathLike, number: int) -> np.ndarray:

@@ -1,0 +1,197 @@
+"""The real thing on one machine: a server and 8 workers as processes, two of them hostile.
+
+    python -m experiments.cluster
+    python -m experiments.cluster --attacks none,sign_flip,gaussian,constant,alie --deeds none
+
+On the embedded digits, over TLS on loopback addresses. Of the hostile ones, the last does what
+--deeds says, one thing after the other (`experiments.hostile`), and the others lie (--attacks);
+with --deeds none all of them lie. About a minute per attack on two cores.
+
+While it runs: answers heard, answers per second, accuracy, the largest staleness, strikes. In
+the end, for every attack: the log is replayed, which must lead the simulator to the same bits;
+and the simulator runs from the recorded schedule alone, its own liars lying the same, with five
+seeds. Writes table.md, workers.md, results.csv, results.json and curves.png under --out.
+"""
+
+import dataclasses
+import pathlib
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from experiments import figures
+from experiments.command import FLAGS, main, refuse_others, split
+from experiments.config import parse_attack
+from experiments.fleet import Fleet
+from experiments.hostile import DEEDS
+from farsign_jax import attacks, results, simulate
+from farsign_jax.base import InvalidConfig, lookup, require
+from farsign_jax.runtime import log as log_lib
+from farsign_jax.runtime import metrics, replay
+
+flags.DEFINE_string(
+    "deeds", "lies,nonfinite,stall,garbage,pipeline", "What the last of them does, or none."
+)
+
+SEEDS = range(5)
+
+
+def told() -> dict[str, Any]:
+    """What the flags say.
+
+    Raises:
+        InvalidConfig: where that cannot be.
+    """
+    refuse_others("out", "workers", "byzantine", "attacks", "events", "data_dir", "seeds")
+    workers, q = FLAGS.workers or 8, 2 if FLAGS.byzantine is None else FLAGS.byzantine
+    attacks.byzantine_mask(workers, q)
+    require(FLAGS.seeds is None or FLAGS.seeds.isdecimal(), "--seeds is one seed of the run")
+    names = split(FLAGS.attacks or ["sign_flip:scale=10"])
+    for name in names:
+        parse_attack(name)
+    deeds = [] if FLAGS.deeds == "none" or not q else FLAGS.deeds.split(",")
+    for deed in deeds:
+        lookup("deed", deed, DEEDS)
+    events = FLAGS.events or 8000
+    require(events > 0, f"need events > 0: got {events}")
+    return {
+        "workers": workers,
+        "byzantine": q,
+        "attacks": list(names),
+        "deeds": deeds,
+        "events": events,
+        "seed": int(FLAGS.seeds or 0),
+    }
+
+
+def watch(fleet: Fleet, events: int) -> dict[str, dict[str, float]]:
+    """Says how far the server is until it ends; what its metrics were last."""
+    last: dict[str, dict[str, float]] = {}
+    before, at = 0.0, time.monotonic()
+    while fleet.server.poll() is None:
+        time.sleep(1.0)
+        if not (seen := fleet.seen()):
+            continue
+        last, now = seen, time.monotonic()
+        heard = seen["farsign_events_total"][""]
+        rate, before, at = (heard - before) / (now - at), heard, now
+        accuracy = 100 * seen.get("farsign_test_accuracy", {}).get("", float("nan"))
+        stale = max(seen["farsign_staleness"].values())
+        strikes = {k.split('"')[1]: int(v) for k, v in seen["farsign_strikes"].items() if v}
+        line = f"{heard:5.0f} of {events} answers, {rate:4.0f}/s, accuracy {accuracy:4.1f} %, "
+        line += f"staleness {stale:.0f}, strikes {strikes or 'none'}"
+        print(line, file=sys.stderr, flush=True)
+    return last
+
+
+def run(config: dict[str, Any], attack: str, folder: pathlib.Path) -> dict[str, Any]:
+    """One cluster, from its first process to its last; metrics of its server."""
+    q, m, kinds = config["byzantine"], config["workers"], {}
+    with Fleet(folder, config["workers"]) as fleet:
+        known = [f"--data_dir={FLAGS.data_dir}"] if FLAGS.data_dir else []
+        steps = [f"--events={config['events']}", f"--seed={config['seed']}", "--eval_every=1"]
+        fleet.serve(*steps, "--silence=10", *known)
+        for worker in range(m):
+            if worker == q - 1 and config["deeds"]:
+                kinds[worker] = "misbehaves"
+            elif worker < q and attack != "none":
+                kinds[worker] = "lies"
+                fleet.work(worker, f"--attack={attack}", *known)
+            else:
+                kinds[worker] = "honest"
+                fleet.work(worker, *known)
+        if "misbehaves" in kinds.values():
+            while fleet.server.poll() is None and _there(fleet) < m - 1:
+                time.sleep(0.2)
+            deeds = [f"--deeds={','.join(config['deeds'])}", "--seconds=2", "--times=1"]
+            fleet.work(q - 1, *deeds, module="experiments.hostile")
+        seen = watch(fleet, config["events"])
+        if fleet.server.wait() != 0:
+            raise InvalidConfig(f"the server of {attack} failed: see above")
+    return {"seen": seen, "kinds": kinds}
+
+
+def _there(fleet: Fleet) -> float:
+    """How many workers have joined."""
+    return fleet.seen().get("farsign_sessions", {}).get("", 0)
+
+
+def simulated(
+    config: dict[str, Any], attack: str, folder: pathlib.Path, schedule: np.ndarray
+) -> list[float]:
+    """Final accuracies of the simulator, led by a recorded schedule alone, one per seed."""
+    name, options = parse_attack(attack)
+    setting = replay.load_setting(folder)
+    found = []
+    for seed in SEEDS:
+        one = dataclasses.replace(setting, seed=seed)
+        problem, measure = one.problem(FLAGS.data_dir)
+        system = one.system(problem)._replace(attack=attacks.make(name, **dict(options)))
+        more = {"seed": seed, "byzantine": config["byzantine"], "delivery": "outstanding"}
+        _, records = simulate.run(problem, system, schedule, measure=measure, **more)
+        found.append(records[-1]["test_accuracy"])
+    return found
+
+
+def by_worker(seen: dict[str, dict[str, float]], kinds: dict[int, str]) -> list[list[str]]:
+    """A line per worker: what it is, what was heard, what was not, how stale, strikes."""
+    lines = []
+    for worker, kind in kinds.items():
+        mine = f'worker="{worker}",verdict="'
+        verdicts = {k[len(mine) : -1]: v for k, v in seen[metrics.ANSWERS].items() if mine in k}
+        heard = verdicts.pop("accepted", 0)
+        refused = ", ".join(f"{v:.0f} {k}" for k, v in verdicts.items()) or "none"
+        own = f'worker="{worker}"'
+        stale, strikes = (seen[f"farsign_{n}"][own] for n in ("staleness", "strikes"))
+        numbers = [f"{heard:.0f}", refused, f"{stale:.0f}", f"{strikes:.0f}"]
+        lines.append([str(worker), kind, *numbers])
+    return lines
+
+
+def cluster() -> None:
+    config = told()
+    described = {"experiment": "cluster"} | config
+    out = FLAGS.out or f"results/cluster-{results.fingerprint(described)[:8]}"
+    folder = results.Folder(out, described)
+    folder.claim()
+    rows, lines, workers = [], [], []
+    for attack in config["attacks"]:
+        mine = folder.path / attack.replace(":", "-").replace("=", "").replace(",", "-")
+        print(f"{attack}: starting {config['workers']} workers", file=sys.stderr, flush=True)
+        ran = run(config, attack, mine)
+        verdict = replay.verify(mine, FLAGS.data_dir)
+        rule = f"{attack}: replayed, {', '.join(verdict.differing)} differ"
+        require(not verdict.differing, rule)
+        arrivals = log_lib.read(mine / "arrivals.log")
+        schedule, times = arrivals["worker"].astype(np.int32), arrivals["seconds"]
+        accuracies = simulated(config, attack, mine, schedule)
+        curve = replay.recorded_rows(mine)
+        rows += [row | {"attack": attack, "method": "real processes"} for row in curve]
+        end = {"event": verdict.events, "seconds": curve[-1]["seconds"], "attack": attack}
+        rows += [
+            end | {"method": "simulator", "seed": seed, "test_accuracy": accuracy}
+            for seed, accuracy in zip(SEEDS, accuracies, strict=True)
+        ]
+        real, mean = curve[-1]["test_accuracy"], float(np.mean(accuracies))
+        spread = float(np.std(accuracies, ddof=1))
+        rate = verdict.events / max(times[-1] - times[0], 1e-9)
+        numbers = [figures.percent(real), figures.percent(mean, spread)]
+        lines.append([attack, f"{verdict.events}", f"{rate:.0f}", *numbers, "equal"])
+        workers += [[attack, *line] for line in by_worker(ran["seen"], ran["kinds"])]
+    header = ["attack", "answers", "per second", "real, %", "simulator, %", "replayed bits"]
+    table = results.markdown_table(header, lines)
+    header = ["attack", "worker", "it", "heard", "refused", "staleness", "strikes"]
+    told_of = results.markdown_table(header, workers)
+    results.write_text(folder.path / "table.md", table)
+    results.write_text(folder.path / "workers.md", told_of)
+    folder.write_rows(rows)
+    shown = [row | {"aggregator": ""} for row in rows if row["method"] == "real processes"]
+    figures.curves(shown, folder.path / "curves.png", ("event",))
+    print(f"\n{told_of}\n{table}\nall of it is in {folder.path}")
+
+
+if __name__ == "__main__":
+    main(cluster)

@@ -1,0 +1,93 @@
+"""A server and its workers as processes of this machine that are certain to end."""
+
+import contextlib
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from typing import Any
+
+from farsign_jax.base import InvalidConfig
+from farsign_jax.runtime import certificates, metrics
+
+_ROOT = pathlib.Path(__file__).parent.parent
+
+
+def free_port() -> int:
+    """One that nobody listens at now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+class Fleet:
+    """Processes over loopback addresses, with certificates.
+
+    Args:
+        folder: of the run; certificates are made beside it.
+        workers: m.
+        quiet: what workers say is not shown.
+
+    A context: in the end, every process that was started here, and no other, is ended.
+    """
+
+    def __init__(self, folder: pathlib.Path, workers: int, quiet: bool = True):
+        self.folder, self.workers, self._quiet = folder, workers, quiet
+        self.target, self.page = f"127.0.0.1:{free_port()}", free_port()
+        self.keys = folder.parent / f"{folder.name}-certificates"
+        if not (self.keys / "authority.crt").exists():
+            certificates.make(self.keys, workers, ("127.0.0.1", "localhost"))
+        self.processes: list[subprocess.Popen] = []
+        self.server: Any = None
+
+    def __enter__(self) -> "Fleet":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGCONT)  # of one that is frozen
+                process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+    def start(self, module: str, *flags: str, output: Any = subprocess.DEVNULL) -> Any:
+        """A command with flags."""
+        errors = subprocess.DEVNULL if self._quiet and output != subprocess.PIPE else None
+        command = [sys.executable, "-m", module, *flags]
+        process = subprocess.Popen(command, stdout=output, stderr=errors, text=True, cwd=_ROOT)
+        self.processes.append(process)
+        return process
+
+    def serve(self, *flags: str) -> str:
+        """Starts the server; what it says when it listens.
+
+        Raises:
+            InvalidConfig: where it does not start.
+        """
+        told = [f"--address={self.target}", f"--metrics=127.0.0.1:{self.page}"]
+        told += [f"--certificates={self.keys}", f"--out={self.folder}"]
+        told += [f"--workers={self.workers}", *flags]
+        module = "farsign_jax.runtime.serve"
+        self.server = self.start(module, *told, output=subprocess.PIPE)
+        line = self.server.stdout.readline()
+        if not line.startswith("serving at"):
+            raise InvalidConfig(f"the server did not start: {line or 'see above'}")
+        return line
+
+    def work(self, number: int, *flags: str, module: str = "farsign_jax.runtime.work") -> Any:
+        """Starts a worker, or something that has its certificate."""
+        told = [f"--server={self.target}", f"--worker={number}", f"--certificates={self.keys}"]
+        return self.start(module, *told, *flags)
+
+    def seen(self) -> dict[str, dict[str, float]]:
+        """The metrics of the server; {} where it does not answer."""
+        address = f"http://127.0.0.1:{self.page}/metrics"
+        try:
+            with urllib.request.urlopen(address, timeout=20) as page:
+                return metrics.parse(page.read().decode())
+        except OSError:
+            return {}

@@ -1,0 +1,19 @@
+"""The real thing: a parameter server whose workers are other processes, on other machines.
+
+`simulate` says what would happen; here it happens. A server process holds x and y and hears
+each answer as it comes; no barrier, no buffer. The three lines of the conversation are the
+same functions (`base`), and every answer that is accepted is logged, so that `replay` leads
+the simulator through the same run to the same bits.
+
+    setting.py       what decides the numbers of a run, alike for server and workers
+    machines.py      x and y and what an answer does to them: any server, compiled
+    on_host.py       the same for plain `far_sign` in NumPy, to the same bits, in less time
+    core.py          the server's side of the conversation, without any I/O
+    limits.py        what a worker may do, and how often; history.py, what changed since
+    answers.py       the worker's side
+    log.py, store.py what is on disk: arrivals, checkpoints, strikes
+    replay.py        a recorded run, led through `simulate`
+    wire.py          messages as bytes (wire.proto)
+    grpc_server.py, grpc_worker.py, certificates.py, terms.py   over a network
+    serve.py, work.py, command.py, metrics.py   the commands, and what can be watched
+"""

@@ -1,0 +1,100 @@
+"""The worker's side of the conversation, without any I/O: from x and a question to numbers.
+
+The directions of a question are not sent where they follow from the worker and the number of
+the question: the same function draws them here, from the same keys. So are the mini-batches.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from farsign_jax import keys as keys_lib
+from farsign_jax import simulate
+from farsign_jax.base import Array, Attack, Problem, System, View, require
+
+
+class Answers:
+    """What one worker answers, from its own shard.
+
+    Args:
+        system: server and honest worker, as in `simulate`.
+        problem: of which this worker reads its own shard; a liar who colludes, all shards.
+        seed: of the run.
+        worker: its number.
+        attack: None, honest; or what it says instead. To an attack that wants to know what
+            others say it is told what they would answer to the same question.
+
+    Raises:
+        InvalidConfig: on a worker that is none, or one that keeps a state from answer to
+            answer: it could not be replaced.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        problem: Problem,
+        seed: int,
+        worker: int,
+        attack: Attack | None = None,
+    ):
+        m = problem.num_workers
+        require(0 <= worker < m, f"workers are 0..{m - 1}: got {worker}")
+        states = jax.eval_shape(lambda: system.worker.init(problem.shard(jnp.int32(0))))
+        require(not jax.tree.leaves(states), "a worker that keeps a state cannot be replaced")
+        self._lies: Any = () if attack is None else attack.init(m)
+        self._answer = functools.partial(_answer, system, attack)
+        self._told = problem, keys_lib.split(seed), np.int32(worker)
+
+    def answer(self, x: np.ndarray, number: int, step: int, direction: Any) -> np.ndarray:
+        """What this worker says, f32[...].
+
+        Args:
+            x: f32[d], the iterate.
+            number: of the question.
+            step: of the server at which x was read.
+            direction: None, they follow from the number; else as in `Machine.ask`.
+        """
+        asked = x, np.int32(number), np.int32(step), direction
+        self._lies, value = self._answer(self._lies, *self._told, *asked)
+        return np.asarray(value)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _answer(
+    system: System,
+    attack: Attack | None,
+    lies: Any,
+    problem: Problem,
+    keys: keys_lib.RunKeys,
+    worker: Array,
+    x: Array,
+    number: Array,
+    step: Array,
+    direction: Any,
+) -> tuple[Any, Array]:
+    """The attack's next state, and the answer."""
+
+    def reports(queries):
+        return simulate.answer(system, problem, (), queries, number, keys)[1]
+
+    state = system.server.init(x, keys.server)._replace(step=step)
+    queries = simulate.ask(system, state, worker[None], number, keys)
+    if direction is not None and jax.tree.leaves(queries.direction):
+        queries = queries._replace(direction=direction[None])
+    own = reports(queries)
+    if attack is None:
+        return lies, own.value[0]
+    m = problem.num_workers
+    said = heard = None
+    if attack.omniscient:
+        spread = jax.tree.map(lambda a: jnp.broadcast_to(a, (m, *a.shape[1:])), queries)
+        every = reports(spread._replace(worker=jnp.arange(m, dtype=jnp.int32)))
+        said = {"message": every.value, "measured": every.measured}
+        heard = jnp.ones((m,), bool)
+    view = View(None, jnp.arange(m) == worker, said, heard)
+    report = jax.tree.map(lambda a: a[0], own)
+    key = keys_lib.message(keys.attacks, worker, number)
+    return simulate.lie(attack, system.worker.encode, lies, report, view, key)

@@ -1,0 +1,95 @@
+"""What the commands of the runtime share: flags of their own, errors in one line.
+
+Each command has flags of its own, not those of the process, so that several can be imported.
+"""
+
+import ipaddress
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import jax
+from absl import flags
+
+from farsign_jax.base import InvalidConfig, require
+from farsign_jax.datasets import DataError
+
+
+def address(flag: str, text: str) -> tuple[str, int]:
+    """HOST:PORT as host and port.
+
+    Raises:
+        InvalidConfig: where it is something else.
+    """
+    host, colon, port = text.rpartition(":")
+    good = bool(host and colon) and port.isdecimal() and int(port) < 65536
+    require(good, f"{flag} is HOST:PORT: got {text!r}")
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent there stays on this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_insecure(flag: str, host: str) -> None:
+    """Raises `InvalidConfig` where traffic without encryption would leave this machine."""
+    rule = "--insecure is for this machine alone, localhost or 127.0.0.1"
+    require(is_loopback(host), f"{rule}: got {flag} host {host!r}")
+
+
+def read_certificates(folder: str, *names: str) -> list[bytes]:
+    """Files of a folder of certificates.
+
+    Raises:
+        InvalidConfig: naming the one that cannot be read.
+    """
+    found = []
+    for name in names:
+        path = pathlib.Path(folder).expanduser() / name
+        try:
+            found.append(path.read_bytes())
+        except OSError as error:
+            rule = "python -m farsign_jax.runtime.certificates makes some"
+            raise InvalidConfig(f"--certificates: {path}: {error.strerror}: {rule}") from None
+    return found
+
+
+def prepare_jax() -> None:
+    """Programs compiled once are read back by the next process; and where every call waits for
+    its result, as here, a CPU need not hand it to another thread."""
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    home = os.environ.get("FARSIGN_CACHE") or "~/.cache/farsign_jax"
+    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(f"{home}/xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    logging.getLogger("jax").setLevel(logging.WARNING)
+
+
+def fail(error: Any) -> NoReturn:
+    print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def main(command: Callable[[], Any], values: flags.FlagValues, description: str | None) -> None:
+    """Runs a command: bad input ends in one line and exit code 2, Ctrl-C in 130."""
+    if any(argument.lstrip("-") in ("help", "h") for argument in sys.argv[1:]):
+        print(
+            (description or "").strip() + "\n\n" + values.get_help(include_special_flags=False)
+        )
+        sys.exit(0)
+    try:
+        rest = values(sys.argv)
+        require(len(rest) == 1, f"unexpected argument {rest[-1]!r}: options start with --")
+        command()
+    except (flags.Error, InvalidConfig, DataError) as error:
+        fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,139 @@
+"""A worker: joins a server, learns what the run is, and answers from its own part of the data.
+
+    python -m farsign_jax.runtime.work --server host:7077 --worker 3 --certificates certificates
+    python -m farsign_jax.runtime.work --server localhost:7077 --worker 0 --insecure
+
+--certificates has worker-3.key, worker-3.crt and authority.crt. The data set is loaded here,
+by the name the server says; --data_dir says where it lies. Comes back by itself when the
+connection or the server is lost; leaves at Ctrl-C. --attack makes a liar of it, to see what
+that does.
+"""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from farsign_jax import aggregators, attacks
+from farsign_jax.base import Attack, require
+from farsign_jax.runtime import command
+from farsign_jax.runtime.answers import Answers
+from farsign_jax.runtime.grpc_worker import Credentials, GrpcWorker, Kind, Refused
+from farsign_jax.runtime.setting import Setting
+
+FLAGS = flags.FlagValues()
+
+
+def _define(kind: str, name: str, default: Any, text: str, **more: Any) -> None:
+    getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=FLAGS, **more)
+
+
+_define("string", "server", "localhost:7077", "HOST:PORT.")
+_define("integer", "worker", None, "Its number, from 0 on.", lower_bound=0)
+_define(
+    "string", "certificates", None, "Folder with worker-N.key, worker-N.crt and authority.crt."
+)
+_define("bool", "insecure", False, "No certificates, no encryption; on this machine only.")
+_define("string", "data_dir", None, "Where the data set lies on this machine.")
+_define(
+    "string",
+    "attack",
+    None,
+    f"Lies instead: {', '.join(attacks.ATTACKS)}, with options as in sign_flip:scale=10.",
+)
+_define("float", "patience", 60.0, "Seconds without a server after which it gives up.")
+_define("float", "ping", 10.0, "Seconds between two pings of an idle connection.")
+
+
+def attack_of(text: str | None) -> Attack | None:
+    """The attack of a flag."""
+    if text is None:
+        return None
+    name, _, rest = text.partition(":")
+    return attacks.make(name, **aggregators.options_of(rest, text))
+
+
+def credentials_of(values: Any, host: str) -> Credentials | None:
+    """Certificates, or None where they are not wanted and not needed.
+
+    Raises:
+        InvalidConfig: where there is neither.
+    """
+    if values.insecure:
+        require(values.certificates is None, "either --certificates or --insecure")
+        command.check_insecure("--server", host)
+        return None
+    rule = "--certificates DIR, or, on this machine alone, --insecure: got neither"
+    require(values.certificates is not None, rule)
+    name = f"worker-{values.worker}"
+    names = (f"{name}.key", f"{name}.crt", "authority.crt")
+    return Credentials(*command.read_certificates(values.certificates, *names))
+
+
+def kind_of(
+    text: str, fingerprint: str, worker: int, attack: Attack | None, data_dir: str | None
+) -> Kind:
+    """What answers the questions of a run.
+
+    Raises:
+        InvalidConfig: where the run is not what this worker would make of its setting.
+    """
+    setting = Setting.from_json(text)
+    rule = "this worker and the server do not draw the same numbers: are their versions equal?"
+    require(setting.fingerprint == fingerprint, rule)
+    problem, _ = setting.problem(data_dir)
+    system = setting.system(problem)
+    answers = Answers(system, problem, setting.seed, worker, attack)
+    like = np.zeros(0, np.int32)
+    if not setting.by_seed:
+        like = setting.compiled(problem).ask(worker, 0)
+
+    def answer(x, question):
+        return answers.answer(x, question.number, question.step, question.direction)
+
+    return Kind(answer, like)
+
+
+async def _run(worker: GrpcWorker) -> None:
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await worker.run()
+
+
+def work() -> None:
+    require(FLAGS.worker is not None, "--worker N says which worker this is: got none")
+    host, _ = command.address("--server", FLAGS.server)
+    require(FLAGS.patience > 0, f"need --patience > 0 seconds: got {FLAGS.patience}")
+    require(FLAGS.ping > 0, f"need --ping > 0 seconds: got {FLAGS.ping}")
+    attack = attack_of(FLAGS.attack)
+    credentials = credentials_of(FLAGS, host)
+    command.prepare_jax()
+
+    def make(text, fingerprint):
+        return kind_of(text, fingerprint, FLAGS.worker, attack, FLAGS.data_dir)
+
+    worker = GrpcWorker(
+        FLAGS.server,
+        FLAGS.worker,
+        make,
+        credentials=credentials,
+        patience=FLAGS.patience,
+        ping=FLAGS.ping,
+    )
+    try:
+        asyncio.run(_run(worker))
+    except Refused as error:
+        print(f"worker {FLAGS.worker} leaves: {error}", file=sys.stderr, flush=True)
+        sys.exit(3)
+    print(f"worker {FLAGS.worker}: {worker.accepted} answers accepted", flush=True)
+
+
+if __name__ == "__main__":
+    command.main(work, FLAGS, __doc__)
