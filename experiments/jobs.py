@@ -78,7 +78,7 @@ def prepare(config: Config, data_dir: str | None) -> Setting:
     module = models.make(config.model, data.num_classes)
     one: list[problems.Problem] = []
     single, rounds = [], []
-    shared = jax.device_put((train, np.asarray(labels, np.int32)))
+    inputs, targets = jax.device_put((train, np.asarray(labels, np.int32)))  # of all seeds
     for seed in config.seeds:
         roles = keys.split(seed)
         rows, sizes = partitions.partition(
@@ -89,7 +89,7 @@ def prepare(config: Config, data_dir: str | None) -> Setting:
             f"need batch_size <= examples of every worker: got batch_size={config.batch_size}, "
             f"and worker {sizes.argmin()} of seed {seed} has {sizes.min()}",
         )
-        one.append(problems.classification(module, *shared, rows, sizes, roles.init))
+        one.append(problems.classification(module, inputs, targets, rows, sizes, roles.init))
         single.append(_schedule(config, roles.schedule))
         if config.in_rounds:
             rounds.append(_rounds(config, roles.schedule))

@@ -48,9 +48,9 @@ class Lanes:
     """
 
     problem: Problem
-    seeds: Array
+    seeds: Array | np.ndarray
     hyper: Any
-    byzantine: Array
+    byzantine: Array | np.ndarray
     schedules: np.ndarray
     times: np.ndarray | None = None
 

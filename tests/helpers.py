@@ -6,11 +6,13 @@ import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from farsign_jax import attacks, directions, models, oracles, problems
 from farsign_jax.base import System
 from farsign_jax.servers.far_sign import far_sign
 
+LONG = (pytest.mark.slow, pytest.mark.long)
 M, D = 7, 20  # workers and parameters of the small quadratic
 
 

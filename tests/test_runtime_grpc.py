@@ -160,7 +160,7 @@ ATTACKS = ("none", "sign_flip:scale=10", "gaussian", "alie:z=1.5", "nonfinite")
     "attack",
     [
         "sign_flip:scale=10",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ATTACKS if "flip" not in name),
+        *(pytest.param(name, marks=helpers.LONG) for name in ATTACKS if "flip" not in name),
     ],
 )
 def test_f15_liars_do_over_the_network_what_they_do_in_the_simulator(attack):

@@ -22,6 +22,7 @@ from experiments.fleet import Fleet
 from farsign_jax.runtime import command, replay
 from farsign_jax.runtime import log as log_lib
 from farsign_jax.runtime.grpc_worker import Credentials
+from tests import helpers
 from tests.test_runtime_grpc import stream
 
 WORKERS, K = 8, 20
@@ -194,10 +195,10 @@ def test_f4_f7_f8_f9_f10_no_peer_slows_down_grows_or_ends_the_server(tmp_path):
         assert it.server.poll() is None and heard(it, 1.0) > 0
 
 
-@pytest.mark.slow
-def test_f16_workers_that_are_stopped_end(tmp_path):
+@pytest.mark.parametrize("count", [6, pytest.param(100, marks=helpers.LONG)])
+def test_f16_workers_that_are_stopped_end(tmp_path, count):
     with fleet(tmp_path) as it:
-        for number in range(100):
+        for number in range(count):
             worker = it.work(number % WORKERS)
             it.until(lambda n=number: it.joined(n % WORKERS))
             before = it.accepted(number % WORKERS)

@@ -20,6 +20,7 @@ from farsign_jax.runtime.machines import Compiled, same_bits
 from farsign_jax.runtime.on_host import OnHost
 from farsign_jax.runtime.setting import Setting
 from farsign_jax.runtime.store import Store
+from tests import helpers
 
 RUN = "0123456789abcdef"
 FREE = Limits(rate=1e9, history=64)
@@ -315,7 +316,7 @@ for n in range(10**6):
 """
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=helpers.LONG)])
 def test_f12_a_checkpoint_is_the_old_or_the_new_one_whenever_its_writer_is_killed(
     kills, tmp_path
 ):
