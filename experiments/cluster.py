@@ -25,12 +25,17 @@ from absl import flags
 from experiments import figures
 from experiments.command import FLAGS, main, refuse_others, split
 from experiments.config import parse_attack
-from experiments.fleet import Fleet
-from experiments.hostile import DEEDS
 from farsign_jax import attacks, results, simulate
 from farsign_jax.base import InvalidConfig, lookup, require
+from farsign_jax.runtime import command, replay
 from farsign_jax.runtime import log as log_lib
-from farsign_jax.runtime import metrics, replay
+
+try:
+    from experiments.fleet import Fleet
+    from experiments.hostile import DEEDS
+    from farsign_jax.runtime import metrics
+except ModuleNotFoundError as error:
+    command.missing(error, __name__)
 
 flags.DEFINE_string(
     "deeds", "lies,nonfinite,stall,garbage,pipeline", "What the last of them does, or none."

@@ -25,14 +25,19 @@ from absl import flags
 from farsign_jax import aggregators, results
 from farsign_jax.base import require
 from farsign_jax.methods import METHODS, hyper_of
-from farsign_jax.runtime import command, metrics
-from farsign_jax.runtime.certificates import Allowed
+from farsign_jax.runtime import command
 from farsign_jax.runtime.core import ServerCore
-from farsign_jax.runtime.grpc_server import GrpcServer
 from farsign_jax.runtime.limits import Limits
 from farsign_jax.runtime.setting import Setting
 from farsign_jax.runtime.store import Store
-from farsign_jax.runtime.terms import Security, Terms
+
+try:
+    from farsign_jax.runtime import metrics
+    from farsign_jax.runtime.certificates import Allowed
+    from farsign_jax.runtime.grpc_server import GrpcServer
+    from farsign_jax.runtime.terms import Security, Terms
+except ModuleNotFoundError as error:
+    command.missing(error, __name__)
 
 FLAGS = flags.FlagValues()
 

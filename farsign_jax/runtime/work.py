@@ -22,8 +22,12 @@ from farsign_jax import aggregators, attacks
 from farsign_jax.base import Attack, require
 from farsign_jax.runtime import command
 from farsign_jax.runtime.answers import Answers
-from farsign_jax.runtime.grpc_worker import Credentials, GrpcWorker, Kind, Refused
 from farsign_jax.runtime.setting import Setting
+
+try:
+    from farsign_jax.runtime.grpc_worker import Credentials, GrpcWorker, Kind, Refused
+except ModuleNotFoundError as error:
+    command.missing(error, __name__)
 
 FLAGS = flags.FlagValues()
 
