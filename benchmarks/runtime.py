@@ -31,6 +31,7 @@ from absl import flags
 from farsign_jax import directions, results
 from farsign_jax.base import require
 from farsign_jax.runtime import command
+from farsign_jax.runtime.answers import Kind
 from farsign_jax.runtime.core import ServerCore
 from farsign_jax.runtime.limits import Limits
 from farsign_jax.runtime.log import Log
@@ -40,7 +41,7 @@ try:
     from farsign_jax.runtime import certificates, metrics
     from farsign_jax.runtime.certificates import Allowed
     from farsign_jax.runtime.grpc_server import GrpcServer
-    from farsign_jax.runtime.grpc_worker import Credentials, GrpcWorker, Kind
+    from farsign_jax.runtime.grpc_worker import Credentials, GrpcWorker
     from farsign_jax.runtime.terms import Security
 except ModuleNotFoundError as error:
     command.missing(error, __name__)
