@@ -171,3 +171,9 @@ def test_bad_input_is_one_line_and_leaves_no_trace(tmp_path):
     assert (out.returncode, out.stdout) == (2, "")
     assert out.stderr == "error: --byzantine is 0..3: got 4\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_fits_and_says_who_is_trusted(tmp_path):
+    told = on_ray(tmp_path / "run", "--help").stdout
+    assert "python -m farsign_jax.runtime.on_ray" in told and "trust each other" in told
+    assert max(map(len, told.splitlines())) <= 96

@@ -237,5 +237,5 @@ class RayServer:
         then = "starts again" if again else "is given up"
         print(f"worker {worker} {then}: {error}", file=sys.stderr, flush=True)
         self._why.append(error)
-        if again:
+        if again and not self.core.over:
             self._join(worker)
