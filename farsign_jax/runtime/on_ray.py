@@ -45,7 +45,7 @@ _define(
     "Seconds after which a worker that owes an answer is replaced; a minute later where it is "
     "the first.",
 )
-_define("integer", "tries", 3, "Replacements without an answer, and a worker is given up.")
+_define("integer", "tries", 3, "So many losses without an answer, and a worker is given up.")
 _define("integer", "byzantine", 0, "So many workers lie, the first ones.")
 _define("string", "attack", "sign_flip:scale=10", "What they say instead.")
 serving.define(FLAGS)
