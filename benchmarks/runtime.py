@@ -30,15 +30,21 @@ from absl import flags
 
 from farsign_jax import directions, results
 from farsign_jax.base import require
-from farsign_jax.runtime import certificates, command, metrics
-from farsign_jax.runtime.certificates import Allowed
+from farsign_jax.runtime import command
+from farsign_jax.runtime.answers import Kind
 from farsign_jax.runtime.core import ServerCore
-from farsign_jax.runtime.grpc_server import GrpcServer
-from farsign_jax.runtime.grpc_worker import Credentials, GrpcWorker, Kind
 from farsign_jax.runtime.limits import Limits
 from farsign_jax.runtime.log import Log
 from farsign_jax.runtime.on_host import OnHost
-from farsign_jax.runtime.terms import Security
+
+try:
+    from farsign_jax.runtime import certificates, metrics
+    from farsign_jax.runtime.certificates import Allowed
+    from farsign_jax.runtime.grpc_server import GrpcServer
+    from farsign_jax.runtime.grpc_worker import Credentials, GrpcWorker
+    from farsign_jax.runtime.terms import Security
+except ModuleNotFoundError as error:
+    command.missing(error, __name__)
 
 FLAGS = flags.FlagValues()
 

@@ -8,9 +8,11 @@ On the embedded digits, over TLS on loopback addresses. Of the hostile ones, the
 with --deeds none all of them lie. About a minute per attack on two cores.
 
 While it runs: answers heard, answers per second, accuracy, the largest staleness, strikes. In
-the end, for every attack: the log is replayed, which must lead the simulator to the same bits;
-and the simulator runs from the recorded schedule alone, its own liars lying the same, with five
-seeds. Writes table.md, workers.md, results.csv, results.json and curves.png under --out.
+the end, for every attack: the log is replayed, which must lead the simulator to the same bits.
+With --deeds none, where the simulator's liars do the same, it runs from the recorded schedule
+alone, too, with five seeds, and its accuracy stands beside the real one.
+
+Writes table.md, workers.md, results.csv, results.json and curves.png under --out.
 """
 
 import dataclasses
@@ -25,12 +27,17 @@ from absl import flags
 from experiments import figures
 from experiments.command import FLAGS, main, refuse_others, split
 from experiments.config import parse_attack
-from experiments.fleet import Fleet
-from experiments.hostile import DEEDS
 from farsign_jax import attacks, results, simulate
 from farsign_jax.base import InvalidConfig, lookup, require
+from farsign_jax.runtime import command, replay
 from farsign_jax.runtime import log as log_lib
-from farsign_jax.runtime import metrics, replay
+
+try:
+    from experiments.fleet import Fleet
+    from experiments.hostile import DEEDS
+    from farsign_jax.runtime import metrics
+except ModuleNotFoundError as error:
+    command.missing(error, __name__)
 
 flags.DEFINE_string(
     "deeds", "lies,nonfinite,stall,garbage,pipeline", "What the last of them does, or none."
@@ -69,7 +76,7 @@ def told() -> dict[str, Any]:
 
 def watch(fleet: Fleet, events: int) -> dict[str, dict[str, float]]:
     """Says how far the server is until it ends; what its metrics were last."""
-    last: dict[str, dict[str, float]] = {}
+    last = fleet.seen()
     before, at = 0.0, time.monotonic()
     while fleet.server.poll() is None:
         time.sleep(1.0)
@@ -136,17 +143,51 @@ def simulated(
     return found
 
 
-def by_worker(seen: dict[str, dict[str, float]], kinds: dict[int, str]) -> list[list[str]]:
+def judged(
+    config: dict[str, Any], attack: str, folder: pathlib.Path
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """A line of the table and its rows: what was recorded, replayed and simulated again.
+
+    Raises:
+        InvalidConfig: where the replay ends with other bits than the server.
+    """
+    verdict = replay.verify(folder, FLAGS.data_dir)
+    rule = f"{attack}: replayed, {', '.join(verdict.differing)} differ"
+    require(not verdict.differing, rule)
+    arrivals, curve = log_lib.read(folder / "arrivals.log"), replay.recorded_rows(folder)
+    times = arrivals["seconds"]
+    rate = verdict.events / max(times[-1] - times[0], 1e-9)
+    real = figures.percent(curve[-1]["test_accuracy"])
+    line = [attack, f"{verdict.events}", f"{rate:.0f}", real, "equal"]
+    rows = [row | {"attack": attack, "method": "real processes"} for row in curve]
+    if not config["deeds"]:
+        schedule = arrivals["worker"].astype(np.int32)
+        accuracies = simulated(config, attack, folder, schedule)
+        spread = float(np.std(accuracies, ddof=1))
+        line.insert(-1, figures.percent(float(np.mean(accuracies)), spread))
+        end = {"event": verdict.events, "seconds": curve[-1]["seconds"], "attack": attack}
+        rows += [
+            end | {"method": "simulator", "seed": seed, "test_accuracy": accuracy}
+            for seed, accuracy in zip(SEEDS, accuracies, strict=True)
+        ]
+    return line, rows
+
+
+def by_worker(
+    seen: dict[str, dict[str, float]], kinds: dict[int, str], folder: pathlib.Path
+) -> list[list[str]]:
     """A line per worker: what it is, what was heard, what was not, how stale, strikes."""
-    lines = []
+    workers = log_lib.read(folder / "arrivals.log")["worker"]
+    heard, lines = np.bincount(workers, minlength=len(kinds)), []
     for worker, kind in kinds.items():
         mine = f'worker="{worker}",verdict="'
-        verdicts = {k[len(mine) : -1]: v for k, v in seen[metrics.ANSWERS].items() if mine in k}
-        heard = verdicts.pop("accepted", 0)
+        told = seen.get(metrics.ANSWERS, {})
+        verdicts = {k[len(mine) : -1]: v for k, v in told.items() if mine in k}
+        verdicts.pop("accepted", 0)
         refused = ", ".join(f"{v:.0f} {k}" for k, v in verdicts.items()) or "none"
         own = f'worker="{worker}"'
         stale, strikes = (seen[f"farsign_{n}"][own] for n in ("staleness", "strikes"))
-        numbers = [f"{heard:.0f}", refused, f"{stale:.0f}", f"{strikes:.0f}"]
+        numbers = [f"{heard[worker]}", refused, f"{stale:.0f}", f"{strikes:.0f}"]
         lines.append([str(worker), kind, *numbers])
     return lines
 
@@ -162,27 +203,16 @@ def cluster() -> None:
         mine = folder.path / attack.replace(":", "-").replace("=", "").replace(",", "-")
         print(f"{attack}: starting {config['workers']} workers", file=sys.stderr, flush=True)
         ran = run(config, attack, mine)
-        verdict = replay.verify(mine, FLAGS.data_dir)
-        rule = f"{attack}: replayed, {', '.join(verdict.differing)} differ"
-        require(not verdict.differing, rule)
-        arrivals = log_lib.read(mine / "arrivals.log")
-        schedule, times = arrivals["worker"].astype(np.int32), arrivals["seconds"]
-        accuracies = simulated(config, attack, mine, schedule)
-        curve = replay.recorded_rows(mine)
-        rows += [row | {"attack": attack, "method": "real processes"} for row in curve]
-        end = {"event": verdict.events, "seconds": curve[-1]["seconds"], "attack": attack}
-        rows += [
-            end | {"method": "simulator", "seed": seed, "test_accuracy": accuracy}
-            for seed, accuracy in zip(SEEDS, accuracies, strict=True)
-        ]
-        real, mean = curve[-1]["test_accuracy"], float(np.mean(accuracies))
-        spread = float(np.std(accuracies, ddof=1))
-        rate = verdict.events / max(times[-1] - times[0], 1e-9)
-        numbers = [figures.percent(real), figures.percent(mean, spread)]
-        lines.append([attack, f"{verdict.events}", f"{rate:.0f}", *numbers, "equal"])
-        workers += [[attack, *line] for line in by_worker(ran["seen"], ran["kinds"])]
-    header = ["attack", "answers", "per second", "real, %", "simulator, %", "replayed bits"]
+        line, recorded = judged(config, attack, mine)
+        lines.append(line)
+        rows += recorded
+        workers += [[attack, *line] for line in by_worker(ran["seen"], ran["kinds"], mine)]
+    header = ["attack", "answers", "per second", "real, %", "replayed bits"]
+    if not config["deeds"]:
+        header.insert(-1, "simulator, %")
     table = results.markdown_table(header, lines)
+    if config["deeds"]:
+        table += "\nNo simulator beside it: none does these deeds. --deeds none compares.\n"
     header = ["attack", "worker", "it", "heard", "refused", "staleness", "strikes"]
     told_of = results.markdown_table(header, workers)
     results.write_text(folder.path / "table.md", table)

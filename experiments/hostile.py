@@ -22,14 +22,20 @@ import pickle
 import time
 from typing import Any
 
-import grpc
 import numpy as np
 from absl import flags
 
 from farsign_jax.base import lookup, require
-from farsign_jax.runtime import command, wire
-from farsign_jax.runtime.grpc_worker import Credentials
-from farsign_jax.runtime.work import credentials_of
+from farsign_jax.runtime import command
+
+try:
+    import grpc
+
+    from farsign_jax.runtime import wire
+    from farsign_jax.runtime.grpc_worker import Credentials
+    from farsign_jax.runtime.work import credentials_of
+except ModuleNotFoundError as error:
+    command.missing(error, __name__)
 
 FLAGS = flags.FlagValues()
 

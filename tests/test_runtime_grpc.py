@@ -16,16 +16,15 @@ from cryptography import x509
 from experiments import hostile
 from farsign_jax import InvalidConfig, attacks, directions, simulate
 from farsign_jax.runtime import certificates, wire
-from farsign_jax.runtime.answers import Answers
+from farsign_jax.runtime.answers import Answers, Kind, attack_of
 from farsign_jax.runtime.certificates import Allowed
 from farsign_jax.runtime.core import ServerCore
 from farsign_jax.runtime.grpc_server import GrpcServer
-from farsign_jax.runtime.grpc_worker import Credentials, GrpcWorker, Kind, Refused
+from farsign_jax.runtime.grpc_worker import Credentials, GrpcWorker, Refused
 from farsign_jax.runtime.limits import Limits
 from farsign_jax.runtime.machines import same_bits
 from farsign_jax.runtime.on_host import OnHost
 from farsign_jax.runtime.terms import Security, Terms
-from farsign_jax.runtime.work import attack_of
 from tests import helpers
 
 M, D, K = 6, 400, 16

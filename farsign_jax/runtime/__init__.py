@@ -14,6 +14,8 @@ the simulator through the same run to the same bits.
     log.py, store.py what is on disk: arrivals, checkpoints, strikes
     replay.py        a recorded run, led through `simulate`
     wire.py          messages as bytes (wire.proto)
-    grpc_server.py, grpc_worker.py, certificates.py, terms.py   over a network
-    serve.py, work.py, command.py, metrics.py   the commands, and what can be watched
+    grpc_server.py, grpc_worker.py, certificates.py, terms.py   over a network, extra `grpc`
+    ray_server.py  among Ray actors that are trusted, extra `ray`
+    serving.py     what both servers do beside the conversation; metrics.py, for who watches
+    serve.py, work.py, on_ray.py, command.py   the commands
 """

@@ -5,15 +5,18 @@ the question: the same function draws them here, from the same keys. So are the 
 """
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from farsign_jax import aggregators, attacks, simulate
 from farsign_jax import keys as keys_lib
-from farsign_jax import simulate
 from farsign_jax.base import Array, Attack, Problem, System, View, require
+from farsign_jax.runtime.core import Question
+from farsign_jax.runtime.setting import Setting
 
 
 class Answers:
@@ -98,3 +101,46 @@ def _answer(
     report = jax.tree.map(lambda a: a[0], own)
     key = keys_lib.message(keys.attacks, worker, number)
     return simulate.lie(attack, system.worker.encode, lies, report, view, key)
+
+
+# x f32[d] and a question to numbers f32[k].
+Answer = Callable[[np.ndarray, Question], np.ndarray]
+
+
+class Kind(NamedTuple):
+    """What a worker makes of the run that a server tells it of."""
+
+    answer: Answer
+    direction: np.ndarray  # empty where directions are not sent; else one like them
+
+
+def kind_of(
+    text: str, fingerprint: str, worker: int, attack: Attack | None, data_dir: str | None
+) -> Kind:
+    """What answers the questions of a run.
+
+    Raises:
+        InvalidConfig: where the run is not what this worker would make of its setting.
+    """
+    setting = Setting.from_json(text)
+    rule = "this worker and the server do not draw the same numbers: are their versions equal?"
+    require(setting.fingerprint == fingerprint, rule)
+    problem, _ = setting.problem(data_dir)
+    system = setting.system(problem)
+    answers = Answers(system, problem, setting.seed, worker, attack)
+    like = np.zeros(0, np.int32)
+    if not setting.by_seed:
+        like = setting.compiled(problem).ask(worker, 0)
+
+    def answer(x, question):
+        return answers.answer(x, question.number, question.step, question.direction)
+
+    return Kind(answer, like)
+
+
+def attack_of(text: str | None) -> Attack | None:
+    """The attack of a flag."""
+    if text is None:
+        return None
+    name, _, rest = text.partition(":")
+    return attacks.make(name, **aggregators.options_of(rest, text))

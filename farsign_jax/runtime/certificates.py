@@ -17,13 +17,17 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
 from farsign_jax import results
 from farsign_jax.base import InvalidConfig, require
+from farsign_jax.runtime import command
+
+try:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+except ModuleNotFoundError as error:
+    command.missing(error, __name__)
 
 
 class Authority(NamedTuple):
@@ -179,8 +183,6 @@ class Allowed:
 
 def main() -> None:
     from absl import flags
-
-    from farsign_jax.runtime import command
 
     values = flags.FlagValues()
     flags.DEFINE_string("out", "certificates", "A new folder for them.", flag_values=values)

@@ -63,6 +63,26 @@ def read_certificates(folder: str, *names: str) -> list[bytes]:
     return found
 
 
+_EXTRAS = {"grpc": ("grpc", "google", "cryptography"), "ray": ("ray",)}
+
+
+def missing(error: ModuleNotFoundError, name: str) -> NoReturn:
+    """Says what to install where an import failed for want of an extra.
+
+    In one line and with exit code 2 where the module that needs it, `name`, is the command
+    itself; who imports it gets the same line as an error.
+    """
+    lacks = (error.name or "").partition(".")[0]
+    for extra, modules in _EXTRAS.items():
+        if lacks in modules:
+            text = f"no module {lacks} here: pip install 'farsign_jax[{extra}]', or from the "
+            text += f"sources pip install -e '.[{extra}]'"
+            if name == "__main__":
+                fail(text)
+            raise ModuleNotFoundError(text, name=error.name) from None
+    raise error
+
+
 def prepare_jax() -> None:
     """Programs compiled once are read back by the next process; and where every call waits for
     its result, as here, a CPU need not hand it to another thread."""

@@ -118,6 +118,11 @@ class GrpcServer:
         self._watcher = asyncio.create_task(self._watch())
         return port
 
+    async def run(self) -> None:
+        """Until the run is over."""
+        while not self.core.over:
+            await asyncio.sleep(0.05)
+
     async def stop(self) -> None:
         """Ends all sessions; what was accepted until now is what the run is."""
         self._watcher.cancel()

@@ -16,10 +16,7 @@ import numpy as np
 
 from farsign_jax.base import InvalidConfig
 from farsign_jax.runtime import wire
-from farsign_jax.runtime.core import Question
-
-# x f32[d] and a question to numbers f32[k].
-Answer = Callable[[np.ndarray, Question], np.ndarray]
+from farsign_jax.runtime.answers import Kind
 
 _FINAL = (
     grpc.StatusCode.PERMISSION_DENIED,
@@ -48,13 +45,6 @@ class Credentials(NamedTuple):
     key: bytes
     certificate: bytes
     authority: bytes
-
-
-class Kind(NamedTuple):
-    """What a worker makes of the server's welcome."""
-
-    answer: Answer
-    direction: np.ndarray  # empty where directions are not sent; else one like them
 
 
 # The setting of the run and its fingerprint to what answers; raises `InvalidConfig`.

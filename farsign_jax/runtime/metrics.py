@@ -1,15 +1,28 @@
 """What is going on, as Prometheus text, for those who watch."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from farsign_jax.runtime.grpc_server import GrpcServer
+from farsign_jax.runtime.core import ServerCore
 
 ANSWERS = "farsign_answers_total"
 
 
-def text(server: GrpcServer, measured: Mapping[str, float]) -> str:
+class Watched(Protocol):
+    """A core and what carries its messages."""
+
+    core: ServerCore
+    bytes: Counter[str]  # "up" and "down", of messages; empty where nobody counts them
+    turned_away: Counter[str]  # who did not get as far as a session
+
+    def now(self) -> float:
+        """Seconds since the run began."""
+        ...
+
+
+def text(server: Watched, measured: Mapping[str, float]) -> str:
     """The metrics of a server, and what was last measured of x, in Prometheus' text format."""
     core, lines = server.core, []
 
@@ -64,9 +77,7 @@ def parse(told: str) -> dict[str, dict[str, float]]:
     return found
 
 
-async def listen(
-    server: GrpcServer, measured: Mapping[str, float], host: str, port: int
-) -> Any:
+async def listen(server: Watched, measured: Mapping[str, float], host: str, port: int) -> Any:
     """Answers any HTTP request at HOST:PORT with `text`; an `asyncio` server."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

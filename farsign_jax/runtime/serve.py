@@ -11,28 +11,21 @@ checkpoint.npz, strikes.json, results.csv and results.json.
 """
 
 import asyncio
-import contextlib
-import json
 import pathlib
-import signal
-import sys
-import time
 from typing import Any
 
-import numpy as np
 from absl import flags
 
-from farsign_jax import aggregators, results
 from farsign_jax.base import require
-from farsign_jax.methods import METHODS, hyper_of
-from farsign_jax.runtime import command, metrics
-from farsign_jax.runtime.certificates import Allowed
-from farsign_jax.runtime.core import ServerCore
-from farsign_jax.runtime.grpc_server import GrpcServer
+from farsign_jax.runtime import command, serving
 from farsign_jax.runtime.limits import Limits
-from farsign_jax.runtime.setting import Setting
-from farsign_jax.runtime.store import Store
-from farsign_jax.runtime.terms import Security, Terms
+
+try:
+    from farsign_jax.runtime.certificates import Allowed
+    from farsign_jax.runtime.grpc_server import GrpcServer
+    from farsign_jax.runtime.terms import Security, Terms
+except ModuleNotFoundError as error:
+    command.missing(error, __name__)
 
 FLAGS = flags.FlagValues()
 
@@ -40,8 +33,6 @@ FLAGS = flags.FlagValues()
 def _define(kind: str, name: str, default: Any, text: str, **more: Any) -> None:
     getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=FLAGS, **more)
 
-
-_WAITING = [name for name, method in METHODS.items() if not method.rounds]
 
 _define("string", "address", "localhost:7077", "HOST:PORT to listen at; port 0: any.")
 _define(
@@ -52,67 +43,11 @@ _define(
     "and allowed.txt (farsign_jax.runtime.certificates).",
 )
 _define("bool", "insecure", False, "No certificates, no encryption; on this machine only.")
-_define("string", "out", None, "Folder of the run; the same command goes on there.")
-_define(
-    "integer", "events", 0, "Answers after which it ends; 0: when it is stopped.", lower_bound=0
-)
-_define(
-    "string",
-    "method",
-    "far_sign",
-    f"One of {', '.join(_WAITING)}; options as in "
-    "far_sign:arrival_rates=estimate,step_size=0.02.",
-)
-_define("integer", "workers", 8, "m.")
-_define("integer", "seed", 0, "Of everything random.")
-_define("string", "dataset", "mnist_subset", "As in the experiments; workers load it, too.")
-_define("string", "data_dir", None, "Where it lies on this machine.")
-_define("string", "model", "mlp", "As in the experiments.")
-_define("string", "partition", "iid", "Who holds which examples, as in the experiments.")
-_define("float", "skew", None, "Of the partition.")
-_define("integer", "batch_size", 64, "Examples per mini-batch.")
-_define("integer", "directions", 100, "k, directions per question.")
-_define("float", "delta", 1e-3, "Perturbation of two-point differences.")
-_define("float", "decay", 0.9, "Factor on step sizes every --decay_every answers.")
-_define("integer", "decay_every", 1000, "Answers between two decays.")
-_define("integer", "strikes", 4, "So many messages that are no answers, and a worker is out.")
 _define("float", "rate", 500.0, "Answers per second that a worker is asked for at most.")
 _define("float", "burst", 100.0, "Answers that it may give ahead of that.")
-_define("integer", "staleness", None, "Older answers are asked for again (default: none are).")
-_define(
-    "integer",
-    "history",
-    16384,
-    "Updates that a worker may be behind and still be told what changed instead of all of x.",
-)
 _define("float", "silence", 30.0, "Seconds after which a silent worker is gone.")
 _define("float", "ping", 10.0, "Seconds between two pings of an idle connection.")
-_define("float", "checkpoint_every", 30.0, "Seconds between checkpoints.")
-_define("float", "eval_every", 5.0, "Seconds between two measurements of the test set.")
-_define("string", "metrics", None, "PORT, here, or HOST:PORT of Prometheus text.")
-
-
-def setting_of(values: Any) -> Setting:
-    """What the flags say of the run.
-
-    Raises:
-        InvalidConfig: where it cannot be.
-    """
-    name, _, rest = values.method.partition(":")
-    told = aggregators.options_of(rest, values.method)
-    known = hyper_of(name, "paper")
-    hyper = known | {n: v for n, v in told.items() if n in known}
-    for option, value in hyper.items():
-        good = isinstance(value, int | float) and not isinstance(value, bool)
-        require(good, f"{name} needs a number for {option}: got {value!r}")
-    names = ("workers", "seed", "dataset", "model", "partition", "skew", "batch_size")
-    names += ("directions", "delta", "decay", "decay_every")
-    return Setting(
-        method=name,
-        options=tuple(sorted((n, v) for n, v in told.items() if n not in known)),
-        hyper=tuple(sorted((n, float(v)) for n, v in hyper.items())),
-        **{n: getattr(values, n) for n in names},
-    )
+serving.define(FLAGS)
 
 
 def security_of(values: Any, host: str, workers: int) -> Security | None:
@@ -133,146 +68,27 @@ def security_of(values: Any, host: str, workers: int) -> Security | None:
     return Security(key, certificate, authority, Allowed(path, workers))
 
 
-class Serving:
-    """A run that is being served: everything that `serve` keeps an eye on."""
-
-    def __init__(self, values: Any):
-        self.host, self.port = command.address("--address", values.address)
-        self.metrics = None
-        if values.metrics is not None:
-            told = values.metrics
-            told = told if ":" in told else f"127.0.0.1:{told}"
-            self.metrics = command.address("--metrics", told)
-        for name in ("silence", "ping", "checkpoint_every", "eval_every"):
-            value = getattr(values, name)
-            require(0 < value < float("inf"), f"need --{name} > 0 seconds: got {value}")
-        self.setting = setting = setting_of(values)
-        limits = Limits(*(getattr(values, name) for name in Limits.__dataclass_fields__))
-        security = security_of(values, self.host, setting.workers)
-        out = values.out or f"results/serve-{setting.fingerprint[:8]}"
-        self.folder = results.Folder(out, json.loads(setting.to_json()))
-        self.problem, self.measure = setting.problem(values.data_dir)
-        self.system = setting.system(self.problem)
-        machine = setting.machine(self.problem)
-        self.folder.claim()
-        known = self.folder.path, setting.fingerprint, machine.shape, setting.workers
-        self.store = Store(*known)
-        self.core = ServerCore(
-            machine,
-            limits,
-            by_seed=setting.by_seed,
-            log=self.store.append,
-            struck=self.store.save_strikes,
-            strikes=self.store.strikes,
-            last=values.events or None,
-        )
-        self.heard_again = self.store.resume(self.core)
-        self.server = GrpcServer(
-            self.core,
-            setting.to_json(),
-            setting.fingerprint,
-            security=security,
-            terms=Terms(values.silence, values.ping),
-            began=self.store.seconds,
-        )
-        self.values, self.rows = values, _rows(self.folder.path)
-        self.measured: dict[str, float] = {}
-
-    async def run(self) -> None:
-        """Until --events have been heard, or a signal says so."""
-        stop, loop = asyncio.Event(), asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-        port = await self.server.start(f"{self.host}:{self.port}")
-        page = None
-        if self.metrics:
-            page = await metrics.listen(self.server, self.measured, *self.metrics)
-        events = self.core.events
-        how = f", goes on after {events}, {self.heard_again} from the log" if events else ""
-        print(f"serving at {self.host}:{port}{how}", flush=True)
-        tasks = [asyncio.create_task(t) for t in (self._look(), self._save(), self._end(stop))]
-        try:
-            await asyncio.wait(
-                [asyncio.create_task(stop.wait()), *tasks], return_when=asyncio.FIRST_COMPLETED
-            )
-            for task in tasks:
-                if task.done():
-                    task.result()  # it failed
-        finally:
-            for task in tasks:
-                task.cancel()
-            await self.server.stop()
-            if page is not None:
-                page.close()
-            self.store.save(self.core)
-            self.store.close()
-        await self._record()
-        self.folder.write_rows(self.rows)
-        print(f"{self.core.events} answers heard; the run is in {self.folder.path}", flush=True)
-
-    async def _end(self, stop: asyncio.Event) -> None:
-        while not self.core.over:
-            await asyncio.sleep(0.05)
-        stop.set()
-        await asyncio.sleep(3600)
-
-    async def _save(self) -> None:
-        while True:
-            await asyncio.sleep(self.values.checkpoint_every)
-            self.store.save(self.core)
-
-    async def _look(self) -> None:
-        before, at = self.core.events, time.monotonic()
-        while True:
-            await self._record()
-            await asyncio.sleep(self.values.eval_every)
-            events, now = self.core.events, time.monotonic()
-            rate, before, at = (events - before) / (now - at), events, now
-            self.measured["rate"] = rate
-            print(self.line(rate), flush=True)
-
-    async def _record(self) -> None:
-        """Measures x as it is now, beside the conversation."""
-        events, x = self.core.snapshot()
-        seconds, x = self.server.now(), np.array(x)
-        if self.rows and self.rows[-1]["event"] == events:
-            return
-        measured = await asyncio.to_thread(self.measure, x)
-        told = {name: float(value) for name, value in measured.items()}
-        self.measured |= told
-        setting = self.setting
-        row = {"method": setting.method, "partition": setting.partition, "arrivals": "real"}
-        row |= {"seed": setting.seed, "event": events, "seconds": seconds}
-        row["evaluations"] = events * self.system.worker.evaluations
-        self.rows.append(row | told)
-
-    def line(self, rate: float) -> str:
-        """How far it is."""
-        core = self.core
-        latest = [tally.latest for i, tally in enumerate(core.tallies) if i in core.sessions]
-        stale = f"{max(latest, default=0)}"
-        struck = {i: int(n) for i, n in enumerate(core.strikes) if n}
-        accuracy = 100 * self.measured.get("test_accuracy", float("nan"))
-        return (
-            f"{core.events} answers, {rate:.0f}/s, accuracy {accuracy:.1f} %, "
-            f"staleness {stale}, {len(core.sessions)} of {len(core.tallies)} workers, "
-            f"strikes {struck or 'none'}"
-        )
-
-
-def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """What was measured before the server was started again."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return json.loads((path / "results.json").read_text())["rows"]
-    return []
-
-
 def serve() -> None:
     command.prepare_jax()
-    serving = Serving(FLAGS)
-    if serving.store.cut:
-        print(f"cut {serving.store.cut} bytes of a torn record off the log", file=sys.stderr)
-    asyncio.run(serving.run())
+    host, port = command.address("--address", FLAGS.address)
+    serving.check_seconds(FLAGS, "silence", "ping")
+    limits = Limits(*(getattr(FLAGS, name) for name in Limits.__dataclass_fields__))
+    workers = serving.setting_of(FLAGS).workers
+    security = security_of(FLAGS, host, workers)
+    run = serving.Serving(FLAGS, limits)
+    server = GrpcServer(
+        run.core,
+        run.setting.to_json(),
+        run.setting.fingerprint,
+        security=security,
+        terms=Terms(FLAGS.silence, FLAGS.ping),
+        began=run.store.seconds,
+    )
+
+    async def start() -> str:
+        return f"at {host}:{await server.start(f'{host}:{port}')}"
+
+    asyncio.run(run.run(server, start))
 
 
 if __name__ == "__main__":

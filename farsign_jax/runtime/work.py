@@ -15,15 +15,17 @@ import signal
 import sys
 from typing import Any
 
-import numpy as np
 from absl import flags
 
-from farsign_jax import aggregators, attacks
-from farsign_jax.base import Attack, require
+from farsign_jax import attacks
+from farsign_jax.base import require
 from farsign_jax.runtime import command
-from farsign_jax.runtime.answers import Answers
-from farsign_jax.runtime.grpc_worker import Credentials, GrpcWorker, Kind, Refused
-from farsign_jax.runtime.setting import Setting
+from farsign_jax.runtime.answers import attack_of, kind_of
+
+try:
+    from farsign_jax.runtime.grpc_worker import Credentials, GrpcWorker, Refused
+except ModuleNotFoundError as error:
+    command.missing(error, __name__)
 
 FLAGS = flags.FlagValues()
 
@@ -49,14 +51,6 @@ _define("float", "patience", 60.0, "Seconds without a server after which it give
 _define("float", "ping", 10.0, "Seconds between two pings of an idle connection.")
 
 
-def attack_of(text: str | None) -> Attack | None:
-    """The attack of a flag."""
-    if text is None:
-        return None
-    name, _, rest = text.partition(":")
-    return attacks.make(name, **aggregators.options_of(rest, text))
-
-
 def credentials_of(values: Any, host: str) -> Credentials | None:
     """Certificates, or None where they are not wanted and not needed.
 
@@ -72,30 +66,6 @@ def credentials_of(values: Any, host: str) -> Credentials | None:
     name = f"worker-{values.worker}"
     names = (f"{name}.key", f"{name}.crt", "authority.crt")
     return Credentials(*command.read_certificates(values.certificates, *names))
-
-
-def kind_of(
-    text: str, fingerprint: str, worker: int, attack: Attack | None, data_dir: str | None
-) -> Kind:
-    """What answers the questions of a run.
-
-    Raises:
-        InvalidConfig: where the run is not what this worker would make of its setting.
-    """
-    setting = Setting.from_json(text)
-    rule = "this worker and the server do not draw the same numbers: are their versions equal?"
-    require(setting.fingerprint == fingerprint, rule)
-    problem, _ = setting.problem(data_dir)
-    system = setting.system(problem)
-    answers = Answers(system, problem, setting.seed, worker, attack)
-    like = np.zeros(0, np.int32)
-    if not setting.by_seed:
-        like = setting.compiled(problem).ask(worker, 0)
-
-    def answer(x, question):
-        return answers.answer(x, question.number, question.step, question.direction)
-
-    return Kind(answer, like)
 
 
 async def _run(worker: GrpcWorker) -> None:
