@@ -230,7 +230,7 @@ def swept(
         build,
         given,
         every=max(events // records, 1),
-        measure=measure,
+        measure=jax.jit(measure),
         checkpoint=folder.checkpoint(name) if folder else None,
         checkpoint_every=max(events // 20, 1),
         progress=progress,
