@@ -131,6 +131,7 @@ def test_interrupted_and_killed_commands_continue_bit_by_bit(tmp_path):
     flags = [
         "--dataset=mnist_subset", "--attacks=none,alie", "--events=400", "--eval_every=50",
         "--checkpoint_every=100", "--seeds=2", "--directions=20", "--aggregators=mean,median",
+        "--model=softmax_regression",  # compiles sooner
     ]  # fmt: skip
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert run("experiments.table3", "--out", whole, *flags)[0] == 0
