@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,14 @@ def assert_same(a, b):
         x, y = np.asarray(x), np.asarray(y)
         assert x.dtype == y.dtype and x.shape == y.shape
         np.testing.assert_array_equal(x, y)
+
+
+def memory_of(pid):
+    """Bytes of a process that are its own, and its share of others."""
+    for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return 1024 * int(line.split()[1])
+    raise AssertionError("no Pss")
 
 
 @contextlib.contextmanager

@@ -498,18 +498,24 @@ def test_workers_come_back_when_the_server_does_and_give_up_when_it_does_not():
     asyncio.run(run())
 
 
-def test_f7_a_message_of_a_megabyte_is_refused_by_its_length(folder):
+@pytest.mark.parametrize("count", [8, pytest.param(1000, marks=helpers.LONG)])
+def test_f7_messages_of_a_megabyte_are_refused_by_their_length(folder, count):
     core = core_of(strikes=np.array([0, 3, 0, 0, 0, 0]))
 
     async def run():
-        async with serving(core, folder) as (server, target):
-            for _ in range(8):
+        terms = Terms(joins=count + 1)
+        async with serving(core, folder, terms) as (server, target):
+            for number in range(count):
+                if number == min(count // 2, 100):
+                    memory = helpers.memory_of(os.getpid())
                 async with stream(target, read(folder, "worker-0")) as connection:
                     question = await connection.join(0)
                     await connection.send(hostile.answer(question, np.ones(2**18)))
                     assert (await ended(connection))[0] == "RESOURCE_EXHAUSTED"
             await until(lambda: not core.sessions)
             assert core.events == 0 and server.bytes["up"] == 0
+            kept = helpers.memory_of(os.getpid()) - memory  # of both ends, of the gigabyte sent
+            assert kept < 32 * 2**20
             async with stream(target, read(folder, "worker-0")) as connection:
                 question = await connection.join(0)  # whatever is below the limit is judged
                 told = await speak(connection, question, value=np.ones(4000))

@@ -119,14 +119,6 @@ def files_of(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def memory_of(pid):
-    """Bytes of a process that are its own, and its share of others."""
-    for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return 1024 * int(line.split()[1])
-    raise AssertionError("no Pss")
-
-
 async def honest(it, number, seconds):
     """A worker that thinks for 10 ms; how often it was heard."""
     names = (f"worker-{number}.key", f"worker-{number}.crt", "authority.crt")
@@ -154,7 +146,7 @@ def test_f4_f7_f8_f9_f10_no_peer_slows_down_grows_or_ends_the_server(tmp_path):
     canary, floods, long = tmp_path / "canary", [], 4.0
     with fleet(tmp_path, "--silence=3", "--rate=50", "--burst=10") as it:
         heard(it, 1.0)
-        before, memory = heard(it, long), memory_of(it.server.pid)
+        before, memory = heard(it, long), helpers.memory_of(it.server.pid)
         module, flags = "experiments.hostile", [f"--directions={K}", f"--canary={canary}"]
         for number, deed in enumerate(("lies", "pipeline", "alive", "garbage", "oversize"), 2):
             floods.append(
@@ -172,7 +164,7 @@ def test_f4_f7_f8_f9_f10_no_peer_slows_down_grows_or_ends_the_server(tmp_path):
         assert [strikes[f'worker="{i}"'] for i in (0, 1, 2)] == [0, 0, 0]
         for number in (3, 4):  # these were out at once, and still are
             assert strikes[f'worker="{number}"'] >= 1
-        assert memory_of(it.server.pid) - memory < 20 * 2**20
+        assert helpers.memory_of(it.server.pid) - memory < 20 * 2**20
         assert not canary.exists()
         for process in floods:
             process.kill()
@@ -187,15 +179,15 @@ def test_f4_f7_f8_f9_f10_no_peer_slows_down_grows_or_ends_the_server(tmp_path):
         # F10: who connects and says nothing.
         files = files_of(it.server.pid)
         host, port = it.target.split(":")
-        idle = [socket.create_connection((host, int(port))) for _ in range(100)]
-        it.until(lambda: files_of(it.server.pid) >= files + 90)
+        idle = [socket.create_connection((host, int(port))) for _ in range(500)]
+        it.until(lambda: files_of(it.server.pid) >= files + 450)
         it.until(lambda: files_of(it.server.pid) <= files + 10, seconds=30)
         for one in idle:
             one.close()
         assert it.server.poll() is None and heard(it, 1.0) > 0
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(100, marks=helpers.LONG)])
+@pytest.mark.parametrize("count", [3, pytest.param(100, marks=helpers.LONG)])
 def test_f16_workers_that_are_stopped_end(tmp_path, count):
     with fleet(tmp_path) as it:
         for number in range(count):
