@@ -45,7 +45,8 @@ def data(found: Sequence[Cell], lines: Sequence[str]) -> dict[str, Any]:
     measured = dict.fromkeys(name for cell in found for name in cell.measured)
     ys = sorted(measured, key=lambda name: list([*MEASURED, name]).index(name))
     return {
-        "spec": specification(lines, runs),
+        "spec": specification(lines, len(runs)),
+        "runs": runs,
         "x": {name: _axis(name, SPENT, [cell.spent.get(name) for cell in found]) for name in xs},
         "y": {
             name: _axis(name, MEASURED, [cell.measured.get(name) for cell in found], True)
@@ -56,7 +57,7 @@ def data(found: Sequence[Cell], lines: Sequence[str]) -> dict[str, Any]:
 
 
 def _run(seed: str) -> str:
-    return f"seed {seed}" if seed else ""
+    return f"seed {seed}" if seed else "value"
 
 
 def _cell(cell: Cell, runs: Sequence[str], ranged: bool) -> dict[str, Any]:
@@ -98,26 +99,27 @@ def _number(value: float) -> float | int | str:
 def _axis(name: str, titles: Any, columns: Sequence[Any], shared: bool = False) -> dict[str, Any]:
     """Title and scale of an axis; `shared`: the same for all plots of the folder.
 
-    Logarithmic where values span more than two decades, but for events and percent.
+    Logarithmic where values span more than two decades, or three of what is counted, but for
+    percent.
     """
     every = np.concatenate([np.ravel(values) for values in columns if values is not None])
     every = every[np.isfinite(every)]
     scale: dict[str, Any] = {"zero": False, "nice": True}
     if len(every):
         low, high = every.min(), every.max()
-        plain = name in (*PERCENT, "event", "evaluations", "bits_up")
-        if not plain and low > 0 and high > 100 * low:
+        decades = 3 if name in ("event", "evaluations", "bits_up") else 2
+        if name not in PERCENT and low > 0 and high > 10**decades * low:
             scale = {"type": "log", "nice": True}
         if shared and low < high:
             scale["domain"] = [float(f"{low:.6g}"), float(f"{high:.6g}")]
     return {"title": titles.get(name, name), "scale": scale}
 
 
-def specification(lines: Sequence[str], runs: Sequence[str]) -> dict[str, Any]:
+def specification(lines: Sequence[str], runs: int) -> dict[str, Any]:
     """Means as lines; under the pointer, the nearest of them with each of its runs.
 
-    The data are the dataset "curves" of {line, attack, x, mean, run0, run1, ...}; scales and
-    titles of the axes are left to the page.
+    The data are the dataset "curves" of {line, x, mean, run0, run1, ..., told}, where `told` is
+    what the pointer tells; scales and titles of the axes are left to the page.
     """
     style = strokes(lines)
     colours = alt.Scale(domain=[*style], range=[colour for colour, _ in style.values()])
@@ -127,30 +129,24 @@ def specification(lines: Sequence[str], runs: Sequence[str]) -> dict[str, Any]:
     near = alt.selection_point(
         "near", fields=["line", "x"], nearest=True, on="pointerover", clear="pointerout", empty=False
     )
-    shown = "isNumber(datum.{0}) ? format(datum.{0}, ',.6~r') : isValid(datum.{0}) ? datum.{0} : ''"
-    told = {f"told{i}": shown.format(f"run{i}") for i in range(len(runs))}
-    told |= {"toldx": shown.format("x"), "toldmean": shown.format("mean")}
-    tooltip = [alt.Tooltip("line:N", title="method"), alt.Tooltip("attack:N")]
-    tooltip += [alt.Tooltip("toldx:N", title="at")]
-    tooltip += [alt.Tooltip("toldmean:N", title="mean")] if len(runs) > 1 else []
-    tooltip += [alt.Tooltip(f"told{i}:N", title=run or "value") for i, run in enumerate(runs)]
     base = alt.Chart().encode(x=alt.X("x:Q"), color=colour)
     means = base.mark_line(strokeWidth=2).encode(y=alt.Y("mean:Q"), strokeDash=dash)
     own = "isValid(near.line) && near.line[0] == datum.line"
     each = (
-        base.transform_fold([f"run{i}" for i in range(len(runs))], as_=["run", "value"])
+        base.transform_fold([f"run{i}" for i in range(runs)], as_=["run", "value"])
         .mark_line(strokeWidth=1)
         .encode(y=alt.Y("value:Q"), detail="run:N")
         .encode(opacity=alt.condition(own, alt.value(0.6), alt.value(0)))
     )
     points = base.transform_filter("isNumber(datum.mean)").mark_point(filled=True, size=60)
-    points = points.encode(y=alt.Y("mean:Q"), tooltip=tooltip)
+    # What hears the pointer is the area nearest to a point, whose datum is the point.
+    told = alt.value(alt.expr("datum.told || datum.datum.told"))
+    points = points.encode(y=alt.Y("mean:Q"), tooltip=told)
     points = points.encode(opacity=alt.condition(near, alt.value(1), alt.value(0)))
     points = points.properties(name="points").add_params(near)
     chart = alt.layer(each, means, points, data=alt.NamedData("curves"))
-    chart = chart.transform_calculate(**told).properties(width="container", height=220)
-    chart = chart.configure(**CONFIG)
-    spec = chart.to_dict()
+    chart = chart.properties(width="container", height=220)
+    spec = chart.configure(**CONFIG).to_dict()
     del spec["$schema"]  # an address, which nothing here may ask
     return spec
 

@@ -74,10 +74,12 @@ def gather(places: Sequence[str], out: pathlib.Path) -> tuple[list[Folder], list
         path = pathlib.Path(place).expanduser()
         require(path.is_dir(), f"--from {place}: no such folder")
         mine, without = _below(path, path.as_posix(), out.resolve())
-        found = {folder.path.resolve(): folder for folder in mine} | found
+        for folder in mine:
+            found.setdefault(folder.path.resolve(), folder)
         if not mine:
             without = [path.as_posix()]
-        empty |= {pathlib.Path(name).resolve(): name for name in without}
+        for name in without:
+            empty.setdefault(pathlib.Path(name).resolve(), name)
     return list(found.values()), list(empty.values())
 
 

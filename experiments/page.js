@@ -29,11 +29,14 @@ const shown = names => kinds.every(kind => {
   return !box || box.checked;
 });
 const data = section => section.data ??= JSON.parse(all("script", section)[0].textContent);
+// What a plot shows: its cells, along the chosen axes or, where it has none of these, its own.
 const curves = figure => {
-  const section = figure.closest("section"), [x, y] = all("select", section).map(s => s.value);
+  const section = figure.closest("section"), chosen = all("select", section).map(s => s.value);
   const own = data(section).cells.filter(c => c.attack === figure.dataset.attack
-    && c.plot === figure.dataset.plot && shown(c) && x in c.x && y in c.y);
-  return {section, x, y, own};
+    && c.plot === figure.dataset.plot && shown(c));
+  const [x, y] = ["x", "y"].map((axis, i) =>
+    [chosen[i], ...own.flatMap(c => Object.keys(c[axis]))].find(n => own.some(c => n in c[axis])));
+  return {section, x, y, own: own.filter(c => x in c.x && y in c.y)};
 };
 function filter() {
   const told = all("[data-method], [data-aggregator], [data-attack]");
@@ -55,17 +58,23 @@ for (const button of all("#filters button")) {
 }
 
 // Curves are drawn when they come into view.
+const say = value => typeof value !== "number" ? value ?? "–"
+  : value.toLocaleString("en", Number.isInteger(value) ? {} : {maximumSignificantDigits: 5});
 async function draw(figure) {
-  const {section, x, y, own} = curves(figure), {spec, ...axes} = structuredClone(data(section));
+  const {section, x, y, own} = curves(figure);
+  const {spec, runs, ...axes} = structuredClone(data(section));
   for (const {encoding} of spec.layer) {
     Object.assign(encoding.x, axes.x[x]);
     Object.assign(encoding.y, axes.y[y]);
-    for (const told of encoding.tooltip ?? [])
-      if (told.field === "toldx") told.title = axes.x[x].title;
   }
-  spec.data.values = own.flatMap(cell => cell.x[x].map((at, i) => Object.assign(
-    {line: cell.line, attack: cell.attack, x: at, mean: cell.y[y][0][i]},
-    ...cell.y[y].slice(1).map((run, n) => ({[`run${n}`]: run[i]})))));
+  spec.data.values = own.flatMap(cell => cell.x[x].map((at, i) => {
+    const [mean, ...each] = cell.y[y].map(values => values[i]), point = {line: cell.line, x: at, mean};
+    const told = {method: cell.line, attack: cell.attack, [axes.x[x].title]: say(at)};
+    if (!cell.attack) delete told.attack;
+    if (runs.length > 1) told.mean = say(mean);
+    each.forEach((value, n) => { point[`run${n}`] = value; told[runs[n]] = say(value); });
+    return {...point, told};
+  }));
   figure.view?.finalize();
   figure.view = await vegaEmbed(all(".plot", figure)[0], spec, {
     ast: true, actions: false, defaultStyle: false, renderer: "svg",

@@ -113,7 +113,7 @@ def _is_number(texts: Sequence[str]) -> bool:
 def blocks(name: str, text: str, names: Mapping[str, Mapping[str, str]]) -> list[Block]:
     """A document of a command, in its order: its tables, and what is written around them."""
     tokens, found = _MARKDOWN.parse(text), []
-    heading, pending, env = name, [], {}
+    heading, pending = f"{name}.md", []
     i = 0
     while i < len(tokens):
         token = tokens[i]
