@@ -33,7 +33,8 @@ OTHERS = {
 def command(config: Mapping[str, Any]) -> str | None:
     """The command line, or None where it cannot be known: runs of `farsign_jax.runtime`,
     benchmarks, configurations of another version."""
-    name, varied = str(config.get("experiment")), config.get("varied") or {}
+    name, varied = str(config.get("experiment")), config.get("varied")
+    varied = varied if isinstance(varied, dict) else {}
     if name in SWEEPS:
         flags = _sweep(name, config, varied) | _own(SWEEPS[name], config)
     elif name in OTHERS:
@@ -73,10 +74,11 @@ def _sweep(name: str, config: Mapping[str, Any], varied: Mapping[str, Any]) -> d
     return fewest
 
 
-def _seeds(seeds: list[int]) -> str:
+def _seeds(seeds: Any) -> str:
     """As --seeds takes them: how many, or which."""
-    counted = seeds == list(range(len(seeds)))
-    return str(len(seeds)) if counted else ",".join(map(str, seeds)) + ","
+    if isinstance(seeds, list) and seeds == list(range(len(seeds))):
+        return str(len(seeds))
+    return _said(seeds) + ","
 
 
 def _said(value: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from farsign_jax.base import InvalidConfig, require
 
 MARK = '<meta name="generator" content="experiments.report">'  # of pages that were made here
+PNG = b"\x89PNG\r\n\x1a\n"
 LINKED = (".csv", ".json", ".md", ".tex", ".pdf", ".png")
 
 
@@ -174,7 +175,7 @@ def _read_files(folder: Folder, _: Sequence[str]) -> None:
             folder.tables.append((path.stem, path.read_text(errors="replace")))
         elif path.suffix == ".png":
             content = path.read_bytes()
-            if content.startswith(b"\x89PNG"):
+            if content.startswith(PNG) and len(content) > 24:
                 folder.figures.append((path.stem, content))
             else:
                 folder.damaged.append(f"{path.name} is no PNG")

@@ -59,7 +59,7 @@ for (const button of all("#filters button")) {
 
 // Curves are drawn when they come into view.
 const say = value => typeof value !== "number" ? value ?? "–"
-  : value.toLocaleString("en", Number.isInteger(value) ? {} : {maximumSignificantDigits: 5});
+  : value.toLocaleString("en", Number.isInteger(value) ? {} : {maximumSignificantDigits: 4});
 async function draw(figure) {
   const {section, x, y, own} = curves(figure);
   const {spec, runs, ...axes} = structuredClone(data(section));

@@ -13,6 +13,7 @@ results/report); the same folders give the same bytes.
 """
 
 import base64
+import functools
 import hashlib
 import os
 import pathlib
@@ -64,7 +65,7 @@ def report() -> None:
 def render(found: Sequence[folders.Folder], empty: Sequence[str], out: pathlib.Path) -> str:
     """The page; `out` is where it will be, for its links."""
     known = [curves.cells(folder.rows) for folder in found]
-    library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", charts.VEGA_LITE)
+    library = _library()
     glue = (HERE / "page.js").read_text()
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         (HERE / "page.html").read_text()
@@ -85,6 +86,11 @@ def render(found: Sequence[folders.Folder], empty: Sequence[str], out: pathlib.P
         library=Markup(library),
         glue=Markup(glue),
     )
+
+
+@functools.cache
+def _library() -> str:
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", charts.VEGA_LITE)
 
 
 def _policy(*scripts: str) -> str:
