@@ -13,7 +13,6 @@ import numpy as np
 
 from experiments.curves import MEASURED, PERCENT, SPENT, Cell
 
-VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])  # what Altair speaks
 RECORDS = 60  # of a curve that are drawn, at most
 NAMED = 10  # seeds that are named one by one, at most
 COLOURS = 10  # custom properties --line-0 ... of the page
@@ -47,7 +46,9 @@ def data(found: Sequence[Cell], lines: Sequence[str]) -> dict[str, Any]:
     return {
         "spec": specification(lines, len(runs)),
         "runs": runs,
-        "x": {name: _axis(name, SPENT, [cell.spent.get(name) for cell in found]) for name in xs},
+        "x": {
+            name: _axis(name, SPENT, [cell.spent.get(name) for cell in found]) for name in xs
+        },
         "y": {
             name: _axis(name, MEASURED, [cell.measured.get(name) for cell in found], True)
             for name in ys
@@ -96,7 +97,9 @@ def _number(value: float) -> float | int | str:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def _axis(name: str, titles: Any, columns: Sequence[Any], shared: bool = False) -> dict[str, Any]:
+def _axis(
+    name: str, titles: Any, columns: Sequence[Any], shared: bool = False
+) -> dict[str, Any]:
     """Title and scale of an axis; `shared`: the same for all plots of the folder.
 
     Logarithmic where values span more than two decades, or three of what is counted, but for
@@ -127,7 +130,12 @@ def specification(lines: Sequence[str], runs: int) -> dict[str, Any]:
     colour = alt.Color("line:N", scale=colours, legend=None)
     dash = alt.StrokeDash("line:N", scale=dashes, legend=None)
     near = alt.selection_point(
-        "near", fields=["line", "x"], nearest=True, on="pointerover", clear="pointerout", empty=False
+        "near",
+        fields=["line", "x"],
+        nearest=True,
+        on="pointerover",
+        clear="pointerout",
+        empty=False,
     )
     base = alt.Chart().encode(x=alt.X("x:Q"), color=colour)
     means = base.mark_line(strokeWidth=2).encode(y=alt.Y("mean:Q"), strokeDash=dash)

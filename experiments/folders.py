@@ -6,12 +6,11 @@ Not an experiment itself: what `experiments.report` gathers.
 import dataclasses
 import datetime
 import json
-import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from farsign_jax.base import InvalidConfig, require
+from farsign_jax.base import require
 
 MARK = '<meta name="generator" content="experiments.report">'  # of pages that were made here
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -87,7 +86,9 @@ def gather(places: Sequence[str], out: pathlib.Path) -> tuple[list[Folder], list
 def _below(path: pathlib.Path, name: str, out: pathlib.Path) -> tuple[list[Folder], list[str]]:
     """Folders of results at and below `path`, and the names of those that hold none."""
     benchmarks = _benchmarks(path)
-    own = any((path / known).exists() for known in ("config.json", "results.json", "results.csv"))
+    own = any(
+        (path / known).exists() for known in ("config.json", "results.json", "results.csv")
+    )
     folders = [read(path, name, benchmarks)] if own or benchmarks else []
     empty = []
     for child in _children(path):
@@ -107,7 +108,9 @@ def _children(path: pathlib.Path) -> list[pathlib.Path]:
     except OSError:
         return []
     hidden = (".", "checkpoints", "__pycache__")
-    return [p for p in every if p.is_dir() and not p.is_symlink() and not p.name.startswith(hidden)]
+    return [
+        p for p in every if p.is_dir() and not p.is_symlink() and not p.name.startswith(hidden)
+    ]
 
 
 def is_page(path: pathlib.Path) -> bool:

@@ -20,19 +20,20 @@ _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 _MARKDOWN.disable(["link", "image", "autolink", "reference"])
 _NUMBER = re.compile(r"[-+]?(\d|\.\d|nan\b|inf\b)", re.IGNORECASE)
 _BLANK = ("", "-", "–", "never", "always", "skipped")
+NONE = Markup("")
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
     text: str
     markup: Markup
-    attributes: Markup = Markup("")
+    attributes: Markup = NONE
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
     cells: list[Cell]
-    attributes: Markup = Markup("")
+    attributes: Markup = NONE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ def cell(text: str) -> Cell:
 
 def attributes(names: Mapping[str, str]) -> Markup:
     """What the filters look at."""
-    return Markup("").join(
+    return NONE.join(
         Markup(' data-{}="{}"').format(kind, value) for kind, value in names.items() if value
     )
 
@@ -91,11 +92,11 @@ def table(
     told: Sequence[Markup] | None = None,
 ) -> Table:
     """A table whose columns of numbers are set as such; `told`: attributes of the rows."""
-    told = [Markup("")] * len(rows) if told is None else told
+    told = [NONE] * len(rows) if told is None else told
     numbers = [_is_number([row[i].text for row in rows]) for i in range(len(header))]
 
     def set_(one: Cell, number: bool) -> Cell:
-        more = one.attributes + (Markup(' class="n"') if number else Markup(""))
+        more = one.attributes + (Markup(' class="n"') if number else NONE)
         return dataclasses.replace(one, attributes=more)
 
     lines = [
@@ -138,7 +139,9 @@ def _text(tokens: Sequence[Token]) -> list[Block]:
     return [Block(markup=Markup(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {})))]
 
 
-def _table(caption: str, tokens: Sequence[Token], names: Mapping[str, Mapping[str, str]]) -> Table:
+def _table(
+    caption: str, tokens: Sequence[Token], names: Mapping[str, Mapping[str, str]]
+) -> Table:
     lines: list[list[Cell]] = []
     for token in tokens:
         if token.type == "tr_open":
@@ -148,7 +151,9 @@ def _table(caption: str, tokens: Sequence[Token], names: Mapping[str, Mapping[st
             lines[-1].append(Cell(token.content.strip("`"), told))
     header, *rows = lines
     columns = [attributes(names.get(f"attack {one.text}", {})) for one in header]
-    header = [dataclasses.replace(o, attributes=c) for o, c in zip(header, columns, strict=True)]
+    header = [
+        dataclasses.replace(o, attributes=c) for o, c in zip(header, columns, strict=True)
+    ]
     rows = [
         [dataclasses.replace(o, attributes=c) for o, c in zip(row, columns, strict=True)]
         for row in rows

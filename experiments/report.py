@@ -1,9 +1,9 @@
 """A page of everything: results folders as one HTML file that needs no network.
 
 For every folder, of any command: tables that sort, curves that say under the pointer which
-method, attack and seed they are, figures, configuration, environment, links to the data. Filters
-by method, aggregator and attack hold for all tables and curves of the page. What is unfinished,
-empty or damaged is named as such.
+method, attack and seed they are, figures, configuration, environment, links to the data.
+Filters by method, aggregator and attack hold for all tables and curves of the page. What is
+unfinished, empty or damaged is named as such.
 
 Needs `pip install 'farsign_jax[report]'`. Writes index.html under --out (default:
 results/report); the same folders give the same bytes.
@@ -28,7 +28,7 @@ from experiments import again, curves, folders
 from experiments.command import FLAGS, main, refuse_others
 from experiments.curves import NAMES, Cell
 from farsign_jax import results
-from farsign_jax.base import InvalidConfig, require
+from farsign_jax.base import require
 from farsign_jax.runtime import command
 
 try:
@@ -40,12 +40,9 @@ try:
 except ModuleNotFoundError as error:
     command.missing(error, __name__)
 
-flags.DEFINE_list(
-    "from", ["results"], "Folders of results, or folders that hold some.", short_name=None
-)
+flags.DEFINE_list("from", ["results"], "Folders of results, or folders that hold some.")
 
 HERE = pathlib.Path(__file__).parent
-KINDS = {"method": "method", "aggregator": "aggregator", "attack": "attack"}
 
 
 def report() -> None:
@@ -67,9 +64,9 @@ def render(found: Sequence[folders.Folder], empty: Sequence[str], out: pathlib.P
     known = [curves.cells(folder.rows) for folder in found]
     library = _library()
     glue = (HERE / "page.js").read_text()
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-        (HERE / "page.html").read_text()
-    )
+    template = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined
+    ).from_string((HERE / "page.html").read_text())
     return template.render(
         mark=Markup(folders.MARK),
         policy=_policy(library, glue),
@@ -90,7 +87,7 @@ def render(found: Sequence[folders.Folder], empty: Sequence[str], out: pathlib.P
 
 @functools.cache
 def _library() -> str:
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", charts.VEGA_LITE)
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
 def _policy(*scripts: str) -> str:
