@@ -75,7 +75,7 @@ class Cell:
 
     @property
     def is_curve(self) -> bool:
-        return bool(self.spent) and self.there.shape[1] > 1
+        return bool(self.spent and self.measured) and self.there.shape[1] > 1
 
     def last(self, column: str) -> np.ndarray:
         """f64[S], what each run measured last."""

@@ -259,7 +259,9 @@ def _cells(cells: Sequence[Cell]) -> prose.Table | None:
                 texts.append(_spread(way(name), digits) if name in cell.measured else "")
         rows.append([prose.cell(text) for text in texts])
     told = [prose.attributes(cell.names) for cell in cells]
-    table = prose.table("", [prose.cell(text) for text in header], rows, told)
+    table = prose.table(
+        "Mean and deviation over seeds", [prose.cell(text) for text in header], rows, told
+    )
     return table.without_empty_columns()
 
 

@@ -135,7 +135,7 @@ def test_what_cannot_be_reported_is_one_error(tmp_path):
 @pytest.mark.parametrize(
     "content",
     ["[]", "null", '"x"', '{"rows": 3}', '{"rows": [1]}', "\x00\xff",
-     '{"rows": [{}, {"a": [1]}]}',
+     '{"rows": [{}, {"a": [1]}]}', '{"rows": [{"event": 1}, {"event": 2}]}',
      '{"config": 3, "rows": [{"event": "x", "test_accuracy": null, "method": 3, "seed": [1]}]}',
      '{"config": {"experiment": [1], "seeds": 3}, "rows": [{"event": NaN, "attack": {}}]}',
      '{"config": {"experiment": "compare", "seeds": 3, "varied": [1]}, "rows": []}'],
