@@ -61,14 +61,14 @@ def _sweep(name: str, config: Mapping[str, Any], varied: Mapping[str, Any]) -> d
     fixed = {field.name for field in dataclasses.fields(Config)} - set(varied)
     if "partition" in varied:
         fixed.discard("skew")  # it is one of its options
-    found = []
+    found: list[dict[str, Any]] = []
     for preset, settings in {"": {}, **PRESETS}.items():
         base = results.plain(dataclasses.replace(own, **settings))
         flags = {n: config[n] for n in base if n in fixed & config.keys()}
         flags = {n: value for n, value in flags.items() if value != base[n]}
         if "preset" not in flags:  # it leads there
             found.append(({"preset": preset} if preset else {}) | flags)
-    fewest = min(found, key=len, default={"preset": None})
+    fewest: dict[str, Any] = min(found, key=len, default={"preset": None})
     if "seeds" in fewest:
         fewest["seeds"] = _seeds(fewest["seeds"])
     return fewest

@@ -64,7 +64,7 @@ def _run(seed: str) -> str:
 def _cell(cell: Cell, runs: Sequence[str], ranged: bool) -> dict[str, Any]:
     count = cell.there.shape[1]
     kept = np.unique(np.linspace(0, count - 1, min(count, RECORDS)).round().astype(int))
-    whole = cell.there.all(axis=0)
+    whole = np.asarray(cell.there.all(axis=0))
 
     def lines(column: np.ndarray) -> list[list[Any]]:
         means = _told(column.mean(axis=0), whole, kept)
@@ -82,13 +82,15 @@ def _cell(cell: Cell, runs: Sequence[str], ranged: bool) -> dict[str, Any]:
         **cell.names,
         "plot": cell.plot,
         "line": cell.line,
-        "x": {name: _told(v, np.isfinite(v), kept) for name, v in cell.spent.items()},
+        "x": {
+            name: _told(v, np.asarray(np.isfinite(v)), kept) for name, v in cell.spent.items()
+        },
         "y": {name: lines(column) for name, column in cell.measured.items()},
     }
 
 
 def _told(values: np.ndarray, there: np.ndarray, kept: np.ndarray) -> list[Any]:
-    return [_number(values[i]) if there[i] else None for i in kept]
+    return [_number(float(values[i])) if there[i] else None for i in kept]
 
 
 def _number(value: float) -> float | int | str:

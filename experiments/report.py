@@ -52,7 +52,8 @@ def report() -> None:
     require(not out.exists() or out.is_dir(), f"{out} is a file: --out names a folder")
     rule = f"{page} is no page of this command: choose another --out"
     require(not page.exists() or folders.is_page(out), rule)
-    places = FLAGS["from"].value
+    places = [place for place in FLAGS["from"].value or () if place]
+    require(places, "--from names no folder")
     found, empty = folders.gather(places, out)
     require(len(found) > 0, f"no results in {', '.join(places)}")
     results.write_text(page, render(found, empty, out))
@@ -108,7 +109,7 @@ def _runs(cells: Sequence[Cell]) -> int:
     return sum(len(cell.seeds) for cell in cells)
 
 
-def _size(count: int) -> str:
+def _size(count: float) -> str:
     for unit in ("B", "kB"):
         if count < 1000:
             return f"{count:.0f} {unit}"
