@@ -53,7 +53,7 @@ def report() -> None:
     rule = f"{page} is no page of this command: choose another --out"
     require(not page.exists() or folders.is_page(out), rule)
     places = [place for place in FLAGS["from"].value or () if place]
-    require(places, "--from names no folder")
+    require(len(places) > 0, "--from names no folder")
     found, empty = folders.gather(places, out)
     require(len(found) > 0, f"no results in {', '.join(places)}")
     results.write_text(page, render(found, empty, out))

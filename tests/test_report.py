@@ -128,6 +128,8 @@ def test_what_cannot_be_reported_is_one_error(tmp_path):
     ):
         with pytest.raises(InvalidConfig, match=message):
             make(tmp_path / out, tmp_path / place)
+    with pytest.raises(InvalidConfig, match="--from names no folder"):
+        make(tmp_path / "page")
     assert not (tmp_path / "page").exists()
     assert (foreign / "index.html").read_text() == "<h1>mine</h1>"
 
