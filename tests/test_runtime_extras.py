@@ -13,6 +13,7 @@ COMMANDS = [
     "experiments.hostile",
     "benchmarks.runtime",
     "farsign_jax.runtime.on_ray",
+    "experiments.report",
 ]
 
 # Each command is a fork of what is imported once: of all but what the extra brings.
@@ -23,7 +24,8 @@ from farsign_jax.runtime import core, replay, setting, store
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name in ("grpc", "google.protobuf", "cryptography", "ray"):
+        top = name.partition(".")[0]
+        if name == "google.protobuf" or top in ("grpc", "cryptography", "ray", "vl_convert"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Blocked())
@@ -61,7 +63,7 @@ def test_a_missing_extra_is_one_line_that_says_what_to_install():
     lines = without_extras(*told)
     assert len(lines) == 2 * len(told), lines
     for name, said, end in zip(told, lines[::2], lines[1::2], strict=True):
-        extra = "ray" if "on_ray" in name else "grpc"
+        extra = "ray" if "on_ray" in name else "report" if "report" in name else "grpc"
         assert said.startswith("error: no module ") and end == "exit 2"
         assert f"pip install 'farsign_jax[{extra}]'" in said
 

@@ -63,7 +63,11 @@ def read_certificates(folder: str, *names: str) -> list[bytes]:
     return found
 
 
-_EXTRAS = {"grpc": ("grpc", "google", "cryptography"), "ray": ("ray",)}
+_EXTRAS = {
+    "grpc": ("grpc", "google", "cryptography"),
+    "ray": ("ray",),
+    "report": ("altair", "jinja2", "markdown_it", "markupsafe", "vl_convert"),
+}
 
 
 def missing(error: ModuleNotFoundError, name: str) -> NoReturn:
