@@ -1,6 +1,6 @@
 """The types of the conversation.
 
-An asynchronous run is a conversation with three kinds of line, each a pure function::
+An asynchronous run is a conversation with three kinds of line, each a pure function:
 
     ask      server  -> worker     query = server.query(state, worker, key)
     answer   worker  -> network    value = worker.respond(state, query, shard, key)
