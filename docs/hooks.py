@@ -22,12 +22,23 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import griffe
+import jax
 import latex2mathml.converter
+import numpy as np
 from markdown.extensions.toc import slugify
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
-from farsign_jax import aggregators, attacks, methods, preaggregators, services
+from farsign_jax import (
+    aggregators,
+    attacks,
+    methods,
+    models,
+    preaggregators,
+    problems,
+    services,
+    simulate,
+)
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "pages"
@@ -52,11 +63,10 @@ def described(function: Callable) -> dict[str, str]:
     quiet = {"warnings": False}
     text = griffe.Docstring(inspect.getdoc(function) or "").parse("google", **quiet)
     return {
-        name: " ".join(item.description.split())
+        item.name: " ".join(item.description.split())
         for section in text
         if section.kind is griffe.DocstringSectionKind.parameters
         for item in section.value
-        for name in item.name.split(", ")
     }
 
 
@@ -69,7 +79,7 @@ def options(target: str) -> dict[str, Any]:
         hyper = dict(entry.presets["paper"])  # numbers that a sweep may vary
         return hyper | {o: parameters[o].default for o in methods.options_of(name)}
     parameters = inspect.signature(entry).parameters
-    return {o: p.default for o, p in parameters.items() if not (o == "honest")}
+    return {o: p.default for o, p in parameters.items() if o != "honest"}
 
 
 def options_table(target: str, *others: str) -> str:
@@ -91,7 +101,7 @@ def options_table(target: str, *others: str) -> str:
 def _default(value: Any) -> str:
     if value is inspect.Parameter.empty:
         return "must be given"
-    return f"`{value!r}`" if isinstance(value, str) else f"`{value}`"
+    return f"`{value}`"
 
 
 def _named(path: str) -> Callable:
@@ -109,16 +119,11 @@ def _table(header: list[str], rows: Iterable[list[str]]) -> str:
 
 def costs_table() -> str:
     """Markdown: what a method asks of its workers and keeps, in the paper's setting."""
-    import jax
-
-    from farsign_jax import models, problems, simulate
-
     m, examples = 25, 400
-    d, label = (28, 28, 1), 0
-    images = jax.numpy.zeros((m * examples, *d), "uint8")
-    labels = jax.numpy.full(m * examples, label)
-    rows = jax.numpy.arange(m * examples).reshape(m, examples)
-    sizes = jax.numpy.full(m, examples)
+    images = np.zeros((m * examples, 28, 28, 1), np.uint8)
+    labels = np.zeros(m * examples, np.int32)
+    rows = np.arange(m * examples).reshape(m, examples)
+    sizes = np.full(m, examples)
     key = jax.random.key(0)
     problem = problems.classification(models.mlp(), images, labels, rows, sizes, key)
     lines = []
@@ -132,18 +137,17 @@ def costs_table() -> str:
                 "a round" if entry.rounds else "an answer",
                 f"{system.worker.evaluations:,}",
                 f"{simulate.bits_per_answer(system, problem):,}",
-                f"{_bytes(server) / 1e6:,.1f}",
-                f"{_bytes(worker) / 1e6:,.1f}",
+                _megabytes(server),
+                _megabytes(worker),
             ]
         )
     header = ["method", "an event is", "evaluations per answer", "bits per answer"]
     return _table([*header, "server, MB", "each worker, MB"], lines)
 
 
-def _bytes(tree: Any) -> int:
-    import jax
-
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+def _megabytes(tree: Any) -> str:
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return f"{size / 1e6:,.1f}" if size else "–"
 
 
 # Sections of the README.
@@ -206,6 +210,7 @@ def mathml(text: str, display: str) -> str:
         made = latex2mathml.converter.convert(text, display=display)
     except Exception as error:  # of many kinds
         raise PluginError(f"no MathML for {text!r}: {error}") from error
+    made = made.replace("<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>')  # norms
     if "\\" in made:
         raise PluginError(f"no MathML for {text!r}: an unknown command is left: {made}")
     return made

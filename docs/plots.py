@@ -35,7 +35,7 @@ from farsign_jax import (
 FOLDER = pathlib.Path(__file__).parent / "pages" / "plots"
 
 # Read on white and on black: no background, text of a grey halfway between them.
-GREY, BLUE, ORANGE = "#808080", "#2f8be6", "#e06c00"
+GREY, BLUE, ORANGE, GREEN = "#808080", "#2f8be6", "#e06c00", "#1f9d55"
 STYLE = {
     "axes.edgecolor": GREY,
     "axes.facecolor": "none",
@@ -144,21 +144,25 @@ def attack(name: str) -> plt.Figure:
     """What is heard of one number, from honest workers and from liars, event by event."""
     speakers, told = heard_under(name)
     figure, (axis,) = _axes(1)
-    top, bottom = 1e4, -1e4  # as far as the axis goes: what is not a number lies on its edges
-    shown = np.clip(np.nan_to_num(told, nan=top, posinf=top, neginf=bottom), bottom, top)
+    # What no axis holds has places of its own.
+    edges = {"−∞": -6.5, "3e38": 6.5, "∞": 8.0, "NaN": 9.5}
+    broken = ~(np.abs(told) < 1e6)
+    places = {"nan": edges["NaN"], "posinf": edges["∞"], "neginf": edges["−∞"]}
+    shown = np.nan_to_num(np.where(told == np.float32(3e38), edges["3e38"], told), **places)
     lies, events = speakers < LIARS, np.arange(EVENTS)
     honest = {"color": BLUE, "label": "honest workers", "gid": "data-honest"}
     axis.plot(events[~lies], shown[~lies], ".", ms=5, **honest)
     axis.plot(events[lies], shown[lies], "x", color=ORANGE, label="liars", gid="data-liars")
-    axis.set_yscale("symlog", linthresh=5)
     axis.set(xlim=(0, EVENTS), xlabel="event", ylabel="what is heard")
-    if np.abs(shown).max() < 5:
-        axis.set(yscale="linear", ylim=(-5, 5))
-    for n in np.flatnonzero(~np.isfinite(told)):
-        at = (n, shown[n])
-        above = (0, 5 if shown[n] > 0 else -11)
-        label = "NaN" if np.isnan(told[n]) else "inf"
-        axis.annotate(label, at, above, textcoords="offset points", ha="center", size=7)
+    if broken.any():
+        usual = [-4, -2, 0, 2, 4]
+        axis.set(ylim=(-8, 11))
+        axis.set_yticks([*edges.values(), *usual], [*edges, *map(str, usual)])
+    elif np.abs(shown).max() < 5:
+        axis.set(ylim=(-5, 5))
+    else:
+        axis.set_yscale("symlog", linthresh=5)
+        axis.set_yticks([-100, -10, 0, 10, 100])
     figure.legend(loc="upper right", ncols=2)
     return figure
 
@@ -184,15 +188,15 @@ def _rule(name: str) -> aggregators.Rule:
 def _draw_cloud(axis: plt.Axes, rows: np.ndarray, **style: object) -> None:
     axis.plot(*rows[:-2].T, "o", color=BLUE, ms=5, **style)
     axis.plot(*rows[-2:].T, "x", color=ORANGE, ms=7, mew=2, **style)
-    axis.set(xlim=(-1.6, 5.4), ylim=(-1.8, 3.6))
+    axis.set(xlim=(-1.6, 5.4), ylim=(-1.8, 4.0))
 
 
 def aggregator(name: str) -> plt.Figure:
-    """Where the rule lands on a cloud, and how far from the honest mean as liars go away."""
+    """Where the rule lands on a cloud, and how far from the honest mean as liars go."""
     rule, rows = _rule(name), cloud()
     figure, (left, right) = _axes(2)
     _draw_cloud(left, rows)
-    star = {"color": GREY, "mec": "none", "ms": 14, "alpha": 0.9, "gid": "data-result"}
+    star = {"color": GREEN, "mec": "none", "ms": 13, "gid": "data-result"}
     left.plot(*np.asarray(rule(rows)), "*", **star)
     left.set_title("11 honest rows, 2 liars, the result")
     distances = np.geomspace(0.1, 1000, 49)
@@ -204,7 +208,9 @@ def aggregator(name: str) -> plt.Figure:
     if name != "mean":
         right.loglog(distances, away(_rule("mean")), "--", color=GREY, lw=1, label="mean")
     right.loglog(distances, away(rule), color=BLUE, lw=2, label=name, gid="data-error")
-    right.set(ylim=(0.01, 100), xlabel="distance of the liars", title="from the honest mean")
+    right.set(
+        ylim=(0.01, 100), xlabel="distance of the liars", title="distance from the honest mean"
+    )
     right.legend(loc="upper left")
     return figure
 
@@ -219,12 +225,10 @@ def preaggregator(name: str) -> plt.Figure:
     left.set_title("the rows before")
     if len(after) == len(rows):
         _draw_cloud(right, rows, alpha=0.2)
-        _draw_cloud(right, after)
+        _draw_cloud(right, after, gid="data-after")
     else:  # groups, some of them with a liar
         _draw_cloud(right, rows, alpha=0.2)
-        right.plot(*after.T, "s", color=GREY, ms=6)
-    right.plot(*after.T, " ", gid="data-after")
-    right.plot(*after.T, ".", color="none", gid="data-after")
+        right.plot(*after.T, "s", color=GREEN, ms=6, gid="data-after")
     right.set_title("and after")
     return figure
 

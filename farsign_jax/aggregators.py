@@ -354,7 +354,7 @@ def multi_krum(
     Args:
         m: how many; None or "n-f-2" (the paper, C-KU), a number up to that (flower, byzpy,
             epfml), or "n-f" (ByzFL), which is more than the paper allows.
-        f, neighbours, power, strict: as for `krum`; strict=False also lets m be up to n - f.
+        f: as for `krum`, and so are the others; strict=False also lets m be up to n - f.
 
     References:
         Blanchard et al., "Machine Learning with Adversaries", NeurIPS 2017.

@@ -45,7 +45,8 @@ class Feedback:
         batch_size: b, examples per mini-batch.
         directions: k, directions per question of the methods that ask for directions.
         delta: perturbation of two-point differences.
-        decay, decay_every: all step sizes shrink by `decay` every `decay_every` answers.
+        decay: factor in (0, 1] on all step sizes every `decay_every` answers.
+        decay_every: answers between two decays.
         per_round: answers in a round, on average, of methods that work so; None: all m.
     """
 

@@ -138,7 +138,8 @@ def bimodal(
     Either is spread evenly by a factor 1 +- jitter, as real answers do not come in step.
 
     Args:
-        fast, slow: seconds, > 0.
+        fast: seconds, > 0.
+        slow: seconds, > 0.
         share: probability of a slow answer, in [0, 1].
         jitter: in [0, 1], no unit.
     """
