@@ -54,7 +54,7 @@ def registries():
 
 
 def check_claim(claim, printed):
-    """Of what was printed: 'name': about 0.8, below 0.5, about [1, 2], (2,), virtual seconds."""
+    """Of what is printed: 'name': about 0.8, below 0.5, about [1, 2], (2,), virtual seconds."""
     if found := re.search(r"'(\w+)': about ([\d.]+)", claim):
         assert eval(printed)[found[1]] == pytest.approx(float(found[2]), abs=0.02), claim
     elif found := re.search(r"below ([\d.]+)", claim):
