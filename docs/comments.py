@@ -7,7 +7,7 @@ import griffe
 
 
 class Comments(griffe.Extension):
-    def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
+    def on_attribute_instance(self, *, attr: griffe.Attribute, **kwargs: Any) -> None:
         if attr.docstring is None and attr.parent is not None and attr.parent.is_class:
             line = linecache.getline(str(attr.filepath), attr.lineno or 0)
             _, _, comment = line.partition("  # ")

@@ -130,7 +130,7 @@ def costs_table() -> str:
     for name, entry in methods.METHODS.items():
         system = methods.Build(name)(problem, entry.presets["paper"])
         server = jax.eval_shape(system.server.init, problem.x0, key)
-        worker = jax.eval_shape(system.worker.init, problem.shard(0))
+        worker = jax.eval_shape(system.worker.init, problem.shard(jax.numpy.int32(0)))
         lines.append(
             [
                 f"[`{name}`](#{name})",
@@ -227,8 +227,8 @@ ARITHMATEX = re.compile(
 def on_files(files: Any, config: Any) -> Any:
     for folder, here in MEASURED.items():
         for path in sorted((ROOT / folder).glob("*.[mp][dn]*")):
-            where = {"src_uri": f"{here}/{path.name}", "abs_src_path": str(path)}
-            files.append(File.generated(config, **where))
+            uri = f"{here}/{path.name}"
+            files.append(File.generated(config, uri, abs_src_path=str(path)))
     return files
 
 

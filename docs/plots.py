@@ -9,12 +9,15 @@ and wherever they are made, but for the version of matplotlib.
 import functools
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 matplotlib.use("Agg")  # no display is needed
 import matplotlib.pyplot as plt
@@ -36,7 +39,7 @@ FOLDER = pathlib.Path(__file__).parent / "pages" / "plots"
 
 # Read on white and on black: no background, text of a grey halfway between them.
 GREY, BLUE, ORANGE, GREEN = "#808080", "#2f8be6", "#e06c00", "#1f9d55"
-STYLE = {
+STYLE: Any = {
     "axes.edgecolor": GREY,
     "axes.facecolor": "none",
     "axes.labelcolor": GREY,
@@ -59,7 +62,7 @@ STYLE = {
 PANELS = {1: [(0.1, 0.17, 0.87, 0.72)], 2: [(0.09, 0.17, 0.38, 0.72), (0.59, 0.17, 0.38, 0.72)]}
 
 
-def _axes(panels: int) -> tuple[plt.Figure, list[plt.Axes]]:
+def _axes(panels: int) -> tuple[Figure, list[Axes]]:
     figure = plt.figure(figsize=(6.6, 2.8))
     return figure, [figure.add_axes(place) for place in PANELS[panels]]
 
@@ -95,7 +98,7 @@ def _curves() -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
     }
 
 
-def method(name: str) -> plt.Figure:
+def method(name: str) -> Figure:
     """Accuracy while it learns, every other method behind it."""
     figure, axes = _axes(2)
     for axis, attack in zip(axes, ("none", ATTACK), strict=True):
@@ -140,17 +143,17 @@ def heard_under(attack: str) -> tuple[np.ndarray, np.ndarray]:
     return speakers, np.asarray(told)
 
 
-def attack(name: str) -> plt.Figure:
+def attack(name: str) -> Figure:
     """What is heard of one number, from honest workers and from liars, event by event."""
     speakers, told = heard_under(name)
     figure, (axis,) = _axes(1)
     # What no axis holds has places of its own.
     edges = {"−∞": -6.5, "3e38": 6.5, "∞": 8.0, "NaN": 9.5}
     broken = ~(np.abs(told) < 1e6)
-    places = {"nan": edges["NaN"], "posinf": edges["∞"], "neginf": edges["−∞"]}
-    shown = np.nan_to_num(np.where(told == np.float32(3e38), edges["3e38"], told), **places)
+    shown = np.where(told == np.float32(3e38), edges["3e38"], told)
+    shown = np.nan_to_num(shown, nan=edges["NaN"], posinf=edges["∞"], neginf=edges["−∞"])
     lies, events = speakers < LIARS, np.arange(EVENTS)
-    honest = {"color": BLUE, "label": "honest workers", "gid": "data-honest"}
+    honest: Any = {"color": BLUE, "label": "honest workers", "gid": "data-honest"}
     axis.plot(events[~lies], shown[~lies], ".", ms=5, **honest)
     axis.plot(events[lies], shown[lies], "x", color=ORANGE, label="liars", gid="data-liars")
     axis.set(xlim=(0, EVENTS), xlabel="event", ylabel="what is heard")
@@ -185,18 +188,18 @@ def _rule(name: str) -> aggregators.Rule:
     return aggregators.make(name, **({"f": 2} if name in takes_f else {}))
 
 
-def _draw_cloud(axis: plt.Axes, rows: np.ndarray, **style: object) -> None:
+def _draw_cloud(axis: Axes, rows: np.ndarray, **style: Any) -> None:
     axis.plot(*rows[:-2].T, "o", color=BLUE, ms=5, **style)
     axis.plot(*rows[-2:].T, "x", color=ORANGE, ms=7, mew=2, **style)
     axis.set(xlim=(-1.6, 5.4), ylim=(-1.8, 4.0))
 
 
-def aggregator(name: str) -> plt.Figure:
+def aggregator(name: str) -> Figure:
     """Where the rule lands on a cloud, and how far from the honest mean as liars go."""
     rule, rows = _rule(name), cloud()
     figure, (left, right) = _axes(2)
     _draw_cloud(left, rows)
-    star = {"color": GREEN, "mec": "none", "ms": 13, "gid": "data-result"}
+    star: Any = {"color": GREEN, "mec": "none", "ms": 13, "gid": "data-result"}
     left.plot(*np.asarray(rule(rows)), "*", **star)
     left.set_title("11 honest rows, 2 liars, the result")
     distances = np.geomspace(0.1, 1000, 49)
@@ -215,7 +218,7 @@ def aggregator(name: str) -> plt.Figure:
     return figure
 
 
-def preaggregator(name: str) -> plt.Figure:
+def preaggregator(name: str) -> Figure:
     """What becomes of the rows of the cloud."""
     factory, rows = preaggregators.PREAGGREGATORS[name], cloud()
     pre = factory(f=2) if name in ("nnm", "arc") else factory()
@@ -236,7 +239,7 @@ def preaggregator(name: str) -> plt.Figure:
 # Time and data.
 
 
-def service(name: str) -> plt.Figure:
+def service(name: str) -> Figure:
     """How long 20,000 answers take."""
     times = services.make(name).draw(np.random.default_rng(0), 0, 20_000)
     figure, (axis,) = _axes(1)
@@ -249,17 +252,18 @@ def service(name: str) -> plt.Figure:
     return figure
 
 
-def timing(name: str) -> plt.Figure:
+def timing(name: str) -> Figure:
     """When three honest workers are heard, and two that play with time."""
     honest = services.exponential(mean=2.0)
     options = {"withhold": {"after": 25.0}, "flood": {"rate": 5.0}}.get(name, {})
     fleet = 2 * [services.spoil(honest, name, **options)] + 3 * [honest]
     workers, times = arrivals.by_time(jax.random.key(0), fleet, 500)
+    assert times is not None
     figure, (axis,) = _axes(1)
     seen = times < 60
     for worker in range(5):
         here = times[seen & (workers == worker)]
-        style = {"color": ORANGE if worker < 2 else BLUE, "gid": f"data-{worker}"}
+        style: Any = {"color": ORANGE if worker < 2 else BLUE, "gid": f"data-{worker}"}
         axis.plot(here, np.full(len(here), worker), "|", ms=14, **style)
     told = ",".join(f"{option}={value:g}" for option, value in options.items())
     axis.set(xlim=(0, 60), ylim=(-0.7, 4.7), xlabel="virtual seconds")
@@ -268,7 +272,7 @@ def timing(name: str) -> plt.Figure:
     return figure
 
 
-def partition(name: str) -> plt.Figure:
+def partition(name: str) -> Figure:
     """How many examples of each label each of 25 workers holds."""
     labels = datasets.load("mnist_subset").train_labels
     rows, sizes = partitions.partition(labels, 25, name, jax.random.key(0))
@@ -283,7 +287,7 @@ def partition(name: str) -> plt.Figure:
     return figure
 
 
-KINDS: dict[str, tuple[Callable[[str], plt.Figure], object]] = {
+KINDS: dict[str, tuple[Callable[[str], Figure], Iterable[str]]] = {
     "aggregator": (aggregator, aggregators.AGGREGATORS),
     "preaggregator": (preaggregator, preaggregators.PREAGGREGATORS),
     "attack": (attack, [name for name in attacks.ATTACKS if name != "same_value"]),
