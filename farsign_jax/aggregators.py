@@ -219,6 +219,9 @@ def meamed(f: Any) -> Rule:
 
     Needs n > 2f; O(n d log^2 n). Values at the same distance: the lowest index first.
 
+    Args:
+        f: liars to tolerate.
+
     References:
         Xie, Koyejo and Gupta, "Generalized Byzantine-tolerant SGD", 2018; as in ByzFL.
         The code of "A Little Is Enough" calls it the trimmed mean, and keeps n - f - 1.
@@ -301,13 +304,13 @@ def krum(f: Any, neighbours: str = "n-f-2", power: int = 2, strict: bool = True)
 
     Needs n >= 2f + 3; O(n^2 d). What the field does, where it is not the default:
 
-    ==========================================  ==========  =====
-    Blanchard et al.; flower, xcgoner, DeComFL  n-f-2       2
-    ByzFL, byzpy                                n-f-1       2
-    ByzantineMomentum, krum, FLPoison           n-f-1       1
-    epfml, blades (squared twice)               n-f-2       4
-    the authors of "A Little Is Enough"         n-f         1
-    ==========================================  ==========  =====
+    | where                                      | neighbours | power |
+    |--------------------------------------------|------------|-------|
+    | Blanchard et al.; flower, xcgoner, DeComFL | n-f-2      | 2     |
+    | ByzFL, byzpy                               | n-f-1      | 2     |
+    | ByzantineMomentum, krum, FLPoison          | n-f-1      | 1     |
+    | epfml, blades (squared twice)              | n-f-2      | 4     |
+    | the authors of "A Little Is Enough"        | n-f        | 1     |
 
     Args:
         f: liars to tolerate.
@@ -351,7 +354,7 @@ def multi_krum(
     Args:
         m: how many; None or "n-f-2" (the paper, C-KU), a number up to that (flower, byzpy,
             epfml), or "n-f" (ByzFL), which is more than the paper allows.
-        f, neighbours, power, strict: as for `krum`; strict=False also lets m be up to n - f.
+        f: as for `krum`, and so are the others; strict=False also lets m be up to n - f.
 
     References:
         Blanchard et al., "Machine Learning with Adversaries", NeurIPS 2017.
@@ -563,6 +566,10 @@ def geometric_median(iterations: Any = 1000, tolerance: Any = 1e-8) -> Rule:
     a row.
 
     ByzFL's GeometricMedian is `rfa(nu=0.1, iterations=3, start="zero")`, not converged.
+
+    Args:
+        iterations: at most so many.
+        tolerance: of the mean distance from the rows to z.
 
     References:
         Weiszfeld, 1937; Vardi and Zhang, "The multivariate L1-median and associated data

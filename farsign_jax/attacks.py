@@ -79,13 +79,20 @@ def constant(value: float = 100.0) -> Attack:
 
     In space "measured": a gradient whose entries are all pulled the same way defeats even a
     coordinate-wise median.
+
+    Args:
+        value: the number, in the units of an answer.
     """
     lies = _stateless(lambda report, view, key: jnp.full_like(report.value, value))
     return lies._replace(space="measured")
 
 
 def gaussian(std: float = 100.0) -> Attack:
-    """Fresh N(0, std^2) numbers, nothing to do with the truth (Blanchard et al., 2017)."""
+    """Fresh N(0, std^2) numbers, nothing to do with the truth (Blanchard et al., 2017).
+
+    Args:
+        std: their standard deviation, >= 0, in the units of an answer.
+    """
     require((std >= 0) & (std < float("inf")), f"gaussian needs a finite std >= 0: got {std}")
 
     def forge(report, view, key):

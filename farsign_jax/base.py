@@ -1,6 +1,6 @@
 """The types of the conversation.
 
-An asynchronous run is a conversation with three kinds of line, each a pure function::
+An asynchronous run is a conversation with three kinds of line, each a pure function:
 
     ask      server  -> worker     query = server.query(state, worker, key)
     answer   worker  -> network    value = worker.respond(state, query, shard, key)
@@ -78,12 +78,12 @@ class Server(NamedTuple):
     """
 
     init: Callable[..., PyTree]  # (params, key) -> state; the key is for servers that draw
-    query: Callable[[PyTree, Array, Key], Query]
-    update: Callable[[PyTree, Report], tuple[PyTree, dict[str, Array]]]
-    num_workers: int
-    recall: Callable[[PyTree, PyTree], tuple[Array, Array]] | None = None
-    scheduled: tuple[str, ...] = ("step",)
-    comparable: bool = False
+    query: Callable[[PyTree, Array, Key], Query]  # (state, worker i32[], key)
+    update: Callable[[PyTree, Report], tuple[PyTree, dict[str, Array]]]  # (state, reports)
+    num_workers: int  # m
+    recall: Callable[[PyTree, PyTree], tuple[Array, Array]] | None = None  # see above
+    scheduled: tuple[str, ...] = ("step",)  # fields that the order of arrivals decides
+    comparable: bool = False  # may answers of different workers be compared?
 
 
 class Table(NamedTuple):
@@ -106,13 +106,13 @@ class Worker(NamedTuple):
     this key reads and writes.
     """
 
-    init: Callable[[PyTree], PyTree]
-    respond: Callable[[PyTree, Query, PyTree, Key], tuple[PyTree, Array]]
+    init: Callable[[PyTree], PyTree]  # shard -> state
+    respond: Callable[[PyTree, Query, PyTree, Key], tuple[PyTree, Array]]  # -> state, value
     evaluations: int = 1  # mini-batch losses (or gradients) computed per answer
     batch_size: int = 0  # examples per mini-batch, at most those of the smallest shard
-    encode: Callable[[PyTree, Array], Array] | None = None
-    bits: int | None = None
-    touched: Callable[["Shard", Key], Array] | None = None
+    encode: Callable[[PyTree, Array], Array] | None = None  # (direction, measured) -> value
+    bits: int | None = None  # of an answer
+    touched: Callable[["Shard", Key], Array] | None = None  # (shard, key) -> i32[b]
 
 
 class Attack(NamedTuple):
@@ -123,18 +123,18 @@ class Attack(NamedTuple):
     `view.said` are these. Several attacks side by side (`lockstep`) have a tuple of them.
     """
 
-    init: Callable[[int], PyTree]
-    forge: Callable[[PyTree, Report, View, Key], tuple[PyTree, Array]]
+    init: Callable[[int], PyTree]  # m -> state
+    forge: Callable[[PyTree, Report, View, Key], tuple[PyTree, Array]]  # -> state, value
     omniscient: bool = False  # must the driver fill `View.said` and `View.heard`?
-    space: str | tuple[str, ...] = "message"
+    space: str | tuple[str, ...] = "message"  # what it lies about
 
 
 class System(NamedTuple):
     """Who takes part in a run."""
 
-    server: Server
-    worker: Worker
-    attack: Attack
+    server: Server  # who listens
+    worker: Worker  # what honest workers do
+    attack: Attack  # what Byzantine workers do
 
 
 class Shard(NamedTuple):

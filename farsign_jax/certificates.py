@@ -410,7 +410,8 @@ def design(
         method: "random", the best of `tries` draws from the sphere; "equiangular", rows as far
             from each other as they go, by descent on their coherence; "optimised", the better
             of both, then ascent on the margin itself, at its worst v.
-        tries, steps: of the search.
+        tries: random draws, of which the best is taken.
+        steps: of the descent, and of the ascent.
         seed: of the draws.
 
     Returns:

@@ -45,7 +45,8 @@ class Feedback:
         batch_size: b, examples per mini-batch.
         directions: k, directions per question of the methods that ask for directions.
         delta: perturbation of two-point differences.
-        decay, decay_every: all step sizes shrink by `decay` every `decay_every` answers.
+        decay: factor in (0, 1] on all step sizes every `decay_every` answers.
+        decay_every: answers between two decays.
         per_round: answers in a round, on average, of methods that work so; None: all m.
     """
 
@@ -123,6 +124,22 @@ def _far_sign(
     storage="float32",
     slots=None,
 ):
+    """FAR-SIGN along coordinates; what is not here is told to `far_sign` and `zeroth_order`.
+
+    Args:
+        arrival_rates: "none", all steps weigh 1; "known" (on a command line), the step of
+            worker i is divided by m times the rate at which it says it answers; "estimate",
+            by that at which it does.
+        sampler: "uniform", all coordinates are equally likely; "alive" or "rank", see
+            `sampling`.
+        floor: in (0, 1], the weight of a coordinate of score 0 beside one of score 1.
+        weights: "none"; or "inverse", steps are divided by K / k times the probability with
+            which their coordinate is asked for.
+        last_layer: factor >= 0 of the steps in the last layer of an MLP.
+        storage: where y is kept: "float32", "bfloat16", "blocks", "sketch" or "hashed", see
+            `averages`.
+        slots: of the tables of the last three, per worker.
+    """
     beta = hyper["average_step"]
     require(beta <= 1, f"far_sign needs 0 < average_step <= 1: got {beta}")
     dictionary = directions.identity(problem.x0.shape[-1], feedback.directions)
@@ -219,6 +236,11 @@ def _kardam(problem, feedback, hyper, *, byzantine=5, frequency="count", dampeni
 
 
 def _zeno_pp(problem, feedback, hyper, *, trusted=128, rho=0.001, epsilon=0.0, refresh=10):
+    """Zeno++ with examples of its own; the rest is told to `zeno_pp`.
+
+    Args:
+        trusted: R, examples that the server has of its own, the first ones of each worker.
+    """
     server = zeno_pp(
         problem.num_workers,
         problem.losses,
@@ -232,6 +254,11 @@ def _zeno_pp(problem, feedback, hyper, *, trusted=128, rho=0.001, epsilon=0.0, r
 
 
 def _aflguard(problem, feedback, hyper, *, trusted=100, lam=1.5, refresh=1):
+    """AFLGuard with examples of its own; the rest is told to `aflguard`.
+
+    Args:
+        trusted: R, examples that the server has of its own, the first ones of each worker.
+    """
     server = aflguard(
         problem.num_workers,
         problem.losses,
@@ -279,16 +306,32 @@ def _own_models(problem, feedback, hyper, gradients, norm, weight_decay, server_
 
 
 def _rsa(problem, feedback, hyper, *, norm="l1", weight_decay=0.0, server_sees="old"):
+    """RSA; the rest is told to `rsa` and `own_model`.
+
+    Args:
+        norm: of the penalty, "l1", "l2" or "linf".
+    """
     gradients = _gradients(problem, feedback)
     return _own_models(problem, feedback, hyper, gradients, norm, weight_decay, server_sees)
 
 
 def _asyn_rsa_vr(problem, feedback, hyper, *, norm="l1", weight_decay=0.0, server_sees="old"):
+    """AsynRSA-VR; the rest is told to `rsa` and `own_model`.
+
+    Args:
+        norm: of the penalty, "l1", "l2" or "linf".
+    """
     gradients = oracles.saga_gradient(problem, batch_size=feedback.batch_size)
     return _own_models(problem, feedback, hyper, gradients, norm, weight_decay, server_sees)
 
 
 def _brsgd(problem, feedback, hyper, *, aggregator="median", power=0.55, growth=0.0):
+    """SGD in rounds k with steps step_size (k + 1)^-power; the rest is told to `brsgd`.
+
+    Args:
+        step_size: alpha_0 > 0.
+        power: in (1/2, 1).
+    """
     alpha = schedules.power(hyper["step_size"], power)
     rule = f"brsgd needs 1/2 < power < 1, so that sum alpha^2 is finite: got {power}"
     require(0.5 < power < 1, rule)

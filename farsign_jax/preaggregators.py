@@ -61,6 +61,9 @@ def nnm(f: Any) -> Pre:
 
     Itself included. Then any rule with the same f. Needs n > 2f; O(n^2 d).
 
+    Args:
+        f: liars to tolerate.
+
     References:
         Allouah et al., "Fixing by Mixing", AISTATS 2023. ByzFL has the same definition.
     """
@@ -129,6 +132,9 @@ def clipping(c: Any = 2.0) -> Pre:
     """x_i min(1, c / |x_i|): no row is longer than c. O(n d).
 
     ByzFL's has the same default, and overwrites its argument; this one does not.
+
+    Args:
+        c: the largest length of a row, in the units of what is aggregated.
     """
     positive("clipping", "c", c)
     return Pre("clipping", lambda x, mask, key: _clipping(x, mask, jnp.asarray(c, x.dtype)))
@@ -150,6 +156,9 @@ def arc(f: Any) -> Pre:
 
     k = floor(2 (f / n) (n - f)), in whole numbers, and the length is the (n - k)-th
     smallest. Scale-free, unlike `clipping`. Needs n > 2f; O(n d).
+
+    Args:
+        f: liars to tolerate.
 
     References:
         Allouah et al., "Adaptive Gradient Clipping for Robust Federated Learning", ICLR

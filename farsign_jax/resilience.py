@@ -211,7 +211,9 @@ def bound(
         gap: F(w_0) - F_low.
         smoothness: L.
         sin_alpha: of Assumption 2.2, in [0, 1).
-        a, b, c: A', B' and C' of E|A|^2 <= 2 A' (F - F_low) + B' |grad F|^2 + C'.
+        a: A' of E|A|^2 <= 2 A' (F - F_low) + B' |grad F|^2 + C'.
+        b: B' of it.
+        c: C' of it.
 
     Raises:
         InvalidConfig: on p outside (1/2, 1), sin_alpha outside [0, 1), or K < 1.

@@ -104,7 +104,9 @@ def theory(
         noise: "independent", (p, q, r) = (5/6, 2/3, 1/6), rate 1/6; or "coupled",
             (3/4, 1/2, 1/4), rate 1/4.
         eps: added to p and q, 0 < eps < rate.
-        step_size, average_step, delta: scales of the sequences, numbers or tracers.
+        step_size: scale of alpha, number or tracer.
+        average_step: scale of beta, number or tracer.
+        delta: scale of the perturbation, number or tracer.
         pairs: (worker, direction) pairs that could be asked about at each event: each is heard
             that rarely, so beta is that much larger.
         exponents: others than the best ones, used as they are.

@@ -80,20 +80,33 @@ def _positive(model: str, **options: float) -> None:
 
 
 def deterministic(time: float = 1.0) -> Service:
-    """Always the same time; 0 is allowed: an answer at once."""
+    """Always the same time; 0 is allowed: an answer at once.
+
+    Args:
+        time: seconds, >= 0.
+    """
     rule = f"deterministic needs a finite time >= 0: got {time}"
     require(isinstance(time, _NUMBER) and 0 <= time < np.inf, rule)
     return Service(lambda rng, first, count: np.full(count, float(time)), time)
 
 
 def exponential(mean: float = 1.0) -> Service:
-    """Memoryless: with equal means, every worker is equally likely to be the next."""
+    """Memoryless: with equal means, every worker is equally likely to be the next.
+
+    Args:
+        mean: seconds, > 0.
+    """
     _positive("exponential", mean=mean)
     return Service(lambda rng, first, count: mean * rng.exponential(size=count), mean)
 
 
 def lognormal(mean: float = 1.0, sigma: float = 1.0) -> Service:
-    """exp(N(mu, sigma^2)) with this mean: skewed, all moments finite."""
+    """exp(N(mu, sigma^2)) with this mean: skewed, all moments finite.
+
+    Args:
+        mean: seconds, > 0.
+        sigma: standard deviation of the logarithm of the time, > 0, no unit.
+    """
     _positive("lognormal", mean=mean, sigma=sigma)
     mu = np.log(mean) - sigma**2 / 2
     return Service(lambda rng, first, count: rng.lognormal(mu, sigma, count), np.exp(mu))
@@ -104,6 +117,10 @@ def pareto(shape: float = 2.5, scale: float = 1.0) -> Service:
 
     The mean, scale * shape / (shape - 1), is infinite for shape <= 1, the second moment, and
     with it that of staleness (Assumption 5), for shape <= 2.
+
+    Args:
+        shape: exponent of the tail, > 0, no unit.
+        scale: the shortest time, seconds, > 0.
     """
     _positive("pareto", shape=shape, scale=scale)
 
@@ -119,6 +136,12 @@ def bimodal(
     """A straggler now and then: `slow` with probability `share`, else `fast`.
 
     Either is spread evenly by a factor 1 +- jitter, as real answers do not come in step.
+
+    Args:
+        fast: seconds, > 0.
+        slow: seconds, > 0.
+        share: probability of a slow answer, in [0, 1].
+        jitter: in [0, 1], no unit.
     """
     _positive("bimodal", fast=fast, slow=slow)
     for name, value in (("share", share), ("jitter", jitter)):
@@ -145,13 +168,21 @@ SERVICES: dict[str, Callable[..., Service]] = {
 
 
 def flood(honest: Service, rate: float = 10.0) -> Service:
-    """Answers `rate` times as often."""
+    """Answers `rate` times as often.
+
+    Args:
+        rate: a factor, > 0; below 1, less often.
+    """
     _positive("flood", rate=rate)
     return honest.at_speed(rate)
 
 
 def withhold(honest: Service, after: float = 0.0) -> Service:
-    """Falls silent for good after so many seconds: by default, never says a word."""
+    """Falls silent for good after so many seconds: by default, never says a word.
+
+    Args:
+        after: seconds since the start, >= 0.
+    """
     rule = f"withhold needs a finite after >= 0: got {after}"
     require(isinstance(after, _NUMBER) and 0 <= after < np.inf, rule)
     cut = tuple((begin, min(end, after)) for begin, end in honest.windows if begin < after)
@@ -159,7 +190,11 @@ def withhold(honest: Service, after: float = 0.0) -> Service:
 
 
 def max_stale(honest: Service, lag: float = 10.0) -> Service:
-    """Sits on every answer for `lag` seconds: rare, and as stale as can be."""
+    """Sits on every answer for `lag` seconds: rare, and as stale as can be.
+
+    Args:
+        lag: seconds on top of the time an answer takes, > 0.
+    """
     _positive("max_stale", lag=lag)
 
     def draw(rng, first, count):
@@ -169,7 +204,12 @@ def max_stale(honest: Service, lag: float = 10.0) -> Service:
 
 
 def burst(honest: Service, silence: float = 10.0, size: int = 10) -> Service:
-    """Silent for so many seconds, then `size` answers at once, and again."""
+    """Silent for so many seconds, then `size` answers at once, and again.
+
+    Args:
+        silence: seconds, > 0.
+        size: answers in a burst, >= 1.
+    """
     _positive("burst", silence=silence)
     size = whole("burst", "size", size, 1)
 

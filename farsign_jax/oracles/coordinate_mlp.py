@@ -199,7 +199,7 @@ def coordinate_two_point(
     Args:
         structure: the network, `Problem.structure`.
         k: coordinates per question.
-        batch_size, delta, coupled, noise_std, scheme: as in `two_point`.
+        batch_size: this, delta, coupled, noise_std and scheme are as in `two_point`.
 
     Raises:
         InvalidConfig: on batch_size < 1, delta <= 0 or an unknown scheme.

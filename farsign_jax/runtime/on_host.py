@@ -68,7 +68,8 @@ class OnHost:
         dictionary: `directions.identity`.
         x0: f32[d].
         seed: of the run.
-        step_size, average_step: alpha and beta, numbers or schedules.
+        step_size: alpha, number or schedule.
+        average_step: beta, number or schedule.
         contract: whether XLA contracts here; None, what `contracts` finds out.
 
     Raises:

@@ -136,7 +136,7 @@ def own_model(
         worker: says g at the x it is asked about: `stochastic_gradient` for RSA,
             `saga_gradient` for AsynRSA-VR.
         x0: f32[d], where its model begins.
-        step_size, penalty, p: as told to `rsa`.
+        step_size: this, penalty and p are as told to `rsa`.
         server_sees: "old", x_i of round k, as in the papers; "new", what it has just become,
             as in RSA's public code.
 

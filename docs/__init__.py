@@ -1,0 +1,1 @@
+"""The documentation: pages, what MkDocs does with them, and the plots in them."""
