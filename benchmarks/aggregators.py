@@ -1,6 +1,7 @@
 """Milliseconds per call of every aggregation rule and pre-aggregator, beside ByzFL's.
 
     python -m benchmarks.aggregators           about 2 minutes on two cores
+    python -m benchmarks.aggregators --rules krum,bulyan --rows 50 --dims 10000
 
 One process; every rule is compiled before its clock starts, and the time of that is
 reported apart; each figure is the median of --repeats calls, with their range. n is --rows,
@@ -155,4 +156,4 @@ def benchmark() -> None:
 
 
 if __name__ == "__main__":
-    main(benchmark)
+    main(benchmark, own=("rows", "dims", "rules", "repeats"), reads=("out",))

@@ -1,6 +1,7 @@
 """What it costs to simulate delays: answers under way, and schedules with a clock.
 
     python -m benchmarks.delays            about 1.5 minutes on two cores
+    python -m benchmarks.delays --methods far_sign,kardam --workers 100
 
 One process; everything is compiled and run once before the clock starts; each figure is the
 median of --repeats timings. Two questions:
@@ -22,7 +23,7 @@ import jax
 from absl import flags
 
 from benchmarks.timing import take_turns
-from experiments.command import FLAGS, configure, main
+from experiments.command import BENCHMARKS, FLAGS, configure, main
 from experiments.config import Config
 from experiments.jobs import jobs_of, prepare
 from farsign_jax import arrivals, results, services, sweeps
@@ -120,4 +121,4 @@ def delays() -> None:
 
 if __name__ == "__main__":
     flags.FLAGS.set_default("timed_events", 200)
-    main(delays)
+    main(delays, base=CONFIG, own=("repeats", "timed_events"), reads=BENCHMARKS)

@@ -32,7 +32,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.cases import updates
-from experiments.command import FLAGS, configure, main
+from experiments.command import BENCHMARKS, FLAGS, configure, main
 from experiments.config import Config
 from experiments.jobs import Job, Setting, jobs_of, prepare
 from farsign_jax import lanes as lanes_lib
@@ -217,4 +217,4 @@ def launches() -> None:
 
 
 if __name__ == "__main__":
-    main(launches)
+    main(launches, base=CONFIG, own=("target", "launch_us"), reads=BENCHMARKS)

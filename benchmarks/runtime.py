@@ -62,6 +62,7 @@ _define("string", "role", None, "server or worker: what a process of this benchm
 _define("string", "keys", None, "Of such a process.")
 _define("string", "target", None, "Of such a process.")
 
+OWN = ("dims", "counts", "mnist", "seconds", "out")
 K = 64
 
 
@@ -243,4 +244,4 @@ def runtime() -> None:
 
 
 if __name__ == "__main__":
-    command.main(runtime, FLAGS, __doc__)
+    command.main(runtime, FLAGS, __doc__, OWN)

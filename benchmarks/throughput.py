@@ -67,6 +67,8 @@ CONFIG = Config(
     attacks=("sign_flip",),
     seeds=(0,),
 )
+OWN = ("runs", "sizes", "deliveries", "full", "budget_s", "compare", "profile", "repeats")
+OWN += ("timed_events",)
 READ = ("out", "data_dir", "preset", "methods", "aggregators", "buffers", "attacks", "dataset")
 READ += ("model", "workers", "byzantine", "batch_size", "directions", "delta")
 
@@ -184,4 +186,4 @@ def throughput() -> None:
 
 
 if __name__ == "__main__":
-    main(throughput)
+    main(throughput, base=CONFIG, own=OWN, reads=READ)

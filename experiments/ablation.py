@@ -111,4 +111,4 @@ def ablation() -> None:
 
 
 if __name__ == "__main__":
-    main(ablation, many=True)
+    main(ablation, many=True, base=CONFIG, own=("ideas",))

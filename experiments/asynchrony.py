@@ -193,4 +193,4 @@ def asynchrony() -> None:
 
 
 if __name__ == "__main__":
-    main(asynchrony, many=True)
+    main(asynchrony, many=True, base=CONFIG, own=("panels",))

@@ -35,7 +35,6 @@ from experiments.command import (
     configure,
     folder_for,
     main,
-    refuse_others,
     sweep_options,
 )
 from experiments.config import Config
@@ -61,8 +60,8 @@ CONFIG = Config(
     decay=1.0,
     step_size=0.001,
 )
-ASKED = ("out", "data_dir", "preset", "checkpoint_every", "max_lanes", "seeds", "dataset")
-ASKED += ("partition", "skew", "batch_size", "step_size")
+READ = ("out", "data_dir", "preset", "checkpoint_every", "max_lanes", "seeds", "dataset")
+READ += ("partition", "skew", "batch_size", "step_size", "dry_run", "tensorboard")
 
 Row = dict[str, Any]
 
@@ -184,7 +183,6 @@ def _theorem(
 
 
 def asynrsa() -> None:
-    refuse_others(*ASKED)
     base = configure(CONFIG)
     names = asked(CLAIMS)
     smoke = FLAGS.preset == "smoke"
@@ -222,4 +220,4 @@ def asynrsa() -> None:
 
 
 if __name__ == "__main__":
-    main(asynrsa)
+    main(asynrsa, base=CONFIG, own=("claims", "rounds_run"), reads=READ)

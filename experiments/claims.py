@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from experiments import figures
-from experiments.command import FLAGS, refuse_others
+from experiments.command import FLAGS
 from farsign_jax import results
 from farsign_jax.base import lookup, require
 
-flags.DEFINE_list("claims", None, "Which groups; default: all.")
+flags.DEFINE_list("claims", None, "Which groups. Default: all.")
+
+READ = ("out", "preset")
 
 
 class Finding(NamedTuple):
@@ -62,7 +64,6 @@ def tell(
 
     Writes table.md, results.csv, results.json and a figure per group, after each group.
     """
-    refuse_others("out", "preset")
     preset = FLAGS.preset or "full"
     size = lookup("preset", preset, sizes)
     names = asked(list(groups))

@@ -25,7 +25,7 @@ import numpy as np
 from absl import flags
 
 from experiments import figures
-from experiments.command import FLAGS, main, refuse_others, split
+from experiments.command import FLAGS, main, split
 from experiments.config import parse_attack
 from farsign_jax import attacks, results, simulate
 from farsign_jax.base import InvalidConfig, lookup, require
@@ -44,6 +44,7 @@ flags.DEFINE_string(
 )
 
 SEEDS = range(5)
+READ = ("out", "workers", "byzantine", "attacks", "events", "data_dir", "seeds")
 
 
 def told() -> dict[str, Any]:
@@ -52,7 +53,6 @@ def told() -> dict[str, Any]:
     Raises:
         InvalidConfig: where that cannot be.
     """
-    refuse_others("out", "workers", "byzantine", "attacks", "events", "data_dir", "seeds")
     workers, q = FLAGS.workers or 8, 2 if FLAGS.byzantine is None else FLAGS.byzantine
     attacks.byzantine_mask(workers, q)
     require(FLAGS.seeds is None or FLAGS.seeds.isdecimal(), "--seeds is one seed of the run")
@@ -224,4 +224,4 @@ def cluster() -> None:
 
 
 if __name__ == "__main__":
-    main(cluster)
+    main(cluster, own=("deeds",), reads=READ)

@@ -8,7 +8,7 @@ import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -24,7 +24,7 @@ from experiments.config import (
     parse,
     parse_seeds,
 )
-from farsign_jax import aggregators, results
+from farsign_jax import aggregators, results, usage
 from farsign_jax.aggregators import AGGREGATORS
 from farsign_jax.base import InvalidConfig, lookup, require
 from farsign_jax.datasets import DATASETS, DataError
@@ -35,74 +35,91 @@ from farsign_jax.services import SERVICES, TIMINGS
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("out", None, "Folder of the results; the same command continues there.")
-flags.DEFINE_string("data_dir", None, "Prepared tensorflow-datasets, or IDX files.")
-flags.DEFINE_string("preset", None, f"One of {', '.join(PRESETS)}; flags override it.")
-flags.DEFINE_integer("checkpoint_every", 1000, "Events between checkpoints.", lower_bound=1)
-flags.DEFINE_integer(
-    "max_lanes", None, "Runs side by side on a device (default: what fits).", lower_bound=1
+flags.DEFINE_string("out", None, "Folder of the results. The same command continues there.")
+flags.DEFINE_string(
+    "data_dir", None, "where it lies. Prepared tensorflow-datasets, or IDX files."
 )
+flags.DEFINE_string("preset", None, "settings by name, as in smoke. Other flags override it.")
+flags.DEFINE_integer("checkpoint_every", 1000, "events apart.", lower_bound=1)
+flags.DEFINE_integer(
+    "max_lanes", None, "runs side by side on a device. Default: what fits.", lower_bound=1
+)
+flags.DEFINE_bool("dry_run", False, "only say what would run, and how long.")
+flags.DEFINE_bool("tensorboard", False, "write event files, too.")
 
 # Flags that set the field of the same name in `Config`.
-flags.DEFINE_multi_string("methods", None, f"Of {', '.join(METHODS)}.")
+flags.DEFINE_multi_string(
+    "methods", None, f"servers and what they ask for. Names: {', '.join(METHODS)}."
+)
 flags.DEFINE_multi_string(
     "aggregators",
     None,
-    f"Of {', '.join(AGGREGATORS)}, for the methods that take one. A bare name has the numbers "
-    "of Table 3; options as in krum:f=3, stages as in nnm:f=3+median.",
+    f"rules, if it takes one. Names: {', '.join(AGGREGATORS)}. A bare name has the "
+    "numbers of Table 3; options as in krum:f=3, stages as in nnm:f=3+median.",
 )
-flags.DEFINE_integer("buffers", None, "B, of the methods that have buffers.")
+flags.DEFINE_integer("buffers", None, "how many buffers, if any.")
 flags.DEFINE_multi_string(
     "attacks",
     None,
-    "Separated by commas. A bare name has the magnitude of the paper's Table 3; options as "
-    "in alie:z=0.5,ddof=1; `alie:` has the defaults of farsign_jax.attacks",
+    "what liars say. A bare name has the magnitude of the paper's Table 3; options as in "
+    "alie:z=0.5,ddof=1; `alie:` has the defaults of farsign_jax.attacks.",
 )
-flags.DEFINE_string("seeds", None, "How many (5), or which (0,3,7).")
-flags.DEFINE_string("dataset", None, f"One of {', '.join(DATASETS)}.")
-flags.DEFINE_string("model", None, f"One of {', '.join(MODELS)}; or mlp:hidden=256x128.")
-flags.DEFINE_string("partition", None, f"One of {', '.join(PARTITIONS)}.")
-flags.DEFINE_float("skew", None, "Dirichlet concentration, or labels per worker.")
-flags.DEFINE_integer("workers", None, "m.")
-flags.DEFINE_integer("byzantine", None, "q, how many of them lie.")
-flags.DEFINE_integer("batch_size", None, "Examples per mini-batch.")
-flags.DEFINE_integer("directions", None, "k, directions per question.")
-flags.DEFINE_float("delta", None, "Perturbation of two-point differences.")
-flags.DEFINE_float("step_size", None, "First step size, for all methods.")
-flags.DEFINE_float(
-    "decay",
-    None,
-    "Factor on step sizes every --decay_every events (brsgd has a power instead).",
-)
-flags.DEFINE_integer("decay_every", None, "Events between two decays.")
+flags.DEFINE_string("seeds", None, "how many, as in 5, or which, as in 0,3,7.")
+flags.DEFINE_string("dataset", None, f"name. Names: {', '.join(DATASETS)}.")
+flags.DEFINE_string("model", None, f"{', '.join(MODELS)}, or as in mlp:hidden=256x128.")
+flags.DEFINE_string("partition", None, f"who holds which examples. {', '.join(PARTITIONS)}.")
+flags.DEFINE_float("skew", None, "how unevenly. Dirichlet concentration, or labels per worker.")
+flags.DEFINE_integer("workers", None, "m workers.")
+flags.DEFINE_integer("byzantine", None, "q of them lie.")
+flags.DEFINE_integer("batch_size", None, "b, examples of a mini-batch.")
+flags.DEFINE_integer("directions", None, "k of a question.")
+flags.DEFINE_float("delta", None, "perturbation.")
+flags.DEFINE_float("step_size", None, "for all. Default: their own.")
+flags.DEFINE_float("decay", None, "times. brsgd has a power of its own instead.")
+flags.DEFINE_integer("decay_every", None, "every so many events.")
 flags.DEFINE_integer("events", None, "T, answers heard in a run.")
-flags.DEFINE_integer("eval_every", None, "Events between two records.")
+flags.DEFINE_integer("eval_every", None, "events between records.")
 flags.DEFINE_string(
     "delivery",
     None,
-    "fresh, outstanding, or outstanding:L (L questions open); rounds are always fresh.",
+    "fresh, outstanding, or outstanding:L, L questions open. Rounds are always fresh.",
 )
 flags.DEFINE_string(
     "arrivals",
     None,
-    f"uniform, weighted, {', '.join(SERVICES)}, with options as in pareto:shape=1.5,spread=4 "
-    "(spread: the fastest worker is so many times as fast as the slowest; fast: so many are, "
-    "the first ones, and all others slow), or trace:path=FILE.",
+    f"who comes when, as in pareto:shape=1.5,spread=4. uniform, weighted, "
+    f"{', '.join(SERVICES)} (spread: the fastest worker is so many times as fast as the "
+    "slowest; fast: so many are, the first ones, and all others slow), or trace:path=FILE.",
 )
 flags.DEFINE_string(
-    "timing", None, f"What liars do with time: none, {', '.join(TIMINGS)}, as in flood:rate=10."
+    "timing", None, f"what they do with time. none, {', '.join(TIMINGS)}, as in flood:rate=10."
 )
 flags.DEFINE_string(
     "liars",
     None,
-    "first, one_buffer (in as few buffers as possible) or rotating (others at every event).",
+    "who lies. first, one_buffer (in as few buffers as possible) or rotating (others at every "
+    "event).",
 )
 flags.DEFINE_string(
     "rounds",
     None,
-    "barrier, fastest:wait=20 or partial:participation=0.4, of sgd and the like.",
+    "whom sgd and the like wait for, as in fastest:wait=20. barrier, fastest:wait=20 or partial:participation=0.4.",
 )
-flags.DEFINE_float("validation", None, "Share of the training set to measure on instead.")
+flags.DEFINE_float("validation", None, "share of the training set to measure on.")
+
+# What a command may read of these, as --help shows it.
+SHARED = {
+    "what is compared": ("methods", "aggregators", "buffers", "attacks", "seeds", "preset"),
+    "the problem": ("dataset", "data_dir", "model", "partition", "skew", "validation")
+    + ("workers", "byzantine", "liars", "timing"),
+    "answers and steps": ("batch_size", "directions", "delta", "step_size", "decay")
+    + ("decay_every", "arrivals", "delivery", "rounds", "events", "eval_every"),
+    "results": ("out", "checkpoint_every", "max_lanes", "dry_run", "tensorboard"),
+}
+BENCHMARKS = ("out",) + tuple(
+    name for group in list(SHARED.values())[:-1] for name in group
+)  # which have no checkpoints
+HOSTS = ("processes", "process", "coordinator")
 
 
 def split(texts: list[str]) -> tuple[str, ...]:
@@ -213,20 +230,42 @@ def _fail(error: Exception) -> NoReturn:
     hosts.leave(2)
 
 
-def main(experiment: Callable[[], Any], many: bool = False) -> None:
+def main(
+    experiment: Callable[[], Any],
+    many: bool = False,
+    *,
+    base: Config | None = None,
+    own: Sequence[str] = (),
+    reads: Sequence[str] | None = None,
+) -> None:
     """Runs a command: bad input ends in one line and exit code 2, Ctrl-C in 130.
 
-    `many`: the command can share its runs with other processes, and calls `hosts.part` after
-    the last one.
+    Args:
+        experiment: the command; its module's docstring is the head of --help (`usage`).
+        many: can it share its runs with other processes? It then calls `hosts.part` after the
+            last one.
+        base: the configuration that its flags change.
+        own: flags that only this command has.
+        reads: those of `SHARED` that it reads; others are refused. None: all.
     """
-    for module, defined in FLAGS.flags_by_module_dict().items():  # for --help
-        for flag in defined if module.startswith(("experiments.", "benchmarks.")) else ():
-            FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    known = {
+        head: [n for n in each if reads is None or n in reads] for head, each in SHARED.items()
+    }
+    known = {"": own} | known
+    known["results"] += HOSTS if many else ()
+    if kind := usage.asked(sys.argv[1:]):
+        defaults = {} if base is None else dataclasses.asdict(base)
+        doc = sys.modules[experiment.__module__].__doc__ or ""
+        groups = {head: names for head, names in known.items() if names}
+        print(usage.text(kind, doc, FLAGS, groups, defaults))
+        sys.exit(0)
 
     def guarded(_):
         _cache_compilations()
         logging.getLogger("jax").setLevel(logging.WARNING)  # it reports missing TPUs
         try:
+            if reads is not None:
+                refuse_others(*reads)
             hosts.check(many)
             hosts.join()
             if many:
@@ -243,8 +282,4 @@ def main(experiment: Callable[[], Any], many: bool = False) -> None:
             traceback.print_exc()
             hosts.leave(1)
 
-    if any(argument.lstrip("-").startswith("help") for argument in sys.argv[1:2]):
-        with contextlib.suppress(SystemExit):  # absl leaves with 1
-            app.run(guarded, flags_parser=_parse)
-        sys.exit(0)
     app.run(guarded, flags_parser=_parse)

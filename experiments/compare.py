@@ -201,4 +201,4 @@ def compare() -> None:
 
 
 if __name__ == "__main__":
-    main(compare, many=True)
+    main(compare, many=True, base=CONFIG, own=("vary", "spec"))

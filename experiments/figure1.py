@@ -1,6 +1,7 @@
 """The paper's Figure 1: test accuracy against evaluations (above) and seconds (below).
 
     python -m experiments.figure1
+    python -m experiments.figure1 --preset smoke
 
 The runs are those of `experiments.table3`: with the same flags it finds them where table3 left
 them, and draws only; otherwise it takes as long. One column per attack, lines are means over
@@ -20,4 +21,4 @@ def figure1() -> None:
 
 
 if __name__ == "__main__":
-    main(figure1, many=True)
+    main(figure1, many=True, base=table3.CONFIG)

@@ -2,6 +2,7 @@
 
     python -m experiments.hostile --server localhost:7077 --worker 1 \\
         --certificates certificates --deeds lies,stall,garbage,nonfinite --seconds 5
+    python -m experiments.hostile --worker 0 --insecure --deeds pipeline     (this machine only)
 
 One deed after the other, each for --seconds, or until the server will have no more of it:
 

@@ -1,6 +1,7 @@
 """Who survives liars? FAR-SIGN and plain asynchronous SGD on the embedded digits.
 
     python -m experiments.quickstart
+    python -m experiments.quickstart --attacks none,alie --byzantine 8 --seeds 1
 
 25 workers with 400 images each, 5 of them Byzantine; no attack, and sign_flip times 10.
 About 15 seconds on two cores, compilation included. Expected: without attack both learn
@@ -40,4 +41,4 @@ def _verdict(accuracy: float) -> str:
 
 
 if __name__ == "__main__":
-    main(quickstart, many=True)
+    main(quickstart, many=True, base=CONFIG)

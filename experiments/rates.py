@@ -242,4 +242,4 @@ def every_claim() -> None:
 
 
 if __name__ == "__main__":
-    main(every_claim)
+    main(every_claim, own=("claims",), reads=claims.READ)

@@ -184,4 +184,4 @@ def table3() -> None:
 
 
 if __name__ == "__main__":
-    main(table3, many=True)
+    main(table3, many=True, base=CONFIG)

@@ -1,6 +1,7 @@
 """Chooses the step sizes of `--preset tuned`, with the same search budget for every method.
 
-    python -m experiments.tune    20 minutes on two cores
+    python -m experiments.tune                                  20 minutes on two cores
+    python -m experiments.tune --methods far_sign --seeds 2     of FAR-SIGN alone
 
 Each method, with each aggregator, tries the same six multiples of its `paper` step size under
 every attack, in runs of half the length and one seed, with a sixth of the training set held out
@@ -83,4 +84,4 @@ def tune() -> None:
 
 
 if __name__ == "__main__":
-    main(tune, many=True)
+    main(tune, many=True, base=CONFIG)

@@ -2,6 +2,7 @@
 
     python -m farsign_jax.runtime.certificates --out certificates --workers 8 \\
         --hosts localhost,127.0.0.1
+    python -m farsign_jax.runtime.certificates --hosts server.example.org --workers 32
 
 Makes an authority, a certificate of the server for these names and addresses, one of each
 worker, and `allowed.txt`: a line `WORKER FINGERPRINT` for each certificate that may join as

@@ -8,12 +8,13 @@ import logging
 import os
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import jax
 from absl import flags
 
+from farsign_jax import usage
 from farsign_jax.base import InvalidConfig, require
 from farsign_jax.datasets import DataError
 
@@ -98,12 +99,19 @@ def fail(error: Any) -> NoReturn:
     sys.exit(2)
 
 
-def main(command: Callable[[], Any], values: flags.FlagValues, description: str | None) -> None:
-    """Runs a command: bad input ends in one line and exit code 2, Ctrl-C in 130."""
-    if any(argument.lstrip("-") in ("help", "h") for argument in sys.argv[1:]):
-        print(
-            (description or "").strip() + "\n\n" + values.get_help(include_special_flags=False)
-        )
+def main(
+    command: Callable[[], Any],
+    values: flags.FlagValues,
+    description: str | None,
+    own: Sequence[str] | None = None,
+) -> None:
+    """Runs a command: bad input ends in one line and exit code 2, Ctrl-C in 130.
+
+    `own`: the flags that --help shows; None: all.
+    """
+    if kind := usage.asked(sys.argv[1:]):
+        groups = {"": list(values) if own is None else own}
+        print(usage.text(kind, description or "", values, groups, {}))
         sys.exit(0)
     try:
         rest = values(sys.argv)

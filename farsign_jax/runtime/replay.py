@@ -1,6 +1,7 @@
 """Leads the simulator through a run that was recorded, to the same bits.
 
-    python -m farsign_jax.runtime.replay DIR
+    python -m farsign_jax.runtime.replay run
+    python -m farsign_jax.runtime.replay results/serve-1a2b3c4d
 
 A recorded run is a problem whose workers say what they said: `simulate` hears them in the
 order of the log, `outstanding` delivery, with the directions it draws itself. On a CPU, x, y
