@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import pathlib
@@ -103,7 +104,8 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "rounds",
     None,
-    "whom sgd and the like wait for, as in fastest:wait=20. barrier, fastest:wait=20 or partial:participation=0.4.",
+    "whom sgd and the like wait for, as in fastest:wait=20. barrier, fastest:wait=20 or "
+    "partial:participation=0.4.",
 )
 flags.DEFINE_float("validation", None, "share of the training set to measure on.")
 
@@ -141,7 +143,7 @@ USUAL = {"attacks": PAPER_ATTACKS, "aggregators": PAPER_AGGREGATORS, "methods": 
 def configure(base: Config) -> Config:
     """`base`, then the preset, then every flag that was given."""
     if FLAGS.preset is not None:
-        base = dataclasses.replace(base, **lookup("preset", FLAGS.preset, PRESETS))
+        base = dataclasses.replace(base, **lookup("preset", FLAGS.preset, PRESETS).settings)
     given: dict[str, Any] = {}
     for field in dataclasses.fields(Config):
         value = getattr(FLAGS, field.name, None) if field.name != "preset" else None
@@ -215,10 +217,10 @@ def one_device_per_core() -> None:
             jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, 16))
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], words: bool = False) -> list[str]:
     try:
         rest = FLAGS(argv)
-        if len(rest) > 1:
+        if len(rest) > 1 and not words:
             raise flags.Error(f"unexpected argument {rest[1]!r}: options start with --")
         return rest
     except flags.Error as error:
@@ -231,12 +233,13 @@ def _fail(error: Exception) -> NoReturn:
 
 
 def main(
-    experiment: Callable[[], Any],
+    experiment: Callable[..., Any],
     many: bool = False,
     *,
     base: Config | None = None,
     own: Sequence[str] = (),
     reads: Sequence[str] | None = None,
+    words: bool = False,
 ) -> None:
     """Runs a command: bad input ends in one line and exit code 2, Ctrl-C in 130.
 
@@ -247,6 +250,7 @@ def main(
         base: the configuration that its flags change.
         own: flags that only this command has.
         reads: those of `SHARED` that it reads; others are refused. None: all.
+        words: is it called with the words that are no flags?
     """
     known = {
         head: [n for n in each if reads is None or n in reads] for head, each in SHARED.items()
@@ -260,7 +264,7 @@ def main(
         print(usage.text(kind, doc, FLAGS, groups, defaults))
         sys.exit(0)
 
-    def guarded(_):
+    def guarded(argv):
         _cache_compilations()
         logging.getLogger("jax").setLevel(logging.WARNING)  # it reports missing TPUs
         try:
@@ -270,7 +274,7 @@ def main(
             hosts.join()
             if many:
                 one_device_per_core()
-            experiment()
+            experiment(*argv[1:])
         except (InvalidConfig, DataError) as error:
             _fail(error)
         except KeyboardInterrupt:
@@ -282,4 +286,4 @@ def main(
             traceback.print_exc()
             hosts.leave(1)
 
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, flags_parser=functools.partial(_parse, words=words))

@@ -45,6 +45,12 @@ from farsign_jax.staleness import Staleness
 DELIVERIES = ("fresh", "outstanding")
 
 
+DELIVERIES = {
+    "fresh": "Who arrives is asked, answers and is heard in one event",
+    "outstanding": "L open questions at each worker (outstanding:L; 1): answers grow stale",
+}
+
+
 def depth(delivery: str) -> int:
     """How many questions every worker has open between two events: 0 in fresh delivery.
 
