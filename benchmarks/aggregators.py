@@ -133,7 +133,7 @@ def report(record: dict[str, Any]) -> str:
     return "\n".join(text)
 
 
-def benchmark() -> None:
+def benchmark() -> pathlib.Path:
     known = [*aggregators.AGGREGATORS, *PREAGGREGATORS]
     names = FLAGS.rules or known
     for name in names:
@@ -153,6 +153,7 @@ def benchmark() -> None:
     results.write_text(out / "aggregators.json", json.dumps(record, indent=1) + "\n")
     results.write_text(out / "aggregators.md", report(record))
     print(f"\n{report(record)}\nwritten to {out}")
+    return out
 
 
 if __name__ == "__main__":

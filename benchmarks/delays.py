@@ -105,7 +105,7 @@ def report(record: dict[str, Any]) -> str:
     return "\n".join(text)
 
 
-def delays() -> None:
+def delays() -> pathlib.Path:
     config = configure(CONFIG)
     out = pathlib.Path(FLAGS.out or "results/delays")
     record = {
@@ -117,6 +117,7 @@ def delays() -> None:
     results.write_text(out / "delays.json", json.dumps(record, indent=1) + "\n")
     results.write_text(out / "delays.md", report(record))
     print(f"\n{report(record)}\nwritten to {out}")
+    return out
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def report(rows: list[dict[str, Any]]) -> str:
     return f"{where}\n\n{results.markdown_table(header, lines)}"
 
 
-def devices() -> None:
+def devices() -> pathlib.Path | None:
     counts = [int(text) for text in FLAGS.device_counts if text.isdigit() and int(text) > 0]
     good = len(counts) == len(FLAGS.device_counts) > 0
     require(good, f"--device_counts are whole numbers > 0: got {FLAGS.device_counts}")
@@ -110,7 +110,7 @@ def devices() -> None:
     config = dataclasses.replace(configure(CONFIG), events=events)
     if FLAGS.alone:
         print(json.dumps(clocked(config, FLAGS.alone)))
-        return
+        return None
     rows = [row for row in map(in_a_process, counts) if row is not None]
     require(len(rows) > 0, f"there are fewer devices than {min(counts)}")
     out = pathlib.Path(FLAGS.out or "results/devices")
@@ -118,6 +118,7 @@ def devices() -> None:
     results.write_text(out / "devices.json", json.dumps(record, indent=1) + "\n")
     results.write_text(out / "devices.md", report(rows))
     print(f"{report(rows)}\nwritten to {out}")
+    return out
 
 
 if __name__ == "__main__":

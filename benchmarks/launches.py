@@ -199,7 +199,7 @@ def report(rows: list[dict[str, Any]], name: str, launch_us: float) -> str:
     )
 
 
-def launches() -> None:
+def launches() -> pathlib.Path:
     config = configure(CONFIG)
     setting = prepare(config, FLAGS.data_dir)
     name = _device(FLAGS.target)[0].device_kind
@@ -214,6 +214,7 @@ def launches() -> None:
     results.write_text(out / "launches.json", json.dumps(record, indent=1) + "\n")
     results.write_text(out / "launches.md", told)
     print(f"\n{told}written to {out}")
+    return out
 
 
 if __name__ == "__main__":

@@ -215,15 +215,15 @@ def report(record: dict[str, Any]) -> str:
     return "\n".join(text)
 
 
-def runtime() -> None:
+def runtime() -> pathlib.Path | None:
     dims, counts = [int(n) for n in FLAGS.dims], [int(n) for n in FLAGS.counts]
     command.prepare_jax()
     if FLAGS.role == "server":
         asyncio.run(_serve(dims[0], counts[0]))
-        return
+        return None
     if FLAGS.role == "worker":
         asyncio.run(_work(counts[0]))
-        return
+        return None
     rule = "need --dims >= 64 and --counts >= 1"
     require(min(dims) >= K and min(counts) >= 1, f"{rule}: got {dims}, {counts}")
     record: dict[str, Any] = {"environment": results.environment(), "trivial": [], "mnist": []}
@@ -241,6 +241,7 @@ def runtime() -> None:
     results.write_text(out / "runtime.json", json.dumps(record, indent=1) + "\n")
     results.write_text(out / "runtime.md", report(record))
     print(f"\n{report(record)}\nwritten to {out}")
+    return out
 
 
 if __name__ == "__main__":

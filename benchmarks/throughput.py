@@ -147,18 +147,18 @@ def measure(config: Config, cases: Sequence[Case]) -> dict[str, Any]:
     return record
 
 
-def throughput() -> None:
+def throughput() -> pathlib.Path | None:
     one_device_per_core()
     check_flags()
     config = configure(CONFIG)
     old = [report.read(path) for path in FLAGS.compare]
     if len(old) == 2:
         print(report.compare(*old))
-        return
+        return None
     cases = plan(config)
     if FLAGS.profile:
         profile(config, cases[0])
-        return
+        return None
     # Read back from the cache, nothing would take its time to compile.
     jax.config.update("jax_enable_compilation_cache", False)
     record = {"config": results.plain(config), "environment": results.environment()}
@@ -183,6 +183,7 @@ def throughput() -> None:
     for before in old:
         print(report.compare(before, record))
     print(f"written to {out}")
+    return out
 
 
 if __name__ == "__main__":

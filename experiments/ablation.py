@@ -11,12 +11,13 @@ results.json under --out; the same command continues there.
 """
 
 import dataclasses
+import pathlib
 from typing import Any, NamedTuple
 
 from absl import flags
 
 from experiments import figures, hosts, panel
-from experiments.command import FLAGS, configure, folder_for, main, sweep_options
+from experiments.command import FLAGS, configure, folder_for, main, perform
 from experiments.config import Config
 from farsign_jax import results
 from farsign_jax.base import lookup, require
@@ -81,7 +82,7 @@ def _budgeted(config: Config, scheme: str) -> Config:
     return dataclasses.replace(config, events=events, **scaled)
 
 
-def ablation() -> None:
+def ablation() -> pathlib.Path:
     names = list(IDEAS) if FLAGS.ideas is None else FLAGS.ideas
     require(len(names) > 0, f"--ideas names none: known: {', '.join(IDEAS)}")
     chosen = {name: lookup("idea", name, IDEAS) for name in names}
@@ -92,7 +93,7 @@ def ablation() -> None:
         config = _budgeted(base, idea.options.get("scheme", "central"))
         config = dataclasses.replace(config, methods=(idea.method,))
         panels.append(panel.ready(config, FLAGS.data_dir, name=name, told={"idea": name}))
-    rows = panel.run(panels, folder, **sweep_options())
+    rows = perform(panels, folder)
     hosts.part()
     lines, summary = [], []
     for name, idea in chosen.items():
@@ -108,6 +109,7 @@ def ablation() -> None:
     table = f"{len(base.seeds)} seeds, {budget:,} evaluations in each run\n\n{table}"
     results.write_text(folder.path / "table.md", table)
     print(f"\n{table}\nall of it is in {folder.path}")
+    return folder.path
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ X.png/pdf, under --out.
 
 import dataclasses
 import itertools
+import pathlib
 from collections.abc import Iterable
 from typing import Any
 
 from absl import flags
 
-from experiments import cells, hosts
+from experiments import cells, hosts, plan
 from experiments.cells import TARGET, Cell, Figure
 from experiments.command import FLAGS, configure, folder_for, main
 from experiments.config import Config
@@ -172,12 +173,16 @@ def _check(config: Config) -> None:
     require(len(FLAGS.panels) > 0, f"--panels names none: known: {', '.join(PANELS)}")
 
 
-def asynchrony() -> None:
+def asynchrony() -> pathlib.Path | None:
     base = configure(CONFIG)
     _check(base)
     panels = {name: lookup("panel", name, PANELS) for name in FLAGS.panels}
     folder = folder_for("asynchrony", base, panels=list(panels))
     groups = {n: cells.prepare(f.cells(base), FLAGS.data_dir) for n, f in panels.items()}
+    if FLAGS.dry_run:
+        every = ((name, *pair) for name, mine in groups.items() for pair in enumerate(mine))
+        plan.tell((cells.planned(*each, folder) for each in every), folder)
+        return None
     folder.claim()
     progress = Progress(sum(group.answers for every in groups.values() for group in every))
     rows: list[dict[str, Any]] = []
@@ -190,6 +195,7 @@ def asynchrony() -> None:
     progress.close()
     hosts.part()
     print(f"all of it is in {folder.path}")
+    return folder.path
 
 
 if __name__ == "__main__":

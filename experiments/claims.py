@@ -4,6 +4,7 @@ Not an experiment itself: the command that goes through groups of claims, and wh
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -59,10 +60,11 @@ def tell(
     experiment: str,
     groups: Mapping[str, Callable[[Any, results.Folder], Group]],
     sizes: Mapping[str, Any],
-) -> None:
+) -> pathlib.Path:
     """The command: --claims of all groups, in the size that --preset names.
 
     Writes table.md, results.csv, results.json and a figure per group, after each group.
+    Returns the folder.
     """
     preset = FLAGS.preset or "full"
     size = lookup("preset", preset, sizes)
@@ -85,3 +87,4 @@ def tell(
         results.write_text(folder.path / "table.md", table(findings))
         print(table(mine))
     print(f"all of it is in {folder.path}")
+    return folder.path

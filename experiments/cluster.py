@@ -192,7 +192,7 @@ def by_worker(
     return lines
 
 
-def cluster() -> None:
+def cluster() -> pathlib.Path:
     config = told()
     described = {"experiment": "cluster"} | config
     out = FLAGS.out or f"results/cluster-{results.fingerprint(described)[:8]}"
@@ -221,6 +221,7 @@ def cluster() -> None:
     shown = [row | {"aggregator": ""} for row in rows if row["method"] == "real processes"]
     figures.curves(shown, folder.path / "curves.png", ("event",))
     print(f"\n{told_of}\n{table}\nall of it is in {folder.path}")
+    return folder.path
 
 
 if __name__ == "__main__":

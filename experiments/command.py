@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 import os
 import pathlib
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 import jax
 from absl import app, flags
 
-from experiments import figures, hosts, panel
+from experiments import figures, hosts, panel, plan
 from experiments.config import (
     PAPER_AGGREGATORS,
     PAPER_ATTACKS,
@@ -189,11 +190,30 @@ def sweep_options() -> dict[str, Any]:
     return {"checkpoint_every": FLAGS.checkpoint_every, "max_lanes": FLAGS.max_lanes}
 
 
-def run_panel(experiment: str, base: Config) -> tuple[Config, results.Folder, list, list]:
-    """Runs what the flags ask for: the configuration, its folder, the rows, their summary."""
+def perform(
+    panels: Sequence[panel.Panel], folder: results.Folder, beside: Sequence[plan.Beside] = ()
+) -> list[dict[str, Any]]:
+    """Runs panels to their rows; with --dry_run, only tells of them, and ends the command."""
+    if FLAGS.dry_run:
+        planned = (each.planned(folder, FLAGS.max_lanes) for each in panels)
+        plan.tell(itertools.chain.from_iterable(planned), folder, beside)
+        sys.exit(0)
+    return panel.run(panels, folder, **sweep_options())
+
+
+def run_panel(
+    experiment: str,
+    base: Config,
+    beside: Callable[[Config], Sequence[plan.Beside]] = lambda _: (),
+) -> tuple[Config, results.Folder, list, list]:
+    """Runs what the flags ask for: the configuration, its folder, the rows, their summary.
+
+    `beside`: what --dry_run says of what the command does with them.
+    """
     config = configure(base)
     folder = folder_for(experiment, config)
-    rows = panel.run([panel.ready(config, FLAGS.data_dir)], folder, **sweep_options())
+    panels = [panel.ready(config, FLAGS.data_dir)]
+    rows = perform(panels, folder, beside(config) if FLAGS.dry_run else ())
     hosts.part()
     summary = figures.summarise(rows)
     folder.write_rows(rows, summary)
@@ -244,7 +264,8 @@ def main(
     """Runs a command: bad input ends in one line and exit code 2, Ctrl-C in 130.
 
     Args:
-        experiment: the command; its module's docstring is the head of --help (`usage`).
+        experiment: the command; its module's docstring is the head of --help (`usage`). Returns
+            the folder that it wrote, if it did.
         many: can it share its runs with other processes? It then calls `hosts.part` after the
             last one.
         base: the configuration that its flags change.
@@ -255,7 +276,7 @@ def main(
     known = {
         head: [n for n in each if reads is None or n in reads] for head, each in SHARED.items()
     }
-    known = {"": own} | known
+    known = {"": list(own)} | known
     known["results"] += HOSTS if many else ()
     if kind := usage.asked(sys.argv[1:]):
         defaults = {} if base is None else dataclasses.asdict(base)
@@ -274,7 +295,9 @@ def main(
             hosts.join()
             if many:
                 one_device_per_core()
-            experiment(*argv[1:])
+            where = experiment(*argv[1:])
+            if where is not None:
+                results.describe(where)
         except (InvalidConfig, DataError) as error:
             _fail(error)
         except KeyboardInterrupt:

@@ -10,14 +10,17 @@ seeds, bands their range. Seconds are those of each method alone on the machine.
 Writes figure1.png/pdf, results.csv and results.json under --out.
 """
 
+import pathlib
+
 from experiments import figures, table3
 from experiments.command import main
 
 
-def figure1() -> None:
+def figure1() -> pathlib.Path:
     _, folder, rows, _ = table3.measured()
     figures.curves(rows, folder.path / "figure1.png", ("evaluations", "seconds"))
     print(f"\n{folder.path}/figure1.png")
+    return folder.path
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ About 15 seconds on two cores, compilation included. Expected: without attack bo
 (10.0 %). Writes results.csv, results.json, table.md and curves.png under --out.
 """
 
+import pathlib
+
 from experiments import figures
 from experiments.command import main, run_panel
 from experiments.config import Config
@@ -23,7 +25,7 @@ CONFIG = Config(
 )
 
 
-def quickstart() -> None:
+def quickstart() -> pathlib.Path:
     _, folder, rows, summary = run_panel("quickstart", CONFIG)
     lines = [
         [e["method"], e["attack"], figures.percent(e["final"]), _verdict(e["final"])]
@@ -34,6 +36,7 @@ def quickstart() -> None:
     xs = ("event", "virtual_seconds") if "virtual_seconds" in rows[0] else ("event",)
     figures.curves(rows, folder.path / "curves.png", xs)
     print(f"\n{table}\n{folder.path}/curves.png shows how they got there")
+    return folder.path
 
 
 def _verdict(accuracy: float) -> str:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
-from farsign_jax import processes
+from farsign_jax import processes, readme
 from farsign_jax.base import InvalidConfig
 
 # fmt: off
@@ -156,6 +156,17 @@ def _revision() -> str:
         return "unknown"
 
 
+def describe(path: str | os.PathLike) -> None:
+    """Writes README.md of a folder of results as it is now; one of somebody else stays."""
+    path = pathlib.Path(path)
+    file = path / "README.md"
+    if not processes.first():
+        return
+    if file.exists() and not file.read_text(errors="replace").startswith(readme.MARK):
+        return
+    write_text(file, readme.text(path, environment()))
+
+
 def plain(config: Any) -> Any:
     """A dataclass as what JSON can say."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
@@ -168,7 +179,8 @@ def fingerprint(config: Mapping[str, Any]) -> str:
 
 
 class Folder:
-    """One folder of results: `config.json`, `results.csv`, `results.json`, checkpoints.
+    """One folder of results: `config.json`, `results.csv`, `results.json`, checkpoints, and
+    README.md, which tells of these.
 
     Nothing is written before `claim`, so that a command that fails leaves no trace. Of several
     processes, the first writes; all have their checkpoints there.
@@ -208,6 +220,7 @@ class Folder:
         known = self.path / "config.json"
         if processes.first() and not known.exists():
             write_text(known, json.dumps(self.config, indent=2) + "\n")
+            describe(self.path)
 
     def checkpoint(self, name: str) -> pathlib.Path:
         return self.path / "checkpoints" / f"{name}.npz"
@@ -230,6 +243,7 @@ class Folder:
             "rows": list(rows),
         }
         write_text(self.path / "results.json", json.dumps(record, indent=1) + "\n")
+        describe(self.path)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -101,7 +101,7 @@ def side_by_side(shares: Sequence[Share], devices: int) -> Iterator[list[Share]]
     """
     by_event: dict[int, list[Share]] = {}
     for share in shares:
-        by_event.setdefault(_events(share) if devices > 1 else 0, []).append(share)
+        by_event.setdefault(done(share) if devices > 1 else 0, []).append(share)
     for _, alike in sorted(by_event.items()):
         rounds = -(-len(alike) // devices)
         size = -(-len(alike) // rounds)
@@ -129,7 +129,7 @@ def save(share: Share, inputs: np.ndarray, event: int, columns: PyTree, run: PyT
         results.save_state(share.path, (inputs, np.asarray(event), columns, run))
 
 
-def _events(share: Share) -> int:
+def done(share: Share) -> int:
     """How many events of a share are done."""
     if share.path is None or not share.path.exists():
         return 0

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import jax
 from absl import flags
 
-from farsign_jax import usage
+from farsign_jax import results, usage
 from farsign_jax.base import InvalidConfig, require
 from farsign_jax.datasets import DataError
 
@@ -107,7 +107,8 @@ def main(
 ) -> None:
     """Runs a command: bad input ends in one line and exit code 2, Ctrl-C in 130.
 
-    `own`: the flags that --help shows; None: all.
+    `command` returns the folder that it wrote, or None. `own`: the flags that --help shows;
+    None: all.
     """
     if kind := usage.asked(sys.argv[1:]):
         groups = {"": list(values) if own is None else own}
@@ -116,7 +117,9 @@ def main(
     try:
         rest = values(sys.argv)
         require(len(rest) == 1, f"unexpected argument {rest[-1]!r}: options start with --")
-        command()
+        where = command()
+        if where is not None:
+            results.describe(where)
     except (flags.Error, InvalidConfig, DataError) as error:
         fail(error)
     except KeyboardInterrupt:
