@@ -45,6 +45,7 @@ flags.DEFINE_string(
 
 SEEDS = range(5)
 READ = ("out", "workers", "byzantine", "attacks", "events", "data_dir", "seeds")
+READ += ("tensorboard",)
 
 
 def told() -> dict[str, Any]:

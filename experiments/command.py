@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import jax
 from absl import app, flags
 
-from experiments import figures, hosts, panel, plan
+from experiments import event_files, figures, hosts, panel, plan
 from experiments.config import (
     PAPER_AGGREGATORS,
     PAPER_ATTACKS,
@@ -295,7 +295,11 @@ def main(
             hosts.join()
             if many:
                 one_device_per_core()
+            if FLAGS.tensorboard:
+                event_files.check()
             where = experiment(*argv[1:])
+            if where is not None and FLAGS.tensorboard:
+                event_files.write(where)
             if where is not None:
                 results.describe(where)
         except (InvalidConfig, DataError) as error:

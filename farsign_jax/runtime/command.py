@@ -64,6 +64,12 @@ def read_certificates(folder: str, *names: str) -> list[bytes]:
     return found
 
 
+def lacking(module: str, extra: str) -> str:
+    """What to say where a module that an extra brings is not there."""
+    text = f"no module {module} here: pip install 'farsign_jax[{extra}]', or from the sources "
+    return f"{text}pip install -e '.[{extra}]'"
+
+
 _EXTRAS = {"grpc": ("grpc", "google", "cryptography"), "ray": ("ray",)}
 
 
@@ -76,8 +82,7 @@ def missing(error: ModuleNotFoundError, name: str) -> NoReturn:
     lacks = (error.name or "").partition(".")[0]
     for extra, modules in _EXTRAS.items():
         if lacks in modules:
-            text = f"no module {lacks} here: pip install 'farsign_jax[{extra}]', or from the "
-            text += f"sources pip install -e '.[{extra}]'"
+            text = lacking(lacks, extra)
             if name == "__main__":
                 fail(text)
             raise ModuleNotFoundError(text, name=error.name) from None
