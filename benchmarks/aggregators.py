@@ -32,7 +32,7 @@ from benchmarks.timing import take_turns
 from experiments.clock import spread
 from experiments.command import FLAGS, main
 from farsign_jax import aggregators, results
-from farsign_jax.base import require
+from farsign_jax.base import lookup, require
 from farsign_jax.preaggregators import PREAGGREGATORS
 
 flags.DEFINE_integer("rows", 25, "n, vectors to aggregate.", lower_bound=7)
@@ -135,9 +135,11 @@ def report(record: dict[str, Any]) -> str:
 
 def benchmark() -> pathlib.Path:
     known = [*aggregators.AGGREGATORS, *PREAGGREGATORS]
-    names = FLAGS.rules or known
+    names = known if FLAGS.rules is None else FLAGS.rules
+    require(len(names) > 0, "--rules names none")
     for name in names:
-        require(name in known, f"--rules are of {', '.join(known)}: got {name!r}")
+        lookup("rule", name, dict.fromkeys(known))
+    require(len(FLAGS.dims) > 0, "--dims names none")
     for dim in FLAGS.dims:
         require(dim.isdigit() and int(dim) > 0, f"--dims are positive numbers: got {dim!r}")
     rows = []

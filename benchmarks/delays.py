@@ -28,6 +28,7 @@ from experiments.config import Config
 from experiments.jobs import jobs_of, prepare
 from farsign_jax import arrivals, results, services, sweeps
 from farsign_jax import lanes as lanes_lib
+from farsign_jax.base import require
 from farsign_jax.methods import METHODS
 
 EVENTS = 1_000_000
@@ -107,6 +108,8 @@ def report(record: dict[str, Any]) -> str:
 
 def delays() -> pathlib.Path:
     config = configure(CONFIG)
+    rule = f"servers that wait have nothing under way: got {', '.join(config.methods)}"
+    require(not config.in_rounds, rule)
     out = pathlib.Path(FLAGS.out or "results/delays")
     record = {
         "config": results.plain(config),

@@ -215,8 +215,15 @@ def report(record: dict[str, Any]) -> str:
     return "\n".join(text)
 
 
+def _numbers(name: str) -> list[int]:
+    values = getattr(FLAGS, name)
+    good = bool(values) and all(value.isdecimal() and int(value) > 0 for value in values)
+    require(good, f"--{name} are positive whole numbers: got {','.join(values) or 'none'}")
+    return [int(value) for value in values]
+
+
 def runtime() -> pathlib.Path | None:
-    dims, counts = [int(n) for n in FLAGS.dims], [int(n) for n in FLAGS.counts]
+    dims, counts = _numbers("dims"), _numbers("counts")
     command.prepare_jax()
     if FLAGS.role == "server":
         asyncio.run(_serve(dims[0], counts[0]))
@@ -224,8 +231,9 @@ def runtime() -> pathlib.Path | None:
     if FLAGS.role == "worker":
         asyncio.run(_work(counts[0]))
         return None
-    rule = "need --dims >= 64 and --counts >= 1"
-    require(min(dims) >= K and min(counts) >= 1, f"{rule}: got {dims}, {counts}")
+    require(min(dims) >= K, f"need --dims >= {K}: got {FLAGS.dims}")
+    require(FLAGS.seconds > 0, f"need --seconds > 0: got {FLAGS.seconds:g}")
+    results.check_writable(FLAGS.out)
     record: dict[str, Any] = {"environment": results.environment(), "trivial": [], "mnist": []}
     with tempfile.TemporaryDirectory() as folder:
         for count in counts:

@@ -84,7 +84,10 @@ def check_flags() -> None:
     """Raises `InvalidConfig` on flags that this command does not read, or not so."""
     refuse_others(*READ)
     require(len(FLAGS.compare) <= 2, f"--compare takes one or two files: got {FLAGS.compare}")
-    require(FLAGS.deliveries, "--deliveries are fresh, outstanding or outstanding:L: got none")
+    require(
+        len(FLAGS.deliveries) > 0,
+        "--deliveries are fresh, outstanding or outstanding:L: got none",
+    )
     for delivery in FLAGS.deliveries:
         simulate.depth(delivery)  # refuses what is none
 
@@ -156,9 +159,11 @@ def throughput() -> pathlib.Path | None:
         print(report.compare(*old))
         return None
     cases = plan(config)
-    if FLAGS.profile:
+    if FLAGS.profile is not None:
+        results.check_writable(FLAGS.profile, "--profile")
         profile(config, cases[0])
         return None
+    problem_of(config, FLAGS.data_dir, cases[0].size)  # refuses what cannot be
     # Read back from the cache, nothing would take its time to compile.
     jax.config.update("jax_enable_compilation_cache", False)
     record = {"config": results.plain(config), "environment": results.environment()}

@@ -54,7 +54,11 @@ def told() -> dict[str, Any]:
     Raises:
         InvalidConfig: where that cannot be.
     """
-    workers, q = FLAGS.workers or 8, 2 if FLAGS.byzantine is None else FLAGS.byzantine
+    workers, q = (
+        usual if told is None else told
+        for told, usual in ((FLAGS.workers, 8), (FLAGS.byzantine, 2))
+    )
+    require(workers > 0, f"need workers > 0: got {workers}")
     attacks.byzantine_mask(workers, q)
     require(FLAGS.seeds is None or FLAGS.seeds.isdecimal(), "--seeds is one seed of the run")
     names = split(FLAGS.attacks or ["sign_flip:scale=10"])
@@ -63,7 +67,8 @@ def told() -> dict[str, Any]:
     deeds = [] if FLAGS.deeds == "none" or not q else FLAGS.deeds.split(",")
     for deed in deeds:
         lookup("deed", deed, DEEDS)
-    events = FLAGS.events or 8000
+    require(len(names) > 0, "--attacks names none")
+    events = 8000 if FLAGS.events is None else FLAGS.events
     require(events > 0, f"need events > 0: got {events}")
     return {
         "workers": workers,
@@ -99,7 +104,8 @@ def run(config: dict[str, Any], attack: str, folder: pathlib.Path) -> dict[str, 
     """One cluster, from its first process to its last; metrics of its server."""
     q, m, kinds = config["byzantine"], config["workers"], {}
     with Fleet(folder, config["workers"]) as fleet:
-        known = [f"--data_dir={FLAGS.data_dir}"] if FLAGS.data_dir else []
+        there = pathlib.Path(FLAGS.data_dir or "").expanduser().absolute()
+        known = [f"--data_dir={there}"] if FLAGS.data_dir else []
         steps = [f"--events={config['events']}", f"--seed={config['seed']}", "--eval_every=1"]
         fleet.serve(*steps, "--silence=10", *known)
         for worker in range(m):

@@ -247,7 +247,7 @@ def _parse(argv: list[str], words: bool = False) -> list[str]:
         _fail(error)
 
 
-def _fail(error: Exception) -> NoReturn:
+def _fail(error: Any) -> NoReturn:
     print("error: " + " ".join(str(error).split()), file=sys.stderr)
     hosts.leave(2)
 
@@ -292,6 +292,10 @@ def main(
             if reads is not None:
                 refuse_others(*reads)
             hosts.check(many)
+            rule = "--dry_run is for one process: leave --processes out"
+            require(FLAGS.processes == 1 or not FLAGS.dry_run, rule)
+            if FLAGS.out is not None:
+                results.check_writable(FLAGS.out)
             hosts.join()
             if many:
                 one_device_per_core()
@@ -304,6 +308,13 @@ def main(
                 results.describe(where)
         except (InvalidConfig, DataError) as error:
             _fail(error)
+        except BrokenPipeError:  # nobody reads on, as in `... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            hosts.leave(1)
+        except OSError as error:
+            if error.errno not in results.DENIED:
+                raise
+            _fail(f"{error.filename or 'a file'}: {error.strerror}")
         except KeyboardInterrupt:
             print("\ninterrupted: the same command continues from here", file=sys.stderr)
             hosts.leave(130)

@@ -59,7 +59,7 @@ def write(folder: pathlib.Path) -> None:
 
     record = json.loads((folder / "results.json").read_text())
     found = runs(record["rows"], record["config"])
-    require(found, f"{folder} has no accuracy or loss for TensorBoard")
+    require(len(found) > 0, f"{folder} has no accuracy or loss for TensorBoard")
     new, out = folder / f".tensorboard.{os.getpid()}.new", folder / "tensorboard"
     try:
         for name, mine in found.items():

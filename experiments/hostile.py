@@ -194,6 +194,7 @@ async def all_of(target: str, credentials: Credentials | None, size: int) -> Non
 def hostile() -> None:
     require(FLAGS.worker is not None, "--worker N says which worker this is: got none")
     host, _ = command.address("--server", FLAGS.server)
+    require(len(FLAGS.deeds) > 0, f"--deeds names none: known: {', '.join(DEEDS)}")
     for deed in FLAGS.deeds:
         lookup("deed", deed, DEEDS)
     require(FLAGS.seconds > 0, f"need --seconds > 0: got {FLAGS.seconds}")

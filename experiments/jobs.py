@@ -72,6 +72,8 @@ def prepare(config: Config, data_dir: str | None) -> Setting:
     test, test_labels = data.test_images, data.test_labels
     if config.validation:
         held = round(config.validation * len(train))
+        rule = f"--validation leaves examples on either side: got {config.validation:g}"
+        require(0 < held < len(train), f"{rule} of {len(train)}")
         order = np.random.default_rng(0).permutation(len(train))  # one split for all seeds
         test, test_labels = train[order[:held]], labels[order[:held]]
         train, labels = train[order[held:]], labels[order[held:]]

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import errno
 import functools
 import hashlib
 import io
@@ -29,6 +30,10 @@ COLUMNS = (
 )
 # fmt: on
 
+# What the user's disk refuses, not what a programmer got wrong.
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+DENIED += (errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT)
+
 
 class ConfigMismatch(InvalidConfig):
     """The folder holds results of another configuration."""
@@ -48,6 +53,9 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> N
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)
+    except OSError as error:  # a full disk does not say of which file
+        error.filename = error.filename or str(path)
+        raise
     finally:
         new.unlink(missing_ok=True)
 
@@ -156,6 +164,18 @@ def _revision() -> str:
         return "unknown"
 
 
+def check_writable(path: str | os.PathLike, flag: str = "--out") -> None:
+    """Raises `InvalidConfig` where no folder of that name can be written to, or made."""
+    if not str(path):
+        raise InvalidConfig(f"{flag} names a folder: got ''")
+    path = pathlib.Path(path).expanduser()
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise InvalidConfig(f"{there} is a file: {flag} names a folder, got {path}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InvalidConfig(f"no permission to write in {there}: {flag} is {path}")
+
+
 def describe(path: str | os.PathLike) -> None:
     """Writes README.md of a folder of results as it is now; one of somebody else stays."""
     path = pathlib.Path(path)
@@ -193,8 +213,7 @@ class Folder:
         self.path = pathlib.Path(path).expanduser()
         self.config = dict(config)
         known = self.path / "config.json"
-        if self.path.exists() and not self.path.is_dir():
-            raise ConfigMismatch(f"{self.path} is a file: --out names a folder")
+        check_writable(self.path)
         if (self.path / "results.csv").exists() and not known.exists():
             raise ConfigMismatch(f"{self.path} holds results of unknown configuration")
         if known.exists():

@@ -127,5 +127,9 @@ def main(
             results.describe(where)
     except (flags.Error, InvalidConfig, DataError) as error:
         fail(error)
+    except OSError as error:
+        if error.errno not in results.DENIED:
+            raise
+        fail(f"{error.filename or 'a file'}: {error.strerror}")
     except KeyboardInterrupt:
         sys.exit(130)
