@@ -36,7 +36,7 @@ DENIED += (errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT)
 
 
 class ConfigMismatch(InvalidConfig):
-    """The folder holds results of another configuration."""
+    """The folder holds results of another configuration, or is no folder."""
 
 
 def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
@@ -54,7 +54,8 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> N
             os.fsync(file.fileno())
         os.replace(new, path)
     except OSError as error:  # a full disk does not say of which file
-        error.filename = error.filename or str(path)
+        if error.errno is not None:
+            error.filename = error.filename or str(path)
         raise
     finally:
         new.unlink(missing_ok=True)
@@ -165,13 +166,14 @@ def _revision() -> str:
 
 
 def check_writable(path: str | os.PathLike, flag: str = "--out") -> None:
-    """Raises `InvalidConfig` where no folder of that name can be written to, or made."""
+    """Raises `InvalidConfig` where no folder of that name can be made or written to; where a
+    file is in its place, `ConfigMismatch`."""
     if not str(path):
         raise InvalidConfig(f"{flag} names a folder: got ''")
     path = pathlib.Path(path).expanduser()
     there = next(one for one in (path, *path.absolute().parents) if one.exists())
     if not there.is_dir():
-        raise InvalidConfig(f"{there} is a file: {flag} names a folder, got {path}")
+        raise ConfigMismatch(f"{there} is a file: {flag} names a folder, got {path}")
     if not os.access(there, os.W_OK | os.X_OK):
         raise InvalidConfig(f"no permission to write in {there}: {flag} is {path}")
 
