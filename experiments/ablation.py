@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from experiments import figures, hosts, panel
-from experiments.command import FLAGS, configure, folder_for, main, perform
+from experiments.command import FLAGS, all_but, configure, folder_for, main, perform
 from experiments.config import Config
 from farsign_jax import results
 from farsign_jax.base import lookup, require
@@ -72,6 +72,7 @@ IDEAS = {
 }
 
 CONFIG = Config(eval_every=500)
+READ = all_but("methods", "aggregators", "buffers")  # it has its own
 
 
 def _budgeted(config: Config, scheme: str) -> Config:
@@ -113,4 +114,4 @@ def ablation() -> pathlib.Path:
 
 
 if __name__ == "__main__":
-    main(ablation, many=True, base=CONFIG, own=("ideas",))
+    main(ablation, many=True, base=CONFIG, own=("ideas",), reads=READ)

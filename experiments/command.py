@@ -67,17 +67,21 @@ flags.DEFINE_multi_string(
     "alie:z=0.5,ddof=1; `alie:` has the defaults of farsign_jax.attacks.",
 )
 flags.DEFINE_string("seeds", None, "how many, as in 5, or which, as in 0,3,7.")
-flags.DEFINE_string("dataset", None, f"name. Names: {', '.join(DATASETS)}.")
+flags.DEFINE_string("dataset", None, f"its name. One of {', '.join(DATASETS)}.")
 flags.DEFINE_string("model", None, f"{', '.join(MODELS)}, or as in mlp:hidden=256x128.")
-flags.DEFINE_string("partition", None, f"who holds which examples. {', '.join(PARTITIONS)}.")
+flags.DEFINE_string(
+    "partition", None, f"who holds which examples. One of {', '.join(PARTITIONS)}."
+)
 flags.DEFINE_float("skew", None, "how unevenly. Dirichlet concentration, or labels per worker.")
 flags.DEFINE_integer("workers", None, "m workers.")
 flags.DEFINE_integer("byzantine", None, "q of them lie.")
 flags.DEFINE_integer("batch_size", None, "b, examples of a mini-batch.")
 flags.DEFINE_integer("directions", None, "k of a question.")
 flags.DEFINE_float("delta", None, "perturbation.")
-flags.DEFINE_float("step_size", None, "for all. Default: their own.")
-flags.DEFINE_float("decay", None, "times. brsgd has a power of its own instead.")
+flags.DEFINE_float("step_size", None, "for all. Their own, if it is not given.")
+flags.DEFINE_float(
+    "decay", None, "times. All step sizes shrink by it; brsgd has a power instead."
+)
 flags.DEFINE_integer("decay_every", None, "every so many events.")
 flags.DEFINE_integer("events", None, "T, answers heard in a run.")
 flags.DEFINE_integer("eval_every", None, "events between records.")
@@ -119,9 +123,6 @@ SHARED = {
     + ("decay_every", "arrivals", "delivery", "rounds", "events", "eval_every"),
     "results": ("out", "checkpoint_every", "max_lanes", "dry_run", "tensorboard"),
 }
-BENCHMARKS = ("out",) + tuple(
-    name for group in list(SHARED.values())[:-1] for name in group
-)  # which have no checkpoints
 HOSTS = ("processes", "process", "coordinator")
 
 
@@ -170,6 +171,14 @@ def configure(base: Config) -> Config:
     config = dataclasses.replace(base, **given)
     check(config)
     return config
+
+
+def all_but(*names: str) -> tuple[str, ...]:
+    """What there is in `SHARED`, less these."""
+    return tuple(name for group in SHARED.values() for name in group if name not in names)
+
+
+BENCHMARKS = all_but("checkpoint_every", "max_lanes", "dry_run", "tensorboard")
 
 
 def refuse_others(*known: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 WIDTH = 96
 LEFT = 25  # columns of names, at most
+REPEAT = "; repeat this option to specify a list of values"  # absl adds it
 MOST = 44  # of a list of defaults, unless all is asked for
 
 # Flags that are about one thing share a line.
@@ -119,7 +120,8 @@ def _rows(
     """Names of flags that are told of together, and what is told of them."""
     left, rows = list(names), []
     while left:
-        own = next((t for t in TOGETHER if t[0] == left[0] and set(t) <= {*left}), left[:1])
+        together = () if full else TOGETHER
+        own = next((t for t in together if t[0] == left[0] and set(t) <= {*left}), left[:1])
         left = [name for name in left if name not in own]
         said = "; ".join(_said(flags[name], defaults.get(name), full) for name in own)
         rows.append((" ".join(f"--{name}" for name in own), said))
@@ -128,7 +130,7 @@ def _rows(
 
 def _said(flag: Any, default: Any, full: bool) -> str:
     """The first sentence of a flag's help, or all of it, and its default."""
-    said = " ".join(flag.help.split()).rstrip(".")
+    said = " ".join(flag.help.split()).removesuffix(REPEAT).rstrip(".")
     if not full:
         said = re.split(r"[.:;] ", said)[0]
         said = re.sub(r"^[A-Z](?=[a-z]| )", lambda first: first[0].lower(), said)
