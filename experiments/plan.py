@@ -131,6 +131,10 @@ class Line(NamedTuple):
     on_device: int  # bytes
     timing: Timing | None
 
+    def seconds(self, typical: Timing) -> float:
+        """Of the events that are left."""
+        return (self.timing or typical).each * (self.sweep.events - self.done)
+
 
 def look_at(every: Iterable[Sweep]) -> list[Line]:
     """Each sweep in numbers. Those that are alike are timed once, those that are done or come
@@ -139,6 +143,11 @@ def look_at(every: Iterable[Sweep]) -> list[Line]:
     began, found = time.perf_counter(), []
     for sweep in every:
         cut = sweep.shares()
+        for share in cut:
+            own = sweep.lanes.take(share.ids)
+            told = sweep.program, own, sweep.delivery, sweep.every
+            if share.path is not None and share.path.exists():
+                shares.check(share, shares.fingerprint(*told))
         done = sum(share.count * shares.done(share) for share in cut)
         width = len(cut[0].ids)
         key = sweep.program, sweep.delivery, sweep.every, width
@@ -186,23 +195,7 @@ def tell(every: Iterable[Sweep], folder: results.Folder, beside: Sequence[Beside
     found = look_at(every)
     timings = [line.timing for line in found if line.timing is not None] or [Timing(0, 0, 0)]
     typical = Timing(*np.mean(timings, axis=0).tolist())
-    header = ["sweep", "runs", "answers each", "evaluations", "workers send", "on a device"]
-    header += ["done, %", "left"]
-    rows, seconds, total = [], [], np.zeros(4)
-    for line in found:
-        sweep = line.sweep
-        runs, answers = len(sweep.lanes) * sweep.runs, sweep.answers
-        _, _, each = line.timing or typical
-        seconds.append(each * (sweep.events - line.done))
-        numbers = runs, answers, answers * sweep.evaluations, answers * sweep.bits / 8
-        total += numbers
-        rows.append(_row(sweep.name, numbers, line.on_device))
-        rows[-1] += [f"{100 * line.done / sweep.events:.0f}", span(seconds[-1])]
-    rows.append(_row("all", total, max(line.on_device for line in found)))
-    done = sum(line.done * line.sweep.runs for line in found)
-    events = sum(line.sweep.events * line.sweep.runs for line in found)
-    rows[-1] += [f"{100 * done / events:.0f}", span(sum(seconds))]
-    print(results.markdown_table(header, rows))
+    print(_table(found, typical))
     data = max(_bytes(line.sweep.lanes.problem.data) for line in found)
     local = devices.local()
     kind = f"{local[0].device_kind} ({local[0].platform})"
@@ -210,19 +203,36 @@ def tell(every: Iterable[Sweep], folder: results.Folder, beside: Sequence[Beside
     there = "is there" if folder.path.exists() else "would be made"
     print(f"Folder: {folder.path}, which {there}.")
     begin = began + sum((line.timing or typical).begin for line in found)
-    whole = begin + sum(seconds) + sum(one.seconds for one in beside)
-    compiling = sum(line.timing.compiling for line in found if line.timing)
-    print(
-        f"About {span(whole)}, as timed just now: {span(begin)} to begin and "
-        f"{span(sum(seconds))} of runs; drawing comes on top."
-    )
+    runs = sum(line.seconds(typical) for line in found)
+    whole = begin + runs + sum(one.seconds for one in beside)
+    told = f"About {span(whole)}, as timed just now: {span(begin)} to begin and {span(runs)} of"
+    print(f"{told} runs; drawing comes on top.")
     for one in beside:
         print(one.says)
+    compiling = sum(line.timing.compiling for line in found if line.timing)
     print(f"Compiling took {span(compiling)}: programs are kept in the cache.")
     untimed = sum(line.timing is None and line.done < line.sweep.events for line in found)
     if untimed:
         print(f"{untimed} of {len(found)} sweeps were not timed: taken to be like the others.")
     print("Nothing was written.")
+
+
+def _table(found: Sequence[Line], typical: Timing) -> str:
+    header = ["sweep", "runs", "answers each", "evaluations", "workers send", "on a device"]
+    header += ["done, %", "left"]
+    rows, total, done, events = [], np.zeros(4), 0, 0
+    for line in found:
+        sweep, answers = line.sweep, line.sweep.answers
+        numbers = len(sweep.lanes) * sweep.runs, answers, answers * sweep.evaluations
+        numbers = np.array([*numbers, answers * sweep.bits / 8], float)
+        total += numbers
+        done, events = done + line.done * sweep.runs, events + sweep.events * sweep.runs
+        rows.append(_row(sweep.name, numbers, line.on_device))
+        rows[-1] += [f"{100 * line.done / sweep.events:.0f}", span(line.seconds(typical))]
+    rows.append(_row("all", total, max(line.on_device for line in found)))
+    left = sum(line.seconds(typical) for line in found)
+    rows[-1] += [f"{100 * done / events:.0f}", span(left)]
+    return results.markdown_table(header, rows)
 
 
 def _row(name: str, numbers: Iterable[float], on_device: int) -> list[str]:

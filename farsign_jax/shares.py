@@ -136,6 +136,17 @@ def done(share: Share) -> int:
     return int(results.load_leaf(share.path, 1))
 
 
+def check(share: Share, inputs: np.ndarray) -> None:
+    """Raises `InvalidConfig` where the checkpoint, if there is one, is of another sweep."""
+    if share.path is None or not share.path.exists():
+        return
+    found = results.load_leaf(share.path, 0)
+    require(
+        found.shape == inputs.shape and (found == inputs).all(),
+        f"{share.path} belongs to a sweep of another method, attack, data, seeds or settings",
+    )
+
+
 def load(share: Share, inputs: np.ndarray, columns: PyTree, run: PyTree) -> Any:
     """(events, columns, run) of a share, shaped like these; None where nothing is kept.
 
@@ -145,9 +156,6 @@ def load(share: Share, inputs: np.ndarray, columns: PyTree, run: PyTree) -> Any:
     if share.path is None or not share.path.exists():
         return None
     like = (inputs, np.zeros((), np.int64), columns, run)
-    found, event, columns, run = results.load_state(share.path, like)
-    require(
-        found == inputs,
-        f"{share.path} belongs to a sweep of another method, attack, data, seeds or settings",
-    )
+    _, event, columns, run = results.load_state(share.path, like)
+    check(share, inputs)
     return int(event), columns, run
