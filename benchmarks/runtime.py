@@ -223,14 +223,14 @@ def _numbers(name: str) -> list[int]:
 
 
 def runtime() -> pathlib.Path | None:
-    dims, counts = _numbers("dims"), _numbers("counts")
     command.prepare_jax()
     if FLAGS.role == "server":
-        asyncio.run(_serve(dims[0], counts[0]))
+        asyncio.run(_serve(int(FLAGS.dims[0]), int(FLAGS.counts[0])))
         return None
     if FLAGS.role == "worker":
-        asyncio.run(_work(counts[0]))
+        asyncio.run(_work(int(FLAGS.counts[0])))  # its number
         return None
+    dims, counts = _numbers("dims"), _numbers("counts")
     require(min(dims) >= K, f"need --dims >= {K}: got {FLAGS.dims}")
     require(FLAGS.seconds > 0, f"need --seconds > 0: got {FLAGS.seconds:g}")
     results.check_writable(FLAGS.out)
