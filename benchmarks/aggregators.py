@@ -1,6 +1,7 @@
 """Milliseconds per call of every aggregation rule and pre-aggregator, beside ByzFL's.
 
     python -m benchmarks.aggregators           about 2 minutes on two cores
+    python -m benchmarks.aggregators --rules krum,bulyan --rows 50 --dims 10000
 
 One process; every rule is compiled before its clock starts, and the time of that is
 reported apart; each figure is the median of --repeats calls, with their range. n is --rows,
@@ -31,7 +32,7 @@ from benchmarks.timing import take_turns
 from experiments.clock import spread
 from experiments.command import FLAGS, main
 from farsign_jax import aggregators, results
-from farsign_jax.base import require
+from farsign_jax.base import lookup, require
 from farsign_jax.preaggregators import PREAGGREGATORS
 
 flags.DEFINE_integer("rows", 25, "n, vectors to aggregate.", lower_bound=7)
@@ -132,11 +133,13 @@ def report(record: dict[str, Any]) -> str:
     return "\n".join(text)
 
 
-def benchmark() -> None:
+def benchmark() -> pathlib.Path:
     known = [*aggregators.AGGREGATORS, *PREAGGREGATORS]
-    names = FLAGS.rules or known
+    names = known if FLAGS.rules is None else FLAGS.rules
+    require(len(names) > 0, "--rules names none")
     for name in names:
-        require(name in known, f"--rules are of {', '.join(known)}: got {name!r}")
+        lookup("rule", name, dict.fromkeys(known))
+    require(len(FLAGS.dims) > 0, "--dims names none")
     for dim in FLAGS.dims:
         require(dim.isdigit() and int(dim) > 0, f"--dims are positive numbers: got {dim!r}")
     rows = []
@@ -152,7 +155,8 @@ def benchmark() -> None:
     results.write_text(out / "aggregators.json", json.dumps(record, indent=1) + "\n")
     results.write_text(out / "aggregators.md", report(record))
     print(f"\n{report(record)}\nwritten to {out}")
+    return out
 
 
 if __name__ == "__main__":
-    main(benchmark)
+    main(benchmark, own=("rows", "dims", "rules", "repeats"), reads=("out",))

@@ -1,6 +1,7 @@
 """What it costs to simulate delays: answers under way, and schedules with a clock.
 
     python -m benchmarks.delays            about 1.5 minutes on two cores
+    python -m benchmarks.delays --methods far_sign,kardam --workers 100
 
 One process; everything is compiled and run once before the clock starts; each figure is the
 median of --repeats timings. Two questions:
@@ -22,11 +23,12 @@ import jax
 from absl import flags
 
 from benchmarks.timing import take_turns
-from experiments.command import FLAGS, configure, main
+from experiments.command import BENCHMARKS, FLAGS, configure, main
 from experiments.config import Config
 from experiments.jobs import jobs_of, prepare
 from farsign_jax import arrivals, results, services, sweeps
 from farsign_jax import lanes as lanes_lib
+from farsign_jax.base import require
 from farsign_jax.methods import METHODS
 
 EVENTS = 1_000_000
@@ -104,8 +106,10 @@ def report(record: dict[str, Any]) -> str:
     return "\n".join(text)
 
 
-def delays() -> None:
+def delays() -> pathlib.Path:
     config = configure(CONFIG)
+    rule = f"servers that wait have nothing under way: got {', '.join(config.methods)}"
+    require(not config.in_rounds, rule)
     out = pathlib.Path(FLAGS.out or "results/delays")
     record = {
         "config": results.plain(config),
@@ -116,8 +120,9 @@ def delays() -> None:
     results.write_text(out / "delays.json", json.dumps(record, indent=1) + "\n")
     results.write_text(out / "delays.md", report(record))
     print(f"\n{report(record)}\nwritten to {out}")
+    return out
 
 
 if __name__ == "__main__":
     flags.FLAGS.set_default("timed_events", 200)
-    main(delays)
+    main(delays, base=CONFIG, own=("repeats", "timed_events"), reads=BENCHMARKS)

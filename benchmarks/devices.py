@@ -1,6 +1,7 @@
 """Weak scaling: what an event costs when every device brings as many runs as it adds.
 
     python -m benchmarks.devices            about 1.5 minutes on two cores
+    python -m benchmarks.devices --device_counts 1,2 --lanes 8
 
 One process for each number of devices, one after the other. Where every device has its own
 silicon, all runs together should take as long as those of one device. On a CPU the devices are
@@ -27,7 +28,7 @@ from absl import flags
 
 from benchmarks import timing  # noqa: F401  (its flags)
 from experiments.clock import spread
-from experiments.command import FLAGS, configure, main
+from experiments.command import BENCHMARKS, FLAGS, configure, main
 from experiments.config import Config
 from experiments.jobs import jobs_of, prepare
 from farsign_jax import results, sweeps
@@ -36,6 +37,8 @@ from farsign_jax.base import require
 flags.DEFINE_list("device_counts", ["1", "2", "4", "8"], "How many devices.")
 flags.DEFINE_integer("lanes", 4, "Runs on each device.", lower_bound=1)
 flags.DEFINE_integer("alone", None, "Of the process that this command starts: its devices.")
+
+OWN = ("device_counts", "lanes", "repeats", "timed_events")
 
 CONFIG = Config(
     dataset="mnist_subset", methods=("far_sign",), attacks=("sign_flip",), seeds=(0, 1)
@@ -98,7 +101,7 @@ def report(rows: list[dict[str, Any]]) -> str:
     return f"{where}\n\n{results.markdown_table(header, lines)}"
 
 
-def devices() -> None:
+def devices() -> pathlib.Path | None:
     counts = [int(text) for text in FLAGS.device_counts if text.isdigit() and int(text) > 0]
     good = len(counts) == len(FLAGS.device_counts) > 0
     require(good, f"--device_counts are whole numbers > 0: got {FLAGS.device_counts}")
@@ -107,7 +110,7 @@ def devices() -> None:
     config = dataclasses.replace(configure(CONFIG), events=events)
     if FLAGS.alone:
         print(json.dumps(clocked(config, FLAGS.alone)))
-        return
+        return None
     rows = [row for row in map(in_a_process, counts) if row is not None]
     require(len(rows) > 0, f"there are fewer devices than {min(counts)}")
     out = pathlib.Path(FLAGS.out or "results/devices")
@@ -115,7 +118,8 @@ def devices() -> None:
     results.write_text(out / "devices.json", json.dumps(record, indent=1) + "\n")
     results.write_text(out / "devices.md", report(rows))
     print(f"{report(rows)}\nwritten to {out}")
+    return out
 
 
 if __name__ == "__main__":
-    main(devices)
+    main(devices, base=CONFIG, own=OWN, reads=BENCHMARKS)

@@ -32,7 +32,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.cases import updates
-from experiments.command import FLAGS, configure, main
+from experiments.command import BENCHMARKS, FLAGS, configure, main
 from experiments.config import Config
 from experiments.jobs import Job, Setting, jobs_of, prepare
 from farsign_jax import lanes as lanes_lib
@@ -199,7 +199,7 @@ def report(rows: list[dict[str, Any]], name: str, launch_us: float) -> str:
     )
 
 
-def launches() -> None:
+def launches() -> pathlib.Path:
     config = configure(CONFIG)
     setting = prepare(config, FLAGS.data_dir)
     name = _device(FLAGS.target)[0].device_kind
@@ -214,7 +214,8 @@ def launches() -> None:
     results.write_text(out / "launches.json", json.dumps(record, indent=1) + "\n")
     results.write_text(out / "launches.md", told)
     print(f"\n{told}written to {out}")
+    return out
 
 
 if __name__ == "__main__":
-    main(launches)
+    main(launches, base=CONFIG, own=("target", "launch_us"), reads=BENCHMARKS)

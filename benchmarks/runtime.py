@@ -62,6 +62,7 @@ _define("string", "role", None, "server or worker: what a process of this benchm
 _define("string", "keys", None, "Of such a process.")
 _define("string", "target", None, "Of such a process.")
 
+OWN = ("dims", "counts", "mnist", "seconds", "out")
 K = 64
 
 
@@ -214,17 +215,25 @@ def report(record: dict[str, Any]) -> str:
     return "\n".join(text)
 
 
-def runtime() -> None:
-    dims, counts = [int(n) for n in FLAGS.dims], [int(n) for n in FLAGS.counts]
+def _numbers(name: str) -> list[int]:
+    values = getattr(FLAGS, name)
+    good = bool(values) and all(value.isdecimal() and int(value) > 0 for value in values)
+    require(good, f"--{name} are positive whole numbers: got {','.join(values) or 'none'}")
+    return [int(value) for value in values]
+
+
+def runtime() -> pathlib.Path | None:
     command.prepare_jax()
     if FLAGS.role == "server":
-        asyncio.run(_serve(dims[0], counts[0]))
-        return
+        asyncio.run(_serve(int(FLAGS.dims[0]), int(FLAGS.counts[0])))
+        return None
     if FLAGS.role == "worker":
-        asyncio.run(_work(counts[0]))
-        return
-    rule = "need --dims >= 64 and --counts >= 1"
-    require(min(dims) >= K and min(counts) >= 1, f"{rule}: got {dims}, {counts}")
+        asyncio.run(_work(int(FLAGS.counts[0])))  # its number
+        return None
+    dims, counts = _numbers("dims"), _numbers("counts")
+    require(min(dims) >= K, f"need --dims >= {K}: got {FLAGS.dims}")
+    require(FLAGS.seconds > 0, f"need --seconds > 0: got {FLAGS.seconds:g}")
+    results.check_writable(FLAGS.out)
     record: dict[str, Any] = {"environment": results.environment(), "trivial": [], "mnist": []}
     with tempfile.TemporaryDirectory() as folder:
         for count in counts:
@@ -240,7 +249,8 @@ def runtime() -> None:
     results.write_text(out / "runtime.json", json.dumps(record, indent=1) + "\n")
     results.write_text(out / "runtime.md", report(record))
     print(f"\n{report(record)}\nwritten to {out}")
+    return out
 
 
 if __name__ == "__main__":
-    command.main(runtime, FLAGS, __doc__)
+    command.main(runtime, FLAGS, __doc__, OWN)

@@ -67,6 +67,8 @@ CONFIG = Config(
     attacks=("sign_flip",),
     seeds=(0,),
 )
+OWN = ("runs", "sizes", "deliveries", "full", "budget_s", "compare", "profile", "repeats")
+OWN += ("timed_events",)
 READ = ("out", "data_dir", "preset", "methods", "aggregators", "buffers", "attacks", "dataset")
 READ += ("model", "workers", "byzantine", "batch_size", "directions", "delta")
 
@@ -82,7 +84,10 @@ def check_flags() -> None:
     """Raises `InvalidConfig` on flags that this command does not read, or not so."""
     refuse_others(*READ)
     require(len(FLAGS.compare) <= 2, f"--compare takes one or two files: got {FLAGS.compare}")
-    require(FLAGS.deliveries, "--deliveries are fresh, outstanding or outstanding:L: got none")
+    require(
+        len(FLAGS.deliveries) > 0,
+        "--deliveries are fresh, outstanding or outstanding:L: got none",
+    )
     for delivery in FLAGS.deliveries:
         simulate.depth(delivery)  # refuses what is none
 
@@ -145,18 +150,20 @@ def measure(config: Config, cases: Sequence[Case]) -> dict[str, Any]:
     return record
 
 
-def throughput() -> None:
+def throughput() -> pathlib.Path | None:
     one_device_per_core()
     check_flags()
     config = configure(CONFIG)
     old = [report.read(path) for path in FLAGS.compare]
     if len(old) == 2:
         print(report.compare(*old))
-        return
+        return None
     cases = plan(config)
-    if FLAGS.profile:
+    if FLAGS.profile is not None:
+        results.check_writable(FLAGS.profile, "--profile")
         profile(config, cases[0])
-        return
+        return None
+    problem_of(config, FLAGS.data_dir, cases[0].size)  # refuses what cannot be
     # Read back from the cache, nothing would take its time to compile.
     jax.config.update("jax_enable_compilation_cache", False)
     record = {"config": results.plain(config), "environment": results.environment()}
@@ -181,7 +188,8 @@ def throughput() -> None:
     for before in old:
         print(report.compare(before, record))
     print(f"written to {out}")
+    return out
 
 
 if __name__ == "__main__":
-    main(throughput)
+    main(throughput, base=CONFIG, own=OWN, reads=READ)

@@ -11,12 +11,13 @@ results.json under --out; the same command continues there.
 """
 
 import dataclasses
+import pathlib
 from typing import Any, NamedTuple
 
 from absl import flags
 
 from experiments import figures, hosts, panel
-from experiments.command import FLAGS, configure, folder_for, main, sweep_options
+from experiments.command import FLAGS, all_but, configure, folder_for, main, perform
 from experiments.config import Config
 from farsign_jax import results
 from farsign_jax.base import lookup, require
@@ -71,6 +72,7 @@ IDEAS = {
 }
 
 CONFIG = Config(eval_every=500)
+READ = all_but("methods", "aggregators", "buffers")  # it has its own
 
 
 def _budgeted(config: Config, scheme: str) -> Config:
@@ -81,7 +83,7 @@ def _budgeted(config: Config, scheme: str) -> Config:
     return dataclasses.replace(config, events=events, **scaled)
 
 
-def ablation() -> None:
+def ablation() -> pathlib.Path:
     names = list(IDEAS) if FLAGS.ideas is None else FLAGS.ideas
     require(len(names) > 0, f"--ideas names none: known: {', '.join(IDEAS)}")
     chosen = {name: lookup("idea", name, IDEAS) for name in names}
@@ -92,7 +94,7 @@ def ablation() -> None:
         config = _budgeted(base, idea.options.get("scheme", "central"))
         config = dataclasses.replace(config, methods=(idea.method,))
         panels.append(panel.ready(config, FLAGS.data_dir, name=name, told={"idea": name}))
-    rows = panel.run(panels, folder, **sweep_options())
+    rows = perform(panels, folder)
     hosts.part()
     lines, summary = [], []
     for name, idea in chosen.items():
@@ -108,7 +110,8 @@ def ablation() -> None:
     table = f"{len(base.seeds)} seeds, {budget:,} evaluations in each run\n\n{table}"
     results.write_text(folder.path / "table.md", table)
     print(f"\n{table}\nall of it is in {folder.path}")
+    return folder.path
 
 
 if __name__ == "__main__":
-    main(ablation, many=True)
+    main(ablation, many=True, base=CONFIG, own=("ideas",), reads=READ)

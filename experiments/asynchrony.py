@@ -17,14 +17,15 @@ X.png/pdf, under --out.
 
 import dataclasses
 import itertools
+import pathlib
 from collections.abc import Iterable
 from typing import Any
 
 from absl import flags
 
-from experiments import cells, hosts
+from experiments import cells, hosts, plan
 from experiments.cells import TARGET, Cell, Figure
-from experiments.command import FLAGS, configure, folder_for, main
+from experiments.command import FLAGS, all_but, configure, folder_for, main
 from experiments.config import Config
 from experiments.progress import Progress
 from farsign_jax import processes
@@ -32,6 +33,8 @@ from farsign_jax.base import lookup, require
 
 flags.DEFINE_list("panels", ["a", "b", "c", "d", "e"], "Which ones.")
 
+# The panels choose these themselves.
+READ = all_but("arrivals", "timing", "rounds", "liars", "delivery")
 CONFIG = Config(
     methods=(
         "far_sign",
@@ -162,9 +165,6 @@ PANELS = {
 
 
 def _check(config: Config) -> None:
-    for name in ("arrivals", "timing", "rounds", "liars", "delivery"):
-        rule = f"the panels choose --{name} themselves: got {getattr(FLAGS, name)!r}"
-        require(getattr(FLAGS, name) is None, rule)
     for name in ("attacks", "aggregators"):
         given = getattr(config, name)
         require(len(given) == 1, f"the panels need one of --{name}: got {', '.join(given)}")
@@ -172,12 +172,16 @@ def _check(config: Config) -> None:
     require(len(FLAGS.panels) > 0, f"--panels names none: known: {', '.join(PANELS)}")
 
 
-def asynchrony() -> None:
+def asynchrony() -> pathlib.Path | None:
     base = configure(CONFIG)
     _check(base)
     panels = {name: lookup("panel", name, PANELS) for name in FLAGS.panels}
     folder = folder_for("asynchrony", base, panels=list(panels))
     groups = {n: cells.prepare(f.cells(base), FLAGS.data_dir) for n, f in panels.items()}
+    if FLAGS.dry_run:
+        every = ((name, *pair) for name, mine in groups.items() for pair in enumerate(mine))
+        plan.tell((cells.planned(*each, folder) for each in every), folder)
+        return None
     folder.claim()
     progress = Progress(sum(group.answers for every in groups.values() for group in every))
     rows: list[dict[str, Any]] = []
@@ -190,7 +194,8 @@ def asynchrony() -> None:
     progress.close()
     hosts.part()
     print(f"all of it is in {folder.path}")
+    return folder.path
 
 
 if __name__ == "__main__":
-    main(asynchrony, many=True)
+    main(asynchrony, many=True, base=CONFIG, own=("panels",), reads=READ)

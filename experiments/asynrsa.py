@@ -22,24 +22,25 @@ under --out; the same command continues there.
 """
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 
-from experiments import consensus, figures, panel
+from experiments import consensus, figures, panel, plan
 from experiments.claims import Finding, asked, table, too_short
 from experiments.command import (
     FLAGS,
     configure,
     folder_for,
     main,
-    refuse_others,
-    sweep_options,
+    perform,
 )
 from experiments.config import Config
 from farsign_jax import results
+from farsign_jax.base import require
 
 CLAIMS = ("figure1", "figure2", "figure3", "byrd_saga", "theorem")
 
@@ -61,8 +62,8 @@ CONFIG = Config(
     decay=1.0,
     step_size=0.001,
 )
-ASKED = ("out", "data_dir", "preset", "checkpoint_every", "max_lanes", "seeds", "dataset")
-ASKED += ("partition", "skew", "batch_size", "step_size")
+READ = ("out", "data_dir", "preset", "checkpoint_every", "max_lanes", "seeds", "dataset")
+READ += ("partition", "skew", "batch_size", "step_size", "dry_run", "tensorboard")
 
 Row = dict[str, Any]
 
@@ -183,8 +184,7 @@ def _theorem(
     return findings + more, rows + others
 
 
-def asynrsa() -> None:
-    refuse_others(*ASKED)
+def asynrsa() -> pathlib.Path:
     base = configure(CONFIG)
     names = asked(CLAIMS)
     smoke = FLAGS.preset == "smoke"
@@ -201,9 +201,13 @@ def asynrsa() -> None:
         for name in names
         if name != "theorem"
     ]
-    folder.claim()
+    beside = [plan.Beside(0.0, "The theorem comes after these, and is not counted.")]
+    rule = "--dry_run tells of the figures, not of the theorem: got --claims=theorem"
+    require(panels or not FLAGS.dry_run, rule)
+    if not FLAGS.dry_run:
+        folder.claim()
     findings: list[Finding] = []
-    rows = panel.run(panels, folder, **sweep_options()) if panels else []
+    rows = perform(panels, folder, beside if "theorem" in names else []) if panels else []
     for made in panels:
         mine = [row for row in rows if row["figure"] == made.name]
         findings += _judge(made.name, mine)
@@ -219,7 +223,8 @@ def asynrsa() -> None:
     folder.write_rows(rows)
     results.write_text(folder.path / "table.md", table(findings))
     print(f"\n{table(findings)}\nall of it is in {folder.path}")
+    return folder.path
 
 
 if __name__ == "__main__":
-    main(asynrsa)
+    main(asynrsa, base=CONFIG, own=("claims", "rounds_run"), reads=READ)

@@ -17,6 +17,7 @@ lie. The same command with the same --out continues. Writes table.md (claim, mea
 verdict), resilience.md, results.csv, results.json and a figure per group under --out.
 """
 
+import pathlib
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -215,9 +216,9 @@ GROUPS = {
 }
 
 
-def every_claim() -> None:
-    claims.tell("brsgd", GROUPS, SIZES)
+def every_claim() -> pathlib.Path:
+    return claims.tell("brsgd", GROUPS, SIZES)
 
 
 if __name__ == "__main__":
-    main(every_claim)
+    main(every_claim, own=("claims",), reads=claims.READ)

@@ -15,6 +15,7 @@ import numpy as np
 from experiments import figures, jobs, panel
 from experiments.command import FLAGS
 from experiments.config import Config
+from experiments.plan import Sweep
 from experiments.progress import Progress
 from farsign_jax import results, sweeps
 from farsign_jax.staleness import Staleness
@@ -111,25 +112,39 @@ def _joined(every: list[sweeps.Lanes]) -> sweeps.Lanes:
     return sweeps.Lanes(problem, *jax.tree.map(lambda *a: np.concatenate(a), *rest))
 
 
+def planned(name: str, number: int, group: Group, folder: results.Folder) -> Sweep:
+    """The sweep of a group, the `number`-th of a figure."""
+    first, lanes = group.runs[0], group.lanes
+    config, events = first.cell.config, lanes.schedules.shape[1]
+    evaluations, bits = first.job.cost(first.setting)
+    return Sweep(
+        name=f"{name}: {first.job.method}",
+        program=first.job.program,
+        lanes=lanes,
+        every=max(config.eval_every * events // config.events, 1),
+        measure=first.setting.measure,
+        delivery=first.delivery,
+        max_lanes=FLAGS.max_lanes,
+        checkpoint=folder.checkpoint(f"{name}-{number}"),
+        runs=1,
+        evaluations=evaluations,
+        bits=bits,
+    )
+
+
 def run(
     name: str, groups: list[Group], folder: results.Folder, progress: Progress
 ) -> list[dict[str, Any]]:
     """Runs the cells of a figure; the same folder continues. Returns tidy rows."""
     rows = []
     for number, (runs, lanes) in enumerate(groups):
-        first = runs[0]
-        config, events = first.cell.config, lanes.schedules.shape[1]
-        progress.start(f"{name}: {first.job.method}")
-        columns, final = sweeps.sweep(
-            first.job.program,
-            lanes,
-            every=max(config.eval_every * events // config.events, 1),
-            measure=first.setting.measure,
-            delivery=first.delivery,
-            max_lanes=FLAGS.max_lanes,
-            checkpoint=folder.checkpoint(f"{name}-{number}"),
+        each = planned(name, number, groups[number], folder)
+        progress.start(each.name)
+        share = runs[0].cell.config.events / lanes.schedules.shape[1]
+        columns, final = each.run(
+            checkpoint=each.checkpoint,
             checkpoint_every=FLAGS.checkpoint_every,
-            progress=lambda count, share=config.events / events: progress(count * share),
+            progress=lambda count, share=share: progress(count * share),
         )
         begin = 0
         for one in runs:

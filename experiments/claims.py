@@ -4,17 +4,20 @@ Not an experiment itself: the command that goes through groups of claims, and wh
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
 
 from experiments import figures
-from experiments.command import FLAGS, refuse_others
+from experiments.command import FLAGS
 from farsign_jax import results
 from farsign_jax.base import lookup, require
 
-flags.DEFINE_list("claims", None, "Which groups; default: all.")
+flags.DEFINE_list("claims", None, "Which groups. Default: all.")
+
+READ = ("out", "preset")
 
 
 class Finding(NamedTuple):
@@ -57,12 +60,12 @@ def tell(
     experiment: str,
     groups: Mapping[str, Callable[[Any, results.Folder], Group]],
     sizes: Mapping[str, Any],
-) -> None:
+) -> pathlib.Path:
     """The command: --claims of all groups, in the size that --preset names.
 
     Writes table.md, results.csv, results.json and a figure per group, after each group.
+    Returns the folder.
     """
-    refuse_others("out", "preset")
     preset = FLAGS.preset or "full"
     size = lookup("preset", preset, sizes)
     names = asked(list(groups))
@@ -84,3 +87,4 @@ def tell(
         results.write_text(folder.path / "table.md", table(findings))
         print(table(mine))
     print(f"all of it is in {folder.path}")
+    return folder.path

@@ -19,6 +19,7 @@ import numpy as np
 from experiments import figures
 from experiments.config import Config
 from experiments.jobs import jobs_of, prepare
+from experiments.plan import Beside, span
 from farsign_jax import devices, results, sweeps
 from farsign_jax import lanes as lanes_lib
 
@@ -123,6 +124,19 @@ def alone(
             print(said, file=sys.stderr)
         _write(folder, known)
     return known
+
+
+def expected(config: Config, data_dir: str | None) -> Beside:
+    """How long `alone` takes, from the first aggregator of each method."""
+    seconds, number, setting = 0.0, 0, prepare(config, data_dir)
+    for job in jobs_of(dataclasses.replace(config, attacks=("none",))):
+        build, lanes = job.alone(setting, 0)
+        took = clock(build, lanes, EVENTS, 1, job.delivery(config))
+        events = min(EVENTS, lanes.schedules.shape[1]) * (REPEATS + 1)
+        seconds += len(job.runs) * (1e-6 * took["us"] * events + took["compile_s"])
+        number += len(job.runs)
+    text = f"{span(seconds)} of it to clock {number} methods, each alone on the machine; those "
+    return Beside(seconds, f"{text}that are then run to 80 % are not counted.")
 
 
 def end_to_end(

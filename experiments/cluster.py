@@ -25,7 +25,7 @@ import numpy as np
 from absl import flags
 
 from experiments import figures
-from experiments.command import FLAGS, main, refuse_others, split
+from experiments.command import FLAGS, main, split
 from experiments.config import parse_attack
 from farsign_jax import attacks, results, simulate
 from farsign_jax.base import InvalidConfig, lookup, require
@@ -44,6 +44,8 @@ flags.DEFINE_string(
 )
 
 SEEDS = range(5)
+READ = ("out", "workers", "byzantine", "attacks", "events", "data_dir", "seeds")
+READ += ("tensorboard",)
 
 
 def told() -> dict[str, Any]:
@@ -52,8 +54,11 @@ def told() -> dict[str, Any]:
     Raises:
         InvalidConfig: where that cannot be.
     """
-    refuse_others("out", "workers", "byzantine", "attacks", "events", "data_dir", "seeds")
-    workers, q = FLAGS.workers or 8, 2 if FLAGS.byzantine is None else FLAGS.byzantine
+    workers, q = (
+        usual if told is None else told
+        for told, usual in ((FLAGS.workers, 8), (FLAGS.byzantine, 2))
+    )
+    require(workers > 0, f"need workers > 0: got {workers}")
     attacks.byzantine_mask(workers, q)
     require(FLAGS.seeds is None or FLAGS.seeds.isdecimal(), "--seeds is one seed of the run")
     names = split(FLAGS.attacks or ["sign_flip:scale=10"])
@@ -62,7 +67,8 @@ def told() -> dict[str, Any]:
     deeds = [] if FLAGS.deeds == "none" or not q else FLAGS.deeds.split(",")
     for deed in deeds:
         lookup("deed", deed, DEEDS)
-    events = FLAGS.events or 8000
+    require(len(names) > 0, "--attacks names none")
+    events = 8000 if FLAGS.events is None else FLAGS.events
     require(events > 0, f"need events > 0: got {events}")
     return {
         "workers": workers,
@@ -98,7 +104,8 @@ def run(config: dict[str, Any], attack: str, folder: pathlib.Path) -> dict[str, 
     """One cluster, from its first process to its last; metrics of its server."""
     q, m, kinds = config["byzantine"], config["workers"], {}
     with Fleet(folder, config["workers"]) as fleet:
-        known = [f"--data_dir={FLAGS.data_dir}"] if FLAGS.data_dir else []
+        there = pathlib.Path(FLAGS.data_dir or "").expanduser().absolute()
+        known = [f"--data_dir={there}"] if FLAGS.data_dir else []
         steps = [f"--events={config['events']}", f"--seed={config['seed']}", "--eval_every=1"]
         fleet.serve(*steps, "--silence=10", *known)
         for worker in range(m):
@@ -192,7 +199,7 @@ def by_worker(
     return lines
 
 
-def cluster() -> None:
+def cluster() -> pathlib.Path:
     config = told()
     described = {"experiment": "cluster"} | config
     out = FLAGS.out or f"results/cluster-{results.fingerprint(described)[:8]}"
@@ -221,7 +228,8 @@ def cluster() -> None:
     shown = [row | {"aggregator": ""} for row in rows if row["method"] == "real processes"]
     figures.curves(shown, folder.path / "curves.png", ("event",))
     print(f"\n{told_of}\n{table}\nall of it is in {folder.path}")
+    return folder.path
 
 
 if __name__ == "__main__":
-    main(cluster)
+    main(cluster, own=("deeds",), reads=READ)

@@ -31,7 +31,7 @@ from typing import Any
 from absl import flags
 
 from experiments import figures, hosts, panel
-from experiments.command import FLAGS, configure, folder_for, main, split, sweep_options
+from experiments.command import FLAGS, configure, folder_for, main, perform, split
 from experiments.config import Config
 from farsign_jax import results
 from farsign_jax.base import InvalidConfig, lookup, require
@@ -167,7 +167,7 @@ def _of(made: panel.Panel, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if all(row[k] == v for k, v in made.told.items())]
 
 
-def compare() -> None:
+def compare() -> pathlib.Path:
     fixed, varied = asked()
     combined = grid(fixed, varied)
     folder = folder_for("compare", combined[0][1], varied=varied)
@@ -177,7 +177,7 @@ def compare() -> None:
         name = name.replace("=", "")
         with _naming(at):
             panels.append(panel.ready(config, FLAGS.data_dir, name=name, told=at))
-    rows = panel.run(panels, folder, **sweep_options())
+    rows = perform(panels, folder)
     hosts.part()
     header = [*varied, "method", "attack", "best, %", "last, %"]
     lines, summary = [], []
@@ -198,7 +198,8 @@ def compare() -> None:
     results.write_text(folder.path / "table.md", table)
     results.write_text(folder.path / "table.tex", results.latex_table(header, lines))
     print(f"\n{table}\nall of it is in {folder.path}")
+    return folder.path
 
 
 if __name__ == "__main__":
-    main(compare, many=True)
+    main(compare, many=True, base=CONFIG, own=("vary", "spec"))

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import inspect
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,6 +50,28 @@ PAPER_AGGREGATORS = (
 CLOCKLESS = {"uniform": set(), "weighted": {"spread", "fast"}}
 
 
+class Round(NamedTuple):
+    """Whom a server that works in rounds waits for."""
+
+    says: str
+    needs: tuple[str, ...] = ()
+
+
+ROUNDS = {
+    "barrier": Round("For everybody"),
+    "fastest": Round("For the first `wait` that answer", ("wait",)),
+    "partial": Round(
+        "For those who take part, each with probability `participation`", ("participation",)
+    ),
+}
+
+LIARS = {
+    "first": "The first q workers",
+    "one_buffer": "q workers in as few buffers as possible",
+    "rotating": "q others at every event",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Everything that decides the numbers of a panel.
@@ -81,9 +103,7 @@ class Config:
     delivery: str = "fresh"
     arrivals: str = "uniform"  # or a model of `services`, or trace:path=FILE
     timing: str = "none"  # what liars do with time, on top of their attack
-    # Who lies: "first", the first q; "one_buffer", in as few of them as possible; "rotating", q
-    # others at every event.
-    liars: str = "first"
+    liars: str = "first"  # who lies, of `LIARS`
     rounds: str = "barrier"  # whom servers that work in rounds wait for
     validation: float = 0.0  # share of the training set to measure on instead of the test set
 
@@ -143,8 +163,7 @@ class Config:
     def waiting(self) -> dict[str, Any]:
         """The options of `arrivals.rounds`."""
         name, options = parse(self.rounds)
-        known = {"barrier": (), "fastest": ("wait",), "partial": ("participation",)}
-        expected = lookup("rounds", name, known)
+        expected = lookup("rounds", name, ROUNDS).needs
         got = tuple(option for option, _ in options)
         require(got == expected, f"rounds {name!r} needs {list(expected)}: got {self.rounds!r}")
         wait, share = (dict(options).get(o, 1) for o in ("wait", "participation"))
@@ -168,11 +187,18 @@ class Config:
         )
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "tuned": {"preset": "tuned"},
-    # Minutes become seconds; for a look at whether everything works, not at the numbers.
-    "smoke": {"dataset": "mnist_subset", "seeds": (0, 1), "events": 300, "directions": 50},
+class Preset(NamedTuple):
+    """Settings by one name, which flags override."""
+
+    says: str
+    settings: dict[str, Any]
+
+
+_SMOKE = {"dataset": "mnist_subset", "seeds": (0, 1), "events": 300, "directions": 50}
+PRESETS = {
+    "paper": Preset("The numbers of the paper, as far as they can be inferred", {}),
+    "tuned": Preset("The step sizes that experiments.tune chose", {"preset": "tuned"}),
+    "smoke": Preset("Minutes become seconds: does everything work?", _SMOKE),
 }
 
 
@@ -290,7 +316,7 @@ def check(config: Config) -> None:
     models.make(config.model)
     lookup("partition", config.partition, partitions.PARTITIONS)
     simulate.depth(config.delivery)
-    lookup("liars", config.liars, dict.fromkeys(("first", "one_buffer", "rotating")))
+    lookup("liars", config.liars, LIARS)
     rule = f"who plays with time always lies: got timing {config.timing!r}, liars rotating"
     require(config.liars != "rotating" or config.timing == "none", rule)
     config.waiting()

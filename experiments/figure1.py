@@ -1,6 +1,7 @@
 """The paper's Figure 1: test accuracy against evaluations (above) and seconds (below).
 
     python -m experiments.figure1
+    python -m experiments.figure1 --preset smoke
 
 The runs are those of `experiments.table3`: with the same flags it finds them where table3 left
 them, and draws only; otherwise it takes as long. One column per attack, lines are means over
@@ -9,15 +10,18 @@ seeds, bands their range. Seconds are those of each method alone on the machine.
 Writes figure1.png/pdf, results.csv and results.json under --out.
 """
 
+import pathlib
+
 from experiments import figures, table3
 from experiments.command import main
 
 
-def figure1() -> None:
+def figure1() -> pathlib.Path:
     _, folder, rows, _ = table3.measured()
     figures.curves(rows, folder.path / "figure1.png", ("evaluations", "seconds"))
     print(f"\n{folder.path}/figure1.png")
+    return folder.path
 
 
 if __name__ == "__main__":
-    main(figure1, many=True)
+    main(figure1, many=True, base=table3.CONFIG)

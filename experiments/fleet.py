@@ -34,6 +34,7 @@ class Fleet:
     """
 
     def __init__(self, folder: pathlib.Path, workers: int, quiet: bool = True):
+        folder = folder.absolute()  # processes start in another directory
         self.folder, self.workers, self._quiet = folder, workers, quiet
         self.target, self.page = f"127.0.0.1:{free_port()}", free_port()
         self.keys = folder.parent / f"{folder.name}-certificates"

@@ -2,6 +2,7 @@
 
     python -m experiments.hostile --server localhost:7077 --worker 1 \\
         --certificates certificates --deeds lies,stall,garbage,nonfinite --seconds 5
+    python -m experiments.hostile --worker 0 --insecure --deeds pipeline     (this machine only)
 
 One deed after the other, each for --seconds, or until the server will have no more of it:
 
@@ -193,6 +194,7 @@ async def all_of(target: str, credentials: Credentials | None, size: int) -> Non
 def hostile() -> None:
     require(FLAGS.worker is not None, "--worker N says which worker this is: got none")
     host, _ = command.address("--server", FLAGS.server)
+    require(len(FLAGS.deeds) > 0, f"--deeds names none: known: {', '.join(DEEDS)}")
     for deed in FLAGS.deeds:
         lookup("deed", deed, DEEDS)
     require(FLAGS.seconds > 0, f"need --seconds > 0: got {FLAGS.seconds}")

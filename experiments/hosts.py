@@ -13,9 +13,9 @@ from farsign_jax.base import InvalidConfig, require
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_integer("processes", 1, "How many processes share the runs, one on each host.")
-flags.DEFINE_integer("process", None, "Which of them this is, from 0 on.")
-flags.DEFINE_string("coordinator", None, "HOST:PORT, where process 0 can be reached.")
+flags.DEFINE_integer("processes", 1, "how many.")
+flags.DEFINE_integer("process", None, "which.")
+flags.DEFINE_string("coordinator", None, "HOST:PORT of the first.")
 
 
 def check(many: bool) -> None:

@@ -20,6 +20,7 @@ from farsign_jax import (
     models,
     partitions,
     problems,
+    simulate,
     sweeps,
 )
 from farsign_jax.base import Key, require
@@ -71,6 +72,8 @@ def prepare(config: Config, data_dir: str | None) -> Setting:
     test, test_labels = data.test_images, data.test_labels
     if config.validation:
         held = round(config.validation * len(train))
+        rule = f"--validation leaves examples on either side: got {config.validation:g}"
+        require(0 < held < len(train), f"{rule} of {len(train)}")
         order = np.random.default_rng(0).permutation(len(train))  # one split for all seeds
         test, test_labels = train[order[:held]], labels[order[:held]]
         train, labels = train[order[held:]], labels[order[held:]]
@@ -174,6 +177,13 @@ class Job:
         """Of its checkpoint."""
         text = self.method if self.lockstep else f"{self.method}-{self.runs[0][1]}"
         return text.replace(":", "-").replace(",", "-").replace("=", "")
+
+    def cost(self, setting: Setting) -> tuple[int, int]:
+        """Evaluations and bits of an answer."""
+        hyper = {name: values[0, 0] for name, values in self.hyper.items()}
+        problem = jax.device_put(setting.lanes.take(0).problem)
+        system = self.builds[0](problem, hyper)
+        return system.worker.evaluations, simulate.bits_per_answer(system, problem)
 
     def lanes(self, setting: Setting) -> sweeps.Lanes:
         """A lane per seed in lock-step, one per seed and point otherwise."""

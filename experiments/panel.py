@@ -6,16 +6,16 @@ Not an experiment itself: what runs the sweeps of `jobs`, and the rows they leav
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments.config import Config
 from experiments.jobs import Job, Setting, jobs_of, prepare
+from experiments.plan import Sweep
 from experiments.progress import Progress
-from farsign_jax import processes, results, simulate, sweeps
+from farsign_jax import processes, results, sweeps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,30 @@ class Panel:
     def answers(self) -> int:
         runs = sum(len(job.runs) * job.points for job in self.jobs)
         return runs * len(self.config.seeds) * self.config.events
+
+    def planned(self, folder: results.Folder | None, max_lanes: int | None) -> Iterator[Sweep]:
+        """The sweeps of its jobs."""
+        config, setting = self.config, self.setting
+        for job in self.jobs:
+            own = job.lanes(setting)
+            events = own.schedules.shape[1]
+            every = config.eval_every * events // config.events  # as many answers
+            label = job.method if job.lockstep else f"{job.method} {job.runs[0][1]}"
+            name = f"{self.name}-{job.name}" if self.name else job.name
+            evaluations, bits = job.cost(setting)
+            yield Sweep(
+                name=f"{self.name} {label}".strip(),
+                program=job.program,
+                lanes=own,
+                every=min(max(every, 1), events),
+                measure=setting.measure,
+                delivery=job.delivery(config),
+                max_lanes=1 if job.one_seed_at_a_time else max_lanes,
+                checkpoint=folder.checkpoint(name) if folder else None,
+                runs=len(job.runs) * job.points if job.lockstep else 1,
+                evaluations=evaluations,
+                bits=bits,
+            )
 
 
 def ready(
@@ -65,25 +89,14 @@ def sweep(
 
     Returns what is left of each job.
     """
-    config, setting, ends = panel.config, panel.setting, []
+    config, ends = panel.config, []
     if folder:
         folder.claim()
-    for job in panel.jobs:
-        own = job.lanes(setting)
-        label = job.method if job.lockstep else f"{job.method} {job.runs[0][1]}"
-        progress.start(f"{panel.name} {label}".strip())
-        side_by_side = len(job.runs) * job.points if job.lockstep else 1
-        side_by_side *= config.events / own.schedules.shape[1]
-        every = config.eval_every * own.schedules.shape[1] // config.events  # as many answers
-        name = f"{panel.name}-{job.name}" if panel.name else job.name
-        _, final = sweeps.sweep(
-            job.program,
-            own,
-            every=min(max(every, 1), own.schedules.shape[1]),
-            measure=setting.measure,
-            delivery=job.delivery(config),
-            max_lanes=1 if job.one_seed_at_a_time else max_lanes,
-            checkpoint=folder.checkpoint(name) if folder else None,
+    for job, each in zip(panel.jobs, panel.planned(folder, max_lanes), strict=True):
+        progress.start(each.name)
+        side_by_side = each.runs * config.events / each.lanes.schedules.shape[1]
+        _, final = each.run(
+            checkpoint=each.checkpoint,
             checkpoint_every=checkpoint_every,
             progress=lambda events, n=side_by_side: progress(n * events),
             on_checkpoint=lambda columns, job=job: keep(
@@ -135,10 +148,7 @@ def tidy(
     config: Config, job: Job, setting: Setting, columns: dict[str, np.ndarray]
 ) -> list[dict[str, Any]]:
     """The columns of one sweep, [S, E, runs], as rows."""
-    hyper = {name: values[0, 0] for name, values in job.hyper.items()}
-    problem = jax.device_put(setting.lanes.take(0).problem)
-    system = job.builds[0](problem, hyper)
-    evaluations, bits = system.worker.evaluations, simulate.bits_per_answer(system, problem)
+    evaluations, bits = job.cost(setting)
     lanes = setting.of(job)
     heard = (lanes.schedules >= 0).reshape(*lanes.schedules.shape[:2], -1).sum(axis=2)
     answers = heard.cumsum(axis=1)  # [S, T]

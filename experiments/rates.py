@@ -16,6 +16,7 @@ arrivals make them. The same command with the same --out continues. Writes table
 measured, verdict), results.csv, results.json and one figure per group under --out.
 """
 
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -236,10 +237,10 @@ GROUPS: dict[str, Callable[[Size, results.Folder], Group]] = {
 }
 
 
-def every_claim() -> None:
+def every_claim() -> pathlib.Path:
     jax.config.update("jax_enable_x64", True)
-    claims.tell("rates", GROUPS, SIZES)
+    return claims.tell("rates", GROUPS, SIZES)
 
 
 if __name__ == "__main__":
-    main(every_claim)
+    main(every_claim, own=("claims",), reads=claims.READ)

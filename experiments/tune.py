@@ -1,6 +1,7 @@
 """Chooses the step sizes of `--preset tuned`, with the same search budget for every method.
 
-    python -m experiments.tune    20 minutes on two cores
+    python -m experiments.tune                                  20 minutes on two cores
+    python -m experiments.tune --methods far_sign --seeds 2     of FAR-SIGN alone
 
 Each method, with each aggregator, tries the same six multiples of its `paper` step size under
 every attack, in runs of half the length and one seed, with a sixth of the training set held out
@@ -9,9 +10,11 @@ accuracy in its worst attack (to 0.1 %, then on average over attacks). Writes ta
 results.csv and results.json.
 """
 
+import pathlib
+
 import numpy as np
 
-from experiments import figures, hosts, panel
+from experiments import figures, hosts, panel, plan
 from experiments.command import FLAGS, configure, folder_for, main, sweep_options
 from experiments.config import Config
 from experiments.progress import Progress
@@ -30,13 +33,16 @@ def choose(scores):
     return max(range(len(order)), key=order.__getitem__)
 
 
-def tune() -> None:
+def tune() -> pathlib.Path | None:
     config = configure(CONFIG)
     require(config.step_size is None, "tune chooses the step size: leave --step_size out")
     require(config.validation > 0, "tune needs --validation > 0")
     require(config.preset != "tuned", "tune starts from the preset 'paper'")
     folder = folder_for("tune", config)
     candidates = panel.ready(config, FLAGS.data_dir, MULTIPLES)
+    if FLAGS.dry_run:
+        plan.tell(candidates.planned(folder, FLAGS.max_lanes), folder)
+        return None
     scores, steps, rows = {}, {}, {}  # of (method, aggregator)
 
     def keep(job, columns):
@@ -45,7 +51,7 @@ def tune() -> None:
         shape = (len(config.seeds), groups, job.points, len(job.runs) // groups)
         last = columns["event"][:, -1] == config.events
         if not last.all():
-            return
+            return None
         best = accuracy.max(axis=1).reshape(shape)
         for g in range(groups):
             name, own = job.runs[g * shape[3]][0], job.hyper["step_size"][g].tolist()
@@ -80,7 +86,8 @@ def tune() -> None:
     table = results.markdown_table(header, lines)
     results.write_text(folder.path / "table.md", table)
     print(f"\n{table}\nall of it is in {folder.path}")
+    return folder.path
 
 
 if __name__ == "__main__":
-    main(tune, many=True)
+    main(tune, many=True, base=CONFIG)

@@ -40,12 +40,12 @@ class Schedule(NamedTuple):
 
 
 def uniform(key: Key, num_workers: int, num_events: int) -> np.ndarray:
-    """Every worker is equally likely at every event (the paper's experiment), i32[T]."""
+    """Every worker is equally likely at every event (the paper's experiment): i32[T]."""
     return weighted(key, np.ones(num_workers), num_events)
 
 
 def weighted(key: Key, rates: Any, num_events: int) -> np.ndarray:
-    """Worker i arrives with probability proportional to `rates[i]`, i32[T].
+    """Worker i arrives with probability proportional to `rates[i]`: i32[T].
 
     Exactly the order of arrivals of workers with exponential service times at these rates.
     """

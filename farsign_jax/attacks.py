@@ -59,7 +59,7 @@ def none() -> Attack:
 
 
 def sign_flip(scale: float = 1.0, source: str = "own") -> Attack:
-    """-scale * g.
+    """-scale * g, where g is its own answer or the mean of honest ones.
 
     Args:
         scale: 1 in Damaskinos et al., ICML 2018; 10 in BASGD (Yang and Li, ICML 2021).

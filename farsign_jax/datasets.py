@@ -45,6 +45,13 @@ class IdxSource(NamedTuple):
 
     url: str
     md5: tuple[str, str, str, str]
+    says: str = ""
+
+
+class Other(NamedTuple):
+    """What has no IDX files: it is part of the package, or prepared by tensorflow-datasets."""
+
+    says: str
 
 
 _IDX_FILES = (
@@ -54,8 +61,7 @@ _IDX_FILES = (
     "t10k-labels-idx1-ubyte",
 )
 
-# name -> source of IDX files, None where only tensorflow-datasets has it
-DATASETS: dict[str, IdxSource | None] = {
+DATASETS: dict[str, IdxSource | Other] = {
     "mnist": IdxSource(
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         (
@@ -64,6 +70,7 @@ DATASETS: dict[str, IdxSource | None] = {
             "9fb629c4189551a2d022fa330f9573f3",
             "ec29112dd5afa0611ce80d1b7f02629c",
         ),
+        "60,000 handwritten digits, and 10,000 for testing",
     ),
     "fashion_mnist": IdxSource(
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -73,6 +80,7 @@ DATASETS: dict[str, IdxSource | None] = {
             "bef4ecab320f06d8554ea6380940ec79",
             "bb300cfdad3c16e7a12a480ee83cd310",
         ),
+        "60,000 pieces of clothing, and 10,000 for testing",
     ),
     "kmnist": IdxSource(
         "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
@@ -82,10 +90,13 @@ DATASETS: dict[str, IdxSource | None] = {
             "5c965bf0a639b31b8f53240b1b52f4d7",
             "7320c461ea6c1c855c0b718fb2a4b134",
         ),
+        "60,000 Japanese characters, and 10,000 for testing",
     ),
-    "cifar10": None,
-    "mnist_subset": None,
-    "license_text": None,
+    "cifar10": Other(
+        "50,000 colour photographs, and 10,000; to be prepared by tensorflow-datasets"
+    ),
+    "mnist_subset": Other("10,000 digits of mnist, and 2,000 for testing; part of the package"),
+    "license_text": Other("The next character of the Apache License; part of the package"),
 }
 
 
@@ -224,7 +235,7 @@ def _idx_array(path: pathlib.Path) -> np.ndarray:
 def _download(name: str, folder: pathlib.Path) -> Dataset:
     """Downloads and verifies the IDX files."""
     source = DATASETS[name]
-    if source is None:
+    if not isinstance(source, IdxSource):
         raise DataError(
             f"{name} must be prepared first: pip install tensorflow && "
             f"tfds build {name} --file_format=array_record, then --data_dir if not the default"

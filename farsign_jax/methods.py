@@ -77,7 +77,8 @@ class Method(NamedTuple):
     """`build(problem, feedback, hyper, **options)`, and what it needs to be told.
 
     Attributes:
-        build: to server and worker; its keyword arguments are the options of the method.
+        build: to server and worker; its keyword arguments are the options of the method, its
+            docstring says in a line what it is.
         presets: from a preset to its hyper-parameters; every preset has the same names.
         tuned: the step size of preset `tuned` for each aggregator, where a method takes one.
         rounds: does the server wait? Then an event is a round (`arrivals.rounds`).
@@ -124,7 +125,9 @@ def _far_sign(
     storage="float32",
     slots=None,
 ):
-    """FAR-SIGN along coordinates; what is not here is told to `far_sign` and `zeroth_order`.
+    """Signs of a moving average per worker and coordinate, of two-point differences.
+
+    What is not here is told to `far_sign` and `zeroth_order`.
 
     Args:
         arrival_rates: "none", all steps weigh 1; "known" (on a command line), the step of
@@ -195,6 +198,7 @@ def _last_layer(problem, factor):
 def _far_sign_first_order(
     problem, feedback, hyper, *, arrival_rates="none", rate_cap=None, cap_rank=None
 ):
+    """Signs of a moving average per worker and coordinate of a gradient."""
     options = {"arrival_rates": arrival_rates, "rate_cap": rate_cap, "cap_rank": cap_rank}
     server, _ = _far_sign(problem, feedback, hyper, **options)
     dictionary = directions.identity(problem.x0.shape[-1], feedback.directions)
@@ -205,17 +209,20 @@ def _far_sign_first_order(
 
 
 def _async_sgd(problem, feedback, hyper):
+    """Stochastic gradients as they come, no defence."""
     step_size = feedback.schedule(hyper["step_size"])
     return async_sgd(problem.num_workers, step_size=step_size), _gradients(problem, feedback)
 
 
 def _async_sign_sgd(problem, feedback, hyper):
+    """Signs of stochastic gradients as they come, no memory."""
     step_size = feedback.schedule(hyper["step_size"])
     server = async_sgd(problem.num_workers, step_size=step_size, signs=True)
     return server, _gradients(problem, feedback)._replace(bits=problem.x0.shape[-1])
 
 
 def _async_zo_sgd(problem, feedback, hyper):
+    """Two-point differences along coordinates as they come, no defence."""
     dictionary = directions.identity(problem.x0.shape[-1], feedback.directions)
     step_size = feedback.schedule(hyper["step_size"])
     worker = oracles.zeroth_order(
@@ -225,6 +232,7 @@ def _async_zo_sgd(problem, feedback, hyper):
 
 
 def _kardam(problem, feedback, hyper, *, byzantine=5, frequency="count", dampening="inverse"):
+    """Gradients that change no faster than most do, and come no oftener."""
     server = kardam(
         problem.num_workers,
         byzantine=byzantine,
@@ -236,7 +244,9 @@ def _kardam(problem, feedback, hyper, *, byzantine=5, frequency="count", dampeni
 
 
 def _zeno_pp(problem, feedback, hyper, *, trusted=128, rho=0.001, epsilon=0.0, refresh=10):
-    """Zeno++ with examples of its own; the rest is told to `zeno_pp`.
+    """Gradients that agree with the server's own data.
+
+    The rest is told to `zeno_pp`.
 
     Args:
         trusted: R, examples that the server has of its own, the first ones of each worker.
@@ -254,7 +264,9 @@ def _zeno_pp(problem, feedback, hyper, *, trusted=128, rho=0.001, epsilon=0.0, r
 
 
 def _aflguard(problem, feedback, hyper, *, trusted=100, lam=1.5, refresh=1):
-    """AFLGuard with examples of its own; the rest is told to `aflguard`.
+    """Gradients near to that of the server's own data.
+
+    The rest is told to `aflguard`.
 
     Args:
         trusted: R, examples that the server has of its own, the first ones of each worker.
@@ -271,6 +283,7 @@ def _aflguard(problem, feedback, hyper, *, trusted=100, lam=1.5, refresh=1):
 
 
 def _fedbuff(problem, feedback, hyper, *, buffer_size=10, dampening="inverse_sqrt"):
+    """The mean of a few gradients at a time, no defence."""
     step_size = feedback.schedule(hyper["step_size"])
     server = fedbuff(
         problem.num_workers, buffer_size=buffer_size, step_size=step_size, dampening=dampening
@@ -279,17 +292,20 @@ def _fedbuff(problem, feedback, hyper, *, buffer_size=10, dampening="inverse_sqr
 
 
 def _sgd(problem, feedback, hyper, *, aggregator="median", scale=1.0, weight_decay=0.0):
+    """Rounds: an aggregator of gradients."""
     rule, step_size = aggregators.make(aggregator), feedback.schedule(hyper["step_size"])
     told = {"step_size": step_size, "scale": scale, "weight_decay": weight_decay}
     return sgd(problem.num_workers, rule, **told), _gradients(problem, feedback)
 
 
 def _fed_sgd(problem, feedback, hyper, *, scale=1.0, weight_decay=0.0):
+    """Rounds: the mean of gradients, no defence."""
     told = {"scale": scale, "weight_decay": weight_decay}
     return _sgd(problem, feedback, hyper, aggregator=METHODS["fed_sgd"].rule, **told)
 
 
 def _byrd_saga(problem, feedback, hyper, *, scale=1.0, weight_decay=0.0):
+    """Rounds: the geometric median of SAGA gradients."""
     told = {"scale": scale, "weight_decay": weight_decay}
     server, _ = _sgd(problem, feedback, hyper, aggregator=METHODS["byrd_saga"].rule, **told)
     return server, oracles.saga_gradient(problem, batch_size=feedback.batch_size)
@@ -306,7 +322,9 @@ def _own_models(problem, feedback, hyper, gradients, norm, weight_decay, server_
 
 
 def _rsa(problem, feedback, hyper, *, norm="l1", weight_decay=0.0, server_sees="old"):
-    """RSA; the rest is told to `rsa` and `own_model`.
+    """Rounds: models of their own, pulled together by an l_p penalty.
+
+    The rest is told to `rsa` and `own_model`.
 
     Args:
         norm: of the penalty, "l1", "l2" or "linf".
@@ -316,7 +334,9 @@ def _rsa(problem, feedback, hyper, *, norm="l1", weight_decay=0.0, server_sees="
 
 
 def _asyn_rsa_vr(problem, feedback, hyper, *, norm="l1", weight_decay=0.0, server_sees="old"):
-    """AsynRSA-VR; the rest is told to `rsa` and `own_model`.
+    """Rounds: models of their own, pulled together, with SAGA gradients.
+
+    The rest is told to `rsa` and `own_model`.
 
     Args:
         norm: of the penalty, "l1", "l2" or "linf".
@@ -326,7 +346,9 @@ def _asyn_rsa_vr(problem, feedback, hyper, *, norm="l1", weight_decay=0.0, serve
 
 
 def _brsgd(problem, feedback, hyper, *, aggregator="median", power=0.55, growth=0.0):
-    """SGD in rounds k with steps step_size (k + 1)^-power; the rest is told to `brsgd`.
+    """Rounds: an aggregator, steps that sum to infinity, a random iterate.
+
+    The rest is told to `brsgd`.
 
     Args:
         step_size: alpha_0 > 0.
@@ -342,12 +364,14 @@ def _brsgd(problem, feedback, hyper, *, aggregator="median", power=0.55, growth=
 
 
 def _sign_sgd_mv(problem, feedback, hyper, *, momentum=0.9):
+    """Rounds: a majority vote of signs of momentum."""
     server = sign_sgd(problem.num_workers, step_size=feedback.schedule(hyper["step_size"]))
     worker = _gradients(problem, feedback)
     return server, momentum_sign(worker, problem.x0.shape[-1], momentum)
 
 
 def _ef_sign_sgd(problem, feedback, hyper):
+    """Rounds: signs with error feedback, no defence."""
     m = problem.num_workers
     worker = error_feedback_sign(
         _gradients(problem, feedback),
@@ -368,11 +392,13 @@ def _buffered(problem, feedback, hyper, aggregator, buffers, **options):
 
 
 def _basgd(problem, feedback, hyper, *, aggregator="median", buffers=11):
+    """An aggregator of buffers of stochastic gradients."""
     server = _buffered(problem, feedback, hyper, aggregator, buffers)
     return server, _gradients(problem, feedback)
 
 
 def _cyber0(problem, feedback, hyper, *, aggregator="median", buffers=11, message="dense"):
+    """An aggregator of buffers of two-point estimates along the unit sphere."""
     sphere = directions.sphere(problem.x0.shape[-1], feedback.directions)
     options = {"directions": sphere, "message": message}
     server = _buffered(problem, feedback, hyper, aggregator, buffers, **options)

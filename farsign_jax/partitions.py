@@ -7,12 +7,14 @@ from farsign_jax.keys import host_rng
 
 
 def _iid(labels: np.ndarray, m: int, rng: np.random.Generator, _: float) -> list[np.ndarray]:
+    """At random, in equal parts."""
     return np.array_split(rng.permutation(len(labels)), m)
 
 
 def _dirichlet(
     labels: np.ndarray, m: int, rng: np.random.Generator, alpha: float
 ) -> list[np.ndarray]:
+    """Each class in Dirichlet(skew) proportions."""
     parts: list[list[np.ndarray]] = [[] for _ in range(m)]
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
@@ -25,6 +27,7 @@ def _dirichlet(
 def _unbalanced(
     labels: np.ndarray, m: int, rng: np.random.Generator, alpha: float
 ) -> list[np.ndarray]:
+    """As dirichlet, but all get equally many: some are lost, some are there twice."""
     size = len(labels) // m
     parts = _dirichlet(labels, m, rng, alpha)
     rule = f"partition unbalanced leaves a worker without examples: skew={alpha:g} is too small"
@@ -40,6 +43,7 @@ def _unbalanced(
 def _label_skew(
     labels: np.ndarray, m: int, rng: np.random.Generator, pieces: float
 ) -> list[np.ndarray]:
+    """Sorted by label, in pieces of which everybody gets `skew`."""
     shuffled = rng.permutation(len(labels))
     ordered = shuffled[np.argsort(labels[shuffled], kind="stable")]
     cut = np.array_split(ordered, m * int(pieces))
@@ -50,6 +54,7 @@ def _label_skew(
 def _two_camps(
     labels: np.ndarray, m: int, rng: np.random.Generator, share: float
 ) -> list[np.ndarray]:
+    """The first m * skew workers hold the lower half of the labels only."""
     camp, size = min(max(round(share * m), 1), m - 1), len(labels) // m
     low = labels < np.median(np.unique(labels))
     order = rng.permutation(len(labels))

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import errno
 import functools
 import hashlib
 import io
@@ -19,7 +20,7 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
-from farsign_jax import processes
+from farsign_jax import processes, readme
 from farsign_jax.base import InvalidConfig
 
 # fmt: off
@@ -29,9 +30,13 @@ COLUMNS = (
 )
 # fmt: on
 
+# What the user's disk refuses, not what a programmer got wrong.
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+DENIED += (errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT)
+
 
 class ConfigMismatch(InvalidConfig):
-    """The folder holds results of another configuration."""
+    """The folder holds results of another configuration, or is no folder."""
 
 
 def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
@@ -48,6 +53,10 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> N
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)
+    except OSError as error:  # a full disk does not say of which file
+        if error.errno is not None:
+            error.filename = error.filename or str(path)
+        raise
     finally:
         new.unlink(missing_ok=True)
 
@@ -156,6 +165,30 @@ def _revision() -> str:
         return "unknown"
 
 
+def check_writable(path: str | os.PathLike, flag: str = "--out") -> None:
+    """Raises `InvalidConfig` where no folder of that name can be made or written to; where a
+    file is in its place, `ConfigMismatch`."""
+    if not str(path):
+        raise InvalidConfig(f"{flag} names a folder: got ''")
+    path = pathlib.Path(path).expanduser()
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise ConfigMismatch(f"{there} is a file: {flag} names a folder, got {path}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InvalidConfig(f"no permission to write in {there}: {flag} is {path}")
+
+
+def describe(path: str | os.PathLike) -> None:
+    """Writes README.md of a folder of results as it is now; one of somebody else stays."""
+    path = pathlib.Path(path)
+    file = path / "README.md"
+    if not processes.first():
+        return
+    if file.exists() and not file.read_text(errors="replace").startswith(readme.MARK):
+        return
+    write_text(file, readme.text(path, environment()))
+
+
 def plain(config: Any) -> Any:
     """A dataclass as what JSON can say."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
@@ -168,7 +201,8 @@ def fingerprint(config: Mapping[str, Any]) -> str:
 
 
 class Folder:
-    """One folder of results: `config.json`, `results.csv`, `results.json`, checkpoints.
+    """One folder of results: `config.json`, `results.csv`, `results.json`, checkpoints, and
+    README.md, which tells of these.
 
     Nothing is written before `claim`, so that a command that fails leaves no trace. Of several
     processes, the first writes; all have their checkpoints there.
@@ -181,8 +215,7 @@ class Folder:
         self.path = pathlib.Path(path).expanduser()
         self.config = dict(config)
         known = self.path / "config.json"
-        if self.path.exists() and not self.path.is_dir():
-            raise ConfigMismatch(f"{self.path} is a file: --out names a folder")
+        check_writable(self.path)
         if (self.path / "results.csv").exists() and not known.exists():
             raise ConfigMismatch(f"{self.path} holds results of unknown configuration")
         if known.exists():
@@ -208,6 +241,7 @@ class Folder:
         known = self.path / "config.json"
         if processes.first() and not known.exists():
             write_text(known, json.dumps(self.config, indent=2) + "\n")
+            describe(self.path)
 
     def checkpoint(self, name: str) -> pathlib.Path:
         return self.path / "checkpoints" / f"{name}.npz"
@@ -230,6 +264,7 @@ class Folder:
             "rows": list(rows),
         }
         write_text(self.path / "results.json", json.dumps(record, indent=1) + "\n")
+        describe(self.path)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -101,7 +101,7 @@ def side_by_side(shares: Sequence[Share], devices: int) -> Iterator[list[Share]]
     """
     by_event: dict[int, list[Share]] = {}
     for share in shares:
-        by_event.setdefault(_events(share) if devices > 1 else 0, []).append(share)
+        by_event.setdefault(done(share) if devices > 1 else 0, []).append(share)
     for _, alike in sorted(by_event.items()):
         rounds = -(-len(alike) // devices)
         size = -(-len(alike) // rounds)
@@ -129,11 +129,22 @@ def save(share: Share, inputs: np.ndarray, event: int, columns: PyTree, run: PyT
         results.save_state(share.path, (inputs, np.asarray(event), columns, run))
 
 
-def _events(share: Share) -> int:
+def done(share: Share) -> int:
     """How many events of a share are done."""
     if share.path is None or not share.path.exists():
         return 0
     return int(results.load_leaf(share.path, 1))
+
+
+def check(share: Share, inputs: np.ndarray) -> None:
+    """Raises `InvalidConfig` where the checkpoint, if there is one, is of another sweep."""
+    if share.path is None or not share.path.exists():
+        return
+    found = results.load_leaf(share.path, 0)
+    require(
+        found.shape == inputs.shape and (found == inputs).all(),
+        f"{share.path} belongs to a sweep of another method, attack, data, seeds or settings",
+    )
 
 
 def load(share: Share, inputs: np.ndarray, columns: PyTree, run: PyTree) -> Any:
@@ -145,9 +156,6 @@ def load(share: Share, inputs: np.ndarray, columns: PyTree, run: PyTree) -> Any:
     if share.path is None or not share.path.exists():
         return None
     like = (inputs, np.zeros((), np.int64), columns, run)
-    found, event, columns, run = results.load_state(share.path, like)
-    require(
-        found == inputs,
-        f"{share.path} belongs to a sweep of another method, attack, data, seeds or settings",
-    )
+    _, event, columns, run = results.load_state(share.path, like)
+    check(share, inputs)
     return int(event), columns, run

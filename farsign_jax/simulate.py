@@ -42,7 +42,10 @@ from farsign_jax.base import (
 )
 from farsign_jax.staleness import Staleness
 
-DELIVERIES = ("fresh", "outstanding")
+DELIVERIES = {
+    "fresh": "Who arrives is asked, answers and is heard in one event",
+    "outstanding": "L open questions at each worker (outstanding:L; 1): answers grow stale",
+}
 
 
 def depth(delivery: str) -> int:

@@ -29,6 +29,22 @@ def lanes_that_fit(num_lanes: int, bytes_per_lane: int) -> int:
     return int(np.clip(free // 2 // max(bytes_per_lane, 1), 1, num_lanes))
 
 
+def cut(
+    build: Build,
+    lanes: Lanes,
+    delivery: str,
+    max_lanes: int | None,
+    checkpoint: str | os.PathLike | None,
+    devices: Sequence[devices_lib.Device],
+) -> list[shares.Share]:
+    """All lanes in shares, each what one device has at a time: arguments as of `sweep`."""
+    total = len(lanes)
+    fit = max_lanes or lanes_that_fit(total, lane_bytes(build, lanes, delivery))
+    path = None if checkpoint is None else pathlib.Path(checkpoint)
+    number = shares.agreed(total, fit, len(devices), max_lanes, path)
+    return shares.cut(total, number, path)
+
+
 def sweep(
     build: Build,
     lanes: Lanes,
@@ -87,9 +103,7 @@ def sweep(
         inputs = shares.fingerprint(build, lanes, delivery, every)
         processes.agree(inputs.tobytes().hex(), "settings, data and code")
     total = len(lanes)
-    fit = max_lanes or lanes_that_fit(total, lane_bytes(build, lanes, delivery))
-    path = None if checkpoint is None else pathlib.Path(checkpoint)
-    number = shares.agreed(total, fit, len(local), max_lanes, path)
+    all_shares = cut(build, lanes, delivery, max_lanes, checkpoint, local)
     task = batches.Task(build, every, measure, delivery, checkpoint_every, progress, of)
     columns: dict[str, np.ndarray] = {}
 
@@ -101,7 +115,7 @@ def sweep(
         if on_checkpoint:
             on_checkpoint(columns)
 
-    mine = shares.cut(total, number, path)[index::count]
+    mine = all_shares[index::count]
     ends: dict[int, Final] = {}
     for batch in shares.side_by_side(mine, len(local)):
         ends |= batches.run(task, lanes, batch, local, record)

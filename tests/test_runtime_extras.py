@@ -76,5 +76,5 @@ def test_who_imports_a_module_without_its_extra_is_told_the_same():
 
 def test_what_was_recorded_can_be_replayed_without_any_extra():
     lines = without_extras("farsign_jax.runtime.replay __main__ --help")
-    assert "python -m farsign_jax.runtime.replay DIR" in "\n".join(lines)
+    assert "python -m farsign_jax.runtime.replay run" in "\n".join(lines)
     assert lines[-1] == "exit 0"

@@ -2,6 +2,7 @@
 
     python -m farsign_jax.runtime.certificates --out certificates --workers 8 \\
         --hosts localhost,127.0.0.1
+    python -m farsign_jax.runtime.certificates --hosts server.example.org --workers 32
 
 Makes an authority, a certificate of the server for these names and addresses, one of each
 worker, and `allowed.txt`: a line `WORKER FINGERPRINT` for each certificate that may join as
@@ -102,7 +103,8 @@ def make(out: str | os.PathLike, workers: int, hosts: tuple[str, ...]) -> None:
     """
     out = pathlib.Path(out)
     require(workers > 0, f"need --workers > 0: got {workers}")
-    require(hosts and all(hosts), "need --hosts, the names or addresses of the server")
+    require(len(hosts) > 0 and all(hosts), "need --hosts, the names or addresses of the server")
+    results.check_writable(out)
     if (out / "authority.crt").exists():
         raise InvalidConfig(f"{out} holds certificates already: choose another --out")
     out.mkdir(parents=True, exist_ok=True, mode=0o700)

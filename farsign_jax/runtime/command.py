@@ -8,12 +8,13 @@ import logging
 import os
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import jax
 from absl import flags
 
+from farsign_jax import results, usage
 from farsign_jax.base import InvalidConfig, require
 from farsign_jax.datasets import DataError
 
@@ -63,6 +64,12 @@ def read_certificates(folder: str, *names: str) -> list[bytes]:
     return found
 
 
+def lacking(module: str, extra: str) -> str:
+    """What to say where a module that an extra brings is not there."""
+    text = f"no module {module} here: pip install 'farsign_jax[{extra}]', or from the sources "
+    return f"{text}pip install -e '.[{extra}]'"
+
+
 _EXTRAS = {
     "grpc": ("grpc", "google", "cryptography"),
     "ray": ("ray",),
@@ -79,8 +86,7 @@ def missing(error: ModuleNotFoundError, name: str) -> NoReturn:
     lacks = (error.name or "").partition(".")[0]
     for extra, modules in _EXTRAS.items():
         if lacks in modules:
-            text = f"no module {lacks} here: pip install 'farsign_jax[{extra}]', or from the "
-            text += f"sources pip install -e '.[{extra}]'"
+            text = lacking(lacks, extra)
             if name == "__main__":
                 fail(text)
             raise ModuleNotFoundError(text, name=error.name) from None
@@ -102,18 +108,32 @@ def fail(error: Any) -> NoReturn:
     sys.exit(2)
 
 
-def main(command: Callable[[], Any], values: flags.FlagValues, description: str | None) -> None:
-    """Runs a command: bad input ends in one line and exit code 2, Ctrl-C in 130."""
-    if any(argument.lstrip("-") in ("help", "h") for argument in sys.argv[1:]):
-        print(
-            (description or "").strip() + "\n\n" + values.get_help(include_special_flags=False)
-        )
+def main(
+    command: Callable[[], Any],
+    values: flags.FlagValues,
+    description: str | None,
+    own: Sequence[str] | None = None,
+) -> None:
+    """Runs a command: bad input ends in one line and exit code 2, Ctrl-C in 130.
+
+    `command` returns the folder that it wrote, or None. `own`: the flags that --help shows;
+    None: all.
+    """
+    if kind := usage.asked(sys.argv[1:]):
+        groups = {"": list(values) if own is None else own}
+        print(usage.text(kind, description or "", values, groups, {}))
         sys.exit(0)
     try:
         rest = values(sys.argv)
         require(len(rest) == 1, f"unexpected argument {rest[-1]!r}: options start with --")
-        command()
+        where = command()
+        if where is not None:
+            results.describe(where)
     except (flags.Error, InvalidConfig, DataError) as error:
         fail(error)
+    except OSError as error:
+        if error.errno not in results.DENIED:
+            raise
+        fail(f"{error.filename or 'a file'}: {error.strerror}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,6 +1,7 @@
 """Leads the simulator through a run that was recorded, to the same bits.
 
-    python -m farsign_jax.runtime.replay DIR
+    python -m farsign_jax.runtime.replay run
+    python -m farsign_jax.runtime.replay results/serve-1a2b3c4d
 
 A recorded run is a problem whose workers say what they said: `simulate` hears them in the
 order of the log, `outstanding` delivery, with the directions it draws itself. On a CPU, x, y
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from farsign_jax import attacks, simulate
+from farsign_jax import attacks, simulate, usage
 from farsign_jax.base import InvalidConfig, Problem, Server, System, Worker, require
 from farsign_jax.runtime import log as log_lib
 from farsign_jax.runtime.core import ServerCore
@@ -113,6 +114,8 @@ def load_setting(path: pathlib.Path) -> Setting:
         return Setting.from_json((path / "config.json").read_text())
     except OSError as error:
         raise InvalidConfig(f"{path} holds no recorded run: {error}") from error
+    except InvalidConfig as error:
+        raise InvalidConfig(f"{path} holds no recorded run: {error}") from error
 
 
 def recorded_rows(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -140,9 +143,13 @@ def verify(path: Any, data_dir: str | None = None) -> Verdict:
 
 
 def main(argv: list[str]) -> int:
-    if len(argv) != 2 or argv[1].startswith("-"):
+    if usage.asked(argv[1:]):
         print((__doc__ or "").strip())
-        return 0 if argv[1:] in (["--help"], ["-h"]) else 2
+        return 0
+    if len(argv) != 2 or argv[1].startswith("-"):
+        told = " ".join(argv[1:]) or "none"
+        print(f"error: the folder of one recorded run is needed: got {told}", file=sys.stderr)
+        return 2
     try:
         found = verify(argv[1])
     except InvalidConfig as error:

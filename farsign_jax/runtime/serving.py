@@ -78,7 +78,7 @@ def define(values: flags.FlagValues) -> None:
         "integer", "strikes", 4, "So many messages that are no answers, and a worker is out."
     )
     _define(
-        "integer", "staleness", None, "Older answers are asked for again (default: none are)."
+        "integer", "staleness", None, "Older answers are asked for again. Default: none are."
     )
     _define(
         "integer",
