@@ -209,6 +209,7 @@ def nonfinite(kind: str = "mixed") -> Attack:
     Args:
         kind: "nan", "inf", "huge", or "mixed", one of the four at random for each number.
     """
+    kind = str(kind)  # who reads options from a text may take "inf" for a number
     table = {"nan": jnp.nan, "inf": jnp.inf, "huge": 3e38}
     if kind != "mixed":
         return constant(lookup("kind of nonfinite", kind, table | {"mixed": None}))
