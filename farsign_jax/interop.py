@@ -264,7 +264,7 @@ class FarSign:
                 k = x.size if directions is None else directions
                 directions = directions_lib.identity(x.size, k)
             self._server = far_sign(num_workers, directions, **options)
-            self._state = self._server.init(x)
+            self._state = jax.block_until_ready(self._server.init(x))
         self._queries, self._asked = keys_lib.split(seed).queries, 0
         self._draw, self._hear = jax.jit(self._drawn), jax.jit(self._heard, donate_argnums=0)
 
