@@ -105,7 +105,8 @@ def text(kind: str, entry: Any) -> str:
     if kind == "aggregator" and isinstance(entry, Sequence) and entry:
         return "+".join(text(kind, stage) for stage in entry)
     rule = f"is a text or a dictionary with name and parameters: got {entry!r}"
-    require(isinstance(entry, Mapping) and "name" in entry, f"{kind} {rule}")
+    if not (isinstance(entry, Mapping) and "name" in entry):
+        raise InvalidConfig(f"{kind} {rule}")
     extra = sorted(map(str, set(entry) - {"name", "parameters"}))
     require(not extra, f"{kind} has a name and parameters: got {', '.join(extra)}")
     name, given = entry["name"], entry.get("parameters") or {}

@@ -47,10 +47,11 @@ def precision(*trees: PyTree) -> contextlib.AbstractContextManager:
     """float64 for as long as one of these needs it."""
     if not any(dtype(leaf) == "float64" for leaf in jax.tree.leaves(trees)):
         return contextlib.nullcontext()
-    scope = getattr(jax, "enable_x64", None)
-    if not callable(scope):  # before jax 0.8
-        from jax.experimental import enable_x64 as scope
-    return scope(True)
+    if callable(getattr(jax, "enable_x64", None)):
+        return jax.enable_x64(True)
+    from jax.experimental import enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+
+    return enable_x64(True)  # jax before 0.8
 
 
 def checked(x: Any) -> Any:

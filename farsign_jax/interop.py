@@ -310,5 +310,6 @@ class FarSign:
             ids = foreign.entered_ids(question.directions)
             rule = f"an answer is one number per direction, {ids.size} here"
             require(value.shape == ids.shape, f"{rule}: got shape {value.shape}")
-            report = Report(np.int32(question.worker), np.int32(question.version), ids, value)
+            of = jnp.int32(question.worker), jnp.int32(question.version)
+            report = Report(*of, ids, value)
             self._state = jax.block_until_ready(self._hear(self._state, report))

@@ -85,7 +85,7 @@ def optax_transform(
 
     def update_fn(
         updates: PyTree,
-        state: OptaxState,
+        state: Any,  # OptaxState
         params: PyTree = None,
         *,
         worker: Any = None,
