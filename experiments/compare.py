@@ -12,7 +12,9 @@ flags count for more:
      "partition": ["iid", "label_skew:skew=2"], "seeds": 2, "model": "softmax_regression"}
 
 Names that end in options, as in `krum:f=5` or `far_sign:step_size=0.02`, are told apart by
-them. Without flags: the asynchronous methods on the embedded digits, half a minute.
+them; in the file, ByzFL's dictionaries may stand for them (`experiments.dictionaries`), as in
+{"name": "TrMean", "parameters": {"f": 3}}, and a list of pre-aggregators beside.
+Without flags: the asynchronous methods on the embedded digits, half a minute.
 
 Everything is checked before the first run. Writes table.md and table.tex (best and last
 accuracy of each run, mean and deviation over seeds), results.csv, results.json, and curves for
@@ -30,7 +32,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import figures, hosts, panel
+from experiments import dictionaries, figures, hosts, panel
 from experiments.command import FLAGS, configure, folder_for, main, perform, split
 from experiments.config import Config
 from farsign_jax import results
@@ -58,7 +60,7 @@ VARIED = {name: None for name in SETTINGS if name not in (*LISTS, "preset")}
 
 
 def read(path: str) -> dict[str, Any]:
-    """The settings in a JSON file.
+    """The settings in a JSON file, in texts.
 
     Raises:
         InvalidConfig: where it is not there, not an object, or names what there is not.
@@ -71,8 +73,8 @@ def read(path: str) -> dict[str, Any]:
         raise InvalidConfig(f"--spec {path} is not JSON: {error}") from error
     require(isinstance(told, dict), f"--spec {path} is no object with settings")
     for name in told:
-        lookup("setting", name, SETTINGS)
-    return told
+        lookup("setting", name, SETTINGS | {dictionaries.PRE: None})
+    return dictionaries.plain(told, CONFIG.aggregators)
 
 
 def parse(name: str, value: Any) -> Any:

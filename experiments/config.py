@@ -253,6 +253,22 @@ def _check_kind(method: str, option: str, value: Any) -> None:
     require(good, f"{method} needs {kind} for {option}: got {value!r}")
 
 
+def parse_method(text: str, preset: str = "paper") -> tuple[str, tuple[tuple[str, Any], ...]]:
+    """`parse`, and every option is one of the method, of the kind that it takes."""
+    name, options = parse(text)
+    numbers = hyper_of(name, preset)
+    for option, value in options:
+        known = [*options_of(name), *numbers]
+        lookup(f"option of {name}", option, dict.fromkeys(known))
+        if option in numbers:
+            good = isinstance(value, int | float)
+            require(good, f"{name} needs a number for {option}: got {value!r}")
+            continue
+        require(option != "aggregator", f"aggregators are --aggregators: got {text!r}")
+        _check_kind(name, option, value)
+    return name, options
+
+
 def parse_seeds(text: str) -> tuple[int, ...]:
     """`5` as seeds 0..4; `0,3,7`, or `7,`, as they are."""
     try:
@@ -277,17 +293,7 @@ def check(config: Config) -> None:
             len(set(values)) == len(values), f"--{name} names one twice: {','.join(values)}"
         )
     for method in config.methods:
-        name, options = parse(method)
-        numbers = hyper_of(name, config.preset)
-        for option, value in options:
-            known = [*options_of(name), *numbers]
-            lookup(f"option of {name}", option, dict.fromkeys(known))
-            if option in numbers:
-                good = isinstance(value, int | float)
-                require(good, f"{name} needs a number for {option}: got {value!r}")
-                continue
-            require(option != "aggregator", f"aggregators are --aggregators: got {method!r}")
-            _check_kind(name, option, value)
+        name, options = parse_method(method, config.preset)
         if "buffers" in options_of(name):
             count, q = dict(options).get("buffers", config.buffers), config.byzantine
             rule = f"{name} needs buffers >= 2q + 1: got buffers={count}, q={q}"
@@ -309,7 +315,10 @@ def check(config: Config) -> None:
             enough = 2 * config.byzantine < heard
             require(enough, f"{name} with {robust[0]} needs q < m/2: {told}")
     for attack in config.attacks:
-        parse_attack(attack)
+        name, options = parse_attack(attack)
+        told, honest = dict(options), config.workers - config.byzantine
+        rule = f"{attack!r} needs target < honest workers: got {honest} of these"
+        require(told.get("among") != "honest" or told["target"] < honest, rule)
     for aggregator in config.aggregators:
         aggregators.make(aggregator)
     lookup("dataset", config.dataset, datasets.DATASETS)

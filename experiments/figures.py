@@ -88,6 +88,11 @@ def curves(
     import matplotlib
 
     matplotlib.use("Agg")  # no display is needed
+    save(draw(rows, xs), out)
+
+
+def draw(rows: Sequence[Row], xs: Sequence[str] = ("evaluations",)) -> Any:
+    """The figure of `curves`, for whoever shows it: a notebook does by itself."""
     import matplotlib.pyplot as plt
 
     accuracy = _series(rows, "test_accuracy")
@@ -127,7 +132,7 @@ def curves(
     below = {"loc": "lower center", "ncol": min(len(labels), 4), "handlelength": 3.5}
     figure.tight_layout(rect=(0, 0.07 * (1 + (len(labels) - 1) // 4) * 2 / (len(xs) + 1), 1, 1))
     figure.legend(handles, labels, fontsize=8, **below)
-    save(figure, out)
+    return figure
 
 
 def save(figure: Any, out: pathlib.Path) -> None:

@@ -12,7 +12,7 @@ from farsign_jax import processes
 
 
 class Progress:
-    """A bar with an ETA on a terminal, a plain line every ten seconds elsewhere.
+    """A bar with an ETA on a terminal or in a notebook, elsewhere a line every ten seconds.
 
     Ctrl-C takes effect between two segments, when everything is in its place; a second one
     at once. Of several processes, the first says how far it is, and hears of the others when a
@@ -21,9 +21,9 @@ class Progress:
 
     def __init__(self, total: int):
         self.silent = not processes.first()
-        on_terminal = sys.stderr.isatty() and not self.silent
+        drawn = sys.stderr.isatty() or "ipykernel" in sys.modules  # which draw over a line
         self.bar = tqdm.tqdm(
-            total=total, unit="event", unit_scale=True, disable=not on_terminal
+            total=total, unit="event", unit_scale=True, disable=self.silent or not drawn
         )
         self.total, self.done, self.began, self.said = total, 0, time.monotonic(), 0.0
         self.label = ""

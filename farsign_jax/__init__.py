@@ -6,6 +6,7 @@ from farsign_jax import (
     attacks,
     datasets,
     directions,
+    interop,
     keys,
     metrics,
     models,
@@ -48,6 +49,7 @@ from farsign_jax.servers.rsa import own_model, rsa
 from farsign_jax.servers.sgd import sgd
 from farsign_jax.servers.sign_sgd import momentum_sign, sign_sgd
 from farsign_jax.servers.zeno_pp import zeno_pp
+from farsign_jax.transform import optax_transform
 
 __version__ = "0.1.0"
 
@@ -78,12 +80,14 @@ __all__ = [
     "error_feedback_sign",
     "far_sign",
     "fedbuff",
+    "interop",
     "kardam",
     "keys",
     "metrics",
     "models",
     "momentum_sign",
     "online_mean",
+    "optax_transform",
     "oracles",
     "own_model",
     "partitions",

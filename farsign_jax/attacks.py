@@ -152,7 +152,7 @@ def ipm(epsilon: float = 0.1) -> Attack:
     )
 
 
-def mimic(target: int | None = None, warmup: int = 100) -> Attack:
+def mimic(target: int | None = None, warmup: int = 100, among: str = "all") -> Attack:
     """Repeats one honest worker, so that its data counts q times more.
 
     The one to repeat maximises <z, g_i> for the direction z along which honest workers
@@ -162,11 +162,17 @@ def mimic(target: int | None = None, warmup: int = 100) -> Attack:
     Args:
         target: the worker to repeat; None, the one found as above.
         warmup: messages after which the choice is final.
+        among: whose number a `target` is: "all", a worker; "honest", as in ByzFL (epsilon), a
+            place among those who do not lie. Where there is none, the liar tells the truth.
 
     References:
         Karimireddy, He and Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via
         Bucketing", ICLR 2022, Section 3.3 and Appendix B.
     """
+
+    require(among in ("all", "honest"), f"mimic needs among 'all' or 'honest': got {among!r}")
+    rule = f"mimic needs a target to find among the honest: got among={among!r} alone"
+    require(among == "all" or target is not None, rule)
 
     def init(num_workers):
         if target is not None:
@@ -191,7 +197,12 @@ def mimic(target: int | None = None, warmup: int = 100) -> Attack:
             chosen = jnp.argmax(jnp.where(honest, weights, -jnp.inf))
         else:
             chosen = target
-        value = jnp.where(view.heard[chosen], view.said[chosen], report.value)
+        known = view.heard[chosen]
+        if among == "honest":
+            here = honest & (jnp.cumsum(honest, dtype=jnp.int32) == target + 1)
+            chosen = jnp.argmax(here)
+            known = view.heard[chosen] & here.any()
+        value = jnp.where(known, view.said[chosen], report.value)
         return (weights, count + 1), value.astype(report.value.dtype)
 
     return Attack(init, forge, omniscient=True)
@@ -216,6 +227,7 @@ def nonfinite(kind: str = "mixed") -> Attack:
     Args:
         kind: "nan", "inf", "huge", or "mixed", one of the four at random for each number.
     """
+    kind = str(kind)  # who reads options from a text may take "inf" for a number
     table = {"nan": jnp.nan, "inf": jnp.inf, "huge": 3e38}
     if kind != "mixed":
         return constant(lookup("kind of nonfinite", kind, table | {"mixed": None}))

@@ -85,7 +85,7 @@ def test_flags_and_the_file_say_the_same(tmp_path):
         ([], {"methods": []}, "methods is a list of str: got"),
         ([], {"preset": ["paper", "tuned"]}, "unknown setting to vary 'preset'"),
         ([], {"methods": [1]}, "methods is a list of str: got"),
-        ([], {"methods": {"sgd": 1}}, "methods is a list of str: got"),
+        ([], {"methods": {"sgd": 1}}, "method is a text or a dictionary with name"),
         ([], {"seeds": ["0"]}, "seeds is a list of int: got"),
         ([], {"seeds": [0, 0]}, "names one twice"),
         ([], [1, 2], "is no object with settings"),

@@ -30,7 +30,7 @@ README = (ROOT / "README.md").read_text()
 
 
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-EXAMPLE, RSA, RESILIENCE, NEW_RULE = BLOCKS
+EXAMPLE, RSA, RESILIENCE, NEW_RULE, INTEROP, OPTAX = BLOCKS
 
 
 def test_the_library_example_runs_and_learns(capsys):
@@ -80,6 +80,22 @@ def test_an_aggregator_is_one_function_and_one_line(monkeypatch):
     measure = helpers.distance(problem)
     _, records = simulate.run(problem, system, order, byzantine=1, measure=measure)
     assert records[-1]["distance"] < 0.5 * float(measure(problem.x0)["distance"])
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_loops_of_other_libraries_run(library, capsys):
+    pytest.importorskip(library)
+    example = INTEROP.replace("import numpy as xp", f"import {library} as xp")
+    exec(compile(example, "README.md", "exec"), names := {})
+    assert type(names["update"]).__module__.startswith(library)
+    left = capsys.readouterr().out.strip()
+    assert "below 0.1" in INTEROP
+    assert float(left.removeprefix("tensor(").removesuffix(")")) < 0.1
+
+
+def test_the_loop_of_optax_runs(capsys):
+    exec(compile(OPTAX, "README.md", "exec"), {})
+    assert "below 0.1" in OPTAX and float(capsys.readouterr().out) < 0.1
 
 
 OPTIONS = (("aggregator", "shortest:count=2"), ("buffers", 5))

@@ -1,0 +1,103 @@
+"""Settings in a JSON file that are dictionaries, as ByzFL has them, as texts of the flags.
+
+    {"aggregators": [{"name": "TrMean", "parameters": {"f": 3}}],
+     "pre_aggregators": [{"name": "NNM", "parameters": {"f": 3}}],
+     "attacks": [{"name": "ALittleIsEnough", "parameters": {"tau": 1.5}}],
+     "partition": {"name": "dirichlet", "parameters": {"skew": 0.3}}}
+
+may stand for "nnm:f=3+trimmed_mean:f=3", "alie:z=1.5,sign=1,ddof=1" and "dirichlet:skew=0.3":
+the same runs, under the same names. What names of ByzFL mean, `farsign_jax.byzfl` says.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from experiments.config import (
+    PAPER_AGGREGATORS,
+    parse,
+    parse_attack,
+    parse_method,
+)
+from farsign_jax import aggregators, byzfl, models
+from farsign_jax.base import InvalidConfig, lookup, require
+from farsign_jax.partitions import PARTITIONS
+
+PRE = "pre_aggregators"
+KINDS = {"aggregators": "aggregator", "attacks": "attack", "methods": "method"}
+
+
+def plain(told: dict[str, Any], usual: Sequence[str]) -> dict[str, Any]:
+    """The same settings in texts.
+
+    `pre_aggregators` go before every rule of `aggregators`, or of `usual` where there are none;
+    a list of lists of them are as many chains, each before every rule.
+
+    Raises:
+        InvalidConfig: naming the dictionary that cannot be read, or names what there is not.
+    """
+    found = {name: _texts(name, value) for name, value in told.items() if name != PRE}
+    if PRE in told:
+        rules = found.get("aggregators", list(usual))
+        rules = rules if isinstance(rules, list) else [rules]
+        chains = [*_chains(told[PRE])]
+        found["aggregators"] = ["+".join((*chain, rule)) for chain in chains for rule in rules]
+    return found
+
+
+def _texts(name: str, value: Any) -> Any:
+    """A setting with texts for dictionaries; what has none stays as it is."""
+    if isinstance(value, list):
+        return [_text(name, one, f"{name}[{i}]") for i, one in enumerate(value)]
+    return _text(name, value, name)
+
+
+def _text(name: str, entry: Any, where: str) -> Any:
+    stages = name == "aggregators" and isinstance(entry, list)
+    if not isinstance(entry, dict) and not stages:
+        return entry
+    with _naming(where, entry):
+        made = byzfl.text(KINDS.get(name, name), entry)
+        _check(name, made)
+    return made
+
+
+def _chains(value: Any) -> Iterator[list[str]]:
+    """The texts of one chain of pre-aggregators, or of several."""
+    require(isinstance(value, list), f"{PRE} is a list of dictionaries: got {value!r}")
+    several = bool(value) and all(isinstance(one, list) for one in value)
+    for chain in value if several else [value]:
+        texts = []
+        for number, entry in enumerate(chain):
+            with _naming(f"{PRE}[{number}]", entry):
+                texts.append(byzfl.text("aggregator", entry))
+                aggregators.make(texts[-1] + "+mean")
+        yield texts
+
+
+def _check(name: str, text: str) -> None:
+    """Raises `InvalidConfig` on what no setting can make right."""
+    if name == "aggregators":
+        usual = {one.partition(":")[0]: one for one in PAPER_AGGREGATORS}
+        aggregators.make(usual.get(aggregators.canonical(text), text))
+    elif name == "attacks":
+        parse_attack(text)
+    elif name == "methods":
+        parse_method(text)
+    elif name == "model":
+        models.make(text)
+    elif name == "partition":
+        kind, options = parse(text)
+        lookup("partition", kind, PARTITIONS)
+        for option, _ in options:
+            lookup("option of partitions", option, {"skew": None})
+
+
+@contextlib.contextmanager
+def _naming(where: str, entry: Any) -> Iterator[None]:
+    """Says of what cannot be read where it stands."""
+    try:
+        yield
+    except InvalidConfig as error:
+        raise InvalidConfig(f"{where} {json.dumps(entry)}: {error}") from None
