@@ -9,7 +9,7 @@ Needs `pip install 'farsign_jax[report]'`. Writes index.html under --out (defaul
 results/report); the same folders give the same bytes.
 
     python -m experiments.report
-    python -m experiments.report --from results/table3-12ab34cd,elsewhere/runs --out page
+    python -m experiments.report results/table3-12ab34cd elsewhere/runs --out page
 """
 
 import base64
@@ -25,7 +25,7 @@ from urllib.parse import quote
 from absl import flags
 
 from experiments import again, curves, folders
-from experiments.command import FLAGS, main, refuse_others
+from experiments.command import FLAGS, main
 from experiments.curves import NAMES, Cell
 from farsign_jax import results
 from farsign_jax.base import require
@@ -45,19 +45,21 @@ flags.DEFINE_list("from", ["results"], "Folders of results, or folders that hold
 HERE = pathlib.Path(__file__).parent
 
 
-def report() -> None:
-    refuse_others("out")
+def report(*named: str) -> pathlib.Path:
     out = pathlib.Path(FLAGS.out or "results/report").expanduser()
     page = out / "index.html"
     require(not out.exists() or out.is_dir(), f"{out} is a file: --out names a folder")
     rule = f"{page} is no page of this command: choose another --out"
     require(not page.exists() or folders.is_page(out), rule)
-    places = [place for place in FLAGS["from"].value or () if place]
+    given = FLAGS["from"]
+    require(not named or given.using_default_value, "--from, or folders without it: got both")
+    places = [place for place in named or given.value or () if place]
     require(len(places) > 0, "--from names no folder")
     found, empty = folders.gather(places, out)
     require(len(found) > 0, f"no results in {', '.join(places)}")
     results.write_text(page, render(found, empty, out))
     print(f"{_count(len(found), 'folder')}: {page}, {_size(page.stat().st_size)}")
+    return out
 
 
 def render(found: Sequence[folders.Folder], empty: Sequence[str], out: pathlib.Path) -> str:
@@ -300,4 +302,4 @@ def _file(folder: folders.Folder, name: str, size: int, out: pathlib.Path) -> di
 
 
 if __name__ == "__main__":
-    main(report)
+    main(report, own=("from",), reads=("out",), words=True)

@@ -198,7 +198,7 @@ def mimic(target: int | None = None, warmup: int = 100, among: str = "all") -> A
         else:
             chosen = target
         known = view.heard[chosen]
-        if among == "honest":
+        if target is not None and among == "honest":
             here = honest & (jnp.cumsum(honest, dtype=jnp.int32) == target + 1)
             chosen = jnp.argmax(here)
             known = view.heard[chosen] & here.any()

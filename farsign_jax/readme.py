@@ -27,6 +27,7 @@ FILES = {
     "arrivals.log": "every accepted answer, in order; farsign_jax.runtime.replay reads it",
     "checkpoint.npz": "the server's state, from where it goes on",
     "strikes.json": "what was held against each worker",
+    "index.html": "the page, which needs no network and nothing beside it",
     "README.md": "",
     "*.json": "all figures, with configuration, versions and device",
     "*.md": "tables",

@@ -28,7 +28,7 @@ from farsign_jax.runtime.answers import attack_of, kind_of
 from farsign_jax.runtime.core import Out, Question, Reply, ServerCore, Session
 
 try:
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]
 except ModuleNotFoundError as error:
     command.missing(error, __name__)
 
