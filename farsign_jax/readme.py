@@ -50,7 +50,7 @@ COLUMNS = {
     "bits_up": "bits that workers sent so far",
     "test_accuracy": "share of the test examples that are classified right, 0 to 1",
     "test_loss": "mean cross-entropy on the test examples, nats",
-    "worst_class": "the same of the class that fares worst",
+    "worst_class": "share of the test examples of its worst class that are classified right",
     "staleness": "of the stalest answer since the last record, in updates",
     "nonfinite": "messages with NaN or infinity in them since the last record",
     "largest_staleness": "of the stalest answer in the run, in updates",

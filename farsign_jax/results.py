@@ -32,7 +32,7 @@ COLUMNS = (
 
 # What the user's disk refuses, not what a programmer got wrong.
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
-DENIED += (errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT)
+DENIED += (errno.EISDIR, errno.ENAMETOOLONG)
 
 
 class ConfigMismatch(InvalidConfig):

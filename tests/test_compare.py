@@ -12,6 +12,7 @@ from experiments import compare, panel
 from experiments.command import FLAGS
 from experiments.config import Config
 from farsign_jax.base import InvalidConfig
+from tests import helpers
 from tests import test_experiments as commands
 
 SMALL = {"dataset": "mnist_subset", "events": 50, "eval_every": 25, "workers": 5}
@@ -165,7 +166,11 @@ def test_compare_writes_every_run_and_continues(tmp_path):
     assert commands.run(*command)[:2] == (0, out)
 
 
-@pytest.mark.parametrize("name", ["asyn_rsa_vr", "rsa", "byrd_saga", "fed_sgd", "brsgd"])
+@pytest.mark.parametrize(
+    "name",
+    ["asyn_rsa_vr", "brsgd"]
+    + [pytest.param(name, marks=helpers.LONG) for name in ("rsa", "byrd_saga", "fed_sgd")],
+)
 def test_methods_in_rounds_run_side_by_side_in_a_panel(name):
     """Attacks and penalties of one seed in one program, as each alone."""
     methods = (name, f"{name}:step_size=0.3")

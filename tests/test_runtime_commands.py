@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from farsign_jax.runtime import log as log_lib
+from tests import helpers
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -64,7 +65,7 @@ def test_a_cluster_of_liars_is_compared_with_the_simulator(tmp_path):
     assert len(simulated) == 5 and {row["event"] for row in simulated} == {"300"}
 
 
-@pytest.mark.parametrize("mnist", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mnist", [False, pytest.param(True, marks=helpers.LONG)])
 def test_the_benchmark_reports_every_figure(tmp_path, mnist):
     tiny = ["--dims=500", "--counts=2", "--seconds=0.5", f"--mnist={mnist}"]
     text = ran("benchmarks.runtime", *tiny, f"--out={tmp_path}")

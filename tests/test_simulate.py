@@ -32,7 +32,11 @@ def schedule(events=EVENTS, size=None, seed=1):
 @pytest.mark.parametrize(
     ("delivery", "size", "attack"),
     # Lies from a key, and lies with a memory that look around; the programs of other tests.
-    [("fresh", None, "gaussian"), ("fresh", 3, "mimic"), ("outstanding:3", 3, "mimic")],
+    [
+        ("fresh", None, "gaussian"),
+        pytest.param("fresh", 3, "mimic", marks=helpers.LONG),
+        ("outstanding:3", 3, "mimic"),
+    ],
 )
 def test_scan_and_python_loop_agree_bitwise(delivery, size, attack, key_reuse_checked):
     options = {"byzantine": 2, "delivery": delivery, "seed": 3}

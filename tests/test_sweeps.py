@@ -55,7 +55,7 @@ def run(given, **options):
     return columns, final.params
 
 
-@pytest.mark.parametrize("delivery", ["fresh", "outstanding"])
+@pytest.mark.parametrize("delivery", [pytest.param("fresh", marks=helpers.LONG), "outstanding"])
 def test_batches_of_lanes_equal_all_at_once_and_each_alone(delivery):
     """A real MLP: matrix products and reductions must not depend on the number of lanes."""
     given = lanes()

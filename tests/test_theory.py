@@ -265,7 +265,9 @@ def test_rows_write_a_dictionary_out():
     [
         Trial(attack="sign_flip:scale=10"),
         Trial("crossed_waves", "zeroth", "coupled", "greedy"),
-        Trial("waves", "zeroth", "independent", "sign_flip:scale=10"),
+        pytest.param(
+            Trial("waves", "zeroth", "independent", "sign_flip:scale=10"), marks=helpers.LONG
+        ),
     ],
     ids=lambda trial: f"{trial.order} {trial.noise}",
 )
