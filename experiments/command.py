@@ -111,7 +111,7 @@ def _parse(argv: list[str], words: bool = False) -> list[str]:
             raise flags.Error(f"unexpected argument {rest[1]!r}: options start with --")
         return rest
     except flags.Error as error:
-        _fail(error)
+        _fail(usage.plain(error))
 
 
 def _fail(error: Any) -> NoReturn:

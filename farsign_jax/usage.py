@@ -143,3 +143,19 @@ def _said(flag: Any, default: Any, full: bool) -> str:
     while not full and len(names) > 1 and len(",".join(names)) > MOST:
         names = [*names[: -2 if names[-1] == "..." else -1], "..."]
     return f"{said} ({','.join(names)})"
+
+
+# What Python and absl say of a value, and what a person would.
+_SAID = {
+    r"invalid literal for int\(\) with base 10: (.*)": r"a whole number is needed: got \1",
+    r"could not convert string to float: (.*)": r"a number is needed: got \1",
+    r"\('Non-boolean argument to boolean flag', (.*)\)": r"true or false is needed: got \1",
+}
+
+
+def plain(error: Exception) -> str:
+    """A message about a flag, in one line."""
+    text = " ".join(str(error).split())
+    for theirs, ours in _SAID.items():
+        text = re.sub(theirs, ours, text)
+    return text

@@ -129,7 +129,9 @@ def main(
         where = command()
         if where is not None:
             results.describe(where)
-    except (flags.Error, InvalidConfig, DataError) as error:
+    except flags.Error as error:
+        fail(usage.plain(error))
+    except (InvalidConfig, DataError) as error:
         fail(error)
     except OSError as error:
         if error.errno not in results.DENIED:
