@@ -62,7 +62,8 @@ def _sweep(name: str, config: Mapping[str, Any], varied: Mapping[str, Any]) -> d
     if "partition" in varied:
         fixed.discard("skew")  # it is one of its options
     found: list[dict[str, Any]] = []
-    for preset, settings in {"": {}, **PRESETS}.items():
+    for preset in ("", *PRESETS):
+        settings = PRESETS[preset].settings if preset else {}
         base = results.plain(dataclasses.replace(own, **settings))
         flags = {n: config[n] for n in base if n in fixed & config.keys()}
         flags = {n: value for n, value in flags.items() if value != base[n]}

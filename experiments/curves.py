@@ -6,10 +6,12 @@ Not an experiment itself: what `experiments.report` draws.
 import collections
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from experiments.config import Config
 
 Row = Mapping[str, Any]
 
@@ -46,6 +48,7 @@ HEADS = ("line", "idea")  # short names that commands give to methods and their 
 LINES = (*HEADS, "step_size", "power", "gamma", "noise", "alpha", "beta", "p")
 PLOTS = ("figure", "facet", "x")
 TITLES = ("figure", "facet")  # names that say what they are, and are always said
+SETTINGS = tuple(field.name for field in dataclasses.fields(Config))  # never measurements
 MANY = 20  # numbers of a column that nobody knows: then it is a measurement, not a setting
 
 
@@ -88,14 +91,17 @@ class Cell:
         return np.fmax.reduce(values, axis=1)
 
 
-def cells(rows: Sequence[Row]) -> list[Cell]:
-    """The rows, in their order, as one cell for all runs that differ in their seed only."""
-    lines, plots = _settings(rows)
+def cells(rows: Sequence[Row], varied: Collection[str] = ()) -> list[Cell]:
+    """The rows, in their order, as one cell for all runs that differ in their seed only.
+
+    `varied`: columns that are settings, whatever they look like.
+    """
+    measured = [name for name in _columns(rows) if _is_measured(name, rows, varied)]
+    lines, plots = _settings(rows, measured)
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         key = tuple(text(row.get(name, "")) for name in (*NAMES, *lines, *plots))
         groups.setdefault(key, []).append(row)
-    measured = [name for name in _columns(rows) if _is_measured(name, rows)]
     found = []
     for key, mine in groups.items():
         told = dict(zip((*NAMES, *lines, *plots), key, strict=True))
@@ -111,22 +117,23 @@ def _columns(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys([*(name for name in PLOTS if name in known), *known]))
 
 
-def _is_measured(name: str, rows: Sequence[Row]) -> bool:
-    """Known as such, or numbers of which there are many."""
+def _is_measured(name: str, rows: Sequence[Row], varied: Collection[str]) -> bool:
+    """Known as such, or numbers of which there are many, and no setting."""
     if name in MEASURED:
         return True
-    if name in (*SPENT, *ASIDE, *REPEATED, *NAMES, *LINES, *PLOTS):
+    known = (*SPENT, *ASIDE, *REPEATED, *NAMES, *LINES, *PLOTS, *SETTINGS)
+    if name in known or name in varied:
         return False
     values = {row[name] for row in rows if isinstance(row.get(name), int | float)}
     return len(values) > MANY
 
 
-def _settings(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+def _settings(rows: Sequence[Row], measured: Collection[str]) -> tuple[list[str], list[str]]:
     """The columns that tell lines and plots apart, without those that follow from others."""
     known = _columns(rows)
-    other = [*SPENT, *ASIDE, *REPEATED, *NAMES, *LINES]
+    other = {*SPENT, *ASIDE, *REPEATED, *NAMES, *LINES, *measured}
     candidates = [name for name in LINES if name in known]
-    candidates += [n for n in known if n not in other and not _is_measured(n, rows)]
+    candidates += [name for name in known if name not in other]
     keys = [tuple(text(row.get(name, "")) for name in NAMES) for row in rows]
     groups, needed = len(set(keys)), []
     for name in candidates:
@@ -191,9 +198,13 @@ def _runs(rows: Sequence[Row], measured: Sequence[str]) -> tuple[Any, ...]:
 
 
 def number(value: Any) -> float:
-    """NaN for what is not one."""
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if good else math.nan
+    """NaN for what is not one, infinity for integers that no float can hold."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def text(value: Any) -> str:
@@ -203,12 +214,14 @@ def text(value: Any) -> str:
 
 
 def best_steps(found: Sequence[Cell]) -> list[Cell]:
-    """Of cells that differ in their step size only, the one that ends best."""
+    """Of cells that differ in their step size only, the one that ends best: never one that
+    ends in no finite number, where there is another."""
     best: dict[tuple, tuple[float, Cell]] = {}
     for cell in found:
         column = next(iter(cell.measured))
         end = float(np.mean(cell.last(column))) * (1 if column in PERCENT else -1)
+        end = end if math.isfinite(end) else -math.inf
         key = (cell.plot, *cell.names.values(), cell.line)
-        if key not in best or not end <= best[key][0]:
+        if key not in best or end > best[key][0]:
             best[key] = end, cell
     return [cell for _, cell in best.values()]

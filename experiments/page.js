@@ -2,14 +2,29 @@
 const all = (query, within = document) => [...within.querySelectorAll(query)];
 const kinds = ["method", "aggregator", "attack"];
 
-// Sorting: a header's button sorts its table, as numbers where there are some.
-const key = cell => {
-  const number = parseFloat(cell.textContent.trim().replaceAll(",", ""));
-  return Number.isNaN(number) ? cell.textContent.trim() : number;
+// Sorting: a header's button sorts its table. A column sorts as numbers where all of its cells
+// are numbers of one unit, such as "24.9 ± 4.0", "575 kB" and "1.26 MB", or words without a
+// digit, which come last; all others, such as dates and names, sort as text.
+const NUMBER = new RegExp(String.raw`^([-+]?(?:inf|\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?) ?`
+  + String.raw`(?:([kMGT])(?=B?(?![^\s,;])))?([a-zA-Zµ%×]*)(?![^\s,;])`);
+const scales = {k: 1e3, M: 1e6, G: 1e9, T: 1e12};
+const keys = texts => {
+  const found = texts.map(text => NUMBER.exec(text));
+  const units = new Set(found.filter(Boolean).map(parts => parts[3]));
+  const numbers = units.size === 1 && texts.every((text, i) => found[i] || !/\d/.test(text));
+  return texts.map((text, i) => {
+    if (!numbers || !found[i]) return text;
+    const [, number, scale] = found[i];
+    return Number(number.replaceAll(",", "").replace("inf", "Infinity")) * (scales[scale] ?? 1);
+  });
 };
 const compare = (a, b) =>
-  typeof a === typeof b ? (typeof a === "number" ? a - b : a.localeCompare(b))
+  typeof a === typeof b ? (typeof a === "number" ? a - b || 0 : a.localeCompare(b))
                         : typeof a === "number" ? -1 : 1;
+const sorted = (texts, items, sign = 1) => {
+  const rows = keys(texts.map(text => text.trim())).map((key, i) => [key, items[i]]);
+  return rows.sort((a, b) => sign * compare(a[0], b[0])).map(([, item]) => item);
+};
 for (const button of all("th button")) {
   button.addEventListener("click", () => {
     const header = button.closest("th"), table = header.closest("table");
@@ -17,8 +32,8 @@ for (const button of all("th button")) {
     for (const other of all("th", table)) other.removeAttribute("aria-sort");
     header.ariaSort = sign > 0 ? "ascending" : "descending";
     const column = header.cellIndex, body = table.tBodies[0];
-    const rows = [...body.rows].map(row => [key(row.cells[column]), row]);
-    body.append(...rows.sort((a, b) => sign * compare(a[0], b[0])).map(([, row]) => row));
+    const rows = [...body.rows], texts = rows.map(row => row.cells[column].textContent);
+    body.append(...sorted(texts, rows, sign));
   });
 }
 

@@ -13,6 +13,7 @@ results/report); the same folders give the same bytes.
 """
 
 import base64
+import dataclasses
 import functools
 import hashlib
 import os
@@ -55,6 +56,8 @@ def report(*named: str) -> pathlib.Path:
     require(not named or given.using_default_value, "--from, or folders without it: got both")
     places = [place for place in named or given.value or () if place]
     require(len(places) > 0, "--from names no folder")
+    for place in places:
+        require(pathlib.Path(place).expanduser().is_dir(), f"{place}: no such folder")
     found, empty = folders.gather(places, out)
     require(len(found) > 0, f"no results in {', '.join(places)}")
     results.write_text(page, render(found, empty, out))
@@ -64,13 +67,14 @@ def report(*named: str) -> pathlib.Path:
 
 def render(found: Sequence[folders.Folder], empty: Sequence[str], out: pathlib.Path) -> str:
     """The page; `out` is where it will be, for its links."""
-    known = [curves.cells(folder.rows) for folder in found]
+    told = [_told(number, folder, out) for number, folder in enumerate(found)]
+    found, known, sections = (list(each) for each in zip(*told, strict=True))
     library = _library()
     glue = (HERE / "page.js").read_text()
     template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined
     ).from_string((HERE / "page.html").read_text())
-    return template.render(
+    text = template.render(
         mark=Markup(folders.MARK),
         policy=_policy(library, glue),
         title="Results of farsign_jax",
@@ -78,14 +82,28 @@ def render(found: Sequence[folders.Folder], empty: Sequence[str], out: pathlib.P
         overview=_overview(found, known),
         empty=empty,
         filters=_filters([cell for cells in known for cell in cells]),
-        sections=[
-            _section(number, folder, cells, out)
-            for number, (folder, cells) in enumerate(zip(found, known, strict=True))
-        ],
+        sections=sections,
         style=Markup((HERE / "page.css").read_text()),
         library=Markup(library),
         glue=Markup(glue),
     )
+    return text.encode(errors="replace").decode()  # JSON can name halves of characters
+
+
+def _told(
+    number: int, folder: folders.Folder, out: pathlib.Path
+) -> tuple[folders.Folder, list[Cell], dict[str, Any]]:
+    """A folder, its cells and its section; without its content where that cannot be shown."""
+    try:
+        varied = folder.config.get("varied")
+        cells = curves.cells(folder.rows, varied if isinstance(varied, dict) else ())
+        return folder, cells, _section(number, folder, cells, out)
+    except Exception as error:  # whatever a folder says, the others are shown
+        reason = f"it cannot be shown: {type(error).__name__}: {error}"
+        damaged = [*folder.damaged, reason]
+        bare = folders.Folder(folder.name, folder.path, folder.command, files=folder.files)
+        bare = dataclasses.replace(bare, damaged=damaged, written=folder.written)
+        return bare, [], _section(number, bare, [], out)
 
 
 @functools.cache
@@ -297,7 +315,7 @@ def _flat(told: Any, before: str = "") -> Any:
 
 def _file(folder: folders.Folder, name: str, size: int, out: pathlib.Path) -> dict[str, str]:
     path = os.path.relpath(folder.path.resolve() / name, out.resolve())
-    href = quote(pathlib.PurePath(path).as_posix())
+    href = quote(os.fsencode(pathlib.PurePath(path).as_posix()))
     return {"name": name, "size": _size(size), "href": href}
 
 

@@ -1,6 +1,7 @@
 """The page of everything: what it gathers; and in a browser, without a network."""
 
 import contextlib
+import datetime
 import json
 import math
 import os
@@ -77,6 +78,10 @@ def root(tmp_path_factory):
     torn = root / "r" / "torn" / "results.json"
     torn.write_text(torn.read_text()[:100])
     write(root / "r" / "going on", rows_of()[:3], table=None)
+    for folder, month in (("begun", 11), ("torn", 9)):
+        written = datetime.datetime(2025, month, 22, 5, 16, tzinfo=datetime.UTC).timestamp()
+        for path in (root / "r" / folder).iterdir():
+            os.utime(path, (written, written))
     (root / "r" / "nothing").mkdir()
     make(root / "page", root / "r")
     return root
@@ -94,6 +99,7 @@ def test_every_folder_is_named_with_what_is_wrong_with_it(root, capsys):
     assert "Unfinished: the command has not come to its tables" in text
     assert "Damaged: results.json is no JSON that can be read" in text
     assert f"No results in {root}/r/nothing." in text
+    assert text.count("Damaged: ") == 1 and "python -m experiments.compare --methods" in text
 
 
 def test_the_same_folders_are_the_same_bytes_and_a_page_is_no_folder_of_results(root):
@@ -121,8 +127,8 @@ def test_what_cannot_be_reported_is_one_error(tmp_path):
     write(tmp_path / "run", rows_of())
     for out, place, message in (
         ("page", "empty", "no results in "),
-        ("page", "none", "--from .*none: no such folder"),
-        ("page", "file", "--from .*file: no such folder"),
+        ("page", "none", "^/.*none: no such folder"),
+        ("page", "file", "^/.*file: no such folder"),
         ("file", "run", "file is a file: --out names a folder"),
         ("site", "run", "index.html is no page of this command: choose another --out"),
     ):
@@ -140,7 +146,9 @@ def test_what_cannot_be_reported_is_one_error(tmp_path):
      '{"rows": [{}, {"a": [1]}]}', '{"rows": [{"event": 1}, {"event": 2}]}',
      '{"config": 3, "rows": [{"event": "x", "test_accuracy": null, "method": 3, "seed": [1]}]}',
      '{"config": {"experiment": [1], "seeds": 3}, "rows": [{"event": NaN, "attack": {}}]}',
-     '{"config": {"experiment": "compare", "seeds": 3, "varied": [1]}, "rows": []}'],
+     '{"config": {"experiment": "compare", "seeds": 3, "varied": [1]}, "rows": []}',
+     '{"config": {"model": "\\ud800"}, "rows": [{"event": 1, "method": "\\ud800"}]}',
+     '{"rows": [{"event": 1%s, "test_accuracy": 1}]}' % ("0" * 400)],
 )  # fmt: skip
 def test_no_content_of_a_folder_breaks_the_page(tmp_path, content):
     (tmp_path / "run").mkdir()
@@ -149,6 +157,53 @@ def test_no_content_of_a_folder_breaks_the_page(tmp_path, content):
     (tmp_path / "run" / "table.md").write_bytes(b"\xff | a |\n")
     text = make(tmp_path / "page", tmp_path / "run")
     assert "Damaged: broken.png is no PNG" in text
+
+
+def test_a_folder_that_cannot_be_shown_is_damaged_and_the_others_are_there(
+    tmp_path, monkeypatch
+):
+    for name in ("bad", "good"):
+        write(tmp_path / "r" / name, rows_of(), model=name)
+    command = again.command
+
+    def fails(config):
+        return 1 / 0 if config.get("model") == "bad" else command(config)
+
+    monkeypatch.setattr(again, "command", fails)
+    text = make(tmp_path / "page", tmp_path / "r")
+    assert text.count("Damaged: ") == 1 and "Damaged: it cannot be shown: ZeroDivision" in text
+    assert text.count("<td>damaged</td>") == 1 and text.count("<td>complete</td>") == 1
+    assert "--model good" in text and "bad/results.csv" in text and "2 folders, 8 runs" in text
+
+
+def test_integers_that_no_float_can_hold_are_infinite(tmp_path):
+    rows = rows_of(seeds=(0,))
+    rows[3]["test_loss"], rows[7]["test_loss"] = 10**400, -(10**400)
+    first, second, *_ = curves.cells(rows)
+    assert [*first.last("test_loss"), *second.last("test_loss")] == [math.inf, -math.inf]
+    write(tmp_path / "run", rows)
+    assert "Damaged" not in make(tmp_path / "page", tmp_path / "run")
+
+
+def test_settings_of_many_values_are_no_measurements():
+    for name, varied in (("byzantine", ()), ("told", ("told",))):
+        rows = [row | {name: n} for n in range(25) for row in rows_of(("sgd",), ("none",))]
+        found = curves.cells(rows, varied)
+        assert [cell.plot for cell in found] == [f"{name} {n}" for n in range(25)]
+        assert not any(name in cell.measured for cell in found)
+    assert all("told" in cell.measured for cell in curves.cells(rows))
+
+
+@pytest.mark.parametrize("order", [(0.1, 0.2), (0.2, 0.1)])
+@pytest.mark.parametrize("column", ["test_accuracy", "test_loss"])
+def test_a_step_size_that_ends_in_nan_is_not_the_best(order, column):
+    rows = [
+        {"method": "sgd", "step_size": step, "seed": 0, "event": event}
+        | {column: math.nan if (step, event) == (0.2, 2) else 0.5}
+        for step in order
+        for event in (1, 2)
+    ]
+    assert [cell.step for cell in curves.best_steps(curves.cells(rows))] == ["0.1"]
 
 
 def test_cells_are_the_runs_that_differ_in_their_seed():
@@ -378,6 +433,20 @@ def test_tables_sort_by_keyboard_alone_and_say_so(browser, root):
         assert header.get_attribute("aria-sort") == "descending" and cells() == ["-", "1"]
         table.locator("th").nth(1).get_by_role("button").press("Enter")  # 9.5 before 10
         assert header.get_attribute("aria-sort") is None and cells() == ["1", "-"]
+        # Dates sort as text, sizes by what they are; names that begin with a digit are names.
+        table = page.locator("nav table")
+        column = table.locator("th", has_text="written")
+        dates = table.locator("tbody tr td:nth-child(7)")
+        column.get_by_role("button").press("Enter")
+        told = dates.all_inner_texts()
+        assert told[:2] == ["2025-09-22 05:16", "2025-11-22 05:16"] and told == sorted(told)
+        column.get_by_role("button").press("Enter")
+        assert dates.all_inner_texts() == sorted(told, reverse=True)
+        for texts in (
+            ["7 B", "575 kB", "1.26 MB", "2 GB"], ["4.5 ± 3.0", "24.9 ± 4.0", "1,000", "nan"],
+            ["155 k", "6.98 M"], ["10xyz", "3abc", "none"], ["-inf", "-.5", "1e-3", "inf", "-"],
+        ):  # fmt: skip
+            assert page.evaluate("texts => sorted(texts, texts)", texts[::-1]) == texts
 
 
 def test_what_folders_say_is_shown_and_never_obeyed(browser, root):
