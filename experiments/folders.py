@@ -72,7 +72,7 @@ def gather(places: Sequence[str], out: pathlib.Path) -> tuple[list[Folder], list
     empty: dict[pathlib.Path, str] = {}
     for place in places:
         path = pathlib.Path(place).expanduser()
-        require(path.is_dir(), f"--from {place}: no such folder")
+        require(path.is_dir(), f"{place}: no such folder")
         mine, without = _below(path, path.as_posix(), out.resolve())
         for folder in mine:
             found.setdefault(folder.path.resolve(), folder)

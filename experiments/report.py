@@ -56,8 +56,6 @@ def report(*named: str) -> pathlib.Path:
     require(not named or given.using_default_value, "--from, or folders without it: got both")
     places = [place for place in named or given.value or () if place]
     require(len(places) > 0, "--from names no folder")
-    for place in places:
-        require(pathlib.Path(place).expanduser().is_dir(), f"{place}: no such folder")
     found, empty = folders.gather(places, out)
     require(len(found) > 0, f"no results in {', '.join(places)}")
     results.write_text(page, render(found, empty, out))

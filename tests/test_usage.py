@@ -43,7 +43,7 @@ def check(experiment, many=False, *, base=None, own=(), reads=None, words=False)
             assert reads is None or command.refuse_others(*reads) is None
             if base is not None:
                 command.configure(base)
-            if words:
+            if words and not own:  # it lists names, and needs nothing
                 experiment(*argv[1:])
             print("parsed")
 
