@@ -32,13 +32,13 @@ KINDS = {"aggregators": "aggregator", "attacks": "attack", "methods": "method"}
 
 
 def plain(
-    told: dict[str, Any], usual: Sequence[str], rules: Sequence[str] | None = None
+    told: dict[str, Any], usual: Sequence[str], given: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """The same settings in texts.
 
     `pre_aggregators` go before every rule of `aggregators`, or of `usual` where there are none;
-    a list of lists of them are as many chains, each before every rule. `rules`, if given, stand
-    in the place of `aggregators`.
+    a list of lists of them are as many chains, each before every rule. Rules that are
+    `given` stand in the place of `aggregators`.
 
     Raises:
         InvalidConfig: naming the dictionary that cannot be read, or names what there is not.
@@ -50,8 +50,8 @@ def plain(
             rule = f"{one} is one dictionary or text, {name} a list: got {told[one]!r}"
             require(isinstance(told[one], dict | str), rule)
             found[name] = [_text(name, told[one], one)]
-    if rules is not None:
-        found["aggregators"] = list(rules)
+    if given is not None:
+        found["aggregators"] = list(given)
     if PRE in told:
         rules = found.get("aggregators", list(usual))
         rules = rules if isinstance(rules, list) else [rules]

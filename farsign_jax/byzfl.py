@@ -8,7 +8,14 @@ defaults and its conventions, or is refused with the reason. Any other name is o
 the dictionary another way to write `name:option=value,...`. (In texts, and in
 `aggregators.make`, ByzFL's names are aliases: numbers and conventions are ours there.)
 
-Two things have no translation, as there are no rounds in which all liars speak together. A
+Where that class would give a result and this library does not give the same:
+
+    Krum, MultiKrum      need n >= 2f + 3 here, n > 2f there
+    every aggregator     leaves out rows that are not finite, which enter ByzFL's results
+    GeometricMedian      T = 0, and CenteredClipping L = 0, are refused
+    f                    must be given; ByzFL's default is 0
+
+Two more things have no translation, as there are no rounds in which all liars speak together. A
 liar of ByzFL sees the honest gradients of the round, ours what honest workers last said. And
 ByzFL's liars all send the same vector: of `Gaussian` one draw, here each has its own.
 """
