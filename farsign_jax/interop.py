@@ -16,9 +16,9 @@ of memory of JAX. Every call waits for its result, so arguments may be written t
 
 Types. float64 is computed and returned as float64, whatever `jax_enable_x64` says; float16 and
 bfloat16 are computed in float32 and returned as they came; integers and booleans count as
-float32. Refused, as `InvalidConfig`: what is no array, masked arrays, complex numbers, tensors that require
-grad (nothing here can be differentiated; `detach()` says that this is meant), sparse tensors,
-devices that JAX does not have.
+float32. Refused, as `InvalidConfig`: what is no array, masked arrays, complex numbers, tensors
+that require grad (nothing here can be differentiated; `detach()` says that this is meant),
+sparse tensors, devices that JAX does not have.
 """
 
 import functools

@@ -104,6 +104,27 @@ def test_rules_make_what_those_of_byzfl_make(entry, want):
     np.testing.assert_allclose(got, want, rtol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (named("Krum", f=1), "n >= 2f . 3: got n=3, f=1"),
+        (named("MultiKrum", f=1), "n >= 2f . 3: got n=3, f=1"),
+        (named("GeometricMedian", T=0), "0"),
+        (named("CenteredClipping", L=0), "0"),
+        (named("Krum"), "Krum needs f"),
+    ],
+)
+def test_what_byzfl_would_compute_and_is_refused_here(entry, message):
+    with pytest.raises(InvalidConfig, match=message):
+        interop.aggregate(byzfl.text("aggregator", entry), ROWS)
+
+
+def test_rows_that_are_not_finite_are_left_out():
+    rows = np.vstack([ROWS, np.full((1, 3), np.inf)])
+    got = interop.aggregate(byzfl.text("aggregator", named("Average")), rows)
+    np.testing.assert_allclose(got, ROWS.mean(0))
+
+
 def test_dictionaries_and_texts_are_the_same_runs(tmp_path):
     texts = {
         "methods": ["basgd:buffers=9", "far_sign"],
