@@ -12,6 +12,7 @@ ours there.)
 What is different, beside that:
 
     Krum, MultiKrum      need n >= 2f + 3 here, n > 2f there
+    NNM, ARC             need n > 2f here; n > f, or n >= f for ARC, there
     every aggregator     leaves out rows that are not finite here; there they count (only
                          GeometricMedian leaves out those with infinities)
     GeometricMedian      T = 0 is refused here; zeros there
