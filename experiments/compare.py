@@ -13,7 +13,8 @@ flags count for more:
 
 Names that end in options, as in `krum:f=5` or `far_sign:step_size=0.02`, are told apart by
 them; in the file, ByzFL's dictionaries may stand for them (`experiments.dictionaries`), as in
-{"name": "TrMean", "parameters": {"f": 3}}, and a list of pre-aggregators beside.
+{"name": "TrMean", "parameters": {"f": 3}}, and a list of pre-aggregators beside, which go
+before the rules of --aggregators too.
 Without flags: the asynchronous methods on the embedded digits, half a minute.
 
 Everything is checked before the first run. Writes table.md and table.tex (best and last
@@ -27,7 +28,7 @@ import itertools
 import json
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -59,8 +60,8 @@ SETTINGS = {field.name: None for field in dataclasses.fields(Config)}
 VARIED = {name: None for name in SETTINGS if name not in (*LISTS, "preset")}
 
 
-def read(path: str) -> dict[str, Any]:
-    """The settings in a JSON file, in texts.
+def read(path: str, rules: Sequence[str] | None = None) -> dict[str, Any]:
+    """The settings in a JSON file, in texts, with `rules` in the place of its aggregators.
 
     Raises:
         InvalidConfig: where it is not there, not an object, or names what there is not.
@@ -73,8 +74,8 @@ def read(path: str) -> dict[str, Any]:
         raise InvalidConfig(f"--spec {path} is not JSON: {error}") from error
     require(isinstance(told, dict), f"--spec {path} is no object with settings")
     for name in told:
-        lookup("setting", name, SETTINGS | {dictionaries.PRE: None})
-    return dictionaries.plain(told, CONFIG.aggregators)
+        lookup("setting", name, SETTINGS | dict.fromkeys(dictionaries.MORE))
+    return dictionaries.plain(told, CONFIG.aggregators, rules)
 
 
 def parse(name: str, value: Any) -> Any:
@@ -118,11 +119,12 @@ def _vary() -> dict[str, list[str]]:
 
 def asked() -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """What --spec and --vary fix, by flag, and what they vary. A flag that is given counts
-    for more than the file."""
+    for more than the file, whose pre-aggregators go before the rules of the flag too."""
     fixed: dict[str, Any] = {}
     varied: dict[str, list[Any]] = {}
-    for name, value in (read(FLAGS.spec) if FLAGS.spec else {}).items():
-        if getattr(FLAGS, name) is not None:
+    rules = None if FLAGS.aggregators is None else split(FLAGS.aggregators)
+    for name, value in (read(FLAGS.spec, rules) if FLAGS.spec else {}).items():
+        if getattr(FLAGS, name) is not None and name != "aggregators":
             continue
         if name in LISTS:
             fixed[name] = _listed(name, value)

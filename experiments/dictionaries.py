@@ -6,7 +6,8 @@
      "partition": {"name": "dirichlet", "parameters": {"skew": 0.3}}}
 
 may stand for "nnm:f=3+trimmed_mean:f=3", "alie:z=1.5,sign=1,ddof=1" and "dirichlet:skew=0.3":
-the same runs, under the same names. What names of ByzFL mean, `farsign_jax.byzfl` says.
+the same runs, under the same names. `aggregator` and `attack`, as ByzFL has them, are one
+each. What names of ByzFL mean, `farsign_jax.byzfl` says.
 """
 
 import contextlib
@@ -25,19 +26,32 @@ from farsign_jax.base import InvalidConfig, lookup, require
 from farsign_jax.partitions import PARTITIONS
 
 PRE = "pre_aggregators"
+ONE = {"aggregator": "aggregators", "attack": "attacks"}  # ByzFL's keys, of one entry
+MORE = (PRE, *ONE)  # what a file may have beside settings
 KINDS = {"aggregators": "aggregator", "attacks": "attack", "methods": "method"}
 
 
-def plain(told: dict[str, Any], usual: Sequence[str]) -> dict[str, Any]:
+def plain(
+    told: dict[str, Any], usual: Sequence[str], given: Sequence[str] | None = None
+) -> dict[str, Any]:
     """The same settings in texts.
 
     `pre_aggregators` go before every rule of `aggregators`, or of `usual` where there are none;
-    a list of lists of them are as many chains, each before every rule.
+    a list of lists of them are as many chains, each before every rule. Rules that are
+    `given` stand in the place of `aggregators`.
 
     Raises:
         InvalidConfig: naming the dictionary that cannot be read, or names what there is not.
     """
-    found = {name: _texts(name, value) for name, value in told.items() if name != PRE}
+    found = {n: _texts(n, value) for n, value in told.items() if n not in MORE}
+    for one, name in ONE.items():
+        if one in told:
+            require(name not in told, f"{one} and {name} are given: need one of them")
+            rule = f"{one} is one dictionary or text, {name} a list: got {told[one]!r}"
+            require(isinstance(told[one], dict | str), rule)
+            found[name] = [_text(name, told[one], one)]
+    if given is not None:
+        found["aggregators"] = list(given)
     if PRE in told:
         rules = found.get("aggregators", list(usual))
         rules = rules if isinstance(rules, list) else [rules]

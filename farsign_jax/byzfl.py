@@ -4,11 +4,23 @@
     byzfl.text("attack", {"name": "ALittleIsEnough"})  # alie:z=1.5,sign=1,ddof=1
 
 A name that is spelled as a class of ByzFL (0.0.11) means what that class does, with its
-defaults and its conventions, or is refused with the reason. Any other name is one of ours, and
-the dictionary another way to write `name:option=value,...`. (In texts, and in
-`aggregators.make`, ByzFL's names are aliases: numbers and conventions are ours there.)
+defaults and its conventions, but for what is listed below, or is refused with the reason. Any
+other name is one of ours, and the dictionary another way to write `name:option=value,...`.
+(In texts, and in `aggregators.make`, ByzFL's names are aliases: numbers and conventions are
+ours there.)
 
-Two things have no translation, as there are no rounds in which all liars speak together. A
+What is different, beside that:
+
+    Krum, MultiKrum      need n >= 2f + 3 here, n > 2f there
+    NNM, ARC             need n > 2f here; n > f, or n >= f for ARC, there
+    every aggregator     leaves out rows that are not finite here; there they count (only
+                         GeometricMedian leaves out those with infinities)
+    GeometricMedian      T = 0 is refused here; zeros there
+    CenteredClipping     L = 0 is refused here; the start there
+    f                    must be written down here; 0 by default there
+    ARC                  rounds its count of rows exactly here; a product of floats there
+
+Two more things have no translation, as there are no rounds in which all liars speak together. A
 liar of ByzFL sees the honest gradients of the round, ours what honest workers last said. And
 ByzFL's liars all send the same vector: of `Gaussian` one draw, here each has its own.
 """

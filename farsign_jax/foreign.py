@@ -58,11 +58,13 @@ def checked(x: Any) -> Any:
     """x, if it is an array of real numbers.
 
     Raises:
-        InvalidConfig: where it is none, or a tensor that requires grad.
+        InvalidConfig: where it is none, has a mask, or is a tensor that requires grad.
     """
     known = hasattr(x, "__dlpack__") and hasattr(x, "shape") and bool(dtype(x))
     require(known, f"need arrays or tensors: got {type(x).__name__}")
     require("complex" not in dtype(x), f"need real numbers: got {dtype(x)}")
+    rule = f"need arrays without a mask: got {type(x).__name__}"
+    require(not isinstance(x, np.ma.MaskedArray), rule)
     if is_tensor(x):
         require(not x.requires_grad, "need tensors that require no grad: detach() these")
     return x

@@ -16,13 +16,14 @@ of memory of JAX. Every call waits for its result, so arguments may be written t
 
 Types. float64 is computed and returned as float64, whatever `jax_enable_x64` says; float16 and
 bfloat16 are computed in float32 and returned as they came; integers and booleans count as
-float32. Refused, as `InvalidConfig`: what is no array, complex numbers, tensors that require
-grad (nothing here can be differentiated; `detach()` says that this is meant), sparse tensors,
-devices that JAX does not have.
+float32. Refused, as `InvalidConfig`: what is no array, masked arrays, complex numbers, tensors
+that require grad (nothing here can be differentiated; `detach()` says that this is meant),
+sparse tensors, devices that JAX does not have.
 """
 
 import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ import numpy as np
 from farsign_jax import aggregators, attacks, base, foreign
 from farsign_jax import directions as directions_lib
 from farsign_jax import keys as keys_lib
-from farsign_jax.base import Array, PyTree, Report, View, require
+from farsign_jax.base import Array, InvalidConfig, PyTree, Report, View, require
 from farsign_jax.directions import Dictionary
 from farsign_jax.servers.far_sign import FarSignState, far_sign
 
@@ -210,6 +211,7 @@ class Question(NamedTuple):
     params: Any  # f[d], a copy of x: the worker's to keep
     directions: Any  # int64[k], i32 of JAX: coordinates, or ids of a `Dictionary`
     version: int  # updates of x before it was asked
+    number: int  # questions that the server asked before
 
 
 class FarSign:
@@ -227,7 +229,8 @@ class FarSign:
         x       <- x - alpha sign(y(i, j)) a_ij
 
     with unit vectors a_ij = e_j unless a `Dictionary` says otherwise. Questions may stay open
-    for as long, and be answered in any order, as the network likes; each is told at most once.
+    for as long, and be answered in any order, as the network likes; each is told at most once
+    (and one that is never told costs the server two whole numbers).
     Asked and told in turn, in the order of a schedule, this is the run of `simulate.run` with
     that seed, to the bit. y takes m d numbers (`storage` of `far_sign`: fewer), a `tell` O(k),
     a copy of x O(d).
@@ -242,7 +245,8 @@ class FarSign:
             what it knows beside.
 
     Raises:
-        InvalidConfig: on what `far_sign` refuses, and on workers or answers that do not fit.
+        InvalidConfig: on what `far_sign` refuses, on workers, questions or answers that do not
+            fit, and on a question that was told before; the server is then what it was.
     """
 
     def __init__(
@@ -263,9 +267,11 @@ class FarSign:
             if not isinstance(directions, Dictionary):
                 k = x.size if directions is None else directions
                 directions = directions_lib.identity(x.size, k)
+            self._size = directions.size
             self._server = far_sign(num_workers, directions, **options)
             self._state = jax.block_until_ready(self._server.init(x))
         self._queries, self._asked = keys_lib.split(seed).queries, 0
+        self._open: dict[int, int] = {}  # numbers of the questions not told yet: the workers
         self._draw, self._hear = jax.jit(self._drawn), jax.jit(self._heard, donate_argnums=0)
 
     def _drawn(self, state: FarSignState, worker: Array, number: Array) -> Array:
@@ -291,20 +297,31 @@ class FarSign:
     def ask(self, worker: int) -> Question:
         """The next question to a worker, 0 .. m - 1."""
         m = self._server.num_workers
-        require(0 <= worker < m, f"FarSign has workers 0..{m - 1}: got worker={worker}")
+        rule = f"FarSign has workers 0..{m - 1}: got worker={worker!r}"
+        try:
+            i = operator.index(worker)
+        except TypeError:
+            raise InvalidConfig(rule) from None
+        require(0 <= i < m, rule)
         with foreign.precision(self._like):
-            ids = self._draw(self._state, np.int32(worker), np.int32(self._asked))
+            ids = self._draw(self._state, np.int32(i), np.int32(self._asked))
             ids = foreign.left_ids(ids, self._like)
+        question = Question(i, self.params, ids, self.step, self._asked)
+        self._open[self._asked] = i
         self._asked += 1
-        return Question(int(worker), self.params, ids, self.step)
+        return question
 
     def tell(self, question: Question, values: Any) -> None:
         """Hears the answer, f[k], a derivative for each direction of the question.
 
         A number that is not finite counts as 0, as in `far_sign`.
         """
+        self._check(question)
         if isinstance(values, list | tuple):
-            values = np.asarray(values, np.float32)
+            try:
+                values = np.asarray(values, np.float32)
+            except (TypeError, ValueError):
+                raise InvalidConfig(f"an answer is of real numbers: got {values!r}") from None
         with foreign.precision(self._like):
             value = foreign.entered(foreign.checked(values)).astype(self._state.params.dtype)
             ids = foreign.entered_ids(question.directions)
@@ -312,4 +329,21 @@ class FarSign:
             require(value.shape == ids.shape, f"{rule}: got shape {value.shape}")
             of = jnp.int32(question.worker), jnp.int32(question.version)
             report = Report(*of, ids, value)
+            del self._open[question.number]
             self._state = jax.block_until_ready(self._hear(self._state, report))
+
+    def _check(self, question: Question) -> None:
+        """Raises `InvalidConfig` on what is no open question."""
+        rule = f"tell takes a question of ask: got {type(question).__name__}"
+        require(isinstance(question, Question), rule)
+        number, told = question.number, question.directions
+        rule = f"a question is told once, to who asked it: number {number} is not open"
+        require(number in self._open, rule)
+        worker = self._open[number]
+        rule = f"question {number} is for worker {worker}: got {question.worker!r}"
+        require(question.worker == worker, rule)
+        told = np.asarray(told.cpu() if foreign.is_tensor(told) else told)
+        good = told.dtype.kind in "iu" and told.ndim == 1
+        good = good and bool(np.all((told >= 0) & (told < self._size)))
+        rule = f"a question has directions 0..{self._size - 1}"
+        require(good, f"{rule}: got {np.array2string(told.reshape(-1)[:9], separator=', ')}")

@@ -104,6 +104,27 @@ def test_rules_make_what_those_of_byzfl_make(entry, want):
     np.testing.assert_allclose(got, want, rtol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (named("Krum", f=1), "n >= 2f . 3: got n=3, f=1"),
+        (named("MultiKrum", f=1), "n >= 2f . 3: got n=3, f=1"),
+        (named("GeometricMedian", T=0), "0"),
+        (named("CenteredClipping", L=0), "0"),
+        (named("Krum"), "Krum needs f"),
+    ],
+)
+def test_what_byzfl_would_compute_and_is_refused_here(entry, message):
+    with pytest.raises(InvalidConfig, match=message):
+        interop.aggregate(byzfl.text("aggregator", entry), ROWS)
+
+
+def test_rows_that_are_not_finite_are_left_out():
+    rows = np.vstack([ROWS, np.full((1, 3), np.inf)])
+    got = interop.aggregate(byzfl.text("aggregator", named("Average")), rows)
+    np.testing.assert_allclose(got, ROWS.mean(0))
+
+
 def test_dictionaries_and_texts_are_the_same_runs(tmp_path):
     texts = {
         "methods": ["basgd:buffers=9", "far_sign"],
@@ -130,8 +151,16 @@ def test_dictionaries_and_texts_are_the_same_runs(tmp_path):
     chains = {"methods": ["sgd"], "pre_aggregators": [[named("NNM", f=2)], []]}
     ((_, config),) = grid(spec=chains, folder=tmp_path)
     assert config.aggregators == ("nnm:f=2+median", "median")
-    ((_, config),) = grid("--aggregators=mean", spec=chains, folder=tmp_path)
+    told = grid("--aggregators=mean,krum:f=3", spec=chains, folder=tmp_path)
+    assert told[0][1].aggregators == ("nnm:f=2+mean", "nnm:f=2+krum:f=3", "mean", "krum:f=3")
+    file = {"methods": ["sgd"], "aggregators": [named("TrMean", f=3)]}
+    ((_, config),) = grid("--aggregators=mean", spec=file, folder=tmp_path)
     assert config.aggregators == ("mean",)
+    # ByzFL's own keys, of one entry.
+    one = {"methods": ["sgd"], "aggregator": named("TrMean", f=3), "attack": named("Inf")}
+    ((_, config),) = grid(spec=one | {"pre_aggregators": [named("NNM", f=2)]}, folder=tmp_path)
+    assert config.aggregators == ("nnm:f=2+trimmed_mean:f=3",)
+    assert config.attacks == ("nonfinite:kind=inf",)
     # A dictionary without parameters is the bare name, with the numbers of Table 3.
     bare = {"methods": ["sgd"], "aggregators": [named("krum")], "attacks": named("alie")}
     ((_, config),) = grid(spec=bare, folder=tmp_path)
@@ -176,6 +205,12 @@ def test_dictionaries_and_texts_are_the_same_runs(tmp_path):
         ({"partition": named("dirichlet", alpha=1)}, "unknown option of partitions 'alpha'"),
         ({"pre_aggregators": named("NNM", f=1)}, "pre_aggregators is a list of dictionaries"),
         ({"pre_aggregators": [named("Krum", f=1)]}, "pre_aggregators[0]"),
+        ({"attack": "none", "attacks": ["none"]}, "attack and attacks are given: need one of"),
+        (
+            {"aggregator": [named("Median")]},
+            "aggregator is one dictionary or text, aggregators",
+        ),
+        ({"aggregator": named("TrMean", g=3)}, 'aggregator {"name": "TrMean"'),
         ({"pre_aggregator": []}, "did you mean 'pre_aggregators'"),
         ({"workers": named("mlp")}, "workers is an integer: got 'mlp'"),
     ],

@@ -233,9 +233,19 @@ def test_answers_come_late_in_any_order_and_are_checked():
     want[late.directions] -= 0.5
     want[early.directions[3:]] += 0.5
     np.testing.assert_array_equal(server.params, want)
+    last = server.ask(np.int64(2))
+    wrong = last._replace(directions=np.arange(5) - 1)
     for bad, message in (
         (lambda: server.ask(3), r"workers 0..2: got worker=3"),
-        (lambda: server.tell(early, np.ones(4)), r"per direction, 5 here: got shape \(4,\)"),
+        (lambda: server.ask("a"), r"workers 0..2: got worker='a'"),
+        (lambda: server.ask(1.5), r"workers 0..2: got worker=1.5"),
+        (lambda: server.tell(early, np.ones(5)), "told once, .* number 0 is not open"),
+        (lambda: server.tell(last, np.ones(4)), r"per direction, 5 here: got shape \(4,\)"),
+        (lambda: server.tell(last, ["a"] * 5), r"of real numbers: got \['a', "),
+        (lambda: server.tell(last, np.ma.ones(5)), "without a mask: got MaskedArray"),
+        (lambda: server.tell("last", np.ones(5)), "a question of ask: got str"),
+        (lambda: server.tell(last._replace(worker=77), np.ones(5)), "worker 2: got 77"),
+        (lambda: server.tell(wrong, np.ones(5)), r"directions 0..4: got \[-1, "),
         (lambda: interop.FarSign(np.zeros((2, 2)), 3, step_size=1, average_step=1), r"\[d\]"),
         (lambda: interop.FarSign(np.zeros(2), 3, step_size=0, average_step=1), "step_size > 0"),
         (
@@ -245,6 +255,9 @@ def test_answers_come_late_in_any_order_and_are_checked():
     ):
         with pytest.raises(InvalidConfig, match=message):
             bad()
+    np.testing.assert_array_equal(server.params, want)
+    server.tell(last, np.zeros(5))  # what was refused did not close it
+    assert server.step == 3
 
 
 def test_tensors_are_read_where_they_lie(torch):

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from farsign_jax import optax_transform
+from farsign_jax import averages, optax_transform
 from farsign_jax.base import InvalidConfig, Report
 from farsign_jax.directions import identity
 from farsign_jax.servers.far_sign import far_sign
@@ -107,6 +107,50 @@ def test_it_is_one_of_a_chain():
     np.testing.assert_array_equal(updates["b"]["c"], np.full(5, -0.25))
 
 
+def test_its_numbers_may_be_injected():
+    """Without a wrapper: alpha of every update is what the state of optax says."""
+    injected = optax.inject_hyperparams(optax_transform)
+    ones = jnp.ones(6)
+    state = injected(num_workers=4, step_size=0.1, average_step=0.5).init(ones)
+    for step_size in (0.25, 0.5):
+        state.hyperparams["step_size"] = jnp.float32(step_size)
+        update = injected(num_workers=4, step_size=0.1, average_step=0.5).update
+        for own in (update, jax.jit(update)):
+            updates, after = own(ones, state, worker=3)
+            np.testing.assert_array_equal(updates, np.full(6, -step_size))
+    np.testing.assert_array_equal(after.inner_state.server.counts, [0, 0, 0, 1])
+
+    told = {
+        "num_workers": 4,
+        "step_size": optax.exponential_decay(0.5, 1, 0.5),
+        "average_step": 0.5,
+    }
+    with pytest.raises(InvalidConfig, match=r"num_workers before .* static_args=\("):
+        jax.jit(injected(**told).init)(ones)
+    static = optax.inject_hyperparams(
+        optax_transform, static_args=("num_workers", "k", "soft", "rate_cap", "gain")
+    )
+    tx = static(
+        **told, k=np.int64(2), soft=0.1, rate_cap=2.0, gain=lambda j: jnp.full(j.shape, 2.0)
+    )
+    update, state = jax.jit(tx.update), jax.jit(tx.init)(ones)
+    for step_size in (0.5, 0.25):
+        updates, state = update(ones, state, worker=0)
+        np.testing.assert_array_equal(np.sort(updates), [-2 * step_size] * 2 + [0] * 4)
+
+
+def test_seeds_and_other_storage():
+    told = {"step_size": 0.5, "average_step": 1.0, "k": 2}
+    starts = (2, np.int64(2), jnp.int32(2), jax.random.key(2))
+    keys = [optax_transform(3, **told, key=key).init(PARAMS).key for key in starts]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 1
+    tx = optax_transform(3, **told, storage=averages.make("sketch", 3, 8))
+    updates, state = tx.update(jnp.ones(8), tx.init(jnp.ones(8)), worker=np.int64(1))
+    assert (updates != 0).sum() == 2
+    with pytest.raises(InvalidConfig, match="gradients of d=8: got d=9"):
+        tx.update(jnp.ones(9), state, worker=1)
+
+
 def test_what_is_not_a_number_moves_nothing():
     tx = optax_transform(2, step_size=0.5, average_step=0.5)
     params = {"x": jnp.zeros(4), "y": jnp.zeros(3, jnp.bfloat16)}
@@ -119,6 +163,7 @@ def test_what_is_not_a_number_moves_nothing():
     for nobody in (2, -1):
         updates, after = jax.jit(tx.update)(bad, state, worker=nobody)
         assert not flat(updates).any()
+        assert after.server.step == state.server.step + 1  # an update, to schedules
         np.testing.assert_array_equal(after.server.averages, state.server.averages)
 
 
@@ -128,12 +173,24 @@ def test_what_is_not_a_number_moves_nothing():
         (lambda: optax_transform(2, step_size=0, average_step=0.5), "step_size > 0: got 0"),
         (lambda: optax_transform(2, step_size=1, average_step=2), "average_step <= 1: got 2"),
         (lambda: optax_transform(2, **STEPS, k=0), "k >= 1 or None: got 0"),
-        (lambda: optax_transform(2, **STEPS, averaging=1.0), "no iterates to average"),
+        (lambda: optax_transform(2, **STEPS, k=1.5), "k >= 1 or None: got 1.5"),
+        (lambda: optax_transform(4.5, **STEPS), "num_workers=4.5"),
+        (lambda: optax_transform(2, step_size="x", average_step=1), "got step_size='x'"),
+        (lambda: optax_transform(2, step_size=1, average_step=[1]), r"average_step=\[1\]"),
+        (lambda: optax_transform(2, **STEPS, soft="x"), "needs a number: got soft='x'"),
+        (lambda: optax_transform(2, **STEPS, cap_rank=1.5), "cap_rank=1.5"),
+        (lambda: optax_transform(2, **STEPS, key="x"), "got key='x'"),
+        (lambda: optax_transform(2, **STEPS, key=jnp.ones(3)), "got key="),
+        (lambda: jax.jit(lambda k: optax_transform(2, **STEPS, k=k))(1), "to know k before"),
         (lambda: optax_transform(2, **STEPS, k=9).init(jnp.ones(4)), "k=9, K=4"),
         (lambda: optax_transform(2, **STEPS).init(jnp.arange(4)), r"floats: got \['int32'\]"),
         (lambda: optax_transform(2, **STEPS).init({}), r"floats: got \[\]"),
         (lambda: update(jnp.ones(4)), "whose gradients: worker=i"),
         (lambda: update(jnp.ones(4), worker=2), r"workers 0..1: got worker=2"),
+        (lambda: update(jnp.ones(4), worker=2**40), "workers 0..1: got worker=1099511627776"),
+        (lambda: update(jnp.ones(4), worker=1.7), r"an integer of shape \(\) .* got 1.7"),
+        (lambda: update(jnp.ones(4), worker=[0]), r"as worker: got \[0\]"),
+        (lambda: update(jnp.ones(4), worker=jnp.arange(2)), "as worker: got Array"),
         (lambda: update(jnp.ones(5), worker=1), "gradients of d=4: got d=5"),
     ],
 )
