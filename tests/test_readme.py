@@ -54,7 +54,6 @@ def test_the_examples_of_the_other_systems_run(capsys):
 def test_options_of_methods_are_named_and_nothing_is_left_to_write():
     told = {option for name in methods.METHODS for option in methods.options_of(name)}
     assert [option for option in sorted(told) if f"`{option}`" not in README] == [
-        "aggregator",
         "arrival_rates",
         "byzantine",
         "message",
