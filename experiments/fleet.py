@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,7 +31,8 @@ class Fleet:
         workers: m.
         quiet: what workers say is not shown.
 
-    A context: in the end, every process that was started here, and no other, is ended.
+    A context: in the end, every process that was started here, and no other, is ended, and no
+    key is left.
     """
 
     def __init__(self, folder: pathlib.Path, workers: int, quiet: bool = True):
@@ -38,8 +40,8 @@ class Fleet:
         self.folder, self.workers, self._quiet = folder, workers, quiet
         self.target, self.page = f"127.0.0.1:{free_port()}", free_port()
         self.keys = folder.parent / f"{folder.name}-certificates"
-        if not (self.keys / "authority.crt").exists():
-            certificates.make(self.keys, workers, ("127.0.0.1", "localhost"))
+        shutil.rmtree(self.keys, ignore_errors=True)  # of a command that was killed
+        certificates.make(self.keys, workers, ("127.0.0.1", "localhost"))
         self.processes: list[subprocess.Popen] = []
         self.server: Any = None
 
@@ -54,6 +56,7 @@ class Fleet:
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
+        shutil.rmtree(self.keys)
 
     def start(self, module: str, *flags: str, output: Any = subprocess.DEVNULL) -> Any:
         """A command with flags."""

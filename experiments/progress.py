@@ -58,6 +58,6 @@ class Progress:
         if self.bar.disable and (elapsed - self.said > 10 or self.done == self.total):
             self.said = elapsed
             line = tqdm.tqdm.format_meter(
-                self.done, self.total, elapsed, unit="event", ncols=80
+                int(self.done), int(self.total), elapsed, unit="event", ncols=80
             )
             print(f"{self.label}: {line}", file=sys.stderr, flush=True)

@@ -233,9 +233,12 @@ class Serving:
         latest = [tally.latest for i, tally in enumerate(core.tallies) if i in core.sessions]
         stale = f"{max(latest, default=0)}"
         struck = {i: int(n) for i, n in enumerate(core.strikes) if n}
-        accuracy = 100 * self.measured.get("test_accuracy", float("nan"))
+        row = self.rows[-1] if self.rows else {}
+        accuracy = "not measured"
+        if "test_accuracy" in row:
+            accuracy = f"{100 * row['test_accuracy']:.1f} % at {row['event']}"
         return (
-            f"{core.events} answers, {rate:.0f}/s, accuracy {accuracy:.1f} %, "
+            f"{core.events} answers, {rate:.0f}/s, accuracy {accuracy}, "
             f"staleness {stale}, {len(core.sessions)} of {len(core.tallies)} workers, "
             f"strikes {struck or 'none'}"
         )
