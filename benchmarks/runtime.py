@@ -47,12 +47,7 @@ except ModuleNotFoundError as error:
     command.missing(error, __name__)
 
 FLAGS = flags.FlagValues()
-
-
-def _define(kind: str, name: str, default: Any, text: str, **more: Any) -> None:
-    getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=FLAGS, **more)
-
-
+_define = command.definer(FLAGS)
 _define("list", "dims", "25450,1000000,100000000", "d of the trivial workers.")
 _define("list", "counts", "1,2,4,8", "Numbers of workers.")
 _define("bool", "mnist", True, "Whether the MNIST setting is timed.")

@@ -18,7 +18,7 @@ import importlib
 import inspect
 import pathlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import griffe
@@ -36,6 +36,7 @@ from farsign_jax import (
     models,
     preaggregators,
     problems,
+    results,
     services,
     simulate,
 )
@@ -73,12 +74,9 @@ def described(function: Callable) -> dict[str, str]:
 def options(target: str) -> dict[str, Any]:
     """The options of `REGISTRY.name` and their defaults; `inspect.Parameter.empty`: none."""
     registry, _, name = target.partition(".")
-    entry = REGISTRIES[registry][name]
     if registry == "METHODS":
-        parameters = inspect.signature(entry.build).parameters
-        hyper = dict(entry.presets["paper"])  # numbers that a sweep may vary
-        return hyper | {o: parameters[o].default for o in methods.options_of(name)}
-    parameters = inspect.signature(entry).parameters
+        return methods.defaults_of(name)
+    parameters = inspect.signature(REGISTRIES[registry][name]).parameters
     return {o: p.default for o, p in parameters.items() if o != "honest"}
 
 
@@ -95,7 +93,7 @@ def options_table(target: str, *others: str) -> str:
         rows.append([f"`{option}`", _default(default), said[option].replace("|", "\\|")])
     if not rows:
         return "No options.\n"
-    return _table(["option", "default", "what it is"], rows)
+    return results.markdown_table(["option", "default", "what it is"], rows)
 
 
 def _default(value: Any) -> str:
@@ -107,11 +105,6 @@ def _default(value: Any) -> str:
 def _named(path: str) -> Callable:
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
-
-
-def _table(header: list[str], rows: Iterable[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 # Costs.
@@ -142,7 +135,7 @@ def costs_table() -> str:
             ]
         )
     header = ["method", "an event is", "evaluations per answer", "bits per answer"]
-    return _table([*header, "server, MB", "each worker, MB"], lines)
+    return results.markdown_table([*header, "server, MB", "each worker, MB"], lines)
 
 
 def _megabytes(tree: Any) -> str:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import logging
 import os
 import pathlib
 import sys
@@ -27,7 +26,7 @@ from experiments.settings import (
     refuse_others,
     split,
 )
-from farsign_jax import results, usage
+from farsign_jax import cache, results, usage
 from farsign_jax.base import InvalidConfig, require
 from farsign_jax.datasets import DataError
 
@@ -85,13 +84,6 @@ def run_panel(
     summary = figures.summarise(rows)
     folder.write_rows(rows, summary)
     return config, folder, rows, summary
-
-
-def _cache_compilations() -> None:
-    """Programs compiled once are read back by the next command."""
-    home = os.environ.get("FARSIGN_CACHE") or "~/.cache/farsign_jax"
-    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(f"{home}/xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def one_device_per_core() -> None:
@@ -153,8 +145,7 @@ def main(
         sys.exit(0)
 
     def guarded(argv):
-        _cache_compilations()
-        logging.getLogger("jax").setLevel(logging.WARNING)  # it reports missing TPUs
+        cache.keep_programs()
         try:
             if reads is not None:
                 refuse_others(*reads)

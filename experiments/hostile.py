@@ -39,12 +39,7 @@ except ModuleNotFoundError as error:
     command.missing(error, __name__)
 
 FLAGS = flags.FlagValues()
-
-
-def _define(kind: str, name: str, default: Any, text: str, **more: Any) -> None:
-    getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=FLAGS, **more)
-
-
+_define = command.definer(FLAGS)
 _define("string", "server", "localhost:7077", "HOST:PORT.")
 _define("integer", "worker", None, "Its number, from 0 on.", lower_bound=0)
 _define("string", "certificates", None, "As of an honest worker.")

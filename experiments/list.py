@@ -28,7 +28,7 @@ from farsign_jax.aggregators import AGGREGATORS
 from farsign_jax.attacks import ATTACKS
 from farsign_jax.base import lookup
 from farsign_jax.datasets import DATASETS
-from farsign_jax.methods import METHODS, hyper_of
+from farsign_jax.methods import METHODS, defaults_of
 from farsign_jax.models import MODELS
 from farsign_jax.partitions import PARTITIONS
 from farsign_jax.preaggregators import PREAGGREGATORS
@@ -60,7 +60,7 @@ def _options(of: Callable, skip: int = 0) -> dict[str, Any]:
 def _methods() -> list[Entry]:
     found = []
     for name, method in METHODS.items():
-        told = hyper_of(name, "paper") | _options(method.build, 3)
+        told = defaults_of(name)
         told = {n: v for n, v in told.items() if n not in ("aggregator", "byzantine")}
         found.append(Entry(name, _first(method.build), told))
     return found

@@ -25,7 +25,7 @@ from urllib.parse import quote
 
 from absl import flags
 
-from experiments import again, curves, folders
+from experiments import again, curves, folders, plan
 from experiments.command import FLAGS, main
 from experiments.curves import NAMES, Cell
 from farsign_jax import results
@@ -59,7 +59,7 @@ def report(*named: str) -> pathlib.Path:
     found, empty = folders.gather(places, out)
     require(len(found) > 0, f"no results in {', '.join(places)}")
     results.write_text(page, render(found, empty, out))
-    print(f"{_count(len(found), 'folder')}: {page}, {_size(page.stat().st_size)}")
+    print(f"{_count(len(found), 'folder')}: {page}, {plan.size(page.stat().st_size)}")
     return out
 
 
@@ -125,14 +125,6 @@ def _count(number: int, what: str) -> str:
 
 def _runs(cells: Sequence[Cell]) -> int:
     return sum(len(cell.seeds) for cell in cells)
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count = count / 1000
-    return f"{count:.1f} MB"
 
 
 def _summary(found: Sequence[folders.Folder], known: Sequence[Sequence[Cell]]) -> str:
@@ -314,7 +306,7 @@ def _flat(told: Any, before: str = "") -> Any:
 def _file(folder: folders.Folder, name: str, size: int, out: pathlib.Path) -> dict[str, str]:
     path = os.path.relpath(folder.path.resolve() / name, out.resolve())
     href = quote(os.fsencode(pathlib.PurePath(path).as_posix()))
-    return {"name": name, "size": _size(size), "href": href}
+    return {"name": name, "size": plan.size(size), "href": href}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ part of the package.
 
 import gzip
 import hashlib
-import os
 import pathlib
 import struct
 import urllib.error
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
+from farsign_jax import cache as cache_lib
 from farsign_jax import texts
 from farsign_jax.base import lookup, require
 from farsign_jax.results import atomic_write
@@ -112,7 +112,7 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
         data_dir: where prepared or raw files lie, as given to tensorflow-datasets or a
             folder of IDX files. Default: ~/tensorflow_datasets.
         cache_dir: where the decoded arrays are kept, one file per data set and data_dir.
-            Default: $FARSIGN_CACHE, else ~/.cache/farsign_jax.
+            Default: `cache.folder`.
 
     Raises:
         InvalidConfig: on an unknown name.
@@ -129,9 +129,7 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
     directory = pathlib.Path(data_dir or "~/tensorflow_datasets").expanduser()
     if data_dir and not directory.is_dir():
         raise DataError(f"--data_dir {directory} is not a directory")
-    cache = pathlib.Path(
-        cache_dir or os.environ.get("FARSIGN_CACHE") or "~/.cache/farsign_jax"
-    ).expanduser()
+    cache = pathlib.Path(cache_dir).expanduser() if cache_dir else cache_lib.folder()
     origin = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:12]
     cached = cache / f"{name}-{origin}.npz"
 

@@ -467,6 +467,13 @@ def options_of(method: str) -> list[str]:
     return list(inspect.signature(lookup("method", method, METHODS).build).parameters)[3:]
 
 
+def defaults_of(method: str) -> dict[str, Any]:
+    """What --methods NAME:option=value may set, and the defaults."""
+    entry = lookup("method", method, METHODS)
+    parameters = inspect.signature(entry.build).parameters
+    return hyper_of(method, "paper") | {o: parameters[o].default for o in options_of(method)}
+
+
 def hyper_of(method: str, preset: str, aggregator: str = "") -> dict[str, Any]:
     """The hyper-parameters of a method in a preset."""
     entry = lookup("method", method, METHODS)

@@ -4,8 +4,6 @@ Each command has flags of its own, not those of the process, so that several can
 """
 
 import ipaddress
-import logging
-import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +12,7 @@ from typing import Any, NoReturn
 import jax
 from absl import flags
 
-from farsign_jax import results, usage
+from farsign_jax import cache, results, usage
 from farsign_jax.base import InvalidConfig, require
 from farsign_jax.datasets import DataError
 
@@ -41,21 +39,32 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_insecure(flag: str, host: str) -> None:
-    """Raises `InvalidConfig` where traffic without encryption would leave this machine."""
-    rule = "--insecure is for this machine alone, localhost or 127.0.0.1"
-    require(is_loopback(host), f"{rule}: got {flag} host {host!r}")
+def definer(values: flags.FlagValues) -> Callable[..., None]:
+    """`define(kind, name, default, text, ...)`: a flag among these."""
+
+    def define(kind: str, name: str, default: Any, text: str, **more: Any) -> None:
+        getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=values, **more)
+
+    return define
 
 
-def read_certificates(folder: str, *names: str) -> list[bytes]:
-    """Files of a folder of certificates.
+def certificates_of(values: Any, flag: str, host: str, *names: str) -> list[bytes] | None:
+    """These files of --certificates; None with --insecure.
 
     Raises:
-        InvalidConfig: naming the one that cannot be read.
+        InvalidConfig: with both or neither, where traffic without encryption would leave this
+            machine (`flag` says to which `host`), and naming the file that cannot be read.
     """
+    if values.insecure:
+        require(values.certificates is None, "either --certificates or --insecure")
+        rule = "--insecure is for this machine alone, localhost or 127.0.0.1"
+        require(is_loopback(host), f"{rule}: got {flag} host {host!r}")
+        return None
+    rule = "--certificates DIR, or, on this machine alone, --insecure: got neither"
+    require(values.certificates is not None, rule)
     found = []
     for name in names:
-        path = pathlib.Path(folder).expanduser() / name
+        path = pathlib.Path(values.certificates).expanduser() / name
         try:
             found.append(path.read_bytes())
         except OSError as error:
@@ -97,10 +106,7 @@ def prepare_jax() -> None:
     """Programs compiled once are read back by the next process; and where every call waits for
     its result, as here, a CPU need not hand it to another thread."""
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    home = os.environ.get("FARSIGN_CACHE") or "~/.cache/farsign_jax"
-    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(f"{home}/xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    logging.getLogger("jax").setLevel(logging.WARNING)
+    cache.keep_programs()
 
 
 def fail(error: Any) -> NoReturn:

@@ -15,7 +15,6 @@ where it ended, and farsign_jax.runtime.replay verifies it.
 """
 
 import asyncio
-from typing import Any
 
 from absl import flags
 
@@ -30,12 +29,7 @@ except ModuleNotFoundError as error:
     command.missing(error, __name__)
 
 FLAGS = flags.FlagValues()
-
-
-def _define(kind: str, name: str, default: Any, text: str, **more: Any) -> None:
-    getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=FLAGS, **more)
-
-
+_define = command.definer(FLAGS)
 _define("string", "address", "local", "Of a Ray cluster; auto: the one on this machine.")
 _define("float", "cpus", 0.0, "Cores that a worker has for itself; 0: what is left.")
 _define(

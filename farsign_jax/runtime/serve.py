@@ -16,7 +16,6 @@ from typing import Any
 
 from absl import flags
 
-from farsign_jax.base import require
 from farsign_jax.runtime import command, serving
 from farsign_jax.runtime.limits import Limits
 
@@ -28,12 +27,7 @@ except ModuleNotFoundError as error:
     command.missing(error, __name__)
 
 FLAGS = flags.FlagValues()
-
-
-def _define(kind: str, name: str, default: Any, text: str, **more: Any) -> None:
-    getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=FLAGS, **more)
-
-
+_define = command.definer(FLAGS)
 _define("string", "address", "localhost:7077", "HOST:PORT to listen at; port 0: any.")
 _define(
     "string",
@@ -51,19 +45,12 @@ serving.define(FLAGS)
 
 
 def security_of(values: Any, host: str, workers: int) -> Security | None:
-    """Certificates, or None where they are not wanted and not needed.
-
-    Raises:
-        InvalidConfig: where there is neither.
-    """
-    if values.insecure:
-        require(values.certificates is None, "either --certificates or --insecure")
-        command.check_insecure("--address", host)
-        return None
-    rule = "--certificates DIR, or, on this machine alone, --insecure: got neither"
-    require(values.certificates is not None, rule)
+    """What the server shows to workers and checks them by; None with --insecure."""
     names = ("server.key", "server.crt", "authority.crt")
-    key, certificate, authority = command.read_certificates(values.certificates, *names)
+    found = command.certificates_of(values, "--address", host, *names)
+    if found is None:
+        return None
+    key, certificate, authority = found
     path = pathlib.Path(values.certificates).expanduser() / "allowed.txt"
     return Security(key, certificate, authority, Allowed(path, workers))
 

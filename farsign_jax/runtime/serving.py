@@ -43,10 +43,7 @@ class Driver(metrics.Watched, Protocol):
 
 def define(values: flags.FlagValues) -> None:
     """The flags of a run, whoever serves it."""
-
-    def _define(kind: str, name: str, default: Any, text: str, **more: Any) -> None:
-        getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=values, **more)
-
+    _define = command.definer(values)
     _define("string", "out", None, "Folder of the run; the same command goes on there.")
     _define(
         "integer",

@@ -28,12 +28,7 @@ except ModuleNotFoundError as error:
     command.missing(error, __name__)
 
 FLAGS = flags.FlagValues()
-
-
-def _define(kind: str, name: str, default: Any, text: str, **more: Any) -> None:
-    getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=FLAGS, **more)
-
-
+_define = command.definer(FLAGS)
 _define("string", "server", "localhost:7077", "HOST:PORT.")
 _define("integer", "worker", None, "Its number, from 0 on.", lower_bound=0)
 _define(
@@ -52,20 +47,11 @@ _define("float", "ping", 10.0, "Seconds between two pings of an idle connection.
 
 
 def credentials_of(values: Any, host: str) -> Credentials | None:
-    """Certificates, or None where they are not wanted and not needed.
-
-    Raises:
-        InvalidConfig: where there is neither.
-    """
-    if values.insecure:
-        require(values.certificates is None, "either --certificates or --insecure")
-        command.check_insecure("--server", host)
-        return None
-    rule = "--certificates DIR, or, on this machine alone, --insecure: got neither"
-    require(values.certificates is not None, rule)
+    """What a worker shows to the server and checks it by; None with --insecure."""
     name = f"worker-{values.worker}"
     names = (f"{name}.key", f"{name}.crt", "authority.crt")
-    return Credentials(*command.read_certificates(values.certificates, *names))
+    found = command.certificates_of(values, "--server", host, *names)
+    return None if found is None else Credentials(*found)
 
 
 async def _run(worker: GrpcWorker) -> None:
