@@ -105,15 +105,18 @@ def _axis(
     """Title and scale of an axis; `shared`: the same for all plots of the folder.
 
     Logarithmic where values span more than two decades, or three of what is counted, but for
-    percent.
+    percent; and where one curve ends at more than ten times what another one has spent.
     """
-    every = np.concatenate([np.ravel(values) for values in columns if values is not None])
+    known = [np.ravel(values) for values in columns if values is not None]
+    ends = [] if shared else [v[-1] for v in known if len(v) and np.isfinite(v[-1])]
+    every = np.concatenate(known)
     every = every[np.isfinite(every)]
     scale: dict[str, Any] = {"zero": False, "nice": True}
     if len(every):
         low, high = every.min(), every.max()
         decades = 3 if name in ("event", "evaluations", "bits_up") else 2
-        if name not in PERCENT and low > 0 and high > 10**decades * low:
+        wide = high > 10**decades * low or max(ends, default=0) > 10 * min(ends, default=0)
+        if name not in PERCENT and low > 0 and wide:
             scale = {"type": "log", "nice": True}
         if shared and low < high:
             scale["domain"] = [float(f"{low:.6g}"), float(f"{high:.6g}")]

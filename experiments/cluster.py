@@ -26,7 +26,7 @@ from absl import flags
 
 from experiments import figures
 from experiments.command import FLAGS, main, split
-from experiments.config import parse_attack
+from experiments.config import Config, parse_attack
 from farsign_jax import attacks, results, simulate
 from farsign_jax.base import InvalidConfig, lookup, require
 from farsign_jax.runtime import command, replay
@@ -43,6 +43,9 @@ flags.DEFINE_string(
     "deeds", "lies,nonfinite,stall,garbage,pipeline", "What the last of them does, or none."
 )
 
+CONFIG = Config(
+    workers=8, byzantine=2, attacks=("sign_flip:scale=10",), events=8000, seeds=(0,)
+)
 SEEDS = range(5)
 READ = ("out", "workers", "byzantine", "attacks", "events", "data_dir", "seeds")
 READ += ("tensorboard",)
@@ -54,21 +57,20 @@ def told() -> dict[str, Any]:
     Raises:
         InvalidConfig: where that cannot be.
     """
-    workers, q = (
-        usual if told is None else told
-        for told, usual in ((FLAGS.workers, 8), (FLAGS.byzantine, 2))
+    workers, q, events = (
+        getattr(CONFIG if getattr(FLAGS, name) is None else FLAGS, name)
+        for name in ("workers", "byzantine", "events")
     )
     require(workers > 0, f"need workers > 0: got {workers}")
     attacks.byzantine_mask(workers, q)
     require(FLAGS.seeds is None or FLAGS.seeds.isdecimal(), "--seeds is one seed of the run")
-    names = split(FLAGS.attacks or ["sign_flip:scale=10"])
+    names = split(FLAGS.attacks or CONFIG.attacks, "attacks")
     for name in names:
         parse_attack(name)
     deeds = [] if FLAGS.deeds == "none" or not q else FLAGS.deeds.split(",")
     for deed in deeds:
         lookup("deed", deed, DEEDS)
     require(len(names) > 0, "--attacks names none")
-    events = 8000 if FLAGS.events is None else FLAGS.events
     require(events > 0, f"need events > 0: got {events}")
     return {
         "workers": workers,
@@ -76,7 +78,7 @@ def told() -> dict[str, Any]:
         "attacks": list(names),
         "deeds": deeds,
         "events": events,
-        "seed": int(FLAGS.seeds or 0),
+        "seed": int(FLAGS.seeds or CONFIG.seeds[0]),
     }
 
 
@@ -90,6 +92,11 @@ def watch(fleet: Fleet, events: int) -> dict[str, dict[str, float]]:
             continue
         last, now = seen, time.monotonic()
         heard = seen["farsign_events_total"][""]
+        if not heard:
+            said = f"waiting for workers: {_joined(seen):.0f} of {fleet.workers} have joined"
+            print(said, file=sys.stderr, flush=True)
+            require(not fleet.failed(), "a worker failed: farsign_jax.runtime.work says why")
+            continue
         rate, before, at = (heard - before) / (now - at), heard, now
         accuracy = 100 * seen.get("farsign_test_accuracy", {}).get("", float("nan"))
         stale = max(seen["farsign_staleness"].values())
@@ -107,7 +114,7 @@ def run(config: dict[str, Any], attack: str, folder: pathlib.Path) -> dict[str, 
         there = pathlib.Path(FLAGS.data_dir or "").expanduser().absolute()
         known = [f"--data_dir={there}"] if FLAGS.data_dir else []
         steps = [f"--events={config['events']}", f"--seed={config['seed']}", "--eval_every=1"]
-        fleet.serve(*steps, "--silence=10", *known)
+        fleet.serve(*steps, "--silence=10", f"--wait_for={m}", *known)
         for worker in range(m):
             if worker == q - 1 and config["deeds"]:
                 kinds[worker] = "misbehaves"
@@ -118,7 +125,7 @@ def run(config: dict[str, Any], attack: str, folder: pathlib.Path) -> dict[str, 
                 kinds[worker] = "honest"
                 fleet.work(worker, *known)
         if "misbehaves" in kinds.values():
-            while fleet.server.poll() is None and _there(fleet) < m - 1:
+            while fleet.server.poll() is None and _joined(fleet.seen()) < m - 1:
                 time.sleep(0.2)
             deeds = [f"--deeds={','.join(config['deeds'])}", "--seconds=2", "--times=1"]
             fleet.work(q - 1, *deeds, module="experiments.hostile")
@@ -128,9 +135,9 @@ def run(config: dict[str, Any], attack: str, folder: pathlib.Path) -> dict[str, 
     return {"seen": seen, "kinds": kinds}
 
 
-def _there(fleet: Fleet) -> float:
+def _joined(seen: dict[str, dict[str, float]]) -> float:
     """How many workers have joined."""
-    return fleet.seen().get("farsign_sessions", {}).get("", 0)
+    return seen.get("farsign_sessions", {}).get("", 0)
 
 
 def simulated(
@@ -203,7 +210,7 @@ def cluster() -> pathlib.Path:
     config = told()
     described = {"experiment": "cluster"} | config
     out = FLAGS.out or f"results/cluster-{results.fingerprint(described)[:8]}"
-    folder = results.Folder(out, described)
+    folder = results.opened(out, described)
     folder.claim()
     rows, lines, workers = [], [], []
     for attack in config["attacks"]:
@@ -232,4 +239,4 @@ def cluster() -> pathlib.Path:
 
 
 if __name__ == "__main__":
-    main(cluster, own=("deeds",), reads=READ)
+    main(cluster, base=CONFIG, own=("deeds",), reads=READ)

@@ -14,7 +14,8 @@ flags count for more:
 Names that end in options, as in `krum:f=5` or `far_sign:step_size=0.02`, are told apart by
 them; in the file, ByzFL's dictionaries may stand for them (`experiments.dictionaries`), as in
 {"name": "TrMean", "parameters": {"f": 3}}, and a list of pre-aggregators beside, which go
-before the rules of --aggregators too.
+before the rules of --aggregators too. A flag takes them as well: --aggregators
+'{"name": "TrMean", "parameters": {"f": 3}}'.
 Without flags: the asynchronous methods on the embedded digits, half a minute.
 
 Everything is checked before the first run. Writes table.md and table.tex (best and last
@@ -122,7 +123,7 @@ def asked() -> tuple[dict[str, Any], dict[str, list[Any]]]:
     for more than the file, whose pre-aggregators go before the rules of the flag too."""
     fixed: dict[str, Any] = {}
     varied: dict[str, list[Any]] = {}
-    rules = None if FLAGS.aggregators is None else split(FLAGS.aggregators)
+    rules = None if FLAGS.aggregators is None else split(FLAGS.aggregators, "aggregators")
     for name, value in (read(FLAGS.spec, rules) if FLAGS.spec else {}).items():
         if getattr(FLAGS, name) is not None and name != "aggregators":
             continue

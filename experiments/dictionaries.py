@@ -1,4 +1,4 @@
-"""Settings in a JSON file that are dictionaries, as ByzFL has them, as texts of the flags.
+"""Settings that are dictionaries, as ByzFL has them, as texts of the flags.
 
     {"aggregators": [{"name": "TrMean", "parameters": {"f": 3}}],
      "pre_aggregators": [{"name": "NNM", "parameters": {"f": 3}}],
@@ -57,6 +57,23 @@ def plain(
         rules = rules if isinstance(rules, list) else [rules]
         chains = [*_chains(told[PRE])]
         found["aggregators"] = ["+".join((*chain, rule)) for chain in chains for rule in rules]
+    return found
+
+
+def listed(name: str, text: str) -> list[str]:
+    """The texts for a flag of that name: JSON of a dictionary, of several, or of their list.
+
+    Raises:
+        InvalidConfig: as `plain`, and where it is not JSON.
+    """
+    try:
+        told = json.loads(text if text.lstrip()[0] == "[" else f"[{text}]")
+    except ValueError as error:
+        raise InvalidConfig(f"--{name} {text} is not JSON: {error}") from None
+    found = _texts(name, told)
+    for made in found:
+        rule = f"--{name} has names and dictionaries: got {made!r}"
+        require(isinstance(made, str), rule)
     return found
 
 

@@ -82,8 +82,8 @@ def curves(
 ) -> None:
     """Accuracy against each of `xs`, a row of panels each; one column per attack; PNG and PDF.
 
-    Lines are means over seeds, bands their range. Where the axis is seconds it is logarithmic:
-    methods differ by orders of magnitude.
+    Lines are means over seeds, bands their range. An axis is logarithmic where one method
+    takes more than ten times as much as another: the cheap one would be a vertical line.
     """
     import matplotlib
 
@@ -106,6 +106,8 @@ def draw(rows: Sequence[Row], xs: Sequence[str] = ("evaluations",)) -> Any:
     tones = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(methods)))
     for row, (x, line) in enumerate(zip(xs, axes, strict=True)):
         places = _series(rows, x)
+        ends = [curves[:, -1].mean() for curves in places.values()]
+        log = min(ends) > 0 and max(ends) > 10 * min(ends)
         for axis, attack in zip(line, attacks, strict=True):
             for number, method in enumerate(methods):
                 if (method, attack) not in accuracy:
@@ -123,7 +125,7 @@ def draw(rows: Sequence[Row], xs: Sequence[str] = ("evaluations",)) -> Any:
             axis.set_xlabel(x)
             axis.set_ylim(0, 100)
             axis.grid(alpha=0.3)
-            if x == "seconds":
+            if log:
                 axis.set_xscale("log")
             else:
                 axis.ticklabel_format(axis="x", style="sci", scilimits=(-2, 5))

@@ -87,6 +87,10 @@ class Fleet:
         told = [f"--server={self.target}", f"--worker={number}", f"--certificates={self.keys}"]
         return self.start(module, *told, *flags)
 
+    def failed(self) -> bool:
+        """Whether a process has ended otherwise than it should."""
+        return any(process.poll() not in (None, 0) for process in self.processes)
+
     def seen(self) -> dict[str, dict[str, float]]:
         """The metrics of the server; {} where it does not answer."""
         address = f"http://127.0.0.1:{self.page}/metrics"

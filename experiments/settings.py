@@ -2,10 +2,12 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
+from experiments import dictionaries
 from experiments.config import (
     PAPER_AGGREGATORS,
     PAPER_ATTACKS,
@@ -115,15 +117,22 @@ SHARED = {
 HOSTS = ("processes", "process", "coordinator")
 
 
-def split(texts: list[str]) -> tuple[str, ...]:
-    """`none,alie:z=1.5,ddof=1,sign_flip` as three names: option=value belongs to the last."""
+def split(texts: Sequence[str], name: str = "") -> tuple[str, ...]:
+    """`none,alie:z=1.5,ddof=1,sign_flip` as three names: option=value belongs to the last.
+
+    With the `name` of a flag, ByzFL's dictionaries may stand for names (`dictionaries`).
+    """
     found: list[str] = []
-    text = re.sub(r"\s*([+:=])\s*", r"\1", ",".join(texts))  # a + b is one name
-    for item in re.split(r"[,\s]+", text):
-        if "=" in item and ":" not in item and found:
-            found[-1] += f",{item}"
-        elif item:
-            found.append(item)
+    for text in texts:
+        if name and text.lstrip()[:1] in ("{", "["):
+            found += dictionaries.listed(name, text)
+            continue
+        text = re.sub(r"\s*([+:=])\s*", r"\1", text)  # a + b is one name
+        for item in re.split(r"[,\s]+", text):
+            if "=" in item and ":" not in item and found:
+                found[-1] += f",{item}"
+            elif item:
+                found.append(item)
     return tuple(found)
 
 
@@ -144,7 +153,7 @@ def configure(base: Config) -> Config:
             value = parse_seeds(value)
         elif field.name in USUAL:
             usual = {text.partition(":")[0]: text for text in USUAL[field.name]}
-            names = split(value)
+            names = split(value, field.name)
             if field.name == "aggregators":  # Krum is krum
                 names = [n if n[-1:] == ":" else aggregators.canonical(n) for n in names]
             value = tuple(usual.get(name, name) for name in names)

@@ -14,6 +14,7 @@ MARK = "<!-- Written with the results; the command below writes it again. -->"
 
 FILES = {
     "config.json": "what decides the numbers; a folder belongs to one configuration",
+    "code.json": "the code that began it: revision, and a digest of the package",
     "results.csv": "one row for each run and record, columns as below",
     "results.json": "the same rows, with configuration, summary, versions and device",
     "table.md": "the table that is printed in the end",

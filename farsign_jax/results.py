@@ -12,6 +12,7 @@ import os
 import pathlib
 import platform
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
@@ -147,6 +148,18 @@ def environment() -> dict[str, Any]:
     }
 
 
+@functools.cache
+def code() -> dict[str, str]:
+    """The code that runs: git's revision, and a digest of this package's files.
+
+    Files that are not committed, or not under git, have a digest, too.
+    """
+    here, digest = pathlib.Path(__file__).parent, hashlib.sha256()
+    for path in sorted(here.rglob("*.py")):
+        digest.update(path.relative_to(here).as_posix().encode() + b"\0" + path.read_bytes())
+    return {"revision": _revision(), "digest": digest.hexdigest()[:16]}
+
+
 def _cpu_name() -> str:
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
@@ -201,8 +214,8 @@ def fingerprint(config: Mapping[str, Any]) -> str:
 
 
 class Folder:
-    """One folder of results: `config.json`, `results.csv`, `results.json`, checkpoints, and
-    README.md, which tells of these.
+    """One folder of results: `config.json`, `code.json`, `results.csv`, `results.json`,
+    checkpoints, and README.md, which tells of these.
 
     Nothing is written before `claim`, so that a command that fails leaves no trace. Of several
     processes, the first writes; all have their checkpoints there.
@@ -237,9 +250,10 @@ class Folder:
                 )
 
     def claim(self) -> None:
-        """Marks the folder as this configuration's."""
+        """Marks the folder as this configuration's, and as begun by this code."""
         known = self.path / "config.json"
         if processes.first() and not known.exists():
+            write_text(self.path / "code.json", json.dumps(code()) + "\n")
             write_text(known, json.dumps(self.config, indent=2) + "\n")
             describe(self.path)
 
@@ -265,6 +279,30 @@ class Folder:
         }
         write_text(self.path / "results.json", json.dumps(record, indent=1) + "\n")
         describe(self.path)
+
+
+def opened(path: str | os.PathLike, config: Mapping[str, Any]) -> Folder:
+    """A folder of results; says on stderr where other code began what is there."""
+    folder = Folder(path, config)
+    if processes.first() and (note := _begun_otherwise(folder.path)):
+        print(note, file=sys.stderr)
+    return folder
+
+
+def _begun_otherwise(path: pathlib.Path) -> str | None:
+    try:
+        before = json.loads((path / "code.json").read_text())
+        revision, digest = before["revision"], before["digest"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # nothing is there, or nobody knows
+    if digest == code()["digest"]:
+        return None
+    now = code()["revision"]
+    since = "changed since" if now == revision else f"now {now}"
+    return (
+        f"note: {path} was begun by other code (revision {revision}, {since}); what is there "
+        "is kept. Another --out runs all of it anew"
+    )
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from farsign_jax import batches, processes, shares, simulate
+from farsign_jax import batches, processes, results, shares, simulate
 from farsign_jax import devices as devices_lib
 from farsign_jax.base import require
 from farsign_jax.lanes import Build, Final, Lanes, lane_bytes, memory
@@ -101,7 +101,8 @@ def sweep(
     index, count = processes.place()
     if count > 1:
         inputs = shares.fingerprint(build, lanes, delivery, every)
-        processes.agree(inputs.tobytes().hex(), "settings, data and code")
+        told = inputs.tobytes().hex(), results.code()["digest"]
+        processes.agree(told, "settings, data and code")
     total = len(lanes)
     all_shares = cut(build, lanes, delivery, max_lanes, checkpoint, local)
     task = batches.Task(build, every, measure, delivery, checkpoint_every, progress, of)

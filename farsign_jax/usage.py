@@ -105,8 +105,8 @@ def _flags(
                 break_long_words=False,
             )
             yield wrapped
-    if not full:
-        named = {"methods", "method", "attack"} & {
+    if groups and not full:
+        named = {"methods", "method", "attack", "attacks"} & {
             name for each in groups.values() for name in each
         }
         yield "--helpfull says more" + (

@@ -1,6 +1,7 @@
 """Dictionaries of ByzFL: what they mean, and that they make the runs of the texts."""
 
 import inspect
+import json
 import re
 
 import numpy as np
@@ -168,6 +169,26 @@ def test_dictionaries_and_texts_are_the_same_runs(tmp_path):
         ("krum:f=4",),
         ("alie:z=1.5,space=measured",),
     )
+
+
+def test_flags_take_dictionaries_too(tmp_path):
+    trimmed, little = named("TrMean", f=3), named("ALittleIsEnough", tau=0.5)
+    for rules in (trimmed, [trimmed]):
+        told = ["--methods=sgd", f"--aggregators={json.dumps(rules)}", "--aggregators=krum:f=2"]
+        told.append(f"--attacks={json.dumps(little)}, {json.dumps(named('NoAttack'))}")
+        ((_, config),) = grid(*told)
+        assert config.aggregators == ("trimmed_mean:f=3", "krum:f=2")
+        assert config.attacks == ("alie:z=0.5,sign=1,ddof=1", "none")
+    chain = json.dumps([[named("NNM", f=2), trimmed]])
+    ((_, config),) = grid("--methods=sgd", f"--aggregators={chain}")
+    assert config.aggregators == ("nnm:f=2+trimmed_mean:f=3",)
+    for text, message in (
+        ('{"name": "TrMean"', '--aggregators {"name": "TrMean" is not JSON: '),
+        ('{"name": "TrMean"}', 'aggregators[0] {"name": "TrMean"}: TrMean needs f'),
+        ("[3]", "--aggregators has names and dictionaries: got 3"),
+    ):
+        with pytest.raises(InvalidConfig, match=re.escape(message)):
+            grid("--methods=sgd", f"--aggregators={text}")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,17 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from experiments import again, asynchrony, charts, compare, curves, folders, report, table3
+from experiments import (
+    again,
+    asynchrony,
+    charts,
+    compare,
+    curves,
+    figures,
+    folders,
+    report,
+    table3,
+)
 from experiments.command import FLAGS, configure, folder_for
 from farsign_jax import results
 from farsign_jax.base import InvalidConfig
@@ -236,6 +246,22 @@ def test_runs_of_different_length_are_averaged_where_all_are():
     np.testing.assert_allclose(cell.last("test_accuracy"), [4, 6])
     (drawn,) = charts.data([cell], ["sgd"])["cells"]
     assert drawn["y"]["test_accuracy"] == [[2.5, 3.5, 4.5, None], [1, 2, 3, 4], [4, 5, 6, None]]
+
+
+@pytest.mark.parametrize(("times", "scale"), [(8, None), (12, "log")])
+def test_axes_are_logarithmic_where_one_curve_is_much_longer(times, scale):
+    rows = [
+        {"method": method, "seed": 0, "event": event, "evaluations": event * each}
+        | {"test_accuracy": 0.5}
+        for method, each in (("a", 1), ("b", times))
+        for event in (10, 20, 30)
+    ]
+    found = curves.cells(rows)
+    drawn = charts.data(found, [cell.line for cell in found])
+    assert drawn["x"]["evaluations"]["scale"].get("type") == scale
+    assert drawn["x"]["event"]["scale"].get("type") is None
+    shown = figures.draw([row | {"aggregator": "", "attack": "none"} for row in rows])
+    assert shown.axes[0].get_xscale() == (scale or "linear")
 
 
 def test_long_curves_are_thinned_and_numbers_that_json_has_not_are_named():

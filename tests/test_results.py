@@ -65,6 +65,23 @@ def test_a_folder_belongs_to_one_configuration(tmp_path):
         results.Folder(tmp_path / "results.csv", {})
 
 
+def test_what_other_code_began_is_said_to_be_so(tmp_path, capsys, monkeypatch):
+    results.opened(tmp_path, {"events": 5}).claim()
+    results.opened(tmp_path, {"events": 5})
+    assert capsys.readouterr().err == ""
+    now = results.code()
+    monkeypatch.setattr(results, "code", lambda: now | {"digest": "other"})
+    results.opened(tmp_path, {"events": 5}).claim()  # still the one that began it
+    said = capsys.readouterr().err
+    assert f"begun by other code (revision {now['revision']}, changed since)" in said
+    monkeypatch.setattr(results, "code", lambda: {"revision": "r2", "digest": "other"})
+    results.opened(tmp_path, {"events": 5})
+    assert "now r2); what is there is kept. Another --out" in capsys.readouterr().err
+    (tmp_path / "code.json").write_text("{")
+    results.opened(tmp_path, {"events": 5})
+    assert capsys.readouterr().err == ""
+
+
 def test_rows_are_tidy_and_say_how_they_were_made(tmp_path):
     folder = results.Folder(tmp_path, {"events": 5})
     folder.write_rows([{"method": "far_sign", "seed": 0, "zeal": 1.5}], {"best": 0.9})

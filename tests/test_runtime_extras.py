@@ -34,7 +34,7 @@ for line in sys.stdin:
         name, under, *flags = line.split()
         sys.argv, sys.stderr = [name, *flags], sys.stdout
         try:
-            runpy.run_module(name, run_name=under)
+            runpy.run_module(name, run_name=under, alter_sys=True)
         except SystemExit as end:
             print("exit", end.code, flush=True)
         except ModuleNotFoundError as error:
@@ -59,13 +59,25 @@ def without_extras(*lines):
 
 
 def test_a_missing_extra_is_one_line_that_says_what_to_install():
-    told = [f"{name} __main__{flag}" for name in COMMANDS for flag in ("", " --help")]
-    lines = without_extras(*told)
-    assert len(lines) == 2 * len(told), lines
-    for name, said, end in zip(told, lines[::2], lines[1::2], strict=True):
-        extra = "ray" if "on_ray" in name else "report" if "report" in name else "grpc"
+    lines = without_extras(*(f"{name} __main__" for name in COMMANDS))
+    assert len(lines) == 2 * len(COMMANDS), lines
+    for name, said, end in zip(COMMANDS, lines[::2], lines[1::2], strict=True):
         assert said.startswith("error: no module ") and end == "exit 2"
-        assert f"pip install 'farsign_jax[{extra}]'" in said
+        assert f"pip install 'farsign_jax[{extra_of(name)}]'" in said
+
+
+def extra_of(name):
+    return "ray" if "on_ray" in name else "report" if "report" in name else "grpc"
+
+
+def test_help_says_what_a_command_is_for_without_its_extra():
+    text = "\n".join(without_extras(*(f"{name} __main__ --help" for name in COMMANDS)))
+    *told, rest = text.split("exit 0")
+    assert len(told) == len(COMMANDS) and not rest
+    for name, said in zip(COMMANDS, told, strict=True):
+        assert f"    python -m {name}" in said
+        assert said.strip().splitlines()[-1].startswith("Its options need more: no module ")
+        assert f"pip install 'farsign_jax[{extra_of(name)}]'" in said
 
 
 def test_who_imports_a_module_without_its_extra_is_told_the_same():

@@ -460,6 +460,33 @@ def test_silence_ends_a_session_and_saying_that_one_is_alive_keeps_it():
     assert released
 
 
+def test_nobody_is_asked_before_enough_have_joined():
+    core = core_of()
+
+    async def run():
+        async with (
+            serving(core, None, Terms(silence=0.6, wait_for=3)) as (_, target),
+            stream(target) as first,
+            stream(target) as second,
+            stream(target) as third,
+        ):
+            early = [asyncio.create_task(one.join(i)) for i, one in enumerate((first, second))]
+            await asyncio.sleep(1.5)  # twice the silence limit
+            assert len(core.sessions) == 2 and not any(task.done() for task in early)
+            late = await third.join(2)
+            for connection, task in zip((first, second), early, strict=True):
+                await speak(connection, await task)
+            await speak(third, late)
+            assert core.events == 3
+            third.call.cancel()
+            await until(lambda: 2 not in core.sessions)
+            async with stream(target) as later:  # fewer than three, and nobody waits
+                await speak(later, await asyncio.wait_for(later.join(3), 20))
+
+    asyncio.run(run())
+    assert core.events == 4
+
+
 def test_a_worker_may_not_say_all_the_time_that_it_is_alive():
     core = core_of()
 

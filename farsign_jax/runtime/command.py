@@ -90,12 +90,17 @@ def missing(error: ModuleNotFoundError, name: str) -> NoReturn:
     """Says what to install where an import failed for want of an extra.
 
     In one line and with exit code 2 where the module that needs it, `name`, is the command
-    itself; who imports it gets the same line as an error.
+    itself, after what it is for where it is asked for --help; who imports it gets the same
+    line as an error.
     """
     lacks = (error.name or "").partition(".")[0]
     for extra, modules in _EXTRAS.items():
         if lacks in modules:
             text = lacking(lacks, extra)
+            if name == "__main__" and (kind := usage.asked(sys.argv[1:])):
+                doc = sys.modules[name].__doc__ or ""
+                print(f"{usage.text(kind, doc, {}, {}, {})}\n\nIts options need more: {text}")
+                sys.exit(0)
             if name == "__main__":
                 fail(text)
             raise ModuleNotFoundError(text, name=error.name) from None

@@ -68,6 +68,7 @@ class GrpcServer:
         self._joins = [Bucket(1.0, self.terms.joins) for _ in range(m)]
         self._instances = [0] * m  # who speaks for each worker, and who did
         self._replaced = [deque[int](maxlen=64) for _ in range(m)]
+        self._enough = asyncio.Event()  # have joined
         self._at_the_door: set[int] = set()
         self._writing: set[Session] = set()
         self._tasks: dict[Session, Any] = {}
@@ -242,6 +243,7 @@ class GrpcServer:
         core, alive = self.core, Bucket(4 / self.terms.silence, 8)
         self._welcome.welcome.worker = session.worker
         await self._write(context, session, self._welcome.SerializeToString())
+        await self._wait_for_others(session)
         while True:
             if not await self._send(context, session, reply, parts):
                 return "slow"
@@ -263,6 +265,14 @@ class GrpcServer:
                 alive.take(self.now())
             reply = core.handle(session, told.nonce, told.version, told.values, self.now())
             parts = wire.parts(reply)
+
+    async def _wait_for_others(self, session: Session) -> None:
+        """Until `wait_for` workers have been here at once; later ones need not wait."""
+        if len(self.core.sessions) >= self.terms.wait_for:
+            self._enough.set()
+        self._heard[session] = float("inf")  # it is not silent: nobody has asked it
+        await self._enough.wait()
+        self._heard[session] = self.now()
 
     async def _send(
         self, context: Any, session: Session, reply: Reply, parts: list[bytes] | None

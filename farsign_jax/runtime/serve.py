@@ -16,6 +16,7 @@ from typing import Any
 
 from absl import flags
 
+from farsign_jax.base import require
 from farsign_jax.runtime import command, serving
 from farsign_jax.runtime.limits import Limits
 
@@ -41,6 +42,7 @@ _define("float", "rate", 500.0, "Answers per second that a worker is asked for a
 _define("float", "burst", 100.0, "Answers that it may give ahead of that.")
 _define("float", "silence", 30.0, "Seconds after which a silent worker is gone.")
 _define("float", "ping", 10.0, "Seconds between two pings of an idle connection.")
+_define("integer", "wait_for", 1, "Nobody is asked before so many workers have joined.")
 serving.define(FLAGS)
 
 
@@ -59,6 +61,8 @@ def serve() -> None:
     command.prepare_jax()
     host, port = command.address("--address", FLAGS.address)
     serving.check_seconds(FLAGS, "silence", "ping")
+    rule = f"need 1 <= --wait_for <= {FLAGS.workers} workers: got {FLAGS.wait_for}"
+    require(1 <= FLAGS.wait_for <= FLAGS.workers, rule)
     limits = Limits(*(getattr(FLAGS, name) for name in Limits.__dataclass_fields__))
     workers = serving.setting_of(FLAGS).workers
     security = security_of(FLAGS, host, workers)
@@ -68,7 +72,7 @@ def serve() -> None:
         run.setting.to_json(),
         run.setting.fingerprint,
         security=security,
-        terms=Terms(FLAGS.silence, FLAGS.ping),
+        terms=Terms(FLAGS.silence, FLAGS.ping, wait_for=FLAGS.wait_for),
         began=run.store.seconds,
     )
 

@@ -138,7 +138,7 @@ class Serving:
             self._page = command.address("--metrics", told)
         self.setting = setting = setting_of(values)
         out = values.out or f"results/serve-{setting.fingerprint[:8]}"
-        self.folder = results.Folder(out, json.loads(setting.to_json()))
+        self.folder = results.opened(out, json.loads(setting.to_json()))
         self.problem, self.measure = setting.problem(values.data_dir)
         self.system = setting.system(self.problem)
         machine = setting.machine(self.problem)

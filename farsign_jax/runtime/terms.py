@@ -23,12 +23,14 @@ class Terms(NamedTuple):
         ping: seconds between two pings of an idle connection.
         handshake: seconds in which a connection must have shown its certificate.
         joins: sessions that a worker may open at once; one more every second.
+        wait_for: nobody is asked before so many workers have joined.
     """
 
     silence: float = 30.0
     ping: float = 10.0
     handshake: float = 5.0
     joins: int = 10
+    wait_for: int = 1
 
 
 def options(terms: Terms, size: int) -> list[tuple[str, int]]:
