@@ -107,7 +107,7 @@ def ablation() -> pathlib.Path:
     folder.write_rows(rows, summary)
     table = results.markdown_table(header, lines)
     budget = base.events * evaluations(base.directions, "central")
-    table = f"{len(base.seeds)} seeds, {budget:,} evaluations in each run\n\n{table}"
+    table = f"{budget:,} evaluations in each run; seeds: {len(base.seeds)}\n\n{table}"
     results.write_text(folder.path / "table.md", table)
     print(f"\n{table}\nall of it is in {folder.path}")
     return folder.path

@@ -199,7 +199,7 @@ def compare() -> pathlib.Path:
     table = results.markdown_table(header, lines)
     folder.write_rows(rows, summary)
     first = combined[0][1]
-    table = f"{len(first.seeds)} seeds, {first.events} answers in each run\n\n{table}"
+    table = f"{first.events} answers in each run; seeds: {len(first.seeds)}\n\n{table}"
     results.write_text(folder.path / "table.md", table)
     results.write_text(folder.path / "table.tex", results.latex_table(header, lines))
     print(f"\n{table}\nall of it is in {folder.path}")

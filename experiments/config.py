@@ -286,6 +286,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 def check(config: Config) -> None:
     """Raises `InvalidConfig` on what can be known to be wrong without the data."""
     require(config.workers > 0, f"need workers > 0: got {config.workers}")
+    attacks.byzantine_mask(config.workers, config.byzantine)  # which says what can be
     for name in ("methods", "attacks", "aggregators"):
         values = getattr(config, name)
         require(len(values) > 0, f"--{name} names none")

@@ -61,6 +61,13 @@ class Folder:
     def config(self) -> Mapping[str, Any]:
         return self.records[0].config if self.records else {}
 
+    @property
+    def varied(self) -> dict[str, list[Any]]:
+        """Settings that have several values, and these."""
+        told = self.config.get("varied")
+        told = told if isinstance(told, dict) else {}
+        return {name: values for name, values in told.items() if isinstance(values, list)}
+
 
 def gather(places: Sequence[str], out: pathlib.Path) -> tuple[list[Folder], list[str]]:
     """Every folder of results in `places`, and what holds none, each once.

@@ -199,7 +199,7 @@ def tell(every: Iterable[Sweep], folder: results.Folder, beside: Sequence[Beside
     data = max(_bytes(line.sweep.lanes.problem.data) for line in found)
     local = devices.local()
     kind = f"{local[0].device_kind} ({local[0].platform})"
-    print(f"Data: {size(data)} on each of {len(local)} devices, {kind}.")
+    print(f"Data: {size(data)} on each device, {len(local)} x {kind}.")
     there = "is there" if folder.path.exists() else "would be made"
     print(f"Folder: {folder.path}, which {there}.")
     begin = began + sum((line.timing or typical).begin for line in found)

@@ -93,8 +93,7 @@ def _told(
 ) -> tuple[folders.Folder, list[Cell], dict[str, Any]]:
     """A folder, its cells and its section; without its content where that cannot be shown."""
     try:
-        varied = folder.config.get("varied")
-        cells = curves.cells(folder.rows, varied if isinstance(varied, dict) else ())
+        cells = curves.cells(folder.rows, folder.varied)
         return folder, cells, _section(number, folder, cells, out)
     except Exception as error:  # whatever a folder says, the others are shown
         reason = f"it cannot be shown: {type(error).__name__}: {error}"
@@ -180,6 +179,8 @@ def _section(
 
 def _about(folder: folders.Folder, cells: Sequence[Cell]) -> str:
     told = {n: curves.text(v) for n, v in folder.config.items() if isinstance(v, str | int)}
+    for name, values in folder.varied.items():
+        told[name] = ", ".join(map(curves.text, values))
     parts = [folder.command, told.get("dataset", ""), told.get("model", "")]
     if "workers" in told:
         parts.append(f"{told['workers']} workers, {told.get('byzantine', '0')} hostile")

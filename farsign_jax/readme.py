@@ -105,14 +105,16 @@ def text(path: pathlib.Path, environment: Mapping[str, Any]) -> str:
         parts += ["## Columns of results.csv", _table(("column", "what it is"), columns)]
     if config.exists():
         told = json.loads(config.read_text())
-        settings = [(f"`{n}`", f"`{_plain(v)}`") for n, v in told.items() if v is not None]
+        told = {n: v for n, v in told.items() if v is not None}
+        varied = told.pop("varied", {})
+        settings = [(f"`{n}`", f"`{_plain(v)}`") for n, v in (told | varied).items()]
         parts += ["## Configuration", _table(("setting", "value"), settings)]
     versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
     cpu = f"{environment['cpu']}, {environment['cpu_cores']} CPU cores"
     parts += [
         "## Made with",
         f"Python {environment['python']}, {versions}; revision {environment['git_revision']}.",
-        f"{environment['devices']} devices, {environment['device']}; {cpu}.",
+        f"{environment['devices']} x {environment['device']}; {cpu}.",
     ]
     return "\n\n".join(parts) + "\n"
 

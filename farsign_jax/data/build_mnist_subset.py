@@ -1,20 +1,27 @@
 """Rebuilds the embedded subset of MNIST, bit for bit.
 
     python -m farsign_jax.data.build_mnist_subset --data_dir DIR --check
+    python -m farsign_jax.data.build_mnist_subset --data_dir DIR
 
 From each split and class, the images whose SHA-256 sums are smallest: 1,000 per class for
 training and 200 for testing, in the order of the sums. The choice depends on the images
-alone, not on the order or the format they come in.
+alone, not on the order or the format they come in. Writes mnist_subset.npz in the package.
 """
 
 import hashlib
 import sys
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from farsign_jax import datasets
 from farsign_jax.results import atomic_write
+from farsign_jax.runtime import command
+
+FLAGS = flags.FlagValues()
+_define = command.definer(FLAGS)
+_define("string", "data_dir", None, "Where MNIST lies, prepared or as IDX files.")
+_define("bool", "check", False, "Compare with the embedded file, write nothing.")
 
 
 def select(images: np.ndarray, labels: np.ndarray, per_class: int) -> np.ndarray:
@@ -37,9 +44,9 @@ def build(mnist: datasets.Dataset) -> datasets.Dataset:
     )
 
 
-def main(_):
-    subset = build(datasets.load("mnist", flags.FLAGS.data_dir))
-    if not flags.FLAGS.check:
+def main() -> None:
+    subset = build(datasets.load("mnist", FLAGS.data_dir))
+    if not FLAGS.check:
         atomic_write(
             datasets.EMBEDDED, lambda file: np.savez_compressed(file, **subset._asdict())
         )
@@ -52,7 +59,5 @@ def main(_):
     print("the embedded subset is what this script builds")
 
 
-if __name__ == "__main__":  # flags are global: importing `select` must not define any
-    flags.DEFINE_string("data_dir", None, "Where MNIST lies, see datasets.load.")
-    flags.DEFINE_bool("check", False, "Compare with the embedded file, write nothing.")
-    app.run(main)
+if __name__ == "__main__":
+    command.main(main, FLAGS, __doc__)

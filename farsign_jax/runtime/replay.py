@@ -113,7 +113,8 @@ def load_setting(path: pathlib.Path) -> Setting:
     try:
         return Setting.from_json((path / "config.json").read_text())
     except OSError as error:
-        raise InvalidConfig(f"{path} holds no recorded run: {error}") from error
+        why = f"config.json: {error.strerror}"
+        raise InvalidConfig(f"{path} holds no recorded run: {why}") from error
     except InvalidConfig as error:
         raise InvalidConfig(f"{path} holds no recorded run: {error}") from error
 

@@ -1,0 +1,95 @@
+"""The shell examples of README and documentation run as they are written, if not as long."""
+
+import contextlib
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from experiments.fleet import free_port
+from farsign_jax import results
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "pages").glob("*.md"))]
+
+
+def examples():
+    """Every `python -m` in a block of shell, as words."""
+    for page in PAGES:
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                for command in re.findall(r"python -m (.*?)(?:&&|$)", line):
+                    yield shlex.split(command, comments=True)
+
+
+EXAMPLES = list(examples())
+# Not here: the first two commands are those of the gate, others need Ray or a second host.
+ELSEWHERE = ("experiments.quickstart", "pytest", "venv", "experiments.table3")
+ELSEWHERE += ("farsign_jax.runtime.on_ray",)
+SWEEPS = [words for words in EXAMPLES if words[0] == "experiments.compare"]
+RUNTIME = [words for words in EXAMPLES if words[0].startswith("farsign_jax.runtime.")]
+RUNTIME = [words for words in RUNTIME if words[0] not in ELSEWHERE]
+REPORTS = [words for words in EXAMPLES if words[0] == "experiments.report"]
+
+
+def test_all_are_run():
+    known = [*SWEEPS, *RUNTIME, *REPORTS]
+    assert [
+        words for words in EXAMPLES if words not in known and words[0] not in ELSEWHERE
+    ] == []
+    assert len(SWEEPS) == 3 and len(REPORTS) == 2 and len(RUNTIME) == 4
+
+
+def start(words, folder):
+    told = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", *map(str, words)]
+    pipes = {"stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=told, **pipes)
+
+
+def ended(process):
+    """What a command printed."""
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    return out
+
+
+@pytest.mark.parametrize("words", SWEEPS, ids=" ".join)
+def test_sweeps(words, tmp_path):
+    few = ["--seeds=1", "--events=50", "--eval_every=25", "--dataset=mnist_subset"]
+    out = ended(start([*words, *few, "--out=out"], tmp_path))
+    assert (tmp_path / "out" / "table.md").read_text() in out
+    assert (tmp_path / "out" / "results.csv").exists()
+
+
+def test_reports(tmp_path):
+    pytest.importorskip("altair")
+    for name in ("results/table3-12ab34cd", "elsewhere"):
+        row = {"method": "far_sign", "attack": "none", "seed": 0, "event": 1}
+        results.Folder(tmp_path / name, {}).write_rows([row | {"test_accuracy": 0.5}])
+    for words, out in zip(REPORTS, ("results/report", "page"), strict=True):
+        assert f"{out}/index.html" in ended(start(words, tmp_path))
+        assert (tmp_path / out / "index.html").exists()
+
+
+def test_a_server_and_a_worker(tmp_path):
+    """As on two hosts, both of them here, where nothing need be carried to the other."""
+    pytest.importorskip("grpc")
+    here = {"HOST": "127.0.0.1", "0.0.0.0": "127.0.0.1"}
+    here |= {"7077": str(free_port()), "9100": str(free_port())}
+    made, serve, work, replay = (
+        [re.sub("|".join(map(re.escape, here)), lambda m: here[m[0]], word) for word in words]
+        for words in RUNTIME
+    )
+    ended(start(made, tmp_path))
+    with contextlib.ExitStack() as stack:
+        server, worker = (start(words, tmp_path) for words in ([*serve, "--events=30"], work))
+        stack.callback(server.kill)
+        stack.callback(worker.kill)
+        assert "30 answers heard; the run is in run" in ended(server)
+        assert "worker 3: 30 answers accepted" in ended(worker)
+    assert "30 answers" in ended(start(replay, tmp_path))
