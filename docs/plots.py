@@ -1,14 +1,16 @@
-"""Draws the plots of the documentation: python -m docs.plots [NAME ...]
+"""Draws the plots of the documentation, all of them or those that are named.
+
+    python -m docs.plots
+    python -m docs.plots aggregator-krum attack-alie --out /tmp/plots
 
 Every one is computed by the library: methods learn, attacks lie to a server, rules aggregate
 the same cloud of rows. About four minutes on two cores, of which the curves of methods take
-nearly all; with names such as `aggregator-krum`, those alone. The files are the same whenever
-and wherever they are made, but for the version of matplotlib.
+nearly all. The files are the same whenever and wherever they are made, but for the version of
+matplotlib. Writes NAME.svg under --out, by default docs/pages/plots.
 """
 
 import functools
 import pathlib
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -22,6 +24,7 @@ from matplotlib.figure import Figure
 matplotlib.use("Agg")  # no display is needed
 import matplotlib.pyplot as plt
 
+from experiments.command import FLAGS, main
 from farsign_jax import (
     METHODS,
     Report,
@@ -34,6 +37,7 @@ from farsign_jax import (
     preaggregators,
     services,
 )
+from farsign_jax.base import lookup
 
 FOLDER = pathlib.Path(__file__).parent / "pages" / "plots"
 
@@ -314,16 +318,15 @@ def draw(name: str, folder: pathlib.Path = FOLDER) -> pathlib.Path:
     return path
 
 
-def main() -> None:
-    known = list(names())
-    wanted = sys.argv[1:] or known
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        sys.exit(f"error: no plot {unknown[0]!r}: known: {', '.join(known)}")
+def redraw(*wanted: str) -> None:
     for name in wanted:
-        path = draw(name)
+        lookup("plot", name, dict.fromkeys(names()))
+    folder = pathlib.Path(FLAGS.out or FOLDER).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in wanted or names():
+        path = draw(name, folder)
         print(f"{path.stat().st_size / 1024:5.1f} kB  {path.name}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(redraw, reads=("out",), words=True)

@@ -17,7 +17,13 @@ from farsign_jax.base import InvalidConfig
 ROOT = pathlib.Path(__file__).parent.parent
 MODULES = sorted(
     str(path.relative_to(ROOT).with_suffix("")).replace("/", ".")
-    for folder in ("experiments", "benchmarks", "farsign_jax/runtime")
+    for folder in (
+        "experiments",
+        "benchmarks",
+        "docs",
+        "farsign_jax/runtime",
+        "farsign_jax/data",
+    )
     for path in (ROOT / folder).glob("*.py")
     if 'if __name__ == "__main__"' in path.read_text()
 )
@@ -43,7 +49,7 @@ def check(experiment, many=False, *, base=None, own=(), reads=None, words=False)
             assert reads is None or command.refuse_others(*reads) is None
             if base is not None:
                 command.configure(base)
-            if words and not own:  # it lists names, and needs nothing
+            if words and not reads:  # it lists names, and needs nothing
                 experiment(*argv[1:])
             print("parsed")
 
