@@ -55,6 +55,7 @@ def test_a_cluster_of_two_is_replayed_and_told_of(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_cluster_of_liars_is_compared_with_the_simulator(tmp_path):
     flags = ["--events=300", "--deeds=none"]
     table, workers, rows = clustered(tmp_path / "out", "sign_flip:scale=10", *flags)
