@@ -1,10 +1,10 @@
 """The paper's Table 3: methods x attacks x seeds on MNIST, accuracy and wall clock.
 
-    python -m experiments.table3                            50 minutes on two cores
+    python -m experiments.table3                            35 minutes on two cores
     python -m experiments.table3 --preset tuned --seeds 3   30 minutes
     python -m experiments.table3 --preset smoke             under 2 minutes, embedded digits
 
-(measured with another command of the same size beside it)
+(measured with other work on the same cores now and then)
 
 200 runs of 10,000 events, 2e6 evaluations of a mini-batch loss each: FAR-SIGN, and the buffered
 CYBER-0 with seven aggregators, `mean` being no defence. `experiments.figure1` draws the same
