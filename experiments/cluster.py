@@ -93,7 +93,9 @@ def watch(fleet: Fleet, events: int) -> dict[str, dict[str, float]]:
         last, now = seen, time.monotonic()
         heard = seen["farsign_events_total"][""]
         if not heard:
-            said = f"waiting for workers: {_joined(seen):.0f} of {fleet.workers} have joined"
+            joined = _joined(seen)
+            said = f"waiting for workers: {joined:.0f} of {fleet.workers} have joined"
+            said = said if joined < fleet.workers else "all have joined, and compile"
             print(said, file=sys.stderr, flush=True)
             require(not fleet.failed(), "a worker failed: farsign_jax.runtime.work says why")
             continue

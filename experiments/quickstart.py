@@ -5,7 +5,7 @@
 
 25 workers with 400 images each, 5 of them Byzantine; no attack, and sign_flip times 10.
 About 15 seconds on two cores, compilation included. Expected: without attack both learn
-(86.5 % and 92.2 %); under attack FAR-SIGN keeps learning (81.0 %) and SGD ends at chance
+(86.2 % and 92.2 %); under attack FAR-SIGN keeps learning (81.0 %) and SGD ends at chance
 (10.0 %). Writes results.csv, results.json, table.md and curves.png under --out.
 """
 
