@@ -11,7 +11,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from experiments.curves import MEASURED, PERCENT, SPENT, Cell
+from experiments.curves import MEASURED, PERCENT, SPENT, Cell, unlike
 
 RECORDS = 60  # of a curve that are drawn, at most
 NAMED = 10  # seeds that are named one by one, at most
@@ -102,21 +102,21 @@ def _number(value: float) -> float | int | str:
 def _axis(
     name: str, titles: Any, columns: Sequence[Any], shared: bool = False
 ) -> dict[str, Any]:
-    """Title and scale of an axis; `shared`: the same for all plots of the folder.
+    """Title and scale of an axis; `shared`: what was measured, the same for all plots of the
+    folder, else what was spent.
 
     Logarithmic where values span more than two decades, or three of what is counted, but for
-    percent; and where one curve ends at more than ten times what another one has spent.
+    percent; and where curves are `unlike` in what they have spent.
     """
     known = [np.ravel(values) for values in columns if values is not None]
-    ends = [] if shared else [v[-1] for v in known if len(v) and np.isfinite(v[-1])]
     every = np.concatenate(known)
     every = every[np.isfinite(every)]
     scale: dict[str, Any] = {"zero": False, "nice": True}
     if len(every):
         low, high = every.min(), every.max()
         decades = 3 if name in ("event", "evaluations", "bits_up") else 2
-        wide = high > 10**decades * low or max(ends, default=0) > 10 * min(ends, default=0)
-        if name not in PERCENT and low > 0 and wide:
+        wide = low > 0 and high > 10**decades * low
+        if name not in PERCENT and (wide or (not shared and unlike(known))):
             scale = {"type": "log", "nice": True}
         if shared and low < high:
             scale["domain"] = [float(f"{low:.6g}"), float(f"{high:.6g}")]

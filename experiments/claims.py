@@ -72,7 +72,7 @@ def tell(
     described = {"experiment": experiment, "preset": preset, "claims": names}
     described |= dataclasses.asdict(size)
     name = f"{experiment}-{results.fingerprint(described)[:8]}"
-    folder = results.opened(FLAGS.out or f"results/{name}", described)
+    folder = results.open_folder(FLAGS.out or f"results/{name}", described)
     folder.claim()
     findings: list[Finding] = []
     rows: list[dict[str, Any]] = []

@@ -93,11 +93,8 @@ def watch(fleet: Fleet, events: int) -> dict[str, dict[str, float]]:
         last, now = seen, time.monotonic()
         heard = seen["farsign_events_total"][""]
         if not heard:
-            joined = _joined(seen)
-            said = f"waiting for workers: {joined:.0f} of {fleet.workers} have joined"
-            said = said if joined < fleet.workers else "all have joined, and compile"
-            print(said, file=sys.stderr, flush=True)
-            require(not fleet.failed(), "a worker failed: farsign_jax.runtime.work says why")
+            print("all have joined, and compile", file=sys.stderr, flush=True)
+            require(not (why := fleet.failure()), why)
             continue
         rate, before, at = (heard - before) / (now - at), heard, now
         accuracy = 100 * seen.get("farsign_test_accuracy", {}).get("", float("nan"))
@@ -126,9 +123,8 @@ def run(config: dict[str, Any], attack: str, folder: pathlib.Path) -> dict[str, 
             else:
                 kinds[worker] = "honest"
                 fleet.work(worker, *known)
+        wait(fleet, m - ("misbehaves" in kinds.values()))
         if "misbehaves" in kinds.values():
-            while fleet.server.poll() is None and _joined(fleet.seen()) < m - 1:
-                time.sleep(0.2)
             deeds = [f"--deeds={','.join(config['deeds'])}", "--seconds=2", "--times=1"]
             fleet.work(q - 1, *deeds, module="experiments.hostile")
         seen = watch(fleet, config["events"])
@@ -137,9 +133,19 @@ def run(config: dict[str, Any], attack: str, folder: pathlib.Path) -> dict[str, 
     return {"seen": seen, "kinds": kinds}
 
 
-def _joined(seen: dict[str, dict[str, float]]) -> float:
-    """How many workers have joined."""
-    return seen.get("farsign_sessions", {}).get("", 0)
+def wait(fleet: Fleet, count: int) -> None:
+    """Until so many workers have joined.
+
+    Raises:
+        InvalidConfig: where one ends before.
+    """
+    joined = 0
+    while fleet.server.poll() is None and joined < count:
+        time.sleep(0.5)
+        joined = round(fleet.seen().get("farsign_sessions", {}).get("", 0))
+        said = f"waiting for workers: {joined} of {fleet.workers} have joined"
+        print(said, file=sys.stderr, flush=True)
+        require(not (why := fleet.failure()), why)
 
 
 def simulated(
@@ -212,7 +218,7 @@ def cluster() -> pathlib.Path:
     config = told()
     described = {"experiment": "cluster"} | config
     out = FLAGS.out or f"results/cluster-{results.fingerprint(described)[:8]}"
-    folder = results.opened(out, described)
+    folder = results.open_folder(out, described)
     folder.claim()
     rows, lines, workers = [], [], []
     for attack in config["attacks"]:

@@ -49,7 +49,7 @@ def folder_for(experiment: str, config: Config, **more: Any) -> results.Folder:
     """--out, or a folder under results/ named by the configuration, and by `more` of it."""
     described = {"experiment": experiment} | results.plain(config) | more
     name = f"{experiment}-{results.fingerprint(described)[:8]}"
-    return results.opened(FLAGS.out or pathlib.Path("results") / name, described)
+    return results.open_folder(FLAGS.out or pathlib.Path("results") / name, described)
 
 
 def sweep_options() -> dict[str, Any]:

@@ -197,6 +197,16 @@ def _runs(rows: Sequence[Row], measured: Sequence[str]) -> tuple[Any, ...]:
     return tuple(runs), {name: mean(name) for name in spent}, tables, there
 
 
+def unlike(columns: Sequence[np.ndarray]) -> bool:
+    """Whether what some curves have spent, each f64[E], is to be drawn on a logarithmic axis:
+    one ends at more than ten times as much as another, and would make it a vertical line."""
+    known = [column[np.isfinite(column)] for column in columns]
+    known = [column for column in known if len(column)]
+    ends = [column[-1] for column in known]
+    positive = all((column > 0).all() for column in known)
+    return bool(ends) and positive and max(ends) > 10 * min(ends)
+
+
 def number(value: Any) -> float:
     """NaN for what is not one, infinity for integers that no float can hold."""
     if not isinstance(value, int | float) or isinstance(value, bool):

@@ -69,7 +69,8 @@ def listed(name: str, text: str) -> list[str]:
     try:
         told = json.loads(text if text.lstrip()[0] == "[" else f"[{text}]")
     except ValueError as error:
-        raise InvalidConfig(f"--{name} {text} is not JSON: {error}") from None
+        rule = f"--{name} {text} is not JSON (names have a --{name} of their own): {error}"
+        raise InvalidConfig(rule) from None
     found = _texts(name, told)
     for made in found:
         rule = f"--{name} has names and dictionaries: got {made!r}"

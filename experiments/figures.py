@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.curves import unlike
 from farsign_jax.results import atomic_write
 
 Row = Mapping[str, Any]
@@ -82,8 +83,8 @@ def curves(
 ) -> None:
     """Accuracy against each of `xs`, a row of panels each; one column per attack; PNG and PDF.
 
-    Lines are means over seeds, bands their range. An axis is logarithmic where one method
-    takes more than ten times as much as another: the cheap one would be a vertical line.
+    Lines are means over seeds, bands their range. Axes are logarithmic where curves are
+    `unlike` one another.
     """
     import matplotlib
 
@@ -106,8 +107,7 @@ def draw(rows: Sequence[Row], xs: Sequence[str] = ("evaluations",)) -> Any:
     tones = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(methods)))
     for row, (x, line) in enumerate(zip(xs, axes, strict=True)):
         places = _series(rows, x)
-        ends = [curves[:, -1].mean() for curves in places.values()]
-        log = min(ends) > 0 and max(ends) > 10 * min(ends)
+        log = unlike([of_seeds.mean(axis=0) for of_seeds in places.values()])
         for axis, attack in zip(line, attacks, strict=True):
             for number, method in enumerate(methods):
                 if (method, attack) not in accuracy:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from typing import Any
 
@@ -43,6 +44,7 @@ class Fleet:
         shutil.rmtree(self.keys, ignore_errors=True)  # of a command that was killed
         certificates.make(self.keys, workers, ("127.0.0.1", "localhost"))
         self.processes: list[subprocess.Popen] = []
+        self._errors: dict[subprocess.Popen, Any] = {}  # what they say
         self.server: Any = None
 
     def __enter__(self) -> "Fleet":
@@ -56,14 +58,19 @@ class Fleet:
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
+        for errors in self._errors.values():
+            errors.close()
         shutil.rmtree(self.keys)
 
     def start(self, module: str, *flags: str, output: Any = subprocess.DEVNULL) -> Any:
         """A command with flags."""
-        errors = subprocess.DEVNULL if self._quiet and output != subprocess.PIPE else None
-        command = [sys.executable, "-m", module, *flags]
-        process = subprocess.Popen(command, stdout=output, stderr=errors, text=True, cwd=_ROOT)
+        told: dict[str, Any] = {"stdout": output, "text": True, "cwd": _ROOT}
+        if self._quiet and output != subprocess.PIPE:
+            told["stderr"] = tempfile.TemporaryFile()  # noqa: SIM115  closed in the end
+        process = subprocess.Popen([sys.executable, "-m", module, *flags], **told)
         self.processes.append(process)
+        if "stderr" in told:
+            self._errors[process] = told["stderr"]
         return process
 
     def serve(self, *flags: str) -> str:
@@ -87,9 +94,14 @@ class Fleet:
         told = [f"--server={self.target}", f"--worker={number}", f"--certificates={self.keys}"]
         return self.start(module, *told, *flags)
 
-    def failed(self) -> bool:
-        """Whether a process has ended otherwise than it should."""
-        return any(process.poll() not in (None, 0) for process in self.processes)
+    def failure(self) -> str:
+        """The last line of a process that has ended otherwise than it should; "" of none."""
+        for process, errors in self._errors.items():
+            if process.poll() not in (None, 0):
+                errors.seek(0)
+                said = errors.read().decode(errors="replace").strip()
+                return said.splitlines()[-1] if said else "a worker failed, and said nothing"
+        return ""
 
     def seen(self) -> dict[str, dict[str, float]]:
         """The metrics of the server; {} where it does not answer."""

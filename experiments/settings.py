@@ -120,19 +120,23 @@ HOSTS = ("processes", "process", "coordinator")
 def split(texts: Sequence[str], name: str = "") -> tuple[str, ...]:
     """`none,alie:z=1.5,ddof=1,sign_flip` as three names: option=value belongs to the last.
 
-    With the `name` of a flag, ByzFL's dictionaries may stand for names (`dictionaries`).
+    With the `name` of their flag, a text may be ByzFL's dictionaries (`dictionaries`) instead.
     """
     found: list[str] = []
     for text in texts:
         if name and text.lstrip()[:1] in ("{", "["):
             found += dictionaries.listed(name, text)
             continue
+        rule = f"names and dictionaries each have a --{name} of their own: got {text}"
+        require("{" not in text, rule)
         text = re.sub(r"\s*([+:=])\s*", r"\1", text)  # a + b is one name
+        names: list[str] = []
         for item in re.split(r"[,\s]+", text):
-            if "=" in item and ":" not in item and found:
-                found[-1] += f",{item}"
+            if "=" in item and ":" not in item and names:
+                names[-1] += f",{item}"
             elif item:
-                found.append(item)
+                names.append(item)
+        found += names
     return tuple(found)
 
 

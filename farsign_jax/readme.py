@@ -14,7 +14,7 @@ MARK = "<!-- Written with the results; the command below writes it again. -->"
 
 FILES = {
     "config.json": "what decides the numbers; a folder belongs to one configuration",
-    "code.json": "the code that began it: revision, and a digest of the package",
+    "code.json": "the code that wrote it, first one first: revision, and digest of its files",
     "results.csv": "one row for each run and record, columns as below",
     "results.json": "the same rows, with configuration, summary, versions and device",
     "table.md": "the table that is printed in the end",
@@ -92,8 +92,10 @@ def made_by() -> tuple[str, str]:
     return " ".join(title.split()), shlex.join(["python", "-m", name, *sys.argv[1:]])
 
 
-def text(path: pathlib.Path, environment: Mapping[str, Any]) -> str:
-    """README.md of a folder as it is now."""
+def text(
+    path: pathlib.Path, environment: Mapping[str, Any], revisions: Sequence[str] = ()
+) -> str:
+    """README.md of a folder as it is now, to which code of these revisions has written."""
     title, command = made_by()
     parts = [MARK, f"# {title or 'Results of farsign_jax'}"]
     config = path / "config.json"
@@ -107,13 +109,15 @@ def text(path: pathlib.Path, environment: Mapping[str, Any]) -> str:
         told = json.loads(config.read_text())
         told = {n: v for n, v in told.items() if v is not None}
         varied = told.pop("varied", {})
-        settings = [(f"`{n}`", f"`{_plain(v)}`") for n, v in (told | varied).items()]
+        told |= varied if isinstance(varied, dict) else {}
+        settings = [(f"`{n}`", f"`{_plain(v)}`") for n, v in told.items()]
         parts += ["## Configuration", _table(("setting", "value"), settings)]
     versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
+    told = ", then ".join(revisions or [environment["git_revision"]])
     cpu = f"{environment['cpu']}, {environment['cpu_cores']} CPU cores"
     parts += [
         "## Made with",
-        f"Python {environment['python']}, {versions}; revision {environment['git_revision']}.",
+        f"Python {environment['python']}, {versions}; revision {told}.",
         f"{environment['devices']} x {environment['device']}; {cpu}.",
     ]
     return "\n\n".join(parts) + "\n"

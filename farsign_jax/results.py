@@ -150,13 +150,16 @@ def environment() -> dict[str, Any]:
 
 @functools.cache
 def code() -> dict[str, str]:
-    """The code that runs: git's revision, and a digest of this package's files.
+    """The code that runs: git's revision, and a digest of the files of the package and, where
+    they lie beside it, of the experiments.
 
     Files that are not committed, or not under git, have a digest, too.
     """
     here, digest = pathlib.Path(__file__).parent, hashlib.sha256()
-    for path in sorted(here.rglob("*.py")):
-        digest.update(path.relative_to(here).as_posix().encode() + b"\0" + path.read_bytes())
+    for folder in (here, here.parent / "experiments"):
+        for path in sorted(folder.rglob("[!.]*.py")):  # without the lock files of editors
+            told = path.relative_to(here.parent).as_posix().encode()
+            digest.update(told + b"\0" + path.read_bytes())
     return {"revision": _revision(), "digest": digest.hexdigest()[:16]}
 
 
@@ -199,7 +202,8 @@ def describe(path: str | os.PathLike) -> None:
         return
     if file.exists() and not file.read_text(errors="replace").startswith(readme.MARK):
         return
-    write_text(file, readme.text(path, environment()))
+    revisions = [one["revision"] for one in codes(path)]
+    write_text(file, readme.text(path, environment(), revisions))
 
 
 def plain(config: Any) -> Any:
@@ -250,10 +254,14 @@ class Folder:
                 )
 
     def claim(self) -> None:
-        """Marks the folder as this configuration's, and as begun by this code."""
+        """Marks the folder as this configuration's, and as written to by this code."""
         known = self.path / "config.json"
-        if processes.first() and not known.exists():
-            write_text(self.path / "code.json", json.dumps(code()) + "\n")
+        if not processes.first():
+            return
+        before = codes(self.path)
+        if code() not in before and (before or not known.exists()):
+            write_text(self.path / "code.json", json.dumps([*before, code()], indent=1) + "\n")
+        if not known.exists():
             write_text(known, json.dumps(self.config, indent=2) + "\n")
             describe(self.path)
 
@@ -274,6 +282,7 @@ class Folder:
         record = {
             "config": self.config,
             "environment": environment(),
+            "code": codes(self.path),
             "summary": summary,
             "rows": list(rows),
         }
@@ -281,28 +290,33 @@ class Folder:
         describe(self.path)
 
 
-def opened(path: str | os.PathLike, config: Mapping[str, Any]) -> Folder:
-    """A folder of results; says on stderr where other code began what is there."""
-    folder = Folder(path, config)
-    if processes.first() and (note := _begun_otherwise(folder.path)):
-        print(note, file=sys.stderr)
-    return folder
-
-
-def _begun_otherwise(path: pathlib.Path) -> str | None:
+def codes(path: pathlib.Path) -> list[dict[str, str]]:
+    """Each `code` that has written to a folder of results, the first one first; none where
+    nobody knows."""
     try:
-        before = json.loads((path / "code.json").read_text())
-        revision, digest = before["revision"], before["digest"]
+        found = json.loads((path / "code.json").read_text())
+        return [{name: str(one[name]) for name in ("revision", "digest")} for one in found]
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # nothing is there, or nobody knows
-    if digest == code()["digest"]:
-        return None
-    now = code()["revision"]
-    since = "changed since" if now == revision else f"now {now}"
-    return (
-        f"note: {path} was begun by other code (revision {revision}, {since}); what is there "
-        "is kept. Another --out runs all of it anew"
-    )
+        return []
+
+
+def open_folder(path: str | os.PathLike, config: Mapping[str, Any]) -> Folder:
+    """A folder of results; says on stderr where other code has begun what is there.
+
+    Raises:
+        ConfigMismatch, InvalidConfig: as `Folder`.
+    """
+    folder = Folder(path, config)
+    before = codes(folder.path)
+    if processes.first() and before and before[-1]["digest"] != code()["digest"]:
+        then, now = before[-1]["revision"], code()["revision"]
+        since = "changed since" if now == then else f"now {now}"
+        print(
+            f"note: {folder.path} is of other code (revision {then}, {since}); what is there "
+            "is kept. Another --out runs all of it anew",
+            file=sys.stderr,
+        )
+    return folder
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

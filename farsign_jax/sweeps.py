@@ -101,8 +101,8 @@ def sweep(
     index, count = processes.place()
     if count > 1:
         inputs = shares.fingerprint(build, lanes, delivery, every)
-        told = inputs.tobytes().hex(), results.code()["digest"]
-        processes.agree(told, "settings, data and code")
+        processes.agree(inputs.tobytes().hex(), "settings and data")
+        processes.agree(results.code()["digest"], "code")
     total = len(lanes)
     all_shares = cut(build, lanes, delivery, max_lanes, checkpoint, local)
     task = batches.Task(build, every, measure, delivery, checkpoint_every, progress, of)

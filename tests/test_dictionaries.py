@@ -183,7 +183,9 @@ def test_flags_take_dictionaries_too(tmp_path):
     ((_, config),) = grid("--methods=sgd", f"--aggregators={chain}")
     assert config.aggregators == ("nnm:f=2+trimmed_mean:f=3",)
     for text, message in (
-        ('{"name": "TrMean"', '--aggregators {"name": "TrMean" is not JSON: '),
+        ('{"name": "TrMean"', '--aggregators {"name": "TrMean" is not JSON (names have'),
+        ('median, {"name": "NNM"}', "dictionaries each have a --aggregators of their own"),
+        ('{"name": "Median"}, mean', "is not JSON (names have a --aggregators of their own)"),
         ('{"name": "TrMean"}', 'aggregators[0] {"name": "TrMean"}: TrMean needs f'),
         ("[3]", "--aggregators has names and dictionaries: got 3"),
     ):

@@ -180,6 +180,13 @@ def test_the_reference_has_every_public_name():
         assert home is None or home in modules, name  # None: METHODS, a table
 
 
+def test_all_that_was_measured_is_in_the_menu():
+    menu = (hooks.ROOT / "docs" / "mkdocs.yml").read_text()
+    for folder, here in hooks.MEASURED.items():
+        for path in (hooks.ROOT / folder).glob("*.md"):
+            assert f": {here}/{path.name}\n" in menu
+
+
 def test_plots_are_there_small_and_shown():
     files = {path.stem: path.stat().st_size for path in plots.FOLDER.iterdir()}
     assert sorted(files) == sorted(plots.names())

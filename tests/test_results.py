@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import pathlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -65,21 +66,38 @@ def test_a_folder_belongs_to_one_configuration(tmp_path):
         results.Folder(tmp_path / "results.csv", {})
 
 
-def test_what_other_code_began_is_said_to_be_so(tmp_path, capsys, monkeypatch):
-    results.opened(tmp_path, {"events": 5}).claim()
-    results.opened(tmp_path, {"events": 5})
+def test_other_code_is_said_and_kept_in_mind(tmp_path, capsys, monkeypatch):
+    row, now = {"method": "far_sign", "seed": 0}, results.code()
+    results.open_folder(tmp_path, {"events": 5}).write_rows([row])
+    results.open_folder(tmp_path, {"events": 5})
     assert capsys.readouterr().err == ""
-    now = results.code()
     monkeypatch.setattr(results, "code", lambda: now | {"digest": "other"})
-    results.opened(tmp_path, {"events": 5}).claim()  # still the one that began it
+    results.open_folder(tmp_path, {"events": 5})  # which does not write
     said = capsys.readouterr().err
-    assert f"begun by other code (revision {now['revision']}, changed since)" in said
-    monkeypatch.setattr(results, "code", lambda: {"revision": "r2", "digest": "other"})
-    results.opened(tmp_path, {"events": 5})
-    assert "now r2); what is there is kept. Another --out" in capsys.readouterr().err
+    assert f"is of other code (revision {now['revision']}, changed since)" in said
+    other = {"revision": "r2", "digest": "third"}
+    monkeypatch.setattr(results, "code", lambda: other)
+    for _ in range(2):
+        results.open_folder(tmp_path, {"events": 5}).write_rows([row])
+    assert capsys.readouterr().err.count("now r2); what is there is kept. Another --out") == 1
+    assert results.codes(tmp_path) == [now, other]
+    assert json.loads((tmp_path / "results.json").read_text())["code"] == [now, other]
+    assert f"revision {now['revision']}, then r2." in (tmp_path / "README.md").read_text()
     (tmp_path / "code.json").write_text("{")
-    results.opened(tmp_path, {"events": 5})
-    assert capsys.readouterr().err == ""
+    results.open_folder(tmp_path, {"events": 5}).claim()
+    assert capsys.readouterr().err == "" and results.codes(tmp_path) == []
+
+
+def test_a_lock_file_of_an_editor_is_no_code():
+    results.code.cache_clear()
+    before = results.code()
+    lock = pathlib.Path(results.__file__).with_name(".#rows.py")
+    lock.symlink_to("someone@somewhere")
+    try:
+        results.code.cache_clear()
+        assert results.code() == before
+    finally:
+        lock.unlink()
 
 
 def test_rows_are_tidy_and_say_how_they_were_made(tmp_path):

@@ -487,6 +487,34 @@ def test_nobody_is_asked_before_enough_have_joined():
     assert core.events == 4
 
 
+def test_who_loads_data_while_others_are_missing_is_no_flood():
+    core = core_of()
+
+    async def run():
+        terms = Terms(silence=0.3, wait_for=2)
+        async with serving(core, None, terms) as (server, target):
+            worker = worker_of(target, 0)
+            quick = worker._make
+            worker._make = lambda *told: (time.sleep(2), quick(*told))[
+                1
+            ]  # 20 times silence / 3
+            task = asyncio.create_task(worker.run())
+            await until(lambda: 0 in core.sessions)
+            assert server.missing == 1
+            await asyncio.sleep(2.2)
+            async with stream(target) as other:
+                await other.join(1)
+                await until(lambda: core.tallies[0].verdicts["accepted"] > 3)
+            assert server.missing == 0 and not core.strikes.any()
+            task.cancel()
+        async with serving(core, None, Terms(wait_for=3)) as (server, target):
+            assert server.missing == 0  # a run that goes on
+            async with stream(target) as alone:
+                await speak(alone, await alone.join(2))
+
+    asyncio.run(run())
+
+
 def test_a_worker_may_not_say_all_the_time_that_it_is_alive():
     core = core_of()
 
@@ -512,6 +540,7 @@ def test_workers_come_back_when_the_server_does_and_give_up_when_it_does_not():
             worker = worker_of(target, 0, patience=1.0)
             task = asyncio.create_task(worker.run())
             await until(lambda: core.events > 3)
+            await asyncio.sleep(1.2)  # a conversation longer than its patience
         server = GrpcServer(core, "{}", "", security=None)
         await server.start(target)
         before = core.events

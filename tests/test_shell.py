@@ -1,4 +1,5 @@
-"""The shell examples of README and documentation run as they are written, if not as long."""
+"""The shell examples of README and documentation run, for less long and on the embedded digits;
+what else these say of commands is right."""
 
 import contextlib
 import os
@@ -12,6 +13,7 @@ import pytest
 
 from experiments.fleet import free_port
 from farsign_jax import results
+from tests.test_compare import grid
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "pages").glob("*.md"))]
@@ -27,7 +29,7 @@ def examples():
 
 
 EXAMPLES = list(examples())
-# Not here: the first two commands are those of the gate, others need Ray or a second host.
+# Not here: what the gate runs, what test_devices runs with another command, what needs Ray.
 ELSEWHERE = ("experiments.quickstart", "pytest", "venv", "experiments.table3")
 ELSEWHERE += ("farsign_jax.runtime.on_ray",)
 SWEEPS = [words for words in EXAMPLES if words[0] == "experiments.compare"]
@@ -60,6 +62,7 @@ def ended(process):
 
 @pytest.mark.parametrize("words", SWEEPS, ids=" ".join)
 def test_sweeps(words, tmp_path):
+    assert grid(*words[1:])  # as it is written: names, and numbers that can be
     few = ["--seeds=1", "--events=50", "--eval_every=25", "--dataset=mnist_subset"]
     few += ["--model=softmax_regression"]  # compiles sooner
     out = ended(start([*words, *few, "--out=out"], tmp_path))

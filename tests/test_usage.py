@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
@@ -99,6 +100,30 @@ def words(example):
     """A command of a docstring as an argument vector, without what is said beside it."""
     line = re.split(r" {3,}", re.sub(r"\s*\\\n\s*", " ", example))[0]
     return line.split()[2:]
+
+
+def commands():
+    """Every command that README and documentation name, in shell or within a line."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs" / "pages").glob("*.md"))]
+    for page in pages:
+        text = page.read_text().replace("\\\n", " ")
+        for told in re.findall(r"`(?:[\w./]+/)?python\s+-m\s+([^`]+)`", text):
+            yield shlex.split(told)
+        for line in re.findall(r"^(?:[\w./]+/)?python -m (.*)$", text, re.MULTILINE):
+            yield shlex.split(line, comments=True)
+
+
+NAMED = {argv[0]: [] for argv in commands()}
+for argv in commands():
+    NAMED[argv[0]].append(argv)
+
+
+@pytest.mark.parametrize("name", [p for p in COMMANDS if p.values[0] in NAMED])
+def test_commands_of_the_pages_are_right(name, ask):
+    words = name.endswith(("list", "report", "replay"))
+    told = [argv for argv in NAMED[name] if not words or len(argv) == 1]
+    said = ask([name], told) if told else []
+    assert said.count("parsed\n") == len(told), said
 
 
 @pytest.mark.parametrize("name", COMMANDS)

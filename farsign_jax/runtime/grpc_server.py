@@ -68,7 +68,10 @@ class GrpcServer:
         self._joins = [Bucket(1.0, self.terms.joins) for _ in range(m)]
         self._instances = [0] * m  # who speaks for each worker, and who did
         self._replaced = [deque[int](maxlen=64) for _ in range(m)]
-        self._enough = asyncio.Event()  # have joined
+        self._joined = set[int]()  # workers, since the start
+        self._enough = asyncio.Event()  # of these
+        if core.events:
+            self._enough.set()  # a run that goes on
         self._at_the_door: set[int] = set()
         self._writing: set[Session] = set()
         self._tasks: dict[Session, Any] = {}
@@ -240,10 +243,11 @@ class GrpcServer:
         self, context: Any, session: Session, reply: Reply, parts: list[bytes] | None
     ) -> str:
         """The conversation after the hello; why it ended."""
-        core, alive = self.core, Bucket(4 / self.terms.silence, 8)
+        core, often = self.core, 4 / self.terms.silence
         self._welcome.welcome.worker = session.worker
         await self._write(context, session, self._welcome.SerializeToString())
-        await self._wait_for_others(session)
+        waited = await self._wait_for_others(session)
+        alive = Bucket(often, 8 + often * waited)  # all that it has said meanwhile is read now
         while True:
             if not await self._send(context, session, reply, parts):
                 return "slow"
@@ -266,13 +270,21 @@ class GrpcServer:
             reply = core.handle(session, told.nonce, told.version, told.values, self.now())
             parts = wire.parts(reply)
 
-    async def _wait_for_others(self, session: Session) -> None:
-        """Until `wait_for` workers have been here at once; later ones need not wait."""
-        if len(self.core.sessions) >= self.terms.wait_for:
+    @property
+    def missing(self) -> int:
+        """How many more workers must join before anybody is asked."""
+        return 0 if self._enough.is_set() else self.terms.wait_for - len(self._joined)
+
+    async def _wait_for_others(self, session: Session) -> float:
+        """Until `wait_for` workers have been here, whether they still are or not; seconds."""
+        begin = self.now()
+        self._joined.add(session.worker)
+        if len(self._joined) >= self.terms.wait_for:
             self._enough.set()
         self._heard[session] = float("inf")  # it is not silent: nobody has asked it
         await self._enough.wait()
         self._heard[session] = self.now()
+        return self.now() - begin
 
     async def _send(
         self, context: Any, session: Session, reply: Reply, parts: list[bytes] | None

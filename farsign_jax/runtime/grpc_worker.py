@@ -110,12 +110,12 @@ class GrpcWorker:
                     return
                 if ended.code in _FINAL:
                     raise Refused(str(ended)) from None
+                if self._welcomed > before:  # there was a server until now
+                    delay, self._welcomed = 0.2, time.monotonic()
                 waited = time.monotonic() - self._welcomed
                 if waited > self._patience:
                     why = f"no server at {self._target} for {waited:.0f} s: {ended}"
                     raise Refused(why) from None
-            if self._welcomed > before:
-                delay = 0.2
             await asyncio.sleep(delay * self._random.uniform(0.5, 1.0))
             delay = min(2 * delay, 2.0)
 

@@ -155,6 +155,7 @@ class RayServer:
         self._start, self._silence, self._grace = start, silence, grace
         self._tries = tries
         self._began = time.monotonic() - began
+        self.missing = 0  # it waits for nobody
         self._open: dict[Any, _Asked] = {}  # the longest asked first
         self._lost = Counter[int]()  # actors of each worker since its last answer
         self._handles: dict[int, Any] = {}

@@ -30,7 +30,14 @@ _WAITING = [name for name, method in METHODS.items() if not method.rounds]
 
 
 class Driver(metrics.Watched, Protocol):
-    """Carries messages between a core and its workers."""
+    """Carries messages between a core and its workers.
+
+    Attributes:
+        missing: how many more workers must join before anybody is asked.
+    """
+
+    @property
+    def missing(self) -> int: ...
 
     async def run(self) -> None:
         """Until the run is over."""
@@ -138,7 +145,7 @@ class Serving:
             self._page = command.address("--metrics", told)
         self.setting = setting = setting_of(values)
         out = values.out or f"results/serve-{setting.fingerprint[:8]}"
-        self.folder = results.opened(out, json.loads(setting.to_json()))
+        self.folder = results.open_folder(out, json.loads(setting.to_json()))
         self.problem, self.measure = setting.problem(values.data_dir)
         self.system = setting.system(self.problem)
         machine = setting.machine(self.problem)
@@ -175,7 +182,7 @@ class Serving:
         how = f", goes on after {events}, {self.heard_again} from the log" if events else ""
         print(f"serving {where}{how}", flush=True)
         self._now = driver.now
-        ends = (driver.run(), stop.wait(), self._look(), self._save())
+        ends = (driver.run(), stop.wait(), self._look(driver), self._save())
         tasks = [asyncio.create_task(each) for each in ends]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -199,7 +206,7 @@ class Serving:
             await asyncio.sleep(self.values.checkpoint_every)
             self.store.save(self.core)
 
-    async def _look(self) -> None:
+    async def _look(self, driver: Driver) -> None:
         before, at = self.core.events, time.monotonic()
         while True:
             await self._record()
@@ -207,7 +214,7 @@ class Serving:
             events, now = self.core.events, time.monotonic()
             rate, before, at = (events - before) / (now - at), events, now
             self.measured["rate"] = rate
-            print(self.line(rate), flush=True)
+            print(self.line(rate, driver.missing), flush=True)
 
     async def _record(self) -> None:
         """Measures x as it is now, beside the conversation."""
@@ -224,9 +231,11 @@ class Serving:
         row["evaluations"] = events * self.system.worker.evaluations
         self.rows.append(row | told)
 
-    def line(self, rate: float) -> str:
+    def line(self, rate: float, missing: int) -> str:
         """How far it is."""
         core = self.core
+        if missing:
+            return f"waiting for {missing} of {len(core.tallies)} workers to join"
         latest = [tally.latest for i, tally in enumerate(core.tallies) if i in core.sessions]
         stale = f"{max(latest, default=0)}"
         struck = {i: int(n) for i, n in enumerate(core.strikes) if n}
