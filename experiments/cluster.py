@@ -5,7 +5,8 @@
 
 On the embedded digits, over TLS on loopback addresses. Of the hostile ones, the last does what
 --deeds says, one thing after the other (`experiments.hostile`), and the others lie (--attacks);
-with --deeds none all of them lie. About a minute per attack on two cores.
+with --deeds none all of them lie. Nobody is heard before all have loaded data and compiled.
+About half a minute per attack on two cores.
 
 While it runs: answers heard, answers per second, accuracy, the largest staleness, strikes. In
 the end, for every attack: the log is replayed, which must lead the simulator to the same bits.
@@ -92,10 +93,6 @@ def watch(fleet: Fleet, events: int) -> dict[str, dict[str, float]]:
             continue
         last, now = seen, time.monotonic()
         heard = seen["farsign_events_total"][""]
-        if not heard:
-            print("all have joined, and compile", file=sys.stderr, flush=True)
-            require(not (why := fleet.failure()), why)
-            continue
         rate, before, at = (heard - before) / (now - at), heard, now
         accuracy = 100 * seen.get("farsign_test_accuracy", {}).get("", float("nan"))
         stale = max(seen["farsign_staleness"].values())
@@ -113,9 +110,11 @@ def run(config: dict[str, Any], attack: str, folder: pathlib.Path) -> dict[str, 
         there = pathlib.Path(FLAGS.data_dir or "").expanduser().absolute()
         known = [f"--data_dir={there}"] if FLAGS.data_dir else []
         steps = [f"--events={config['events']}", f"--seed={config['seed']}", "--eval_every=1"]
-        fleet.serve(*steps, "--silence=10", f"--wait_for={m}", *known)
+        bad = q - 1 if config["deeds"] else None
+        ready = m - (bad is not None)
+        fleet.serve(*steps, "--silence=10", f"--wait_for={ready}", *known)
         for worker in range(m):
-            if worker == q - 1 and config["deeds"]:
+            if worker == bad:
                 kinds[worker] = "misbehaves"
             elif worker < q and attack != "none":
                 kinds[worker] = "lies"
@@ -123,10 +122,13 @@ def run(config: dict[str, Any], attack: str, folder: pathlib.Path) -> dict[str, 
             else:
                 kinds[worker] = "honest"
                 fleet.work(worker, *known)
-        wait(fleet, m - ("misbehaves" in kinds.values()))
-        if "misbehaves" in kinds.values():
+        hostile: Any = None
+        if bad is not None:
             deeds = [f"--deeds={','.join(config['deeds'])}", "--seconds=2", "--times=1"]
-            fleet.work(q - 1, *deeds, module="experiments.hostile")
+            hostile = fleet.work(bad, *deeds, "--prompted", module="experiments.hostile")
+        wait(fleet, ready)
+        if hostile is not None:
+            print("begin", file=hostile.stdin, flush=True)
         seen = watch(fleet, config["events"])
         if fleet.server.wait() != 0:
             raise InvalidConfig(f"the server of {attack} failed: see above")
@@ -134,18 +136,24 @@ def run(config: dict[str, Any], attack: str, folder: pathlib.Path) -> dict[str, 
 
 
 def wait(fleet: Fleet, count: int) -> None:
-    """Until so many workers have joined.
+    """Until so many workers have joined and the first answer is heard.
 
     Raises:
         InvalidConfig: where one ends before.
     """
-    joined = 0
-    while fleet.server.poll() is None and joined < count:
-        time.sleep(0.5)
-        joined = round(fleet.seen().get("farsign_sessions", {}).get("", 0))
-        said = f"waiting for workers: {joined} of {fleet.workers} have joined"
-        print(said, file=sys.stderr, flush=True)
+    before = ""
+    while fleet.server.poll() is None:
+        seen = fleet.seen() or {"farsign_sessions": {"": 0}, "farsign_events_total": {"": 0}}
+        if seen["farsign_events_total"][""]:
+            return
+        joined = min(round(seen["farsign_sessions"][""]), count)
+        said = f"{joined} of {count} workers have joined"
+        said += ", and compile" if joined == count else ""
+        if said != before:
+            print(said, file=sys.stderr, flush=True)
+        before = said
         require(not (why := fleet.failure()), why)
+        time.sleep(0.1)
 
 
 def simulated(

@@ -74,6 +74,8 @@ def read(path: str, rules: Sequence[str] | None = None) -> dict[str, Any]:
     except ValueError as error:
         raise InvalidConfig(f"--spec {path} is not JSON: {error}") from error
     require(isinstance(told, dict), f"--spec {path} is no object with settings")
+    rule = f"--spec {path}: a list under the name of a setting varies it: leave 'vary' out"
+    require("vary" not in told, rule)
     for name in told:
         lookup("setting", name, SETTINGS | dict.fromkeys(dictionaries.MORE))
     return dictionaries.plain(told, CONFIG.aggregators, rules)
@@ -195,7 +197,8 @@ def compare() -> pathlib.Path:
             best, last = figures.percent(e["best"], std), figures.percent(e["final"])
             lines.append([*told, figures.label(e), e["attack"], best, last])
         curves = "-".join(filter(None, ("curves", made.name)))
-        figures.curves(mine, folder.path / f"{curves}.png")
+        # By answers, too: a gradient is one evaluation, as a loss is, and says far more.
+        figures.curves(mine, folder.path / f"{curves}.png", ("event", "evaluations"))
     table = results.markdown_table(header, lines)
     folder.write_rows(rows, summary)
     first = combined[0][1]

@@ -56,6 +56,8 @@ class Fleet:
                 process.send_signal(signal.SIGCONT)  # of one that is frozen
                 process.kill()
             process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
             if process.stdout is not None:
                 process.stdout.close()
         for errors in self._errors.values():
@@ -65,6 +67,7 @@ class Fleet:
     def start(self, module: str, *flags: str, output: Any = subprocess.DEVNULL) -> Any:
         """A command with flags."""
         told: dict[str, Any] = {"stdout": output, "text": True, "cwd": _ROOT}
+        told["stdin"] = subprocess.PIPE  # of its own, not the terminal's
         if self._quiet and output != subprocess.PIPE:
             told["stderr"] = tempfile.TemporaryFile()  # noqa: SIM115  closed in the end
         process = subprocess.Popen([sys.executable, "-m", module, *flags], **told)

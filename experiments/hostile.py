@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import pathlib
 import pickle
+import sys
 import time
 from typing import Any
 
@@ -46,6 +47,7 @@ _define("string", "certificates", None, "As of an honest worker.")
 _define("bool", "insecure", False, "As of an honest worker.")
 _define("list", "deeds", "lies", "One after the other.")
 _define("float", "seconds", 5.0, "For each, at most.")
+_define("bool", "prompted", False, "Begins when it reads a line.")
 _define("integer", "times", None, "Connections for each, at most.", lower_bound=1)
 _define("integer", "directions", 100, "k of the run.", lower_bound=1)
 _define("string", "canary", "/tmp/farsign-canary", "The file that the pickle would write.")
@@ -193,6 +195,8 @@ def hostile() -> None:
     for deed in FLAGS.deeds:
         lookup("deed", deed, DEEDS)
     require(FLAGS.seconds > 0, f"need --seconds > 0: got {FLAGS.seconds}")
+    if FLAGS.prompted:
+        sys.stdin.readline()
     asyncio.run(all_of(FLAGS.server, credentials_of(FLAGS, host), FLAGS.directions))
 
 

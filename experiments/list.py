@@ -128,6 +128,8 @@ REGISTRIES: dict[str, Callable[[], list[Entry]]] = {
 
 
 def _said(value: Any) -> str:
+    if isinstance(value, tuple):  # as a command line takes it
+        return "x".join(map(str, value))
     return "?" if value is ... else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -317,7 +317,8 @@ def trace(path: str | os.PathLike, num_workers: int, num_events: int | None = No
             return _first(load(path), num_workers, num_events, path)
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidConfig(f"no trace of arrivals: {path}: {error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise InvalidConfig(f"no trace of arrivals: {path}: {why}") from None
     header, _, body = text.partition("\n")
     header = header.strip().replace(" ", "")
     require(header == "time,worker", f"{path} begins with 'time,worker': got {header!r}")

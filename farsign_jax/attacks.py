@@ -262,7 +262,7 @@ def make(name: str, space: str | None = None, **options: Any) -> Attack:
     require(space in (None, *SPACES), f"space is one of {SPACES}: got {space!r}")
     takes = inspect.signature(factory).parameters
     for option in options:
-        lookup(f"option of {name}", option, takes)
+        lookup(f"option of {name}", option, {**takes, "space": None})
     try:
         attack = factory(**options)
     except TypeError as error:

@@ -131,28 +131,28 @@ def pareto(shape: float = 2.5, scale: float = 1.0) -> Service:
 
 
 def bimodal(
-    fast: float = 1.0, slow: float = 10.0, share: float = 0.1, jitter: float = 0.1
+    usual: float = 1.0, slow: float = 10.0, share: float = 0.1, jitter: float = 0.1
 ) -> Service:
-    """A straggler now and then: `slow` with probability `share`, else `fast`.
+    """A straggler now and then: `slow` with probability `share`, else `usual`.
 
     Either is spread evenly by a factor 1 +- jitter, as real answers do not come in step.
 
     Args:
-        fast: seconds, > 0.
+        usual: seconds, > 0.
         slow: seconds, > 0.
         share: probability of a slow answer, in [0, 1].
         jitter: in [0, 1], no unit.
     """
-    _positive("bimodal", fast=fast, slow=slow)
+    _positive("bimodal", usual=usual, slow=slow)
     for name, value in (("share", share), ("jitter", jitter)):
         rule = f"bimodal needs 0 <= {name} <= 1: got {value}"
         require(isinstance(value, _NUMBER) and 0 <= value <= 1, rule)
 
     def draw(rng, first, count):
         coin, place = rng.random((count, 2)).T
-        return np.where(coin < share, slow, fast) * (1 + jitter * (2 * place - 1))
+        return np.where(coin < share, slow, usual) * (1 + jitter * (2 * place - 1))
 
-    return Service(draw, slow if share > 0.5 else fast)
+    return Service(draw, slow if share > 0.5 else usual)
 
 
 SERVICES: dict[str, Callable[..., Service]] = {

@@ -119,7 +119,7 @@ def test_every_attack_keeps_shape_and_type_and_is_a_function_of_its_key(name):
     ("name", "options", "message"),
     [
         ("sign_flop", {}, "unknown attack 'sign_flop': did you mean 'sign_flip'"),
-        ("alie", {"zeta": 1}, "unknown option of alie 'zeta': known: ddof, sign, z"),
+        ("alie", {"zeta": 1}, "unknown option of alie 'zeta': known: ddof, sign, space, z"),
         ("alie", {"sign": 0}, "sign -1 or 1: got 0"),
         ("sign_flip", {"source": "x"}, "'own' or 'honest_mean': got 'x'"),
         ("nonfinite", {"kind": "naan"}, "did you mean 'nan'"),

@@ -460,57 +460,52 @@ def test_silence_ends_a_session_and_saying_that_one_is_alive_keeps_it():
     assert released
 
 
-def test_nobody_is_asked_before_enough_have_joined():
+def test_nobody_is_heard_before_enough_have_answered():
     core = core_of()
 
     async def run():
         async with (
-            serving(core, None, Terms(silence=0.6, wait_for=3)) as (_, target),
-            stream(target) as first,
-            stream(target) as second,
-            stream(target) as third,
+            serving(core, None, Terms(silence=0.6, wait_for=3)) as (server, target),
+            contextlib.AsyncExitStack() as stack,
         ):
-            early = [asyncio.create_task(one.join(i)) for i, one in enumerate((first, second))]
+            said, peers = [], [await stack.enter_async_context(stream(target)) for _ in "abc"]
+            for worker, peer in enumerate(peers[:2]):
+                said.append(asyncio.create_task(speak(peer, await peer.join(worker))))
             await asyncio.sleep(1.5)  # twice the silence limit
-            assert len(core.sessions) == 2 and not any(task.done() for task in early)
-            late = await third.join(2)
-            for connection, task in zip((first, second), early, strict=True):
-                await speak(connection, await task)
-            await speak(third, late)
-            assert core.events == 3
-            third.call.cancel()
-            await until(lambda: 2 not in core.sessions)
-            async with stream(target) as later:  # fewer than three, and nobody waits
-                await speak(later, await asyncio.wait_for(later.join(3), 20))
+            assert len(core.sessions) == 2 and server.missing == 1
+            assert core.events == 0 and not any(task.done() for task in said)
+            peers[0].call.cancel()  # has been ready; its answer goes with it
+            await until(lambda: 0 not in core.sessions)
+            await speak(peers[2], await peers[2].join(2))
+            await said[1]
+            assert core.events == 2 and server.missing == 0
+            said[0].cancel()
+        async with serving(core, None, Terms(wait_for=3)) as (server, target):
+            assert server.missing == 0  # a run that goes on
+            async with stream(target) as alone:
+                await speak(alone, await alone.join(2))
 
     asyncio.run(run())
-    assert core.events == 4
+    assert core.events == 3 and not core.strikes.any()
 
 
-def test_who_loads_data_while_others_are_missing_is_no_flood():
+def test_who_loads_data_while_others_wait_is_heard_with_them():
     core = core_of()
 
     async def run():
         terms = Terms(silence=0.3, wait_for=2)
-        async with serving(core, None, terms) as (server, target):
+        async with serving(core, None, terms) as (_, target), stream(target) as other:
             worker = worker_of(target, 0)
             quick = worker._make
             worker._make = lambda *told: (time.sleep(2), quick(*told))[
                 1
             ]  # 20 times silence / 3
             task = asyncio.create_task(worker.run())
-            await until(lambda: 0 in core.sessions)
-            assert server.missing == 1
-            await asyncio.sleep(2.2)
-            async with stream(target) as other:
-                await other.join(1)
-                await until(lambda: core.tallies[0].verdicts["accepted"] > 3)
-            assert server.missing == 0 and not core.strikes.any()
+            said = asyncio.create_task(speak(other, await other.join(1)))
+            await until(lambda: core.tallies[0].verdicts["accepted"] > 3)
+            await said
+            assert core.tallies[0].joins == 1 and not core.strikes.any()
             task.cancel()
-        async with serving(core, None, Terms(wait_for=3)) as (server, target):
-            assert server.missing == 0  # a run that goes on
-            async with stream(target) as alone:
-                await speak(alone, await alone.join(2))
 
     asyncio.run(run())
 

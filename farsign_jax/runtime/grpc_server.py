@@ -68,7 +68,7 @@ class GrpcServer:
         self._joins = [Bucket(1.0, self.terms.joins) for _ in range(m)]
         self._instances = [0] * m  # who speaks for each worker, and who did
         self._replaced = [deque[int](maxlen=64) for _ in range(m)]
-        self._joined = set[int]()  # workers, since the start
+        self._ready = set[int]()  # workers that have answered, since the start
         self._enough = asyncio.Event()  # of these
         if core.events:
             self._enough.set()  # a run that goes on
@@ -243,11 +243,9 @@ class GrpcServer:
         self, context: Any, session: Session, reply: Reply, parts: list[bytes] | None
     ) -> str:
         """The conversation after the hello; why it ended."""
-        core, often = self.core, 4 / self.terms.silence
+        core, alive = self.core, Bucket(4 / self.terms.silence, 8)
         self._welcome.welcome.worker = session.worker
         await self._write(context, session, self._welcome.SerializeToString())
-        waited = await self._wait_for_others(session)
-        alive = Bucket(often, 8 + often * waited)  # all that it has said meanwhile is read now
         while True:
             if not await self._send(context, session, reply, parts):
                 return "slow"
@@ -267,24 +265,24 @@ class GrpcServer:
                     core.strike(session, "flood")
                     return "flood"
                 alive.take(self.now())
+            if not self._enough.is_set():
+                await self._wait_for_others(session)
             reply = core.handle(session, told.nonce, told.version, told.values, self.now())
             parts = wire.parts(reply)
 
     @property
     def missing(self) -> int:
-        """How many more workers must join before anybody is asked."""
-        return 0 if self._enough.is_set() else self.terms.wait_for - len(self._joined)
+        """How many more workers must answer before anybody is heard."""
+        return 0 if self._enough.is_set() else self.terms.wait_for - len(self._ready)
 
-    async def _wait_for_others(self, session: Session) -> float:
-        """Until `wait_for` workers have been here, whether they still are or not; seconds."""
-        begin = self.now()
-        self._joined.add(session.worker)
-        if len(self._joined) >= self.terms.wait_for:
+    async def _wait_for_others(self, session: Session) -> None:
+        """Until `wait_for` workers have answered, whether they are still here or not."""
+        self._ready.add(session.worker)
+        if not self.missing:
             self._enough.set()
-        self._heard[session] = float("inf")  # it is not silent: nobody has asked it
+        self._heard[session] = float("inf")  # it is not silent: we are
         await self._enough.wait()
         self._heard[session] = self.now()
-        return self.now() - begin
 
     async def _send(
         self, context: Any, session: Session, reply: Reply, parts: list[bytes] | None

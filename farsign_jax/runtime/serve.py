@@ -42,7 +42,7 @@ _define("float", "rate", 500.0, "Answers per second that a worker is asked for a
 _define("float", "burst", 100.0, "Answers that it may give ahead of that.")
 _define("float", "silence", 30.0, "Seconds after which a silent worker is gone.")
 _define("float", "ping", 10.0, "Seconds between two pings of an idle connection.")
-_define("integer", "wait_for", 1, "Nobody is asked before so many workers have joined.")
+_define("integer", "wait_for", 1, "Nobody is heard before so many workers have an answer.")
 serving.define(FLAGS)
 
 

@@ -33,7 +33,7 @@ class Driver(metrics.Watched, Protocol):
     """Carries messages between a core and its workers.
 
     Attributes:
-        missing: how many more workers must join before anybody is asked.
+        missing: how many more workers must answer before anybody is heard.
     """
 
     @property
@@ -235,7 +235,7 @@ class Serving:
         """How far it is."""
         core = self.core
         if missing:
-            return f"waiting for {missing} of {len(core.tallies)} workers to join"
+            return f"waiting for a first answer of {missing} more workers"
         latest = [tally.latest for i, tally in enumerate(core.tallies) if i in core.sessions]
         stale = f"{max(latest, default=0)}"
         struck = {i: int(n) for i, n in enumerate(core.strikes) if n}

@@ -23,8 +23,9 @@ class Terms(NamedTuple):
         ping: seconds between two pings of an idle connection.
         handshake: seconds in which a connection must have shown its certificate.
         joins: sessions that a worker may open at once; one more every second.
-        wait_for: nobody is asked before so many workers have joined, once; a run that goes on
-            does not wait. One that never comes keeps all others waiting.
+        wait_for: nobody is heard before so many workers have a first answer, so that all
+            begin alike however long they load and compile; a run that goes on does not wait.
+            One that never comes keeps all others waiting.
     """
 
     silence: float = 30.0
