@@ -31,7 +31,7 @@ def quickstart() -> pathlib.Path:
         [e["method"], e["attack"], figures.percent(e["final"]), _verdict(e["final"])]
         for e in summary
     ]
-    table = results.markdown_table(["method", "attack", "test accuracy, %", ""], lines)
+    table = results.markdown_table(["method", "attack", "test accuracy, %", "verdict"], lines)
     results.write_text(folder.path / "table.md", table)
     xs = ("event", "virtual_seconds") if "virtual_seconds" in rows[0] else ("event",)
     figures.curves(rows, folder.path / "curves.png", xs)
