@@ -128,7 +128,7 @@ def split(texts: Sequence[str], name: str = "") -> tuple[str, ...]:
             found += dictionaries.listed(name, text)
             continue
         rule = f"names and dictionaries each have a --{name} of their own: got {text}"
-        require("{" not in text, rule)
+        require(not name or "{" not in text, rule)
         text = re.sub(r"\s*([+:=])\s*", r"\1", text)  # a + b is one name
         names: list[str] = []
         for item in re.split(r"[,\s]+", text):

@@ -144,7 +144,7 @@ def environment() -> dict[str, Any]:
         "devices": jax.device_count(),
         "cpu": _cpu_name(),
         "cpu_cores": os.cpu_count(),
-        "git_revision": _revision(),
+        "git_revision": code()["revision"],
     }
 
 
@@ -259,7 +259,7 @@ class Folder:
         if not processes.first():
             return
         before = codes(self.path)
-        if code() not in before and (before or not known.exists()):
+        if _other_code(before) or not (before or known.exists()):
             write_text(self.path / "code.json", json.dumps([*before, code()], indent=1) + "\n")
         if not known.exists():
             write_text(known, json.dumps(self.config, indent=2) + "\n")
@@ -300,6 +300,11 @@ def codes(path: pathlib.Path) -> list[dict[str, str]]:
         return []
 
 
+def _other_code(before: Sequence[Mapping[str, str]]) -> bool:
+    """Whether the last of these `codes`, if there is one, is not what runs."""
+    return bool(before) and before[-1]["digest"] != code()["digest"]
+
+
 def open_folder(path: str | os.PathLike, config: Mapping[str, Any]) -> Folder:
     """A folder of results; says on stderr where other code has begun what is there.
 
@@ -308,7 +313,7 @@ def open_folder(path: str | os.PathLike, config: Mapping[str, Any]) -> Folder:
     """
     folder = Folder(path, config)
     before = codes(folder.path)
-    if processes.first() and before and before[-1]["digest"] != code()["digest"]:
+    if processes.first() and _other_code(before):
         then, now = before[-1]["revision"], code()["revision"]
         since = "changed since" if now == then else f"now {now}"
         print(

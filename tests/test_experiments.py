@@ -39,11 +39,9 @@ TINY += ["--seeds=2"]
 
 def start(module, *flags, **options):
     code = [sys.executable, "-m", module, *map(str, flags)]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(
-        code, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, **options,
-    )  # fmt: skip
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    told = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.Popen(code, env=environment, text=True, **told)
 
 
 def run(module, *flags):

@@ -2,28 +2,21 @@
 
 import csv
 import json
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from farsign_jax.runtime import log as log_lib
 from tests import helpers
-
-ROOT = pathlib.Path(__file__).parent.parent
+from tests import test_experiments as commands
 
 
 def ran(module, *flags):
     """What a command printed."""
-    command = [sys.executable, "-m", module, *flags]
-    told = os.environ | {"PYTHONPATH": str(ROOT)}
-    out = subprocess.run(command, capture_output=True, text=True, timeout=300, env=told)
-    assert out.returncode == 0, out.stderr
-    return out.stdout
+    code, out, err = commands.run(module, *flags)
+    assert code == 0, err
+    return out
 
 
 def clustered(out, attack, *flags):

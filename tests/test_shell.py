@@ -2,35 +2,19 @@
 what else these say of commands is right."""
 
 import contextlib
-import os
-import pathlib
 import re
-import shlex
-import subprocess
-import sys
 
 import pytest
 
 from experiments.fleet import free_port
 from farsign_jax import results
+from tests import test_experiments as commands
 from tests.test_compare import grid
-
-ROOT = pathlib.Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "pages").glob("*.md"))]
-
-
-def examples():
-    """Every `python -m` in a block of shell, as words."""
-    for page in PAGES:
-        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
-            for line in block.replace("\\\n", " ").splitlines():
-                for command in re.findall(r"python -m (.*?)(?:&&|$)", line):
-                    yield shlex.split(command, comments=True)
-
+from tests.test_usage import examples
 
 EXAMPLES = list(examples())
 # Not here: what the gate runs, what test_devices runs with another command, what needs Ray.
-ELSEWHERE = ("experiments.quickstart", "pytest", "venv", "experiments.table3")
+ELSEWHERE = ("experiments.quickstart", "pytest", "experiments.table3")
 ELSEWHERE += ("farsign_jax.runtime.on_ray",)
 SWEEPS = [words for words in EXAMPLES if words[0] == "experiments.compare"]
 RUNTIME = [words for words in EXAMPLES if words[0].startswith("farsign_jax.runtime.")]
@@ -47,10 +31,7 @@ def test_all_are_run():
 
 
 def start(words, folder):
-    told = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", *map(str, words)]
-    pipes = {"stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=told, **pipes)
+    return commands.start(*words, cwd=folder, stderr=None)
 
 
 def ended(process):

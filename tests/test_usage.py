@@ -102,20 +102,28 @@ def words(example):
     return line.split()[2:]
 
 
-def commands():
-    """Every command that README and documentation name, in shell or within a line."""
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs" / "pages").glob("*.md"))]
-    for page in pages:
-        text = page.read_text().replace("\\\n", " ")
-        for told in re.findall(r"`(?:[\w./]+/)?python\s+-m\s+([^`]+)`", text):
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "pages").glob("*.md"))]
+
+
+def examples():
+    """Every `python -m` in a block of shell of README and documentation, as words."""
+    for page in PAGES:
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                for command in re.findall(r"python -m (.*?)(?:&&|$)", line):
+                    yield shlex.split(command, comments=True)
+
+
+def mentioned():
+    """Every command that they name within a line."""
+    for page in PAGES:
+        for told in re.findall(r"`(?:[\w./]+/)?python\s+-m\s+([^`]+)`", page.read_text()):
             yield shlex.split(told)
-        for line in re.findall(r"^(?:[\w./]+/)?python -m (.*)$", text, re.MULTILINE):
-            yield shlex.split(line, comments=True)
 
 
-NAMED = {argv[0]: [] for argv in commands()}
-for argv in commands():
-    NAMED[argv[0]].append(argv)
+NAMED = {}
+for argv in (*examples(), *mentioned()):
+    NAMED.setdefault(argv[0], []).append(argv)
 
 
 @pytest.mark.parametrize("name", [p for p in COMMANDS if p.values[0] in NAMED])
