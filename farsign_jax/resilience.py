@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from farsign_jax import aggregators, attacks, simulate
+from farsign_jax import aggregators, attacks, programs, simulate
 from farsign_jax import keys as keys_lib
 from farsign_jax.base import (
     Array,
@@ -141,6 +141,7 @@ def answers(
         InvalidConfig: on fewer than two samples.
     """
     require(samples >= 2, f"an estimate needs samples >= 2: got {samples}")
+    programs.release_if_many()
     m = problem.num_workers
     attack = attacks.make(attack) if isinstance(attack, str) else attack
     mask = attacks.byzantine_mask(m, byzantine)
@@ -171,6 +172,7 @@ def estimate(
     Raises:
         InvalidConfig: on a gradient that is 0 or of another shape.
     """
+    programs.release_if_many()
     g, d = np.asarray(gradient, np.float64), told.heard.shape[2:]
     require(g.shape == d, f"need the gradient f32{list(d)}: got {list(g.shape)}")
     rule = aggregators.make(rule) if isinstance(rule, str) else rule

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from farsign_jax import arrivals, attacks
+from farsign_jax import arrivals, attacks, programs
 from farsign_jax import keys as keys_lib
 from farsign_jax.base import (
     Array,
@@ -479,6 +479,7 @@ def run(
     Raises:
         InvalidConfig: before the loop starts, on anything that cannot run as asked.
     """
+    programs.release_if_many()
     depth(delivery)  # refuses what is none
     schedule, times = arrivals.check_schedule(schedule, problem.num_workers)
     check_batch(system, problem.sizes)

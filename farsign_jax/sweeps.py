@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from farsign_jax import batches, processes, results, shares, simulate
+from farsign_jax import batches, processes, programs, results, shares, simulate
 from farsign_jax import devices as devices_lib
 from farsign_jax.base import require
 from farsign_jax.lanes import Build, Final, Lanes, lane_bytes, memory
@@ -96,6 +96,7 @@ def sweep(
     require(every > 0, f"need every > 0 events between records: got {every}")
     require(checkpoint_every > 0, f"need checkpoint_every > 0: got {checkpoint_every}")
     require(max_lanes is None or max_lanes > 0, f"need max_lanes > 0: got {max_lanes}")
+    programs.release_if_many()
     local = devices_lib.local(devices)
     lanes.check(build, delivery)
     index, count = processes.place()

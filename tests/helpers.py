@@ -15,6 +15,7 @@ from farsign_jax.servers.far_sign import far_sign
 
 LONG = (pytest.mark.slow, pytest.mark.long)
 M, D = 7, 20  # workers and parameters of the small quadratic
+KEY = jax.random.key(0)
 
 
 def quadratic(noise=0.3, dim=D, workers=M, seed=0):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from farsign_jax import keys as keys_lib
+from farsign_jax import programs
 from farsign_jax.base import Report, Server
 
 
@@ -73,6 +74,7 @@ class Compiled:
     def __init__(
         self, server: Server, x0: Any, seed: int, shape: tuple[int, ...], coordinates: bool
     ):
+        programs.release_if_many()
         keys = keys_lib.split(seed)
         self.num_workers, self.shape = server.num_workers, shape
         self._coordinates = coordinates
