@@ -29,11 +29,13 @@ import numpy as np
 from absl import flags
 
 from benchmarks.timing import take_turns
-from experiments.clock import spread
-from experiments.command import FLAGS, main
-from farsign_jax import aggregators, results
-from farsign_jax.base import lookup, require
-from farsign_jax.preaggregators import PREAGGREGATORS
+from farsign_jax import aggregators
+from farsign_jax.aggregators.preaggregators import PREAGGREGATORS
+from farsign_jax.harness.command import main
+from farsign_jax.harness.flags import FLAGS
+from farsign_jax.harness.timing import spread
+from farsign_jax.io import files, provenance, tables
+from farsign_jax.validation import lookup, require
 
 flags.DEFINE_integer("rows", 25, "n, vectors to aggregate.", lower_bound=7)
 flags.DEFINE_list("dims", ["100000", "1000000"], "d, numbers per vector.")
@@ -129,7 +131,7 @@ def report(record: dict[str, Any]) -> str:
         peer = "byzfl_ms" in r
         line += [f"{r['byzfl_ms']:.1f}", f"{r['times_ours']:.1f}"] if peer else ["", ""]
         lines.append(line)
-    text.append(results.markdown_table(header, lines))
+    text.append(tables.markdown_table(header, lines))
     return "\n".join(text)
 
 
@@ -150,10 +152,10 @@ def benchmark() -> pathlib.Path:
         for name in names:
             rows.append(measure(name, x))
             print(f"{name}, d = {d:,}: {rows[-1]['ms']:.1f} ms", flush=True)
-    record = {"environment": results.environment(), "rules": rows}
+    record = {"environment": provenance.environment(), "rules": rows}
     out = pathlib.Path(FLAGS.out or "results/aggregators")
-    results.write_text(out / "aggregators.json", json.dumps(record, indent=1) + "\n")
-    results.write_text(out / "aggregators.md", report(record))
+    files.write_text(out / "aggregators.json", json.dumps(record, indent=1) + "\n")
+    files.write_text(out / "aggregators.md", report(record))
     print(f"\n{report(record)}\nwritten to {out}")
     return out
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 
 from benchmarks.cases import Case
 from benchmarks.timing import FLAGS, take_turns
-from experiments import clock
-from experiments.config import Config
 from farsign_jax import keys
 from farsign_jax.base import Problem
+from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.harness import timing
 from farsign_jax.oracles.coordinate_mlp import loss_changes
 
 TURN_S = 0.2  # about so long is one timing
@@ -40,12 +40,12 @@ def _base_pass(batch_size: int) -> Callable:
     return jax.jit(advance, donate_argnames="run")
 
 
-def measure(config: Config, problem: Problem, us: float) -> dict[str, float]:
+def measure(config: PanelConfig, problem: Problem, us: float) -> dict[str, float]:
     """Microseconds of an event of one run, about `us`, of its base pass, and of the rest."""
     events = min(max(int(1e6 * TURN_S / us), 2), FLAGS.timed_events)
     case = Case("far_sign", "", False, "fresh", 1, problem.x0.size)
     program, lanes = case.program(config), case.lanes(config, problem, 1, events)
-    _, _, pieces = clock.running(program, lanes, events)
+    _, _, pieces = timing.running(program, lanes, events)
     keyring, order = keys.split(0), jnp.asarray(lanes.schedules[0])
     base, held = _base_pass(config.batch_size), [(jnp.copy(problem.x0), jnp.int32(0))]
 

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.counts import Sizes
-from experiments.config import Config
-from experiments.jobs import Job, jobs_of
-from farsign_jax import arrivals, attacks, datasets, keys, models, problems, simulate, sweeps
-from farsign_jax.base import Problem, System, require
-from farsign_jax.methods import Build
+from farsign_jax import arrivals, attacks, keys, models, problems, simulation, sweeps
+from farsign_jax.base import Problem, System
+from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.data import datasets
+from farsign_jax.harness.jobs import Job, jobs_of
+from farsign_jax.methods.registry import SystemSpec
+from farsign_jax.validation import require
 
 DATA_BYTES = 2**28  # of the inputs, where widening them is not to fill the memory
 
@@ -23,7 +25,7 @@ DATA_BYTES = 2**28  # of the inputs, where widening them is not to fill the memo
 class Generic:
     """A method with the oracle that works for any model."""
 
-    inner: Build
+    inner: SystemSpec
 
     def __call__(self, problem, hyper) -> System:
         return self.inner(dataclasses.replace(problem, structure=None), hyper)
@@ -45,7 +47,7 @@ class Case:
         oracle = ", generic oracle" if self.generic else ""
         return f"{self.method} {self.aggregator}".strip() + oracle
 
-    def job(self, config: Config) -> Job:
+    def job(self, config: PanelConfig) -> Job:
         """The runs of a method in lock-step are points of its step size."""
         rules = (self.aggregator,) if self.aggregator else config.aggregators[:1]
         config = dataclasses.replace(config, methods=(self.method,), aggregators=rules)
@@ -54,13 +56,15 @@ class Case:
             (job,) = jobs_of(config, np.linspace(0.5, 1, self.runs).tolist())
         return job
 
-    def program(self, config: Config) -> Any:
+    def program(self, config: PanelConfig) -> Any:
         job = self.job(config)
         if self.generic:
             return Generic(job.builds[0])
         return job.builds[0] if self.runs == 1 else job.program
 
-    def lanes(self, config: Config, problem: Problem, runs: int, events: int) -> sweeps.Lanes:
+    def lanes(
+        self, config: PanelConfig, problem: Problem, runs: int, events: int
+    ) -> sweeps.RunBatch:
         """`runs` runs, each a seed of its own, or all of one seed in lock-step."""
         job = self.job(config)
         seeds = np.arange(1 if job.lockstep else runs)
@@ -70,15 +74,15 @@ class Case:
             hyper = {name: np.repeat(values[0, :1], runs) for name, values in job.hyper.items()}
         lies, m = attacks.byzantine_mask(config.workers, config.byzantine), config.workers
         order = [arrivals.uniform(keys.split(int(s)).schedule, m, events) for s in seeds]
-        return sweeps.Lanes(
-            problem=sweeps.Lanes.repeated(problem, len(seeds)),
+        return sweeps.RunBatch(
+            problem=sweeps.RunBatch.repeated(problem, len(seeds)),
             seeds=jnp.asarray(seeds, jnp.int32),
             hyper=jax.tree.map(jnp.asarray, hyper),
             byzantine=jnp.asarray(np.broadcast_to(lies, (len(seeds), *lies.shape))),
             schedules=np.stack(order),
         )
 
-    def sizes(self, config: Config, problem: Problem) -> Sizes:
+    def sizes(self, config: PanelConfig, problem: Problem) -> Sizes:
         """What counts are made of."""
         job = self.job(config)
         buffers = dict(job.builds[0].options).get("buffers", 0)
@@ -89,24 +93,24 @@ class Case:
             buffers=buffers,
             aggregator=self.aggregator,
             updates=updates(config.workers, buffers) if buffers else 0.0,
-            waits=simulate.depth(self.delivery) > 0,
+            waits=simulation.depth(self.delivery) > 0,
             sharing=self.runs if job.lockstep else 1,
             input_bytes=problem.data[0].dtype.itemsize,
         )
 
-    def evaluations(self, config: Config, problem: Problem) -> int:
+    def evaluations(self, config: PanelConfig, problem: Problem) -> int:
         """Mini-batch losses, or gradients, per event."""
         job = self.job(config)
         hyper = {name: values[0, 0] for name, values in job.hyper.items()}
         return job.builds[0](problem, hyper).worker.evaluations
 
-    def lane_bytes(self, config: Config, problem: Problem) -> int:
+    def lane_bytes(self, config: PanelConfig, problem: Problem) -> int:
         """Bytes that all runs keep on the device, scratch apart."""
         one = self.lanes(config, problem, 1, 1)
-        each = sweeps.lane_bytes(self.program(config), one, self.delivery)
+        each = sweeps.bytes_per_run(self.program(config), one, self.delivery)
         return self.side_by_side(config) * each
 
-    def side_by_side(self, config: Config) -> int:
+    def side_by_side(self, config: PanelConfig) -> int:
         """Lanes, which devices share: one of all runs in lock-step."""
         return 1 if self.job(config).lockstep else self.runs
 
@@ -124,7 +128,7 @@ def updates(workers: int, buffers: int, events: int = 10_000) -> float:
 
 
 def grid(
-    config: Config, sizes: Sequence[int], deliveries: Sequence[str], runs: Sequence[int]
+    config: PanelConfig, sizes: Sequence[int], deliveries: Sequence[str], runs: Sequence[int]
 ) -> list[Case]:
     """Every combination, the sizes outermost and the runs innermost."""
     cases = []
@@ -156,7 +160,7 @@ def usual(cases: Sequence[Case]) -> list[Case]:
     return [case for case in cases if says_much(case)]
 
 
-def problem_of(config: Config, data_dir: str | None, size: int) -> Problem:
+def problem_of(config: PanelConfig, data_dir: str | None, size: int) -> Problem:
     """The data set, with the network's first layer as wide as d asks for.
 
     The pixels of an image are repeated, or the last ones left out; the hidden layers, the

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.ceilings import copy_rate
-from experiments.config import parse
 from farsign_jax.oracles.cross_entropy import num_terms
+from farsign_jax.specs import parse
 
 FLOAT = 4  # bytes
 LINE = 64  # bytes that a processor moves where one number is read or written

@@ -23,16 +23,18 @@ import jax
 from absl import flags
 
 from benchmarks.timing import take_turns
-from experiments.command import BENCHMARKS, FLAGS, configure, main
-from experiments.config import Config
-from experiments.jobs import jobs_of, prepare
-from farsign_jax import arrivals, results, services, sweeps
-from farsign_jax import lanes as lanes_lib
-from farsign_jax.base import require
-from farsign_jax.methods import METHODS
+from farsign_jax import arrivals, sweeps
+from farsign_jax.arrivals import delays as delays_lib
+from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.harness.command import main
+from farsign_jax.harness.flags import BENCHMARKS, FLAGS, configure
+from farsign_jax.harness.jobs import jobs_of, prepare
+from farsign_jax.io import files, provenance, tables
+from farsign_jax.methods.registry import METHODS
+from farsign_jax.validation import require
 
 EVENTS = 1_000_000
-CONFIG = Config(
+CONFIG = PanelConfig(
     dataset="mnist_subset",
     methods=tuple(name for name, method in METHODS.items() if not method.rounds),
     aggregators=("median",),
@@ -42,21 +44,21 @@ CONFIG = Config(
 DELIVERIES = ("fresh", "outstanding", "outstanding:16")
 
 
-def _advancing(build: Any, lanes: sweeps.Lanes, delivery: str, events: int) -> Any:
+def _advancing(build: Any, lanes: sweeps.RunBatch, delivery: str, events: int) -> Any:
     """A call that advances a run of its own, and what is on its way in that run."""
     args = (lanes.problem, lanes.seeds, lanes.hyper, lanes.byzantine)
-    held = [lanes_lib.start(build, delivery, *args[:3])]
+    held = [sweeps.start(build, delivery, *args[:3])]
     waiting = sum(leaf.nbytes for leaf in jax.tree.leaves(held[0].inbox))
     chunk = lanes.schedules[:, :events]
 
     def call():
-        held[0], _ = lanes_lib.advance(build, delivery, *args, held[0], chunk)
+        held[0], _ = sweeps.advance(build, delivery, *args, held[0], chunk)
         return held[0]
 
     return call, waiting
 
 
-def deliveries(config: Config) -> list[dict[str, Any]]:
+def deliveries(config: PanelConfig) -> list[dict[str, Any]]:
     """Question 1."""
     setting, rows = prepare(config, FLAGS.data_dir), []
     for job in jobs_of(config):
@@ -78,8 +80,8 @@ def deliveries(config: Config) -> list[dict[str, Any]]:
 def schedules() -> list[dict[str, Any]]:
     """Question 2."""
     key, rows = jax.random.key(0), []
-    for name, model in services.SERVICES.items():
-        fleet = [model().at_speed(v) for v in services.geometric_speeds(25, 4.0)]
+    for name, model in delays_lib.DELAYS.items():
+        fleet = [model().at_speed(v) for v in delays_lib.geometric_speeds(25, 4.0)]
         times = []
         for _ in range(FLAGS.repeats):
             begin = time.perf_counter()
@@ -100,9 +102,9 @@ def report(record: dict[str, Any]) -> str:
         + [f"{r['bytes_1']:,}", f"{r['bytes_16']:,}"]
         for r in record["deliveries"]
     ]
-    text.append(results.markdown_table([*header, "bytes under way, 1", "16"], lines))
+    text.append(tables.markdown_table([*header, "bytes under way, 1", "16"], lines))
     lines = [[r["model"], f"{r['seconds']:.2f}"] for r in record["schedules"]]
-    text.append(results.markdown_table(["delays", f"seconds for {EVENTS:,} events"], lines))
+    text.append(tables.markdown_table(["delays", f"seconds for {EVENTS:,} events"], lines))
     return "\n".join(text)
 
 
@@ -112,13 +114,13 @@ def delays() -> pathlib.Path:
     require(not config.in_rounds, rule)
     out = pathlib.Path(FLAGS.out or "results/delays")
     record = {
-        "config": results.plain(config),
-        "environment": results.environment(),
+        "config": provenance.plain(config),
+        "environment": provenance.environment(),
         "deliveries": deliveries(config),
         "schedules": schedules(),
     }
-    results.write_text(out / "delays.json", json.dumps(record, indent=1) + "\n")
-    results.write_text(out / "delays.md", report(record))
+    files.write_text(out / "delays.json", json.dumps(record, indent=1) + "\n")
+    files.write_text(out / "delays.md", report(record))
     print(f"\n{report(record)}\nwritten to {out}")
     return out
 

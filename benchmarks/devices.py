@@ -27,12 +27,14 @@ import numpy as np
 from absl import flags
 
 from benchmarks import timing  # noqa: F401  (its flags)
-from experiments.clock import spread
-from experiments.command import BENCHMARKS, FLAGS, configure, main
-from experiments.config import Config
-from experiments.jobs import jobs_of, prepare
-from farsign_jax import results, sweeps
-from farsign_jax.base import require
+from farsign_jax import sweeps
+from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.harness.command import main
+from farsign_jax.harness.flags import BENCHMARKS, FLAGS, configure
+from farsign_jax.harness.jobs import jobs_of, prepare
+from farsign_jax.harness.timing import spread
+from farsign_jax.io import files, provenance, tables
+from farsign_jax.validation import require
 
 flags.DEFINE_list("device_counts", ["1", "2", "4", "8"], "How many devices.")
 flags.DEFINE_integer("lanes", 4, "Runs on each device.", lower_bound=1)
@@ -40,12 +42,12 @@ flags.DEFINE_integer("alone", None, "Of the process that this command starts: it
 
 OWN = ("device_counts", "lanes", "repeats", "timed_events")
 
-CONFIG = Config(
+CONFIG = PanelConfig(
     dataset="mnist_subset", methods=("far_sign",), attacks=("sign_flip",), seeds=(0, 1)
 )
 
 
-def clocked(config: Config, count: int) -> dict[str, Any] | None:
+def clocked(config: PanelConfig, count: int) -> dict[str, Any] | None:
     """Microseconds that all runs take for an event; None where there are fewer devices."""
     local = jax.local_devices()[:count]
     if len(local) < count:
@@ -59,13 +61,13 @@ def clocked(config: Config, count: int) -> dict[str, Any] | None:
         lanes,
         every=FLAGS.timed_events,
         measure=lambda params: {"first": params[:, 0]},
-        max_lanes=FLAGS.lanes,
+        max_parallel_runs=FLAGS.lanes,
         devices=local,
     )
     pieces = np.diff(columns["seconds"][0])  # a run's share; the first piece warms up
     times = (1e6 * total / FLAGS.timed_events * pieces).tolist()
     told = {"devices": count, "lanes": total} | spread(times)
-    return told | {"environment": results.environment()}
+    return told | {"environment": provenance.environment()}
 
 
 def in_a_process(count: int) -> dict[str, Any] | None:
@@ -98,7 +100,7 @@ def report(rows: list[dict[str, Any]]) -> str:
     where = f"{machine['device']}, {machine['cpu']}, {machine['cpu_cores']} CPU cores"
     if "(cpu)" in machine["device"]:
         where += "; devices are forced and share the cores"
-    return f"{where}\n\n{results.markdown_table(header, lines)}"
+    return f"{where}\n\n{tables.markdown_table(header, lines)}"
 
 
 def devices() -> pathlib.Path | None:
@@ -114,9 +116,9 @@ def devices() -> pathlib.Path | None:
     rows = [row for row in map(in_a_process, counts) if row is not None]
     require(len(rows) > 0, f"there are fewer devices than {min(counts)}")
     out = pathlib.Path(FLAGS.out or "results/devices")
-    record = {"config": results.plain(config), "rows": rows}
-    results.write_text(out / "devices.json", json.dumps(record, indent=1) + "\n")
-    results.write_text(out / "devices.md", report(rows))
+    record = {"config": provenance.plain(config), "rows": rows}
+    files.write_text(out / "devices.json", json.dumps(record, indent=1) + "\n")
+    files.write_text(out / "devices.md", report(rows))
     print(f"{report(rows)}\nwritten to {out}")
     return out
 

@@ -7,10 +7,11 @@ import jax
 
 from benchmarks import counts
 from benchmarks.cases import Case
-from experiments import clock
-from experiments.config import Config, parse
-from farsign_jax import lanes as lanes_lib
+from farsign_jax import sweeps
 from farsign_jax.base import Problem
+from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.harness import timing
+from farsign_jax.specs import parse
 
 PIECE_S = 0.25  # about so long is one timing
 LEAST = 4  # events per timing: what happens once per call is no part of an event
@@ -32,7 +33,7 @@ class Skipped(Exception):
 
 def row_of(
     case: Case,
-    config: Config,
+    config: PanelConfig,
     problem: Problem,
     ceilings: dict[str, Any],
     limits: Limits,
@@ -70,7 +71,7 @@ def row_of(
 
 def _check_memory(needed: float, lanes: int, whose: str) -> None:
     """Of all devices that the lanes use; a fifth of what is free is left for the rest."""
-    room = 0.8 * lanes_lib.memory(lanes)[1] * min(lanes, jax.local_device_count())
+    room = 0.8 * sweeps.memory(lanes)[1] * min(lanes, jax.local_device_count())
     if needed > room:
         raise Skipped(
             f"{whose} {needed / 2**30:,.3g} GiB, there is room for {room / 2**30:,.3g}"
@@ -85,11 +86,11 @@ def _check_budget(piece_s: float, events: int, limits: Limits, verb: str) -> Non
 
 
 def _time(
-    case: Case, config: Config, problem: Problem, events: int, limits: Limits
+    case: Case, config: PanelConfig, problem: Problem, events: int, limits: Limits
 ) -> dict[str, Any]:
     program = case.program(config)
     lanes = case.lanes(config, problem, case.runs, events * (1 + limits.repeats))
-    advance, compile_s, pieces = clock.running(program, lanes, events, case.delivery)
+    advance, compile_s, pieces = timing.running(program, lanes, events, case.delivery)
     memory = advance.memory_analysis()
     if memory is not None:
         used = min(len(lanes), jax.local_device_count())
@@ -100,7 +101,7 @@ def _time(
     _check_budget(warm, events, limits, "take")
     per = case.runs * events / 1e6
     times = [seconds / per for seconds in itertools.islice(pieces, limits.repeats)]
-    figures = clock.spread(times) | {"events": events, "compile_s": compile_s}
+    figures = timing.spread(times) | {"events": events, "compile_s": compile_s}
     # In turns, the body of the loop is an event of one run.
     alone = jax.default_backend() == "cpu" and not case.job(config).lockstep
     together = 1 if alone else -(-case.runs // min(jax.local_device_count(), len(lanes)))

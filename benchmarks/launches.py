@@ -32,17 +32,18 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.cases import updates
-from experiments.command import BENCHMARKS, FLAGS, configure, main
-from experiments.config import Config
-from experiments.jobs import Job, Setting, jobs_of, prepare
-from farsign_jax import lanes as lanes_lib
-from farsign_jax import results
-from farsign_jax.base import InvalidConfig
+from farsign_jax import sweeps
+from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.harness.command import main
+from farsign_jax.harness.flags import BENCHMARKS, FLAGS, configure
+from farsign_jax.harness.jobs import Job, PanelData, jobs_of, prepare
+from farsign_jax.io import files, provenance, tables
+from farsign_jax.validation import InvalidConfig
 
 flags.DEFINE_string("target", None, "A device that is not there: its description, or a TPU.")
 flags.DEFINE_float("launch_us", 2.5, "Microseconds of a launch.", lower_bound=0.0)
 
-CONFIG = Config(dataset="mnist_subset", methods=("far_sign", "cyber0"))
+CONFIG = PanelConfig(dataset="mnist_subset", methods=("far_sign", "cyber0"))
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
 CHUNK = 50  # events that the program is compiled for: its loop does not depend on them
 
@@ -158,7 +159,9 @@ def _shapes(tree: Any, put: NamedSharding) -> Any:
     return jax.tree.map(one, tree)
 
 
-def count(job: Job, setting: Setting, config: Config, target: str | None) -> dict[str, Any]:
+def count(
+    job: Job, setting: PanelData, config: PanelConfig, target: str | None
+) -> dict[str, Any]:
     """The launches of one sweep, compiled as it is on an accelerator."""
     lanes, delivery = job.lanes(setting), job.delivery(config)
     runs, events, turns = len(lanes), lanes.schedules.shape[1], 1
@@ -169,10 +172,10 @@ def count(job: Job, setting: Setting, config: Config, target: str | None) -> dic
     device, options = _device(target)
     put = NamedSharding(Mesh(np.array([device]), "x"), PartitionSpec())
     given = lanes.on(None)
-    run = lanes_lib.start(job.program, delivery, *given[:3])
+    run = sweeps.start(job.program, delivery, *given[:3])
     args = _shapes((*given, run, jnp.asarray(lanes.schedules[:, :CHUNK])), put)
     start = time.perf_counter()
-    lowered = lanes_lib.advance.lower(job.program, delivery, *args, turns=False)
+    lowered = sweeps.advance.lower(job.program, delivery, *args, turns=False)
     found = per_event(str(lowered.compile(options).as_text()))
     buffers = dict(job.builds[0].options).get("buffers", 0)
     often = updates(config.workers, buffers) if buffers else 1.0
@@ -193,7 +196,7 @@ def report(rows: list[dict[str, Any]], name: str, launch_us: float) -> str:
     total = sum(r["events"] * r["mean"] for r in rows)
     compiling = sum(r["compile_s"] for r in rows)
     return (
-        f"{name}\n\n{results.markdown_table(header, lines)}\n"
+        f"{name}\n\n{tables.markdown_table(header, lines)}\n"
         f"All of it: {total:,.0f} instructions, {1e-6 * launch_us * total:.2g} s if each is a "
         f"launch of {launch_us:g} µs; compiled in {compiling:.0f} s.\n"
     )
@@ -209,10 +212,10 @@ def launches() -> pathlib.Path:
         print(f"{job.name}: {rows[-1]['least']} instructions per event", flush=True)
     told = report(rows, name, FLAGS.launch_us)
     out = pathlib.Path(FLAGS.out or "results/launches")
-    record = {"config": results.plain(config), "device": name, "rows": rows}
-    record["environment"] = results.environment()
-    results.write_text(out / "launches.json", json.dumps(record, indent=1) + "\n")
-    results.write_text(out / "launches.md", told)
+    record = {"config": provenance.plain(config), "device": name, "rows": rows}
+    record["environment"] = provenance.environment()
+    files.write_text(out / "launches.json", json.dumps(record, indent=1) + "\n")
+    files.write_text(out / "launches.md", told)
     print(f"\n{told}written to {out}")
     return out
 

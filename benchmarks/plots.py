@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.figures import DASHES, save
+from farsign_jax.harness.plots import DASHES, save
 
 Row = Mapping[str, Any]
 

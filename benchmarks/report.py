@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import ceilings
-from farsign_jax import results
-from farsign_jax.base import require
+from farsign_jax.io import tables
+from farsign_jax.validation import require
 
 Row = Mapping[str, Any]
 
@@ -68,7 +68,7 @@ def _times(rows: Sequence[Row]) -> str:
         lines = [line[:-1] for line in lines]
     else:
         header.append("why")
-    return results.markdown_table(header, lines)
+    return tables.markdown_table(header, lines)
 
 
 def _counts(rows: Sequence[Row]) -> str:
@@ -83,7 +83,7 @@ def _counts(rows: Sequence[Row]) -> str:
     for (method, d), row in first.items():
         line = [method, f"{d:,}", str(row["runs"]), *map(count, row["hand"].values())]
         lines.append([*line, *map(count, row["xla"].values())])
-    return results.markdown_table(header, lines)
+    return tables.markdown_table(header, lines)
 
 
 def _panel(panel: Row) -> str:
@@ -101,7 +101,7 @@ def _base(rows: Sequence[Row]) -> str:
         + [f"{microseconds(r['rest_us_min'])}-{microseconds(r['rest_us_max'])}"]
         for r in rows
     ]
-    return results.markdown_table(header, lines)
+    return tables.markdown_table(header, lines)
 
 
 def _torch(rows: Sequence[Row], ours: float) -> str:
@@ -110,7 +110,7 @@ def _torch(rows: Sequence[Row], ours: float) -> str:
         [f"PyTorch {r['torch']}, {r['oracle']}", f"{r['us']:,.0f}", f"{r['us'] / ours:.0f}"]
         for r in rows
     ]
-    return results.markdown_table(header, lines)
+    return tables.markdown_table(header, lines)
 
 
 def report(record: Mapping[str, Any]) -> str:
@@ -162,7 +162,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         line = [microseconds(b["us"]), microseconds(n["us"]), f"{n['us'] / b['us']:.2f}"]
         lines.append([*_named(n), *line, f"{low:.2f}-{high:.2f}"])
     header = [*NAMED, "µs before", "µs now", "now / before", "range"]
-    text = [results.markdown_table(header, lines)]
+    text = [tables.markdown_table(header, lines)]
     for name in ("device", "cpu", "cpu_cores"):
         was, is_now = old["environment"].get(name), new["environment"].get(name)
         if was != is_now:

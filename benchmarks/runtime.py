@@ -28,26 +28,27 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from farsign_jax import directions, results
-from farsign_jax.base import require
-from farsign_jax.runtime import command
-from farsign_jax.runtime.answers import Kind
+from farsign_jax import directions
+from farsign_jax.cli import commands
+from farsign_jax.io import files, provenance, tables
 from farsign_jax.runtime.core import ServerCore
+from farsign_jax.runtime.journal import Log
 from farsign_jax.runtime.limits import Limits
-from farsign_jax.runtime.log import Log
-from farsign_jax.runtime.on_host import OnHost
+from farsign_jax.runtime.numpy_server import OnHost
+from farsign_jax.runtime.worker import Kind
+from farsign_jax.validation import require
 
 try:
-    from farsign_jax.runtime import certificates, metrics
-    from farsign_jax.runtime.certificates import Allowed
+    from farsign_jax.runtime import metrics, tls
+    from farsign_jax.runtime.connection import Security
     from farsign_jax.runtime.grpc_server import GrpcServer
     from farsign_jax.runtime.grpc_worker import Credentials, GrpcWorker
-    from farsign_jax.runtime.terms import Security
+    from farsign_jax.runtime.tls import Allowed
 except ModuleNotFoundError as error:
-    command.missing(error, __name__)
+    commands.missing(error, __name__)
 
 FLAGS = flags.FlagValues()
-_define = command.definer(FLAGS)
+_define = commands.definer(FLAGS)
 _define("list", "dims", "25450,1000000,100000000", "d of the trivial workers.")
 _define("list", "counts", "1,2,4,8", "Numbers of workers.")
 _define("bool", "mnist", True, "Whether the MNIST setting is timed.")
@@ -159,7 +160,7 @@ def trivial(dim: int, count: int, keys: pathlib.Path) -> dict[str, Any]:
 
 def mnist(count: int) -> dict[str, Any]:
     """Question 2, one of its figures."""
-    from experiments.fleet import Fleet
+    from farsign_jax.runtime.testing.local_cluster import Fleet
 
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -204,9 +205,9 @@ def report(record: dict[str, Any]) -> str:
         ]
         for r in record["trivial"]
     ]
-    text.append(results.markdown_table([*header, "memory, MiB", "x and y, MiB"], lines))
+    text.append(tables.markdown_table([*header, "memory, MiB", "x and y, MiB"], lines))
     lines = [[str(r["workers"]), f"{r['rate']:,.0f}"] for r in record["mnist"]]
-    text.append(results.markdown_table(["workers of the MNIST setting", "answers/s"], lines))
+    text.append(tables.markdown_table(["workers of the MNIST setting", "answers/s"], lines))
     return "\n".join(text)
 
 
@@ -218,7 +219,7 @@ def _numbers(name: str) -> list[int]:
 
 
 def runtime() -> pathlib.Path | None:
-    command.prepare_jax()
+    commands.prepare_jax()
     if FLAGS.role == "server":
         asyncio.run(_serve(int(FLAGS.dims[0]), int(FLAGS.counts[0])))
         return None
@@ -228,12 +229,16 @@ def runtime() -> pathlib.Path | None:
     dims, counts = _numbers("dims"), _numbers("counts")
     require(min(dims) >= K, f"need --dims >= {K}: got {FLAGS.dims}")
     require(FLAGS.seconds > 0, f"need --seconds > 0: got {FLAGS.seconds:g}")
-    results.check_writable(FLAGS.out)
-    record: dict[str, Any] = {"environment": results.environment(), "trivial": [], "mnist": []}
+    files.check_writable(FLAGS.out)
+    record: dict[str, Any] = {
+        "environment": provenance.environment(),
+        "trivial": [],
+        "mnist": [],
+    }
     with tempfile.TemporaryDirectory() as folder:
         for count in counts:
             keys = pathlib.Path(folder) / f"keys-{count}"
-            certificates.make(keys, count, ("127.0.0.1",))
+            tls.make(keys, count, ("127.0.0.1",))
             for dim in dims:
                 record["trivial"].append(trivial(dim, count, keys))
                 print(record["trivial"][-1], flush=True)
@@ -241,11 +246,11 @@ def runtime() -> pathlib.Path | None:
         record["mnist"].append(mnist(count))
         print(record["mnist"][-1], flush=True)
     out = pathlib.Path(FLAGS.out)
-    results.write_text(out / "runtime.json", json.dumps(record, indent=1) + "\n")
-    results.write_text(out / "runtime.md", report(record))
+    files.write_text(out / "runtime.json", json.dumps(record, indent=1) + "\n")
+    files.write_text(out / "runtime.md", report(record))
     print(f"\n{report(record)}\nwritten to {out}")
     return out
 
 
 if __name__ == "__main__":
-    command.main(runtime, FLAGS, __doc__, OWN)
+    commands.main(runtime, FLAGS, __doc__, OWN)

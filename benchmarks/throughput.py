@@ -38,17 +38,13 @@ from absl import flags
 
 from benchmarks import base_pass, ceilings, events, panel, plots, report, torch_peer
 from benchmarks.cases import Case, grid, problem_of, usual
-from experiments.clock import running
-from experiments.command import (
-    FLAGS,
-    configure,
-    main,
-    one_device_per_core,
-    refuse_others,
-)
-from experiments.config import PAPER_AGGREGATORS, Config
-from farsign_jax import results, simulate
-from farsign_jax.base import require
+from farsign_jax import simulation
+from farsign_jax.config.panel_config import PAPER_AGGREGATORS, PanelConfig
+from farsign_jax.harness.command import main, one_device_per_core
+from farsign_jax.harness.flags import FLAGS, configure, refuse_others
+from farsign_jax.harness.timing import running
+from farsign_jax.io import files, provenance
+from farsign_jax.validation import require
 
 flags.DEFINE_list("runs", ["1", "5", "25"], "Runs side by side.")
 flags.DEFINE_list("sizes", ["25450", "1000000"], "d, about; the first layer grows.")
@@ -60,7 +56,7 @@ flags.DEFINE_string(
     "profile", None, "Folder for a jax.profiler trace of the first row; no figures."
 )
 
-CONFIG = Config(
+CONFIG = PanelConfig(
     dataset="mnist_subset",
     methods=("far_sign", "far_sign_first_order", "async_sgd", "cyber0"),
     aggregators=("median", *(rule for rule in PAPER_AGGREGATORS if rule != "median")),
@@ -89,17 +85,17 @@ def check_flags() -> None:
         "--deliveries are fresh, outstanding or outstanding:L: got none",
     )
     for delivery in FLAGS.deliveries:
-        simulate.depth(delivery)  # refuses what is none
+        simulation.depth(delivery)  # refuses what is none
 
 
-def plan(config: Config) -> list[Case]:
+def plan(config: PanelConfig) -> list[Case]:
     """What is to be timed."""
     require(len(config.attacks) == 1, f"one attack at a time: got {', '.join(config.attacks)}")
     cases = grid(config, _numbers("sizes"), FLAGS.deliveries, _numbers("runs"))
     return cases if FLAGS.full else usual(cases)
 
 
-def profile(config: Config, case: Case) -> None:
+def profile(config: PanelConfig, case: Case) -> None:
     """A trace of one piece of a run, warm."""
     problem, piece = problem_of(config, FLAGS.data_dir, case.size), FLAGS.timed_events
     program, lanes = case.program(config), case.lanes(config, problem, case.runs, 2 * piece)
@@ -113,7 +109,7 @@ def profile(config: Config, case: Case) -> None:
 class Clock:
     """Times one case after the other."""
 
-    def __init__(self, config: Config, rates: dict[str, Any]):
+    def __init__(self, config: PanelConfig, rates: dict[str, Any]):
         self.config, self.rates = config, rates
         self.limits = events.Limits(FLAGS.timed_events, FLAGS.repeats, FLAGS.budget_s)
         self.distances: dict[str, float] = {}  # of the last row of each name: plan the next
@@ -126,7 +122,7 @@ class Clock:
         return row
 
 
-def measure(config: Config, cases: Sequence[Case]) -> dict[str, Any]:
+def measure(config: PanelConfig, cases: Sequence[Case]) -> dict[str, Any]:
     """Everything, one size after the other: one data set at a time."""
     rates = ceilings.measure()
     print(ceilings.report(rates), flush=True)
@@ -160,13 +156,13 @@ def throughput() -> pathlib.Path | None:
         return None
     cases = plan(config)
     if FLAGS.profile is not None:
-        results.check_writable(FLAGS.profile, "--profile")
+        files.check_writable(FLAGS.profile, "--profile")
         profile(config, cases[0])
         return None
     problem_of(config, FLAGS.data_dir, cases[0].size)  # refuses what cannot be
     # Read back from the cache, nothing would take its time to compile.
     jax.config.update("jax_enable_compilation_cache", False)
-    record = {"config": results.plain(config), "environment": results.environment()}
+    record = {"config": provenance.plain(config), "environment": provenance.environment()}
     record["flags"] = {
         name: getattr(FLAGS, name)
         for name in (
@@ -181,8 +177,8 @@ def throughput() -> pathlib.Path | None:
     }
     record |= measure(config, cases)
     out = pathlib.Path(FLAGS.out or "results/throughput")
-    results.write_text(out / "throughput.json", json.dumps(record, indent=1) + "\n")
-    results.write_text(out / "throughput.md", report.report(record))
+    files.write_text(out / "throughput.json", json.dumps(record, indent=1) + "\n")
+    files.write_text(out / "throughput.md", report.report(record))
     plots.scaling(record["rows"], out / "throughput")
     print(f"\n{report.report(record)}")
     for before in old:

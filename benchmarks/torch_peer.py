@@ -10,13 +10,13 @@ from typing import Any
 
 from benchmarks.counts import Sizes
 from benchmarks.timing import take_turns
-from experiments.clock import spread
-from experiments.config import Config
+from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.harness.timing import spread
 
 EVENTS = 10  # per timing
 
 
-def measure(config: Config, sizes: Sizes) -> list[dict[str, Any]]:
+def measure(config: PanelConfig, sizes: Sizes) -> list[dict[str, Any]]:
     """Microseconds per event of each way to write it; nothing where there is no PyTorch."""
     if not importlib.util.find_spec("torch"):
         return []
@@ -51,7 +51,7 @@ def _losses(torch: Any, sizes: Sizes) -> Any:
     return losses
 
 
-def _events(torch: Any, config: Config, sizes: Sizes) -> dict[str, Any]:
+def _events(torch: Any, config: PanelConfig, sizes: Sizes) -> dict[str, Any]:
     """Each way to answer as an event: ask, answer, deliver."""
     m, b, k, d, delta = config.workers, sizes.batch, sizes.directions, sizes.dim, config.delta
     images = torch.rand(10_000, sizes.layers[0][0])

@@ -29,17 +29,11 @@ from markdown.extensions.toc import slugify
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
-from farsign_jax import (
-    aggregators,
-    attacks,
-    methods,
-    models,
-    preaggregators,
-    problems,
-    results,
-    services,
-    simulate,
-)
+from farsign_jax import aggregators, attacks, methods, models, problems, simulation
+from farsign_jax.aggregators import preaggregators
+from farsign_jax.arrivals import delays
+from farsign_jax.attacks import timing
+from farsign_jax.io import tables
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "pages"
@@ -51,8 +45,8 @@ REGISTRIES: dict[str, Any] = {
     "ATTACKS": attacks.ATTACKS,
     "METHODS": methods.METHODS,
     "PREAGGREGATORS": preaggregators.PREAGGREGATORS,
-    "SERVICES": services.SERVICES,
-    "TIMINGS": services.TIMINGS,
+    "SERVICES": delays.DELAYS,
+    "TIMINGS": timing.TIMING_ATTACKS,
 }
 
 
@@ -93,7 +87,7 @@ def options_table(target: str, *others: str) -> str:
         rows.append([f"`{option}`", _default(default), said[option].replace("|", "\\|")])
     if not rows:
         return "No options.\n"
-    return results.markdown_table(["option", "default", "what it is"], rows)
+    return tables.markdown_table(["option", "default", "what it is"], rows)
 
 
 def _default(value: Any) -> str:
@@ -121,7 +115,7 @@ def costs_table() -> str:
     problem = problems.classification(models.mlp(), images, labels, rows, sizes, key)
     lines = []
     for name, entry in methods.METHODS.items():
-        system = methods.Build(name)(problem, entry.presets["paper"])
+        system = methods.SystemSpec(name)(problem, entry.presets["paper"])
         server = jax.eval_shape(system.server.init, problem.x0, key)
         worker = jax.eval_shape(system.worker.init, problem.shard(jax.numpy.int32(0)))
         lines.append(
@@ -129,13 +123,13 @@ def costs_table() -> str:
                 f"[`{name}`](#{name})",
                 "a round" if entry.rounds else "an answer",
                 f"{system.worker.evaluations:,}",
-                f"{simulate.bits_per_answer(system, problem):,}",
+                f"{simulation.bits_per_answer(system, problem):,}",
                 _megabytes(server),
                 _megabytes(worker),
             ]
         )
     header = ["method", "an event is", "evaluations per answer", "bits per answer"]
-    return results.markdown_table([*header, "server, MB", "each worker, MB"], lines)
+    return tables.markdown_table([*header, "server, MB", "each worker, MB"], lines)
 
 
 def _megabytes(tree: Any) -> str:

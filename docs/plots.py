@@ -24,20 +24,14 @@ from matplotlib.figure import Figure
 matplotlib.use("Agg")  # no display is needed
 import matplotlib.pyplot as plt
 
-from experiments.command import FLAGS, main
-from farsign_jax import (
-    METHODS,
-    Report,
-    View,
-    aggregators,
-    arrivals,
-    attacks,
-    datasets,
-    partitions,
-    preaggregators,
-    services,
-)
-from farsign_jax.base import lookup
+from farsign_jax import METHODS, Report, View, aggregators, arrivals, attacks
+from farsign_jax.aggregators import preaggregators
+from farsign_jax.arrivals import delays
+from farsign_jax.attacks import timing as timing_lib
+from farsign_jax.data import datasets, partitions
+from farsign_jax.harness.command import main
+from farsign_jax.harness.flags import FLAGS
+from farsign_jax.validation import lookup
 
 FOLDER = pathlib.Path(__file__).parent / "pages" / "plots"
 
@@ -79,10 +73,10 @@ ATTACK = "sign_flip:scale=10"
 @functools.cache
 def _curves() -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
     """(method, attack) -> answers heard and test accuracy in percent, mean over seeds."""
-    from experiments import panel
-    from experiments.config import Config
+    from farsign_jax.config.panel_config import PanelConfig
+    from farsign_jax.harness import panel
 
-    config = Config(
+    config = PanelConfig(
         methods=tuple(METHODS),
         aggregators=("median",),
         attacks=("none", ATTACK),
@@ -159,7 +153,14 @@ def attack(name: str) -> Figure:
     lies, events = speakers < LIARS, np.arange(EVENTS)
     honest: Any = {"color": BLUE, "label": "honest workers", "gid": "data-honest"}
     axis.plot(events[~lies], shown[~lies], ".", ms=5, **honest)
-    axis.plot(events[lies], shown[lies], "x", color=ORANGE, label="liars", gid="data-liars")
+    axis.plot(
+        events[lies],
+        shown[lies],
+        "x",
+        color=ORANGE,
+        label="Byzantine workers",
+        gid="data-liars",
+    )
     axis.set(xlim=(0, EVENTS), xlabel="event", ylabel="what is heard")
     if broken.any():
         usual = [-4, -2, 0, 2, 4]
@@ -245,7 +246,7 @@ def preaggregator(name: str) -> Figure:
 
 def service(name: str) -> Figure:
     """How long 20,000 answers take."""
-    times = services.make(name).draw(np.random.default_rng(0), 0, 20_000)
+    times = delays.make(name).draw(np.random.default_rng(0), 0, 20_000)
     figure, (axis,) = _axes(1)
     bins = np.geomspace(0.05, 100, 61)
     share = np.histogram(times, bins)[0] / len(times)
@@ -258,9 +259,9 @@ def service(name: str) -> Figure:
 
 def timing(name: str) -> Figure:
     """When three honest workers are heard, and two that play with time."""
-    honest = services.exponential(mean=2.0)
+    honest = delays.exponential(mean=2.0)
     options = {"withhold": {"after": 25.0}, "flood": {"rate": 5.0}}.get(name, {})
-    fleet = 2 * [services.spoil(honest, name, **options)] + 3 * [honest]
+    fleet = 2 * [timing_lib.apply_timing_attack(honest, name, **options)] + 3 * [honest]
     workers, times = arrivals.by_time(jax.random.key(0), fleet, 500)
     assert times is not None
     figure, (axis,) = _axes(1)
@@ -295,8 +296,8 @@ KINDS: dict[str, tuple[Callable[[str], Figure], Iterable[str]]] = {
     "aggregator": (aggregator, aggregators.AGGREGATORS),
     "preaggregator": (preaggregator, preaggregators.PREAGGREGATORS),
     "attack": (attack, [name for name in attacks.ATTACKS if name != "same_value"]),
-    "service": (service, services.SERVICES),
-    "timing": (timing, services.TIMINGS),
+    "service": (service, delays.DELAYS),
+    "timing_attack": (timing, timing_lib.TIMING_ATTACKS),
     "partition": (partition, partitions.PARTITIONS),
     "method": (method, METHODS),
 }

@@ -1,7 +1,7 @@
 """How much FAR-SIGN can learn from the same number of evaluations, idea by idea.
 
     python -m experiments.ablation                            MNIST, 5 seeds
-    python -m experiments.ablation --seeds 1 --ideas tuned,forward
+    python -m experiments.ablation --seeds 1 --variants tuned,forward
 
 The setting of Table 3, and its budget: what --events answers of two evaluations per direction
 cost. Ideas that need fewer evaluations per answer are given more answers, and their steps
@@ -16,14 +16,16 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import figures, hosts, panel
-from experiments.command import FLAGS, all_but, configure, folder_for, main, perform
-from experiments.config import Config
-from farsign_jax import results
-from farsign_jax.base import lookup, require
+from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.harness import multi_host, panel
+from farsign_jax.harness import summary as summary_lib
+from farsign_jax.harness.command import folder_for, main, perform
+from farsign_jax.harness.flags import FLAGS, all_but, configure
+from farsign_jax.io import files, tables
 from farsign_jax.oracles.zeroth_order import evaluations
+from farsign_jax.validation import lookup, require
 
-flags.DEFINE_list("ideas", None, "Which ones; default: all.")
+flags.DEFINE_list("variants", None, "Which ones; default: all.")
 
 
 class Idea(NamedTuple):
@@ -71,11 +73,11 @@ IDEAS = {
     "hashed_less": Idea(_TUNED | {"storage": "hashed", "slots": 100}, "y in 1/127 of it"),
 }
 
-CONFIG = Config(eval_every=500)
+CONFIG = PanelConfig(eval_every=500)
 READ = all_but("methods", "aggregators", "buffers")  # it has its own
 
 
-def _budgeted(config: Config, scheme: str) -> Config:
+def _budgeted(config: PanelConfig, scheme: str) -> PanelConfig:
     """As many evaluations as `config` needs for central differences."""
     cost, usual = (evaluations(config.directions, s) for s in (scheme, "central"))
     events = config.events * usual // cost
@@ -84,8 +86,8 @@ def _budgeted(config: Config, scheme: str) -> Config:
 
 
 def ablation() -> pathlib.Path:
-    names = list(IDEAS) if FLAGS.ideas is None else FLAGS.ideas
-    require(len(names) > 0, f"--ideas names none: known: {', '.join(IDEAS)}")
+    names = list(IDEAS) if FLAGS.variants is None else FLAGS.variants
+    require(len(names) > 0, f"--variants names none: known: {', '.join(IDEAS)}")
     chosen = {name: lookup("idea", name, IDEAS) for name in names}
     base = configure(CONFIG)
     folder = folder_for("ablation", base, ideas=sorted(chosen))
@@ -95,23 +97,23 @@ def ablation() -> pathlib.Path:
         config = dataclasses.replace(config, methods=(idea.method,))
         panels.append(panel.ready(config, FLAGS.data_dir, name=name, told={"idea": name}))
     rows = perform(panels, folder)
-    hosts.part()
+    multi_host.part()
     lines, summary = [], []
     for name, idea in chosen.items():
-        entries = figures.summarise([row for row in rows if row["idea"] == name])
+        entries = summary_lib.summarise([row for row in rows if row["idea"] == name])
         summary += [{"idea": name} | entry for entry in entries]
         best = [entry["best"] for entry in entries]
-        cells = [figures.percent(value) for value in (*best, min(best))]
+        cells = [summary_lib.percent(value) for value in (*best, min(best))]
         lines.append([name, *cells, f"`{idea.method}`", idea.says])
     header = ["idea", *(e["attack"] for e in entries), "worst", "method", "what it is"]
     folder.write_rows(rows, summary)
-    table = results.markdown_table(header, lines)
+    table = tables.markdown_table(header, lines)
     budget = base.events * evaluations(base.directions, "central")
     table = f"{budget:,} evaluations in each run; seeds: {len(base.seeds)}\n\n{table}"
-    results.write_text(folder.path / "table.md", table)
+    files.write_text(folder.path / "table.md", table)
     print(f"\n{table}\nall of it is in {folder.path}")
     return folder.path
 
 
 if __name__ == "__main__":
-    main(ablation, many=True, base=CONFIG, own=("ideas",), reads=READ)
+    main(ablation, many=True, base=CONFIG, own=("variants",), reads=READ)

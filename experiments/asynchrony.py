@@ -23,19 +23,20 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cells, hosts, plan
-from experiments.cells import TARGET, Cell, Figure
-from experiments.command import FLAGS, all_but, configure, folder_for, main
-from experiments.config import Config
-from experiments.progress import Progress
-from farsign_jax import processes
-from farsign_jax.base import lookup, require
+from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.harness import figure_grid, multi_host, plan
+from farsign_jax.harness.command import folder_for, main
+from farsign_jax.harness.figure_grid import TARGET, Cell, Figure
+from farsign_jax.harness.flags import FLAGS, all_but, configure
+from farsign_jax.harness.progress import Progress
+from farsign_jax.io import processes
+from farsign_jax.validation import lookup, require
 
 flags.DEFINE_list("panels", ["a", "b", "c", "d", "e"], "Which ones.")
 
 # The panels choose these themselves.
-READ = all_but("arrivals", "timing", "rounds", "liars", "delivery")
-CONFIG = Config(
+READ = all_but("arrivals", "timing_attack", "rounds", "byzantine_placement", "delivery")
+CONFIG = PanelConfig(
     methods=(
         "far_sign",
         "async_sgd",
@@ -56,13 +57,13 @@ CONFIG = Config(
 )
 
 
-def _each(config: Config, **changes: Any) -> Iterable[Config]:
+def _each(config: PanelConfig, **changes: Any) -> Iterable[PanelConfig]:
     """The methods of a config, one by one."""
     for method in config.methods:
         yield dataclasses.replace(config, methods=(method,), **changes)
 
 
-def _staleness(base: Config) -> Iterable[Cell]:
+def _staleness(base: PanelConfig) -> Iterable[Cell]:
     for depth, liars in itertools.product((0, 1, 4, 16), (0, base.byzantine)):
         delivery = f"outstanding:{depth}" if depth else "fresh"
         stale = depth * base.workers - 1 if depth else 0
@@ -71,7 +72,7 @@ def _staleness(base: Config) -> Iterable[Cell]:
             yield Cell(facet, stale, config)
 
 
-def _stragglers(base: Config) -> Iterable[Cell]:
+def _stragglers(base: PanelConfig) -> Iterable[Cell]:
     waiting = ("sgd", "sign_sgd_mv")
     facet = "one answer in ten is a straggler"
     for slow in (1, 3, 10, 30, 100):
@@ -86,7 +87,7 @@ def _stragglers(base: Config) -> Iterable[Cell]:
         yield Cell(facet, slow, config, "sgd, waits for 4 of 5")
 
 
-def _heavy_tails(base: Config) -> Iterable[Cell]:
+def _heavy_tails(base: PanelConfig) -> Iterable[Cell]:
     for shape in (5, 3, 2.5, 2, 1.5, 1.1):
         for config in _each(base, arrivals=f"pareto:shape={shape}", byzantine=0):
             yield Cell("nobody lies", shape, config)
@@ -96,7 +97,7 @@ _WEIGHTED = ("far_sign", "far_sign:arrival_rates=known", "far_sign:arrival_rates
 _CAPPED = "far_sign:rate_cap=1.2"
 
 
-def _uneven(base: Config) -> Iterable[Cell]:
+def _uneven(base: PanelConfig) -> Iterable[Cell]:
     fast = base.workers // 5
     told = {"partition": "two_camps", "byzantine": 0, "events": 2 * base.events}
     told |= {"methods": (*_WEIGHTED, "async_sgd")}
@@ -107,18 +108,18 @@ def _uneven(base: Config) -> Iterable[Cell]:
     told = {"attacks": ("sign_flip",), "methods": (*_WEIGHTED, _CAPPED)}
     flooded = dataclasses.replace(base, **told)
     for rate in (1, 2, 4, 8, 16):
-        told = {"arrivals": "exponential", "timing": f"flood:rate={rate}"}
+        told = {"arrivals": "exponential", "timing_attack": f"flood:rate={rate}"}
         for config in _each(flooded, **told, events=_events(base, rate)):
             yield Cell("liars flood, and say they do not", rate, config)
 
 
-def _events(base: Config, rate: float) -> int:
+def _events(base: PanelConfig, rate: float) -> int:
     """As many virtual seconds where liars are so many times as fast as the others."""
     honest = base.workers - base.byzantine
     return round(base.events * (honest + rate * base.byzantine) / base.workers)
 
 
-def _timing(base: Config) -> Iterable[Cell]:
+def _timing(base: PanelConfig) -> Iterable[Cell]:
     rules = [m for m in base.methods if m != "async_zo_sgd"]  # which replay cannot read
     rules = ["far_sign", _CAPPED, "far_sign:arrival_rates=estimate", *rules, "sgd"]
     base = dataclasses.replace(
@@ -127,12 +128,20 @@ def _timing(base: Config) -> Iterable[Cell]:
     for lie in ("sign_flip", "replay"):
         for name, rate, told in (
             ("", 1, {}),
-            (" + flood", 5, {"timing": "flood:rate=5"}),
-            (" + flood, one buffer", 5, {"timing": "flood:rate=5", "liars": "one_buffer"}),
-            (" + burst", 1, {"timing": "burst:silence=15,size=15"}),
-            (" + max_stale", 0, {"timing": "max_stale:lag=20"}),
-            (" + withhold", 0, {"timing": "withhold"}),
-            (" + withhold, one buffer", 0, {"timing": "withhold", "liars": "one_buffer"}),
+            (" + flood", 5, {"timing_attack": "flood:rate=5"}),
+            (
+                " + flood, one buffer",
+                5,
+                {"timing_attack": "flood:rate=5", "byzantine_placement": "one_buffer"},
+            ),
+            (" + burst", 1, {"timing_attack": "burst:silence=15,size=15"}),
+            (" + max_stale", 0, {"timing_attack": "max_stale:lag=20"}),
+            (" + withhold", 0, {"timing_attack": "withhold"}),
+            (
+                " + withhold, one buffer",
+                0,
+                {"timing_attack": "withhold", "byzantine_placement": "one_buffer"},
+            ),
         ):
             if lie == "replay" and name not in ("", " + flood"):
                 continue  # who hardly says anything does not repeat itself
@@ -164,7 +173,7 @@ PANELS = {
 }
 
 
-def _check(config: Config) -> None:
+def _check(config: PanelConfig) -> None:
     for name in ("attacks", "aggregators"):
         given = getattr(config, name)
         require(len(given) == 1, f"the panels need one of --{name}: got {', '.join(given)}")
@@ -177,22 +186,22 @@ def asynchrony() -> pathlib.Path | None:
     _check(base)
     panels = {name: lookup("panel", name, PANELS) for name in FLAGS.panels}
     folder = folder_for("asynchrony", base, panels=list(panels))
-    groups = {n: cells.prepare(f.cells(base), FLAGS.data_dir) for n, f in panels.items()}
+    groups = {n: figure_grid.prepare(f.cells(base), FLAGS.data_dir) for n, f in panels.items()}
     if FLAGS.dry_run:
         every = ((name, *pair) for name, mine in groups.items() for pair in enumerate(mine))
-        plan.tell((cells.planned(*each, folder) for each in every), folder)
+        plan.tell((figure_grid.planned(*each, folder) for each in every), folder)
         return None
     folder.claim()
     progress = Progress(sum(group.answers for every in groups.values() for group in every))
     rows: list[dict[str, Any]] = []
     for name, figure in panels.items():
-        mine = cells.run(name, groups[name], folder, progress)
+        mine = figure_grid.run(name, groups[name], folder, progress)
         rows += mine
         folder.write_rows(rows)
         if processes.first():
-            cells.show(name, figure, mine, folder)
+            figure_grid.show(name, figure, mine, folder)
     progress.close()
-    hosts.part()
+    multi_host.part()
     print(f"all of it is in {folder.path}")
     return folder.path
 

@@ -29,18 +29,14 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import consensus, figures, panel, plan
-from experiments.claims import Finding, asked, table, too_short
-from experiments.command import (
-    FLAGS,
-    configure,
-    folder_for,
-    main,
-    perform,
-)
-from experiments.config import Config
-from farsign_jax import results
-from farsign_jax.base import require
+from experiments.parts import quadratic_consensus
+from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.harness import panel, plan, plots, summary
+from farsign_jax.harness.claims import Finding, asked, table, too_short
+from farsign_jax.harness.command import folder_for, main, perform
+from farsign_jax.harness.flags import FLAGS, configure
+from farsign_jax.io import files, run_folder
+from farsign_jax.validation import require
 
 CLAIMS = ("figure1", "figure2", "figure3", "byrd_saga", "theorem")
 
@@ -50,7 +46,7 @@ PENALTIES = (1e-4, 0.05, 0.5, 0.8, 1.0, 3.0)
 WEIGHT_DECAY = 0.01
 ROUNDS, SMOKE_ROUNDS = 20_000, 300
 
-CONFIG = Config(
+CONFIG = PanelConfig(
     methods=("asyn_rsa_vr",),
     aggregators=("geometric_median", "median", "krum:f=5"),
     attacks=("same_value:value=10000", "gaussian:std=100"),
@@ -62,8 +58,16 @@ CONFIG = Config(
     decay=1.0,
     step_size=0.001,
 )
-READ = ("out", "data_dir", "preset", "checkpoint_every", "max_lanes", "seeds", "dataset")
-READ += ("partition", "skew", "batch_size", "step_size", "dry_run", "tensorboard")
+READ = (
+    "out",
+    "data_dir",
+    "preset",
+    "checkpoint_every",
+    "max_parallel_runs",
+    "seeds",
+    "dataset",
+)
+READ += ("partition", "heterogeneity", "batch_size", "step_size", "dry_run", "tensorboard")
 
 Row = dict[str, Any]
 
@@ -76,7 +80,7 @@ def _summed(name: str, workers: int) -> str:
     return f"{_own(name)},scale={workers}"
 
 
-def _figure(base: Config, name: str, rounds: int) -> Config:
+def _figure(base: PanelConfig, name: str, rounds: int) -> PanelConfig:
     """The setting of a figure, as the paper has it."""
     if name == "figure1":
         told: Row = {"workers": 8, "byzantine": 0, "attacks": ("none",)}
@@ -104,7 +108,7 @@ def _final(rows: list[Row]) -> dict[tuple[str, str], float]:
     last = max(row["event"] for row in rows)
     for row in rows:
         if row["event"] > 0.9 * last:
-            key = figures.label(row), row["attack"]
+            key = summary.label(row), row["attack"]
             found.setdefault(key, []).append(100 * row["test_accuracy"])
     return {key: float(np.mean(values)) for key, values in found.items()}
 
@@ -151,11 +155,11 @@ def _judge(name: str, rows: list[Row]) -> list[Finding]:
 
 
 def _theorem(
-    size: consensus.Size, folder: results.Folder
+    size: quadratic_consensus.Size, folder: run_folder.RunFolder
 ) -> tuple[list[Finding], list[dict[str, Any]]]:
     jax.config.update("jax_enable_x64", True)
-    findings, rows = consensus.theorem_1(size, folder)
-    more, others = consensus.lemma_1(size, folder)
+    findings, rows = quadratic_consensus.theorem_1(size, folder)
+    more, others = quadratic_consensus.lemma_1(size, folder)
     jax.config.update("jax_enable_x64", False)
     entries = []
     for row in rows:
@@ -164,7 +168,7 @@ def _theorem(
         entries.append({"facet": facet, "line": line, "x": row["event"], "value": row["error"]})
     title, y = "Theorem 1", "T (AsynRSA-VR), (x - x*)^2 (RSA)"
     out = folder.path / "theorem.png"
-    figures.powers(entries, out, title, "rounds", y, marker="", log_x=False)
+    plots.powers(entries, out, title, "rounds", y, marker="", log_x=False)
     entries = [
         {
             "facet": "Lemma 1",
@@ -174,7 +178,7 @@ def _theorem(
         }
         for row in others
     ]
-    figures.powers(
+    plots.powers(
         entries,
         folder.path / "lemma.png",
         "Consensus",
@@ -189,7 +193,7 @@ def asynrsa() -> pathlib.Path:
     names = asked(CLAIMS)
     smoke = FLAGS.preset == "smoke"
     rounds = FLAGS.rounds_run or (SMOKE_ROUNDS if smoke else ROUNDS)
-    size = consensus.Size(6000, 2) if smoke else consensus.Size()
+    size = quadratic_consensus.Size(6000, 2) if smoke else quadratic_consensus.Size()
     folder = folder_for("asynrsa", base, claims=names, rounds_run=rounds)
     panels = [
         panel.ready(
@@ -213,7 +217,7 @@ def asynrsa() -> pathlib.Path:
         findings += _judge(made.name, mine)
         named = [{"method": _short(row["method"]), "round": row["event"]} for row in mine]
         shown = [row | names for row, names in zip(mine, named, strict=True)]
-        figures.curves(shown, folder.path / f"{made.name}.png", ("round",))
+        plots.curves(shown, folder.path / f"{made.name}.png", ("round",))
     if "theorem" in names:
         more, others = _theorem(size, folder)
         findings += more
@@ -221,7 +225,7 @@ def asynrsa() -> pathlib.Path:
     if smoke:
         findings = too_short(findings)
     folder.write_rows(rows)
-    results.write_text(folder.path / "table.md", table(findings))
+    files.write_text(folder.path / "table.md", table(findings))
     print(f"\n{table(findings)}\nall of it is in {folder.path}")
     return folder.path
 

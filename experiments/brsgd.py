@@ -25,22 +25,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import claims, ripples, rules
-from experiments.claims import Finding, Group
-from experiments.command import main
-from experiments.ripples import SIGMA, SMOOTHNESS, D, Q, Size, Trial
-from farsign_jax import (
-    aggregators,
-    datasets,
-    keys,
-    models,
-    oracles,
-    partitions,
-    problems,
-    resilience,
-    results,
-    theory,
-)
+from experiments.parts import aggregator_resilience, nonconvex_problem
+from experiments.parts.nonconvex_problem import SIGMA, SMOOTHNESS, D, Q, Size, Trial
+from farsign_jax import aggregators, keys, models, oracles, problems, theory
+from farsign_jax.data import datasets, partitions
+from farsign_jax.harness import claims
+from farsign_jax.harness.claims import Finding, Group
+from farsign_jax.harness.command import main
+from farsign_jax.io import run_folder
+from farsign_jax.theory import resilience
 
 SIZES = {"full": Size(), "smoke": Size(1_000, 2, 100, 60)}
 
@@ -49,11 +42,11 @@ def constants(
     rule: str, attack: str, relative: bool, samples: int, states: np.ndarray
 ) -> tuple[float, float]:
     """The worst sin alpha and second moment of Assumption 2.2 at these iterates f[n, d]."""
-    problem = ripples.problem_of(relative)
+    problem = nonconvex_problem.problem_of(relative)
     worker = oracles.stochastic_gradient(problem.losses, batch_size=1)
-    lies, made, found = ripples.make_attack(attack), aggregators.make(rule), []
+    lies, made, found = nonconvex_problem.make_attack(attack), aggregators.make(rule), []
     for x in states:
-        there, gradient = ripples.at(problem, x)
+        there, gradient = nonconvex_problem.at(problem, x)
         told = resilience.answers(there, worker, lies, byzantine=Q, samples=samples)
         found.append(resilience.estimate(made, told, gradient))
     return max(f.sin_alpha for f in found), max(f.moment for f in found)
@@ -99,21 +92,28 @@ class Case(NamedTuple):
         return share / (SMOOTHNESS * self.bc[0])
 
     def limit(self, rounds: np.ndarray, power: float) -> np.ndarray:
-        gap = float(ripples.VALUE(ripples.problem_of(self.relative).x0)) - ripples.LOWEST
+        gap = (
+            float(nonconvex_problem.VALUE(nonconvex_problem.problem_of(self.relative).x0))
+            - nonconvex_problem.LOWEST
+        )
         b, c = self.bc
         told = {"gap": gap, "smoothness": SMOOTHNESS, "sin_alpha": max(self.sin_alpha, 0.0)}
         return np.array([resilience.bound(int(k), power, **told, b=b, c=c) for k in rounds])
 
 
-def rates(size: Size, folder: results.Folder | None = None) -> Group:
+def rates(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
     findings, rows, entries = [], [], []
     for rule, attack, relative in RATES:
-        found = constants(rule, attack, relative, size.samples, ripples.along())
+        found = constants(rule, attack, relative, size.samples, nonconvex_problem.along())
         case = Case(rule, attack, relative, *found)
         hyper = {"power": POWERS, "step_size": [case.first] * len(POWERS)}
-        given = ripples.lanes(ripples.problem_of(relative), size.rounds, size.seeds, hyper)
+        given = nonconvex_problem.lanes(
+            nonconvex_problem.problem_of(relative), size.rounds, size.seeds, hyper
+        )
         trial = Trial(rule, attack, watch=True)
-        columns = ripples.follow(trial, given, ripples.GRADIENT, f"rates-{case.name}", folder)
+        columns = nonconvex_problem.follow(
+            trial, given, nonconvex_problem.GRADIENT, f"rates-{case.name}", folder
+        )
         k = columns["event"][0]
         tail = theory.log_spaced(k, k[-1] / 25, 40)
         shape = (size.seeds, len(POWERS), -1)
@@ -162,7 +162,7 @@ NETWORK_RULES = ("mean", "median", "krum:f=5", "geometric_median")
 NETWORK_LIES = ("none", "sign_flip:scale=3", "alie:z=1")
 
 
-def network(size: Size, folder: results.Folder | None = None) -> Group:
+def network(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
     """784 - 16 softmax units - 10, on the embedded digits; 25 workers, 5 of them lie."""
     findings, rows, entries = [], [], []
     data, roles = datasets.load("mnist_subset"), keys.split(0)
@@ -184,9 +184,13 @@ def network(size: Size, folder: results.Folder | None = None) -> Group:
 
         return jax.lax.map(whole, x)
 
-    program, hyper = ripples.side_by_side(NETWORK_RULES, NETWORK_LIES, 3.0, batch_size=64)
-    given = ripples.lanes(problem, size.network, 1, hyper, liars=5)
-    columns = ripples.follow(program, given, gradient, "network", folder, 25, max_lanes=1)
+    program, hyper = nonconvex_problem.side_by_side(
+        NETWORK_RULES, NETWORK_LIES, 3.0, batch_size=64
+    )
+    given = nonconvex_problem.lanes(problem, size.network, 1, hyper, liars=5)
+    columns = nonconvex_problem.follow(
+        program, given, gradient, "network", folder, 25, max_parallel_runs=1
+    )
     shape = (-1, len(NETWORK_RULES), len(NETWORK_LIES))
     now, drawn = (columns[n][0].reshape(shape) for n in ("gradient", "drawn"))
     k = columns["event"][0]
@@ -210,8 +214,8 @@ def network(size: Size, folder: results.Folder | None = None) -> Group:
 
 GROUPS = {
     "rates": rates,
-    "resilience": rules.table_of,
-    "aggregators": rules.comparison,
+    "resilience": aggregator_resilience.table_of,
+    "aggregators": aggregator_resilience.comparison,
     "network": network,
 }
 

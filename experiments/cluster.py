@@ -1,16 +1,16 @@
 """The real thing on one machine: a server and 8 workers as processes, two of them hostile.
 
     python -m experiments.cluster
-    python -m experiments.cluster --attacks none,sign_flip,gaussian,constant,alie --deeds none
+    python -m experiments.cluster --attacks none,sign_flip,gaussian,constant,alie --behaviours none
 
 On the embedded digits, over TLS on loopback addresses. Of the hostile ones, the last does what
---deeds says, one thing after the other (`experiments.hostile`), and the others lie (--attacks);
-with --deeds none all of them lie. Nobody is heard before all have loaded data and compiled.
+--behaviours says, one thing after the other (`adversarial_client`), and the others lie (--attacks);
+with --behaviours none all of them lie. Nobody is heard before all have loaded data and compiled.
 About half a minute per attack on two cores.
 
 While it runs: answers heard, answers per second, accuracy, the largest staleness, strikes. In
 the end, for every attack: the log is replayed, which must lead the simulator to the same bits.
-With --deeds none, where the simulator's liars do the same, it runs from the recorded schedule
+With --behaviours none, where the simulator's liars do the same, it runs from the recorded schedule
 alone, too, with five seeds, and its accuracy stands beside the real one.
 
 Writes table.md, workers.md, results.csv, results.json and curves.png under --out.
@@ -25,26 +25,30 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import figures
-from experiments.command import FLAGS, main, split
-from experiments.config import Config, parse_attack
-from farsign_jax import attacks, results, simulate
-from farsign_jax.base import InvalidConfig, lookup, require
-from farsign_jax.runtime import command, replay
-from farsign_jax.runtime import log as log_lib
+from farsign_jax import attacks, simulation
+from farsign_jax.cli import commands
+from farsign_jax.config.panel_config import PanelConfig, parse_attack
+from farsign_jax.harness import plots, summary
+from farsign_jax.harness.command import main
+from farsign_jax.harness.flags import FLAGS, split
+from farsign_jax.io import files, provenance, run_folder, tables
+from farsign_jax.runtime import journal, replay
+from farsign_jax.validation import InvalidConfig, lookup, require
 
 try:
-    from experiments.fleet import Fleet
-    from experiments.hostile import DEEDS
     from farsign_jax.runtime import metrics
+    from farsign_jax.runtime.testing.adversarial_client import BEHAVIOURS
+    from farsign_jax.runtime.testing.local_cluster import Fleet
 except ModuleNotFoundError as error:
-    command.missing(error, __name__)
+    commands.missing(error, __name__)
 
 flags.DEFINE_string(
-    "deeds", "lies,nonfinite,stall,garbage,pipeline", "What the last of them does, or none."
+    "behaviours",
+    "lies,nonfinite,stall,garbage,pipeline",
+    "What the last of them does, or none.",
 )
 
-CONFIG = Config(
+CONFIG = PanelConfig(
     workers=8, byzantine=2, attacks=("sign_flip:scale=10",), events=8000, seeds=(0,)
 )
 SEEDS = range(5)
@@ -68,16 +72,16 @@ def told() -> dict[str, Any]:
     names = split(FLAGS.attacks or CONFIG.attacks, "attacks")
     for name in names:
         parse_attack(name)
-    deeds = [] if FLAGS.deeds == "none" or not q else FLAGS.deeds.split(",")
+    deeds = [] if FLAGS.behaviours == "none" or not q else FLAGS.behaviours.split(",")
     for deed in deeds:
-        lookup("deed", deed, DEEDS)
+        lookup("deed", deed, BEHAVIOURS)
     require(len(names) > 0, "--attacks names none")
     require(events > 0, f"need events > 0: got {events}")
     return {
         "workers": workers,
         "byzantine": q,
         "attacks": list(names),
-        "deeds": deeds,
+        "behaviours": deeds,
         "events": events,
         "seed": int(FLAGS.seeds or CONFIG.seeds[0]),
     }
@@ -110,7 +114,7 @@ def run(config: dict[str, Any], attack: str, folder: pathlib.Path) -> dict[str, 
         there = pathlib.Path(FLAGS.data_dir or "").expanduser().absolute()
         known = [f"--data_dir={there}"] if FLAGS.data_dir else []
         steps = [f"--events={config['events']}", f"--seed={config['seed']}", "--eval_every=1"]
-        bad = q - 1 if config["deeds"] else None
+        bad = q - 1 if config["behaviours"] else None
         ready = m - (bad is not None)
         fleet.serve(*steps, "--silence=10", f"--wait_for={ready}", *known)
         for worker in range(m):
@@ -124,8 +128,13 @@ def run(config: dict[str, Any], attack: str, folder: pathlib.Path) -> dict[str, 
                 fleet.work(worker, *known)
         hostile: Any = None
         if bad is not None:
-            deeds = [f"--deeds={','.join(config['deeds'])}", "--seconds=2", "--times=1"]
-            hostile = fleet.work(bad, *deeds, "--prompted", module="experiments.hostile")
+            deeds = [f"--behaviours={','.join(config['deeds'])}", "--seconds=2", "--times=1"]
+            hostile = fleet.work(
+                bad,
+                *deeds,
+                "--prompted",
+                module="farsign_jax.runtime.testing.adversarial_client",
+            )
         wait(fleet, ready)
         if hostile is not None:
             print("begin", file=hostile.stdin, flush=True)
@@ -168,7 +177,7 @@ def simulated(
         problem, measure = one.problem(FLAGS.data_dir)
         system = one.system(problem)._replace(attack=attacks.make(name, **dict(options)))
         more = {"seed": seed, "byzantine": config["byzantine"], "delivery": "outstanding"}
-        _, records = simulate.run(problem, system, schedule, measure=measure, **more)
+        _, records = simulation.run(problem, system, schedule, measure=measure, **more)
         found.append(records[-1]["test_accuracy"])
     return found
 
@@ -184,17 +193,17 @@ def judged(
     verdict = replay.verify(folder, FLAGS.data_dir)
     rule = f"{attack}: replayed, {', '.join(verdict.differing)} differ"
     require(not verdict.differing, rule)
-    arrivals, curve = log_lib.read(folder / "arrivals.log"), replay.recorded_rows(folder)
+    arrivals, curve = journal.read(folder / "arrivals.log"), replay.recorded_rows(folder)
     times = arrivals["seconds"]
     rate = verdict.events / max(times[-1] - times[0], 1e-9)
-    real = figures.percent(curve[-1]["test_accuracy"])
+    real = summary.percent(curve[-1]["test_accuracy"])
     line = [attack, f"{verdict.events}", f"{rate:.0f}", real, "equal"]
     rows = [row | {"attack": attack, "method": "real processes"} for row in curve]
-    if not config["deeds"]:
+    if not config["behaviours"]:
         schedule = arrivals["worker"].astype(np.int32)
         accuracies = simulated(config, attack, folder, schedule)
         spread = float(np.std(accuracies, ddof=1))
-        line.insert(-1, figures.percent(float(np.mean(accuracies)), spread))
+        line.insert(-1, summary.percent(float(np.mean(accuracies)), spread))
         end = {"event": verdict.events, "seconds": curve[-1]["seconds"], "attack": attack}
         rows += [
             end | {"method": "simulator", "seed": seed, "test_accuracy": accuracy}
@@ -207,7 +216,7 @@ def by_worker(
     seen: dict[str, dict[str, float]], kinds: dict[int, str], folder: pathlib.Path
 ) -> list[list[str]]:
     """A line per worker: what it is, what was heard, what was not, how stale, strikes."""
-    workers = log_lib.read(folder / "arrivals.log")["worker"]
+    workers = journal.read(folder / "arrivals.log")["worker"]
     heard, lines = np.bincount(workers, minlength=len(kinds)), []
     for worker, kind in kinds.items():
         mine = f'worker="{worker}",verdict="'
@@ -225,8 +234,8 @@ def by_worker(
 def cluster() -> pathlib.Path:
     config = told()
     described = {"experiment": "cluster"} | config
-    out = FLAGS.out or f"results/cluster-{results.fingerprint(described)[:8]}"
-    folder = results.open_folder(out, described)
+    out = FLAGS.out or f"results/cluster-{provenance.fingerprint(described)[:8]}"
+    folder = run_folder.open_folder(out, described)
     folder.claim()
     rows, lines, workers = [], [], []
     for attack in config["attacks"]:
@@ -238,21 +247,23 @@ def cluster() -> pathlib.Path:
         rows += recorded
         workers += [[attack, *line] for line in by_worker(ran["seen"], ran["kinds"], mine)]
     header = ["attack", "answers", "per second", "real, %", "replayed bits"]
-    if not config["deeds"]:
+    if not config["behaviours"]:
         header.insert(-1, "simulator, %")
-    table = results.markdown_table(header, lines)
-    if config["deeds"]:
-        table += "\nNo simulator beside it: none does these deeds. --deeds none compares.\n"
+    table = tables.markdown_table(header, lines)
+    if config["behaviours"]:
+        table += (
+            "\nNo simulator beside it: none does these deeds. --behaviours none compares.\n"
+        )
     header = ["attack", "worker", "it", "heard", "refused", "staleness", "strikes"]
-    told_of = results.markdown_table(header, workers)
-    results.write_text(folder.path / "table.md", table)
-    results.write_text(folder.path / "workers.md", told_of)
+    told_of = tables.markdown_table(header, workers)
+    files.write_text(folder.path / "table.md", table)
+    files.write_text(folder.path / "workers.md", told_of)
     folder.write_rows(rows)
     shown = [row | {"aggregator": ""} for row in rows if row["method"] == "real processes"]
-    figures.curves(shown, folder.path / "curves.png", ("event",))
+    plots.curves(shown, folder.path / "curves.png", ("event",))
     print(f"\n{told_of}\n{table}\nall of it is in {folder.path}")
     return folder.path
 
 
 if __name__ == "__main__":
-    main(cluster, base=CONFIG, own=("deeds",), reads=READ)
+    main(cluster, base=CONFIG, own=("behaviours",), reads=READ)

@@ -9,10 +9,10 @@ flags count for more:
 
     {"methods": ["asyn_rsa_vr:penalty=0.01", "asyn_rsa_vr:penalty=0.1", "sgd"],
      "aggregators": ["median", "krum:f=5"], "attacks": ["none", "same_value:value=10000"],
-     "partition": ["iid", "label_skew:skew=2"], "seeds": 2, "model": "softmax_regression"}
+     "partition": ["iid", "label_skew:heterogeneity=2"], "seeds": 2, "model": "softmax_regression"}
 
 Names that end in options, as in `krum:f=5` or `far_sign:step_size=0.02`, are told apart by
-them; in the file, ByzFL's dictionaries may stand for them (`experiments.dictionaries`), as in
+them; in the file, ByzFL's dictionaries may stand for them (`config.dictionaries`), as in
 {"name": "TrMean", "parameters": {"f": 3}}, and a list of pre-aggregators beside, which go
 before the rules of --aggregators too. A flag takes them as well: --aggregators
 '{"name": "TrMean", "parameters": {"f": 3}}'.
@@ -34,19 +34,22 @@ from typing import Any
 
 from absl import flags
 
-from experiments import dictionaries, figures, hosts, panel
-from experiments.command import FLAGS, configure, folder_for, main, perform, split
-from experiments.config import Config
-from farsign_jax import results
-from farsign_jax.base import InvalidConfig, lookup, require
-from farsign_jax.methods import METHODS
+from farsign_jax.config import dictionaries
+from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.harness import multi_host, panel, plots
+from farsign_jax.harness import summary as summary_lib
+from farsign_jax.harness.command import folder_for, main, perform
+from farsign_jax.harness.flags import FLAGS, configure, split
+from farsign_jax.io import files, tables
+from farsign_jax.methods.registry import METHODS
+from farsign_jax.validation import InvalidConfig, lookup, require
 
 flags.DEFINE_multi_string(
     "vary", None, "A setting and its values, as in byzantine=0,5. May be given more than once."
 )
 flags.DEFINE_string("spec", None, "A JSON file with all of this.")
 
-CONFIG = Config(
+CONFIG = PanelConfig(
     methods=("far_sign", "far_sign_first_order", "async_sgd", "kardam", "zeno_pp", "basgd"),
     aggregators=("median",),
     attacks=("none", "sign_flip:scale=10"),
@@ -57,7 +60,7 @@ CONFIG = Config(
 )
 
 LISTS = ("methods", "aggregators", "attacks", "seeds")
-SETTINGS = {field.name: None for field in dataclasses.fields(Config)}
+SETTINGS = {field.name: None for field in dataclasses.fields(PanelConfig)}
 VARIED = {name: None for name in SETTINGS if name not in (*LISTS, "preset")}
 
 
@@ -148,7 +151,7 @@ def asked() -> tuple[dict[str, Any], dict[str, list[Any]]]:
 
 def grid(
     fixed: dict[str, Any], varied: dict[str, list[Any]]
-) -> list[tuple[dict[str, Any], Config]]:
+) -> list[tuple[dict[str, Any], PanelConfig]]:
     """Every combination of what is varied, each as a configuration that can run."""
     found = []
     for values in itertools.product(*varied.values()):
@@ -185,26 +188,26 @@ def compare() -> pathlib.Path:
         with _naming(at):
             panels.append(panel.ready(config, FLAGS.data_dir, name=name, told=at))
     rows = perform(panels, folder)
-    hosts.part()
+    multi_host.part()
     header = [*varied, "method", "attack", "best, %", "last, %"]
     lines, summary = [], []
     for made in panels:
         mine = _of(made, rows)
-        for e in figures.summarise(mine):
+        for e in summary_lib.summarise(mine):
             summary.append(made.told | e)
             told = [str(value) for value in made.told.values()]
             std = e["std"] if len(made.config.seeds) > 1 else None
-            best, last = figures.percent(e["best"], std), figures.percent(e["final"])
-            lines.append([*told, figures.label(e), e["attack"], best, last])
+            best, last = summary_lib.percent(e["best"], std), summary_lib.percent(e["final"])
+            lines.append([*told, summary_lib.label(e), e["attack"], best, last])
         curves = "-".join(filter(None, ("curves", made.name)))
         # By answers, too: a gradient is one evaluation, as a loss is, and says far more.
-        figures.curves(mine, folder.path / f"{curves}.png", ("event", "evaluations"))
-    table = results.markdown_table(header, lines)
+        plots.curves(mine, folder.path / f"{curves}.png", ("event", "evaluations"))
+    table = tables.markdown_table(header, lines)
     folder.write_rows(rows, summary)
     first = combined[0][1]
     table = f"{first.events} answers in each run; seeds: {len(first.seeds)}\n\n{table}"
-    results.write_text(folder.path / "table.md", table)
-    results.write_text(folder.path / "table.tex", results.latex_table(header, lines))
+    files.write_text(folder.path / "table.md", table)
+    files.write_text(folder.path / "table.tex", tables.latex_table(header, lines))
     print(f"\n{table}\nall of it is in {folder.path}")
     return folder.path
 

@@ -12,13 +12,14 @@ Writes figure1.png/pdf, results.csv and results.json under --out.
 
 import pathlib
 
-from experiments import figures, table3
-from experiments.command import main
+from experiments import table3
+from farsign_jax.harness import plots
+from farsign_jax.harness.command import main
 
 
 def figure1() -> pathlib.Path:
     _, folder, rows, _ = table3.measured()
-    figures.curves(rows, folder.path / "figure1.png", ("evaluations", "seconds"))
+    plots.curves(rows, folder.path / "figure1.png", ("evaluations", "seconds"))
     print(f"\n{folder.path}/figure1.png")
     return folder.path
 

@@ -14,26 +14,27 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from experiments.command import main
-from experiments.config import (
+from farsign_jax import arrivals, simulation
+from farsign_jax.aggregators.preaggregators import PREAGGREGATORS
+from farsign_jax.aggregators.registry import AGGREGATORS
+from farsign_jax.arrivals.delays import DELAYS
+from farsign_jax.attacks.registry import ATTACKS
+from farsign_jax.attacks.timing import TIMING_ATTACKS
+from farsign_jax.cli.help import WIDTH
+from farsign_jax.config.panel_config import (
     CLOCKLESS,
-    LIARS,
     PAPER_AGGREGATORS,
     PAPER_ATTACKS,
+    PLACEMENTS,
     PRESETS,
     ROUNDS,
 )
-from farsign_jax import arrivals, simulate
-from farsign_jax.aggregators import AGGREGATORS
-from farsign_jax.attacks import ATTACKS
-from farsign_jax.base import lookup
-from farsign_jax.datasets import DATASETS
-from farsign_jax.methods import METHODS, defaults_of
-from farsign_jax.models import MODELS
-from farsign_jax.partitions import PARTITIONS
-from farsign_jax.preaggregators import PREAGGREGATORS
-from farsign_jax.services import SERVICES, TIMINGS
-from farsign_jax.usage import WIDTH
+from farsign_jax.data.datasets import DATASETS
+from farsign_jax.data.partitions import PARTITIONS
+from farsign_jax.harness.command import main
+from farsign_jax.methods.registry import METHODS, defaults_of
+from farsign_jax.models.networks import MODELS
+from farsign_jax.validation import lookup
 
 
 class Entry(NamedTuple):
@@ -95,8 +96,8 @@ def _clockless() -> list[Entry]:
 
 def _partitions() -> list[Entry]:
     return [
-        Entry(name, _first(split), {} if name == "iid" else {"skew": skew})
-        for name, (split, skew) in PARTITIONS.items()
+        Entry(name, _first(split), {} if name == "iid" else {"heterogeneity": heterogeneity})
+        for name, (split, heterogeneity) in PARTITIONS.items()
     ]
 
 
@@ -104,7 +105,7 @@ def _delays() -> list[Entry]:
     told = {"spread": 1, "fast": None}
     return [
         *_clockless(),
-        *(e._replace(options={**e.options, **told}) for e in _functions(SERVICES)),
+        *(e._replace(options={**e.options, **told}) for e in _functions(DELAYS)),
     ]
 
 
@@ -113,10 +114,10 @@ REGISTRIES: dict[str, Callable[[], list[Entry]]] = {
     "aggregators": lambda: _functions(AGGREGATORS, PAPER_AGGREGATORS),
     "preaggregators": lambda: _functions(PREAGGREGATORS),
     "attacks": _attacks,
-    "timings": lambda: _functions(TIMINGS, skip=1),
-    "liars": lambda: [Entry(*pair) for pair in LIARS.items()],
+    "timings": lambda: _functions(TIMING_ATTACKS, skip=1),
+    "byzantine_placement": lambda: [Entry(*pair) for pair in PLACEMENTS.items()],
     "arrivals": _delays,
-    "delivery": lambda: [Entry(*pair) for pair in simulate.DELIVERIES.items()],
+    "delivery": lambda: [Entry(*pair) for pair in simulation.DELIVERIES.items()],
     "rounds": lambda: [
         Entry(name, each.says, dict.fromkeys(each.needs, ...)) for name, each in ROUNDS.items()
     ],

@@ -11,12 +11,13 @@ About 15 seconds on two cores, compilation included. Expected: without attack bo
 
 import pathlib
 
-from experiments import figures
-from experiments.command import main, run_panel
-from experiments.config import Config
-from farsign_jax import results
+from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.harness import plots
+from farsign_jax.harness import summary as summary_lib
+from farsign_jax.harness.command import main, run_panel
+from farsign_jax.io import files, tables
 
-CONFIG = Config(
+CONFIG = PanelConfig(
     methods=("far_sign", "async_sgd"),
     attacks=("none", "sign_flip:scale=10"),
     seeds=(0, 1),
@@ -28,13 +29,13 @@ CONFIG = Config(
 def quickstart() -> pathlib.Path:
     _, folder, rows, summary = run_panel("quickstart", CONFIG)
     lines = [
-        [e["method"], e["attack"], figures.percent(e["final"]), _verdict(e["final"])]
+        [e["method"], e["attack"], summary_lib.percent(e["final"]), _verdict(e["final"])]
         for e in summary
     ]
-    table = results.markdown_table(["method", "attack", "test accuracy, %", "verdict"], lines)
-    results.write_text(folder.path / "table.md", table)
+    table = tables.markdown_table(["method", "attack", "test accuracy, %", "verdict"], lines)
+    files.write_text(folder.path / "table.md", table)
     xs = ("event", "virtual_seconds") if "virtual_seconds" in rows[0] else ("event",)
-    figures.curves(rows, folder.path / "curves.png", xs)
+    plots.curves(rows, folder.path / "curves.png", xs)
     print(f"\n{table}\n{folder.path}/curves.png shows how they got there")
     return folder.path
 

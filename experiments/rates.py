@@ -24,11 +24,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import claims, condition, trials
-from experiments.claims import Finding, Group
-from experiments.command import main
-from experiments.trials import Size, Trial
-from farsign_jax import arrivals, problems, results, schedules, services, theory
+from experiments.parts import direction_margin
+from farsign_jax import arrivals, problems, step_sizes, theory
+from farsign_jax.arrivals import delays
+from farsign_jax.harness import claims, small_problems
+from farsign_jax.harness.claims import Finding, Group
+from farsign_jax.harness.command import main
+from farsign_jax.harness.small_problems import Size, Trial
+from farsign_jax.io import run_folder
 
 SIZES = {"full": Size(), "smoke": Size(events=10_000, long=2_000, seeds=3, every=3)}
 
@@ -70,16 +73,21 @@ def judge(slope: theory.Slope, rate: float, bound: theory.Slope | None = None) -
     return "refuted"
 
 
-def rates(size: Size, folder: results.Folder | None = None) -> Group:
+def rates(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
     findings, rows, entries = [], [], []
-    gap = float(problems.waves(jnp.full(trials.DIM, 3.0))) - LOWEST  # crossed or not
-    margin, pairs = trials.WORKERS - 2 * trials.LIARS, trials.WORKERS * trials.DIM
+    gap = float(problems.waves(jnp.full(small_problems.DIM, 3.0))) - LOWEST  # crossed or not
+    margin, pairs = (
+        small_problems.WORKERS - 2 * small_problems.LIARS,
+        small_problems.WORKERS * small_problems.DIM,
+    )
     for number, (source, trial, kind) in list(enumerate(RATES))[:: size.every]:
         quiet = 0.0 if trial.noise == "independent" else 1.0  # then values are noisy instead
-        given = trials.lanes(size.seeds, size.events, kind=kind, noise=quiet, value=trial.value)
+        given = small_problems.lanes(
+            size.seeds, size.events, kind=kind, noise=quiet, value=trial.value
+        )
         name = f"rates-{number}"
-        columns = trials.follow(trial, given, name, folder)
-        found = schedules.theory(order=trial.order, noise=trial.noise, eps=trial.eps)
+        columns = small_problems.follow(trial, given, name, folder)
+        found = step_sizes.theory(order=trial.order, noise=trial.noise, eps=trial.eps)
         name = " ".join(filter(None, (trial.order, "order,", trial.noise))).rstrip(",")
         label = f"{name}; {trial.value}, {kind}, {trial.attack.partition(':')[0]}"
         events = columns["event"][0]
@@ -100,7 +108,7 @@ def rates(size: Size, folder: results.Folder | None = None) -> Group:
         findings.append(Finding("Prop. C.5", claim, f"at most {share:.2f} of it", verdict))
         last = theory.log_spaced(events, events[-1] / 100, 100)
         tracking = theory.slope(events[last], columns["tracking"][:, last])
-        s = schedules.tracking_rate(*found.exponents, order=trial.order, noise=trial.noise)
+        s = step_sizes.tracking_rate(*found.exponents, order=trial.order, noise=trial.noise)
         claim = f"E(y - D grad f)^2 is O(n^-{s:.2f}) at the best exponents: {label}"
         findings.append(Finding("Table 4", claim, _text(tracking), judge(tracking, s)))
         for record in at.tolist():
@@ -138,23 +146,25 @@ HOSTILE = (
 )
 
 
-def convergence(size: Size, folder: results.Folder | None = None) -> Group:
+def convergence(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
     """Theorem 2.3, with staleness of finite and of infinite second moment."""
     findings, rows, entries = [], [], []
     shapes = (None, 2.5, 1.5)
 
     def draw(key, point):
         if shapes[point] is None:
-            return arrivals.uniform(key, trials.WORKERS, size.long)
-        fleet = [services.pareto(shapes[point])] * trials.WORKERS
+            return arrivals.uniform(key, small_problems.WORKERS, size.long)
+        fleet = [delays.pareto(shapes[point])] * small_problems.WORKERS
         return arrivals.by_time(key, fleet, size.long).workers
 
     for attack in HOSTILE[:: size.every]:
         slow = attack == "lookahead"
         seeds = max(size.seeds // 4, 2) if slow else size.seeds
-        given = trials.lanes(seeds, size.long, kind="asymmetric", draw=draw, points=len(shapes))
+        given = small_problems.lanes(
+            seeds, size.long, kind="asymmetric", draw=draw, points=len(shapes)
+        )
         name = f"convergence-{attack.partition(':')[0]}"
-        columns = trials.follow(Trial(attack=attack), given, name, folder)
+        columns = small_problems.follow(Trial(attack=attack), given, name, folder)
         events, norms = columns["event"][0], columns["gradient"]
         last, worst = theory.log_spaced(events, events[-1] / 10, 50), norms.max(axis=0)
         falls, far = theory.slope(events[last], norms[:, last]), columns["farthest"].max()
@@ -179,7 +189,7 @@ BETAS = (1.0, 0.5, 0.2, 0.1, 0.05)
 ALPHAS = (0.004, 0.001, 0.00025)
 
 
-def time_scales(size: Size, folder: results.Folder | None = None) -> Group:
+def time_scales(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
     """Asymmetric noise, nobody lies, constant steps: beta = 1 is asynchronous sign descent."""
     findings, rows, entries = [], [], []
     grid = np.array([(beta, alpha) for beta in BETAS for alpha in ALPHAS])
@@ -189,11 +199,11 @@ def time_scales(size: Size, folder: results.Folder | None = None) -> Group:
     cases = (("waves", 3.0, np.sqrt(3)), ("valley", 0.0, np.sqrt(3) * 1.25))
     for value, x0, noise in cases[:: size.every]:
         told = {"kind": "asymmetric", "noise": noise, "value": value, "liars": 0}
-        told |= {"x0": np.full(trials.DIM, x0)}
+        told |= {"x0": np.full(small_problems.DIM, x0)}
         seeds = max(size.seeds // 2, 2)
-        given = trials.lanes(seeds, size.long, hyper=hyper, points=points, **told)
+        given = small_problems.lanes(seeds, size.long, hyper=hyper, points=points, **told)
         trial = Trial(value, sign_of="new")
-        columns = trials.follow(trial, given, f"time_scales-{value}-one", folder)
+        columns = small_problems.follow(trial, given, f"time_scales-{value}-one", folder)
         quarter = columns["gradient"].shape[1] // 4
         norms = columns["gradient"][:, -quarter:].mean(axis=1)
         norms = norms.reshape(seeds, len(BETAS), len(ALPHAS))
@@ -216,9 +226,9 @@ def time_scales(size: Size, folder: results.Folder | None = None) -> Group:
         verdict = "holds" if falls and gaps[-1, 0] > 1.5 * gaps[-1, -1] else "refuted"
         claim = "the gap closes as beta falls (0.5 to 0.05), if beta / alpha stays large"
         findings.append(Finding("Section 3", f"{value}: {claim}", said, verdict))
-        given = trials.lanes(size.seeds, size.long, **told)
+        given = small_problems.lanes(size.seeds, size.long, **told)
         trial = Trial(value, step_size=2.0)
-        columns = trials.follow(trial, given, f"time_scales-{value}-two", folder)
+        columns = small_problems.follow(trial, given, f"time_scales-{value}-two", folder)
         end = columns["gradient"][:, -1].mean()
         claim = f"{value}: the theorem's two time scales"
         verdict = "holds" if end < 0.1 * wrong else "refuted"
@@ -228,12 +238,12 @@ def time_scales(size: Size, folder: results.Folder | None = None) -> Group:
     )
 
 
-GROUPS: dict[str, Callable[[Size, results.Folder], Group]] = {
+GROUPS: dict[str, Callable[[Size, run_folder.RunFolder], Group]] = {
     "rates": rates,
     "convergence": convergence,
     "time_scales": time_scales,
-    "condition": condition.condition,
-    "estimation": condition.estimation,
+    "condition": direction_margin.condition,
+    "estimation": direction_margin.estimation,
 }
 
 

@@ -25,25 +25,27 @@ from urllib.parse import quote
 
 from absl import flags
 
-from experiments import again, curves, folders, plan
-from experiments.command import FLAGS, main
-from experiments.curves import NAMES, Cell
-from farsign_jax import results
-from farsign_jax.base import require
-from farsign_jax.runtime import command
+from farsign_jax.cli import commands
+from farsign_jax.harness import plan, series
+from farsign_jax.harness.command import main
+from farsign_jax.harness.flags import FLAGS
+from farsign_jax.harness.report import reader, reproduce
+from farsign_jax.harness.series import NAMES, Cell
+from farsign_jax.io import files
+from farsign_jax.validation import require
 
 try:
     import jinja2
     import vl_convert
     from markupsafe import Markup
 
-    from experiments import charts, prose
+    from farsign_jax.harness.report import html_tables, vega
 except ModuleNotFoundError as error:
-    command.missing(error, __name__)
+    commands.missing(error, __name__)
 
 flags.DEFINE_list("from", ["results"], "Folders of results, or folders that hold some.")
 
-HERE = pathlib.Path(__file__).parent
+HERE = pathlib.Path(reader.__file__).parent
 
 
 def report(*named: str) -> pathlib.Path:
@@ -51,19 +53,19 @@ def report(*named: str) -> pathlib.Path:
     page = out / "index.html"
     require(not out.exists() or out.is_dir(), f"{out} is a file: --out names a folder")
     rule = f"{page} is no page of this command: choose another --out"
-    require(not page.exists() or folders.is_page(out), rule)
+    require(not page.exists() or reader.is_page(out), rule)
     given = FLAGS["from"]
     require(not named or given.using_default_value, "--from, or folders without it: got both")
     places = [place for place in named or given.value or () if place]
     require(len(places) > 0, "--from names no folder")
-    found, empty = folders.gather(places, out)
+    found, empty = reader.gather(places, out)
     require(len(found) > 0, f"no results in {', '.join(places)}")
-    results.write_text(page, render(found, empty, out))
+    files.write_text(page, render(found, empty, out))
     print(f"{_count(len(found), 'folder')}: {page}, {plan.size(page.stat().st_size)}")
     return out
 
 
-def render(found: Sequence[folders.Folder], empty: Sequence[str], out: pathlib.Path) -> str:
+def render(found: Sequence[reader.Folder], empty: Sequence[str], out: pathlib.Path) -> str:
     """The page; `out` is where it will be, for its links."""
     told = [_told(number, folder, out) for number, folder in enumerate(found)]
     found, known, sections = (list(each) for each in zip(*told, strict=True))
@@ -73,7 +75,7 @@ def render(found: Sequence[folders.Folder], empty: Sequence[str], out: pathlib.P
         autoescape=True, undefined=jinja2.StrictUndefined
     ).from_string((HERE / "page.html").read_text())
     text = template.render(
-        mark=Markup(folders.MARK),
+        mark=Markup(reader.MARK),
         policy=_policy(library, glue),
         title="Results of farsign_jax",
         summary=_summary(found, known),
@@ -89,16 +91,16 @@ def render(found: Sequence[folders.Folder], empty: Sequence[str], out: pathlib.P
 
 
 def _told(
-    number: int, folder: folders.Folder, out: pathlib.Path
-) -> tuple[folders.Folder, list[Cell], dict[str, Any]]:
+    number: int, folder: reader.Folder, out: pathlib.Path
+) -> tuple[reader.Folder, list[Cell], dict[str, Any]]:
     """A folder, its cells and its section; without its content where that cannot be shown."""
     try:
-        cells = curves.cells(folder.rows, folder.varied)
+        cells = series.cells(folder.rows, folder.varied)
         return folder, cells, _section(number, folder, cells, out)
     except Exception as error:  # whatever a folder says, the others are shown
         reason = f"it cannot be shown: {type(error).__name__}: {error}"
         damaged = [*folder.damaged, reason]
-        bare = folders.Folder(folder.name, folder.path, folder.command, files=folder.files)
+        bare = reader.Folder(folder.name, folder.path, folder.command, files=folder.files)
         bare = dataclasses.replace(bare, damaged=damaged, written=folder.written)
         return bare, [], _section(number, bare, [], out)
 
@@ -126,7 +128,7 @@ def _runs(cells: Sequence[Cell]) -> int:
     return sum(len(cell.seeds) for cell in cells)
 
 
-def _summary(found: Sequence[folders.Folder], known: Sequence[Sequence[Cell]]) -> str:
+def _summary(found: Sequence[reader.Folder], known: Sequence[Sequence[Cell]]) -> str:
     runs = sum(map(_runs, known))
     newest = max(found, key=lambda folder: folder.written)
     parts = [_count(len(found), "folder"), _count(runs, "run")]
@@ -135,19 +137,21 @@ def _summary(found: Sequence[folders.Folder], known: Sequence[Sequence[Cell]]) -
     return ", ".join(parts)
 
 
-def _overview(found: Sequence[folders.Folder], known: Sequence[Sequence[Cell]]) -> prose.Table:
+def _overview(
+    found: Sequence[reader.Folder], known: Sequence[Sequence[Cell]]
+) -> html_tables.Table:
     header = ["folder", "of", "data set", "methods", "attacks", "runs", "written, UTC", "state"]
     rows = []
     for number, (folder, cells) in enumerate(zip(found, known, strict=True)):
         link = Markup('<a href="#folder-{}">{}</a>').format(number, folder.name)
         kinds = [{c.names[kind] for c in cells} - {""} for kind in ("method", "attack")]
         rows.append([
-            prose.Cell(folder.name, link),
-            *map(prose.cell, (folder.command, curves.text(folder.config.get("dataset")))),
-            *(prose.cell(str(len(some) or "")) for some in kinds),
-            *map(prose.cell, (f"{_runs(cells):,}", folder.written, folder.state)),
+            html_tables.Cell(folder.name, link),
+            *map(html_tables.cell, (folder.command, series.text(folder.config.get("dataset")))),
+            *(html_tables.cell(str(len(some) or "")) for some in kinds),
+            *map(html_tables.cell, (f"{_runs(cells):,}", folder.written, folder.state)),
         ])  # fmt: skip
-    return prose.table("Folders", [prose.cell(name) for name in header], rows)
+    return html_tables.table("Folders", [html_tables.cell(name) for name in header], rows)
 
 
 def _filters(cells: Sequence[Cell]) -> list[tuple[str, list[str]]]:
@@ -158,9 +162,9 @@ def _filters(cells: Sequence[Cell]) -> list[tuple[str, list[str]]]:
 
 
 def _section(
-    number: int, folder: folders.Folder, cells: Sequence[Cell], out: pathlib.Path
+    number: int, folder: reader.Folder, cells: Sequence[Cell], out: pathlib.Path
 ) -> dict[str, Any]:
-    names = prose.names_of(cells)
+    names = html_tables.names_of(cells)
     return {
         "id": f"folder-{number}",
         "name": folder.name,
@@ -168,19 +172,19 @@ def _section(
         "state": folder.state,
         "reasons": [*folder.damaged, *filter(None, [folder.unfinished])],
         "curves": _curves(cells),
-        "blocks": [b for n, text in folder.tables for b in prose.blocks(n, text, names)],
+        "blocks": [b for n, text in folder.tables for b in html_tables.blocks(n, text, names)],
         "cells": _cells(cells),
         "figures": [_figure(name, content) for name, content in folder.figures],
         "records": [_record(record) for record in folder.records],
-        "again": again.command(folder.config),
+        "again": reproduce.command(folder.config),
         "files": [_file(folder, name, size, out) for name, size in folder.files],
     }
 
 
-def _about(folder: folders.Folder, cells: Sequence[Cell]) -> str:
-    told = {n: curves.text(v) for n, v in folder.config.items() if isinstance(v, str | int)}
+def _about(folder: reader.Folder, cells: Sequence[Cell]) -> str:
+    told = {n: series.text(v) for n, v in folder.config.items() if isinstance(v, str | int)}
     for name, values in folder.varied.items():
-        told[name] = ", ".join(map(curves.text, values))
+        told[name] = ", ".join(map(series.text, values))
     parts = [folder.command, told.get("dataset", ""), told.get("model", "")]
     if "workers" in told:
         parts.append(f"{told['workers']} workers, {told.get('byzantine', '0')} hostile")
@@ -193,17 +197,17 @@ def _curves(cells: Sequence[Cell]) -> dict[str, Any] | None:
     every = [cell for cell in cells if cell.is_curve]
     if not every:
         return None
-    best = curves.best_steps(every)
+    best = series.best_steps(every)
     lines: dict[str, Cell] = {}
     for cell in best:
         lines.setdefault(cell.line, cell)
-    data, style = charts.data(best, list(lines)), charts.strokes(list(lines))
+    data, style = vega.data(best, list(lines)), vega.strokes(list(lines))
     x, y = next(iter(data["x"].values()))["title"], next(iter(data["y"].values()))["title"]
     plots: dict[tuple[str, str], list[Cell]] = {}
     for cell in best:
         plots.setdefault((cell.plot, cell.names["attack"]), []).append(cell)
     return {
-        "data": Markup(charts.script(data)),
+        "data": Markup(vega.script(data)),
         "axes": [
             (axis, [(name, one["title"]) for name, one in data[key].items()])
             for axis, key in (("Horizontal", "x"), ("Vertical", "y"))
@@ -213,7 +217,7 @@ def _curves(cells: Sequence[Cell]) -> dict[str, Any] | None:
                 "name": line,
                 "colour": style[line][0],
                 "dash": style[line][1],
-                "attributes": prose.attributes({**cell.names, "attack": ""}),
+                "attributes": html_tables.attributes({**cell.names, "attack": ""}),
             }
             for line, cell in lines.items()
         ],
@@ -244,35 +248,35 @@ def _note(every: Sequence[Cell], best: Sequence[Cell]) -> str:
     if any(len(cell.seeds) > 1 for cell in best):
         parts.append("Lines are means over seeds; the pointer shows each.")
     longest = max(cell.there.shape[1] for cell in best)
-    if longest > charts.RECORDS:
-        parts.append(f"At most {charts.RECORDS} of {longest:,} records of a run are drawn.")
+    if longest > vega.RECORDS:
+        parts.append(f"At most {vega.RECORDS} of {longest:,} records of a run are drawn.")
     if len(best) < len(every):
         parts.append("Of several step sizes, the one that ends best is drawn.")
     return " ".join(parts)
 
 
-def _cells(cells: Sequence[Cell]) -> prose.Table | None:
+def _cells(cells: Sequence[Cell]) -> html_tables.Table | None:
     """Every cell as a row: what it measured, best and last, over its seeds."""
     measured = list(dict.fromkeys(name for cell in cells for name in cell.measured))
     if not measured:
         return None
-    order = [*curves.MEASURED, *measured]
+    order = [*series.MEASURED, *measured]
     measured = sorted(measured, key=order.index)
     header, rows = ["plot", "attack", "method", "step size", "seeds"], []
     for name in measured:
-        title = curves.MEASURED.get(name, name)
-        header += [f"{title}: best", "last"] if name in curves.PERCENT else [title]
+        title = series.MEASURED.get(name, name)
+        header += [f"{title}: best", "last"] if name in series.PERCENT else [title]
     for cell in cells:
         texts = [cell.plot, cell.names["attack"], cell.line, cell.step, str(len(cell.seeds))]
         for name in measured:
-            ways = (cell.best, cell.last) if name in curves.PERCENT else (cell.last,)
-            digits = ".1f" if name in curves.PERCENT else ".4g"
+            ways = (cell.best, cell.last) if name in series.PERCENT else (cell.last,)
+            digits = ".1f" if name in series.PERCENT else ".4g"
             for way in ways:
                 texts.append(_spread(way(name), digits) if name in cell.measured else "")
-        rows.append([prose.cell(text) for text in texts])
-    told = [prose.attributes(cell.names) for cell in cells]
-    table = prose.table(
-        "Mean and deviation over seeds", [prose.cell(text) for text in header], rows, told
+        rows.append([html_tables.cell(text) for text in texts])
+    told = [html_tables.attributes(cell.names) for cell in cells]
+    table = html_tables.table(
+        "Mean and deviation over seeds", [html_tables.cell(text) for text in header], rows, told
     )
     return table.without_empty_columns()
 
@@ -290,7 +294,7 @@ def _figure(name: str, content: bytes) -> dict[str, Any]:
     return {"name": name, "width": width, "height": height, "source": source}
 
 
-def _record(record: folders.Record) -> dict[str, Any]:
+def _record(record: reader.Record) -> dict[str, Any]:
     flat = [list(_flat(told)) for told in (record.config, record.environment)]
     return {"name": record.name, "config": flat[0], "environment": flat[1]}
 
@@ -300,11 +304,11 @@ def _flat(told: Any, before: str = "") -> Any:
         if isinstance(value, dict):
             yield from _flat(value, f"{before}{name} ")
         else:
-            shown = ", ".join(map(curves.text, value)) if isinstance(value, list) else value
-            yield before + name, curves.text(shown)
+            shown = ", ".join(map(series.text, value)) if isinstance(value, list) else value
+            yield before + name, series.text(shown)
 
 
-def _file(folder: folders.Folder, name: str, size: int, out: pathlib.Path) -> dict[str, str]:
+def _file(folder: reader.Folder, name: str, size: int, out: pathlib.Path) -> dict[str, str]:
     path = os.path.relpath(folder.path.resolve() / name, out.resolve())
     href = quote(os.fsencode(pathlib.PurePath(path).as_posix()))
     return {"name": name, "size": plan.size(size), "href": href}

@@ -31,11 +31,14 @@ under --out.
 import dataclasses
 import pathlib
 
-from experiments import clock, config, figures
-from experiments.command import FLAGS, main, run_panel
-from farsign_jax import results
+from farsign_jax.config import panel_config
+from farsign_jax.harness import plots, timing
+from farsign_jax.harness import summary as summary_lib
+from farsign_jax.harness.command import main, run_panel
+from farsign_jax.harness.flags import FLAGS
+from farsign_jax.io import files, run_folder, tables
 
-CONFIG = config.Config(methods=("far_sign", "cyber0"))
+CONFIG = panel_config.PanelConfig(methods=("far_sign", "cyber0"))
 
 # Table 3 of arXiv 2605.09337: best accuracy in percent, seconds to 80 % and to 85 %, for its
 # five attacks; None where it has a dash.
@@ -79,20 +82,20 @@ _PUBLISHED = {
 PUBLISHED = {
     (name, attack): (row[0][i], row[1][i], row[2][i])
     for name, row in _PUBLISHED.items()
-    for i, attack in enumerate(config.PAPER_ATTACKS)
+    for i, attack in enumerate(panel_config.PAPER_ATTACKS)
 }
 
 
-def measured() -> tuple[config.Config, results.Folder, list, list]:
+def measured() -> tuple[panel_config.PanelConfig, run_folder.RunFolder, list, list]:
     """The panel that the flags ask for, its `seconds` those of each method alone."""
     given, folder, rows, _ = run_panel(
-        "table3", CONFIG, lambda given: [clock.expected(given, FLAGS.data_dir)]
+        "table3", CONFIG, lambda given: [timing.expected(given, FLAGS.data_dir)]
     )
-    times = clock.alone(given, folder, FLAGS.data_dir)
+    times = timing.alone(given, folder, FLAGS.data_dir)
     for row in rows:
         us = times[row["method"], row["aggregator"]]["us"]
         row["seconds"] = 1e-6 * us * row["event"]
-    summary = figures.summarise(rows)
+    summary = summary_lib.summarise(rows)
     folder.write_rows(rows, summary)
     return given, folder, rows, summary
 
@@ -101,7 +104,7 @@ def _or_dash(value: float | None, form: str = "{:,.0f}") -> str:
     return "-" if value is None else form.format(value)
 
 
-def accuracy_table(given: config.Config, summary: list) -> tuple[list, list]:
+def accuracy_table(given: panel_config.PanelConfig, summary: list) -> tuple[list, list]:
     ours = {
         name: getattr(CONFIG, name) for name in ("methods", "attacks", "seeds", "aggregators")
     }
@@ -111,12 +114,17 @@ def accuracy_table(given: config.Config, summary: list) -> tuple[list, list]:
     lines = []
     for e in summary:
         nothing = (None, None, None)
-        name = figures.label(e)
+        name = summary_lib.label(e)
         best, *published = (
             PUBLISHED.get((name, e["attack"]), nothing) if comparable else nothing
         )
         lines.append(
-            [name, e["attack"], figures.percent(e["best"], e["std"]), _or_dash(best, "{:.1f}")]
+            [
+                name,
+                e["attack"],
+                summary_lib.percent(e["best"], e["std"]),
+                _or_dash(best, "{:.1f}"),
+            ]
             + [_or_dash(e[f"evaluations_to_{t}"]) for t in (80, 85)]
             + [_or_dash(e[f"seconds_to_{t}"], "{:.3g}") for t in (80, 85)]
             + [_or_dash(seconds) for seconds in published]
@@ -140,7 +148,7 @@ def wins_table(summary: list) -> tuple[list, list]:
                 cells.append("-" if theirs is None else "never")
             else:
                 cells.append("always" if theirs is None else f"{theirs / own:,.3g}")
-        lines.append([figures.label(e), e["attack"], *cells])
+        lines.append([summary_lib.label(e), e["attack"], *cells])
     return header, lines
 
 
@@ -151,7 +159,9 @@ def fastest(summary: list, attack: str) -> dict | None:
     return min(others, key=lambda e: e["seconds_to_80"], default=None)
 
 
-def check_clock(given: config.Config, folder: results.Folder, summary: list) -> list[str]:
+def check_clock(
+    given: panel_config.PanelConfig, folder: run_folder.RunFolder, summary: list
+) -> list[str]:
     """FAR-SIGN and the fastest other method without attack, really run to 80 %, alone."""
     said = []
     mine = [e for e in summary if e["method"] == "far_sign" and e["attack"] == "none"]
@@ -159,9 +169,9 @@ def check_clock(given: config.Config, folder: results.Folder, summary: list) -> 
         if e is None or e["events_to_80"] is None:
             continue
         events, run = round(e["events_to_80"]), (e["method"], e["aggregator"])
-        took = clock.end_to_end(given, folder, FLAGS.data_dir, run, events)
+        took = timing.end_to_end(given, folder, FLAGS.data_dir, run, events)
         said.append(
-            f"{figures.label(e)}: {events} events to 80 % without attack, "
+            f"{summary_lib.label(e)}: {events} events to 80 % without attack, "
             f"{e['seconds_to_80']:.3g} s as clocked, {took:.3g} s end to end"
         )
     return said
@@ -170,19 +180,19 @@ def check_clock(given: config.Config, folder: results.Folder, summary: list) -> 
 def table3() -> pathlib.Path:
     given, folder, rows, summary = measured()
     header, lines = accuracy_table(given, summary)
-    table = results.markdown_table(header, lines)
-    results.write_text(folder.path / "table.tex", results.latex_table(header, lines))
+    table = tables.markdown_table(header, lines)
+    files.write_text(folder.path / "table.tex", tables.latex_table(header, lines))
     text = [table]
     if (
         any(e["method"] == "far_sign" for e in summary)
-        and len({*map(figures.label, summary)}) > 1
+        and len({*map(summary_lib.label, summary)}) > 1
     ):
-        wins = results.markdown_table(*wins_table(summary))
-        results.write_text(folder.path / "wins.md", wins)
+        wins = tables.markdown_table(*wins_table(summary))
+        files.write_text(folder.path / "wins.md", wins)
         text += ["FAR-SIGN's lead (points), and how many times more the others need:\n", wins]
     text += [f"{line}\n" for line in check_clock(given, folder, summary)]
-    results.write_text(folder.path / "table.md", "\n".join(text))
-    figures.curves(rows, folder.path / "figure1.png", ("evaluations", "seconds"))
+    files.write_text(folder.path / "table.md", "\n".join(text))
+    plots.curves(rows, folder.path / "figure1.png", ("evaluations", "seconds"))
     print("\n" + "\n".join(text) + f"\nall of it is in {folder.path}")
     return folder.path
 

@@ -14,14 +14,15 @@ import pathlib
 
 import numpy as np
 
-from experiments import figures, hosts, panel, plan
-from experiments.command import FLAGS, configure, folder_for, main, sweep_options
-from experiments.config import Config
-from experiments.progress import Progress
-from farsign_jax import results
-from farsign_jax.base import require
+from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.harness import multi_host, panel, plan, summary
+from farsign_jax.harness.command import folder_for, main, sweep_options
+from farsign_jax.harness.flags import FLAGS, configure
+from farsign_jax.harness.progress import Progress
+from farsign_jax.io import files, tables
+from farsign_jax.validation import require
 
-CONFIG = Config(
+CONFIG = PanelConfig(
     methods=("far_sign", "cyber0"), seeds=(100,), validation=1 / 6, events=5000, eval_every=250
 )
 MULTIPLES = tuple(2.0**i for i in range(-2, 4))
@@ -41,7 +42,7 @@ def tune() -> pathlib.Path | None:
     folder = folder_for("tune", config)
     candidates = panel.ready(config, FLAGS.data_dir, MULTIPLES)
     if FLAGS.dry_run:
-        plan.tell(candidates.planned(folder, FLAGS.max_lanes), folder)
+        plan.tell(candidates.planned(folder, FLAGS.max_parallel_runs), folder)
         return None
     scores, steps, rows = {}, {}, {}  # of (method, aggregator)
 
@@ -73,7 +74,7 @@ def tune() -> pathlib.Path | None:
     progress = Progress(candidates.answers)
     panel.sweep(candidates, folder, keep, progress, **sweep_options())
     progress.close()
-    hosts.part()
+    multi_host.part()
     header = ["method", "step size", *config.attacks, "worst"]
     lines = []
     for (method, name), by_attack in scores.items():
@@ -81,10 +82,10 @@ def tune() -> pathlib.Path | None:
         chosen = choose(values)
         for i, (step, row) in enumerate(zip(steps[method, name], values, strict=True)):
             mark = " (chosen)" if i == chosen else ""
-            cells = [figures.percent(score) for score in (*row, row.min())]
+            cells = [summary.percent(score) for score in (*row, row.min())]
             lines.append([f"{method} {name}".strip(), f"{step:.4g}{mark}", *cells])
-    table = results.markdown_table(header, lines)
-    results.write_text(folder.path / "table.md", table)
+    table = tables.markdown_table(header, lines)
+    files.write_text(folder.path / "table.md", table)
     print(f"\n{table}\nall of it is in {folder.path}")
     return folder.path
 

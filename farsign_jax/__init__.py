@@ -4,67 +4,52 @@ from farsign_jax import (
     aggregators,
     arrivals,
     attacks,
-    datasets,
+    data,
     directions,
     interop,
     keys,
-    metrics,
+    methods,
     models,
     oracles,
-    partitions,
-    preaggregators,
     problems,
-    resilience,
-    results,
-    rows,
-    schedules,
-    services,
-    simulate,
+    simulation,
+    step_sizes,
     sweeps,
     theory,
 )
-from farsign_jax.base import (
-    Attack,
-    InvalidConfig,
-    Problem,
-    Query,
-    Report,
-    Server,
-    System,
-    View,
-    Worker,
-)
-from farsign_jax.lockstep import Lockstep
-from farsign_jax.methods import METHODS, Build, Feedback
-from farsign_jax.servers.aflguard import aflguard
-from farsign_jax.servers.async_sgd import async_sgd
-from farsign_jax.servers.brsgd import brsgd
-from farsign_jax.servers.buffered import buffered
-from farsign_jax.servers.ef_sign_sgd import ef_sign_sgd, error_feedback_sign
-from farsign_jax.servers.far_sign import far_sign
-from farsign_jax.servers.fedbuff import fedbuff
-from farsign_jax.servers.kardam import kardam
-from farsign_jax.servers.online_mean import online_mean
-from farsign_jax.servers.rsa import own_model, rsa
-from farsign_jax.servers.sgd import sgd
-from farsign_jax.servers.sign_sgd import momentum_sign, sign_sgd
-from farsign_jax.servers.zeno_pp import zeno_pp
-from farsign_jax.transform import optax_transform
+from farsign_jax.base import Attack, Problem, Query, Report, Server, System, View, Worker
+from farsign_jax.interop.optax_adapter import optax_transform
+from farsign_jax.methods.aflguard import aflguard
+from farsign_jax.methods.async_sgd import async_sgd
+from farsign_jax.methods.brsgd import brsgd
+from farsign_jax.methods.buffered import buffered
+from farsign_jax.methods.ef_sign_sgd import ef_sign_sgd, error_feedback_sign
+from farsign_jax.methods.far_sign import far_sign
+from farsign_jax.methods.fedbuff import fedbuff
+from farsign_jax.methods.kardam import kardam
+from farsign_jax.methods.online_mean import online_mean
+from farsign_jax.methods.registry import METHODS, OracleConfig, SystemSpec
+from farsign_jax.methods.rsa import own_model, rsa
+from farsign_jax.methods.sgd import sgd
+from farsign_jax.methods.sign_sgd import momentum_sign, sign_sgd
+from farsign_jax.methods.zeno_pp import zeno_pp
+from farsign_jax.sweeps.lockstep import Lockstep
+from farsign_jax.validation import InvalidConfig
 
 __version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
     "Attack",
-    "Build",
-    "Feedback",
     "InvalidConfig",
     "Lockstep",
+    "OracleConfig",
     "Problem",
     "Query",
     "Report",
     "Server",
     "System",
+    "SystemSpec",
     "View",
     "Worker",
     "aflguard",
@@ -74,7 +59,7 @@ __all__ = [
     "attacks",
     "brsgd",
     "buffered",
-    "datasets",
+    "data",
     "directions",
     "ef_sign_sgd",
     "error_feedback_sign",
@@ -83,25 +68,19 @@ __all__ = [
     "interop",
     "kardam",
     "keys",
-    "metrics",
+    "methods",
     "models",
     "momentum_sign",
     "online_mean",
     "optax_transform",
     "oracles",
     "own_model",
-    "partitions",
-    "preaggregators",
     "problems",
-    "resilience",
-    "results",
-    "rows",
     "rsa",
-    "schedules",
-    "services",
     "sgd",
     "sign_sgd",
-    "simulate",
+    "simulation",
+    "step_sizes",
     "sweeps",
     "theory",
     "zeno_pp",

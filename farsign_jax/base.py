@@ -14,18 +14,21 @@ b examples per mini-batch, T events.
 """
 
 import dataclasses
-import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 
 Array = jax.Array
+
+
 Key = jax.Array  # a typed key, `jax.random.key(seed)`
+
+
 PyTree = Any
+
+
 Schedule = Callable[[Any], Any]  # step -> number: an optax schedule
 
 
@@ -42,7 +45,7 @@ class Report(NamedTuple):
     """What reaches the server. The runtime stamps everything but `value`.
 
     `Server.update` takes a set of s reports, one leading axis on every field: the set S_n
-    of (worker, direction) pairs heard in event n. In an empty slot `worker` is m, one past
+    of (worker, direction) pairs received in event n. In an empty slot `worker` is m, one past
     the last: JAX drops a write there.
     """
 
@@ -59,8 +62,10 @@ class View(NamedTuple):
     server: PyTree  # the server's full state
     byzantine: Array  # bool[m], who lies
     # For attacks that say they are omniscient, else None:
-    said: Any = None  # f32[m, k], what workers said of these directions, as it is remembered
-    heard: Any = None  # bool[m, k], whether they said anything
+    reported: Any = (
+        None  # f32[m, k], what workers reported of these directions, as it is remembered
+    )
+    received: Any = None  # bool[m, k], whether they reported anything
 
 
 class Server(NamedTuple):
@@ -71,8 +76,8 @@ class Server(NamedTuple):
     `scheduled` names the fields of the state that the order of arrivals alone decides: runs
     that share a schedule share them.
 
-    `recall(state, direction)` reads what each worker has said about these directions out of
-    the server's own memory, as `(said, heard)`. A server that keeps no such memory leaves it
+    `recall(state, direction)` reads what each worker has reported about these directions out of
+    the server's own memory, as `(reported, received)`. A server that keeps no such memory leaves it
     out; the driver then remembers, and only where an attack wants to know, what it takes to be
     comparable: whole gradients, and answers about directions where the server says so.
     """
@@ -120,12 +125,12 @@ class Attack(NamedTuple):
 
     `space` says what it lies about, where workers encode: its "message", or what it
     "measured", which it then encodes as an honest worker would; `report.value` and
-    `view.said` are these. Several attacks side by side (`lockstep`) have a tuple of them.
+    `view.reported` are these. Several attacks side by side (`lockstep`) have a tuple of them.
     """
 
     init: Callable[[int], PyTree]  # m -> state
     forge: Callable[[PyTree, Report, View, Key], tuple[PyTree, Array]]  # -> state, value
-    omniscient: bool = False  # must the driver fill `View.said` and `View.heard`?
+    omniscient: bool = False  # must the driver fill `View.reported` and `View.received`?
     space: str | tuple[str, ...] = "message"  # what it lies about
 
 
@@ -186,47 +191,3 @@ class Problem:
 
     def shard(self, worker: Array) -> Shard:
         return Shard(self.data, self.rows[worker], self.sizes[worker])
-
-
-class InvalidConfig(ValueError):
-    """What was asked for cannot run; the message names the value and the rule, in one line."""
-
-
-def is_concrete(value: Any) -> bool:
-    """Whether a value, or all of a tree, is known now: everything but a tracer."""
-    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value))
-
-
-def require(condition: Any, message: str) -> None:
-    """Raises `InvalidConfig(message)` when a concrete condition is false; tracers pass."""
-    if is_concrete(condition) and not np.all(condition):
-        raise InvalidConfig(message)
-
-
-def as_schedule(value: Any) -> Schedule:
-    """An optax schedule as it is; a number (traced or not) as a constant schedule."""
-    return value if callable(value) else lambda step: jnp.asarray(value, jnp.float32)
-
-
-def step_schedule(method: str, step_size: Any) -> Schedule:
-    """`as_schedule`, and an `InvalidConfig` on a number that is no step size."""
-    if not callable(step_size):
-        rule = f"{method} needs a finite step_size > 0: got {step_size}"
-        require((step_size > 0) & (step_size < float("inf")), rule)
-    return as_schedule(step_size)
-
-
-def tame(numbers: Array, largest: float = 1e6) -> Array:
-    """What a server makes of numbers from a worker, so that its own stay numbers: those that
-    are not finite count as 0, huge ones are clipped."""
-    sane = jnp.clip(numbers, -largest, largest)
-    return jnp.where(jnp.isfinite(numbers), sane, jnp.zeros((), numbers.dtype))
-
-
-def lookup(kind: str, name: str, table: Mapping[str, Any]) -> Any:
-    """`table[name]`, or an `InvalidConfig` that names the closest known names."""
-    if name in table:
-        return table[name]
-    close = difflib.get_close_matches(name, table, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise InvalidConfig(f"unknown {kind} {name!r}: {hint}known: {', '.join(sorted(table))}")

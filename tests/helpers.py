@@ -11,7 +11,7 @@ import pytest
 
 from farsign_jax import attacks, directions, models, oracles, problems
 from farsign_jax.base import System
-from farsign_jax.servers.far_sign import far_sign
+from farsign_jax.methods.far_sign import far_sign
 
 LONG = (pytest.mark.slow, pytest.mark.long)
 M, D = 7, 20  # workers and parameters of the small quadratic

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from farsign_jax import arrivals, programs, simulate
+from farsign_jax import arrivals, programs, simulation
 from tests import helpers
 
 PROBLEM = helpers.quadratic()
@@ -30,7 +30,7 @@ print(most, helpers.memory_of("self") - early)
 
 def run_once(step_size):
     system = helpers.far_sign_system(PROBLEM, step_size=step_size)
-    return simulate.run(PROBLEM, system, arrivals.uniform(helpers.KEY, helpers.M, 5))[0]
+    return simulation.run(PROBLEM, system, arrivals.uniform(helpers.KEY, helpers.M, 5))[0]
 
 
 def test_programs_are_dropped_where_a_process_holds_many_maps(monkeypatch):

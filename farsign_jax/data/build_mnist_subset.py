@@ -14,12 +14,12 @@ import sys
 import numpy as np
 from absl import flags
 
-from farsign_jax import datasets
-from farsign_jax.results import atomic_write
-from farsign_jax.runtime import command
+from farsign_jax.cli import commands
+from farsign_jax.data import dataset, datasets, sources
+from farsign_jax.io.files import atomic_write
 
 FLAGS = flags.FlagValues()
-_define = command.definer(FLAGS)
+_define = commands.definer(FLAGS)
 _define("string", "data_dir", None, "Where MNIST lies, prepared or as IDX files.")
 _define("bool", "check", False, "Compare with the embedded file, write nothing.")
 
@@ -33,10 +33,10 @@ def select(images: np.ndarray, labels: np.ndarray, per_class: int) -> np.ndarray
     return rows[np.argsort(sums[rows], kind="stable")]
 
 
-def build(mnist: datasets.Dataset) -> datasets.Dataset:
+def build(mnist: dataset.Dataset) -> dataset.Dataset:
     train = select(mnist.train_images, mnist.train_labels, 1000)
     test = select(mnist.test_images, mnist.test_labels, 200)
-    return datasets.Dataset(
+    return dataset.Dataset(
         mnist.train_images[train],
         mnist.train_labels[train].astype(np.int32),
         mnist.test_images[test],
@@ -48,9 +48,9 @@ def main() -> None:
     subset = build(datasets.load("mnist", FLAGS.data_dir))
     if not FLAGS.check:
         atomic_write(
-            datasets.EMBEDDED, lambda file: np.savez_compressed(file, **subset._asdict())
+            sources.EMBEDDED, lambda file: np.savez_compressed(file, **subset._asdict())
         )
-        print(f"wrote {datasets.EMBEDDED}")
+        print(f"wrote {sources.EMBEDDED}")
         return
     embedded = datasets.load("mnist_subset")
     for name, built, kept in zip(subset._fields, subset, embedded, strict=True):
@@ -60,4 +60,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.main(main, FLAGS, __doc__)
+    commands.main(main, FLAGS, __doc__)

@@ -6,7 +6,7 @@
 from typing import Any
 
 from farsign_jax.base import Problem, Schedule, Worker
-from farsign_jax.directions import Dictionary
+from farsign_jax.directions.dictionary import Dictionary
 from farsign_jax.oracles.coordinate_mlp import coordinate_two_point
 from farsign_jax.oracles.first_order import directional_derivative, stochastic_gradient
 from farsign_jax.oracles.saga import saga_gradient

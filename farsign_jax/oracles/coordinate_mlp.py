@@ -7,7 +7,6 @@ all coordinates share, and the loss difference is formed from the change of the 
 O(b * next width) instead of a forward pass.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from farsign_jax.base import Array, Schedule, Worker, as_schedule
-from farsign_jax.models import MLP, Flat, byte_scale
+from farsign_jax.base import Array, Schedule, Worker
+from farsign_jax.models.flat import byte_scale
+from farsign_jax.models.structure import Layer, MLPStructure
 from farsign_jax.oracles import cross_entropy
 from farsign_jax.oracles.zeroth_order import (
     check,
@@ -25,46 +25,7 @@ from farsign_jax.oracles.zeroth_order import (
     evaluation_noise,
     evaluations,
 )
-
-
-class Layer(NamedTuple):
-    """Where a dense layer lies in the vector: kernel [fan_in, fan_out], bias [fan_out]."""
-
-    kernel: int
-    bias: int
-    fan_in: int
-    fan_out: int
-
-
-class MLPStructure(NamedTuple):
-    """All that the oracle must know about a network: its layers and its activation."""
-
-    layers: tuple[Layer, ...]
-    activation: Callable[[Array], Array]
-
-    @classmethod
-    def of(cls, module: Any, flat: Flat) -> "MLPStructure | None":
-        """The structure of an `MLP`; None for anything else, subclasses included."""
-        if type(module) is not MLP or not _elementwise(module.activation):
-            return None
-        layers = []
-        for n in range(len(module.features)):
-            at, shape = flat.offsets[f"Dense_{n}"], flat.shapes[f"Dense_{n}"]
-            layers.append(Layer(at["kernel"], at["bias"], *shape["kernel"]))
-        return cls(tuple(layers), module.activation)
-
-
-@functools.lru_cache(maxsize=64)
-def _elementwise(activation: Callable) -> bool:
-    """Whether each output depends on its own input alone (softmax's do not)."""
-
-    @jax.jit
-    def both(z):
-        alone = [activation(a.reshape(1, 1)) for a in z.reshape(-1)]
-        return activation(z), jnp.stack(alone).reshape(z.shape)
-
-    z = np.linspace(-2, 3, 8, dtype=np.float32).reshape(2, 4)
-    return np.allclose(*both(z), rtol=1e-5, atol=1e-6)
+from farsign_jax.step_sizes import as_schedule
 
 
 class Touch(NamedTuple):

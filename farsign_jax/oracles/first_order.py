@@ -6,9 +6,10 @@ Y_j = a_j . grad F(x; xi)                                                       
 import jax
 import jax.numpy as jnp
 
-from farsign_jax.base import Worker, require
-from farsign_jax.directions import Dictionary
+from farsign_jax.base import Worker
+from farsign_jax.directions.dictionary import Dictionary
 from farsign_jax.oracles.zeroth_order import check_question
+from farsign_jax.validation import require
 
 
 def directional_derivative(

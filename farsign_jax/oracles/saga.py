@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from farsign_jax.base import Array, Problem, Table, Worker, require, tame
-from farsign_jax.models import as_float
+from farsign_jax.base import Array, Problem, Table, Worker
+from farsign_jax.models.flat import as_float
+from farsign_jax.validation import require, sanitize
 
 _CHUNK = 256  # examples side by side when the table is first filled: bounds the memory
 
@@ -123,7 +124,7 @@ def saga_gradient(problem: Problem, *, batch_size: int = 1) -> Worker:
         places = shard.draw(key, b)
         batch = shard.take(places)
         # Tamed: one gradient that overflows would stay in the mean for ever.
-        told = tame(entries.of(query.params, batch))
+        told = sanitize(entries.of(query.params, batch))
         change = told - state.table.rows
         step = entries.combined(change, batch, jnp.full(b, 1 / b, change.dtype))
         size, news = shard.size.astype(change.dtype), step

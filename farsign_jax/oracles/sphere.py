@@ -14,10 +14,12 @@ References:
 import jax
 import jax.numpy as jnp
 
-from farsign_jax.base import Problem, Schedule, Worker, as_schedule, require
-from farsign_jax.directions import Sphere
+from farsign_jax.base import Problem, Schedule, Worker
+from farsign_jax.directions.unit_sphere import Sphere
 from farsign_jax.oracles.sphere_mlp import dense_loss_changes
 from farsign_jax.oracles.zeroth_order import check, evaluation_noise
+from farsign_jax.step_sizes import as_schedule
+from farsign_jax.validation import require
 
 MESSAGES = ("dense", "scalar")
 

@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from farsign_jax.base import Array
-from farsign_jax.models import as_float
-from farsign_jax.oracles.coordinate_mlp import Layer, MLPStructure, activation_change
+from farsign_jax.models.flat import as_float
+from farsign_jax.models.structure import Layer, MLPStructure
+from farsign_jax.oracles.coordinate_mlp import activation_change
 
 
 def _split(vectors: Array, layer: Layer) -> tuple[Array, Array]:

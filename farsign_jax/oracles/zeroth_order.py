@@ -16,8 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from farsign_jax.base import Array, Key, Query, Schedule, Worker, as_schedule, lookup, require
-from farsign_jax.directions import Dictionary
+from farsign_jax.base import Array, Key, Query, Schedule, Worker
+from farsign_jax.directions.dictionary import Dictionary
+from farsign_jax.step_sizes import as_schedule
+from farsign_jax.validation import lookup, require
 
 SCHEMES = ("central", "forward")
 

@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from farsign_jax.runtime.history import NOTHING, Delta, History
+from farsign_jax.runtime.delta_history import NOTHING, Delta, History
+from farsign_jax.runtime.journal import Arrival
 from farsign_jax.runtime.limits import Bucket, Limits
-from farsign_jax.runtime.log import Arrival
-from farsign_jax.runtime.machines import Machine, check_alike
+from farsign_jax.runtime.state_machine import Machine, check_alike
 
 
 class Question(NamedTuple):

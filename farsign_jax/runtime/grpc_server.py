@@ -17,11 +17,11 @@ from typing import Any, NoReturn
 
 import grpc
 
-from farsign_jax.base import InvalidConfig
-from farsign_jax.runtime import wire
+from farsign_jax.runtime import messages
+from farsign_jax.runtime.connection import Security, Terms, options
 from farsign_jax.runtime.core import Out, Reply, ServerCore, Session
 from farsign_jax.runtime.limits import Bucket
-from farsign_jax.runtime.terms import Security, Terms, options
+from farsign_jax.validation import InvalidConfig
 
 _CODES = {
     "strikes": grpc.StatusCode.PERMISSION_DENIED,
@@ -77,8 +77,8 @@ class GrpcServer:
         self._tasks: dict[Session, Any] = {}
         self._heard: dict[Session, float] = {}
         self._certificates: dict[Session, bytes] = {}
-        down = wire.Down()
-        down.welcome.protocol, down.welcome.epoch = wire.PROTOCOL, secrets.randbits(63) | 1
+        down = messages.Down()
+        down.welcome.protocol, down.welcome.epoch = messages.PROTOCOL, secrets.randbits(63) | 1
         down.welcome.setting, down.welcome.fingerprint = setting, fingerprint
         down.welcome.dim = len(core.machine.params)
         down.welcome.silence = self.terms.silence
@@ -102,8 +102,8 @@ class GrpcServer:
             options=options(self.terms, size),
             maximum_concurrent_rpcs=2 * core.machine.num_workers + 8,
         )
-        handlers = {wire.METHOD: handler}
-        generic = grpc.method_handlers_generic_handler(wire.SERVICE, handlers)
+        handlers = {messages.METHOD: handler}
+        generic = grpc.method_handlers_generic_handler(messages.SERVICE, handlers)
         self._server.add_generic_rpc_handlers((generic,))
         try:
             if self._security is None:
@@ -161,7 +161,7 @@ class GrpcServer:
             have = hello.version if hello.epoch == self._welcome.welcome.epoch else None
             old = self.core.sessions.get(worker)
             session, reply = self.core.join(worker, have, self.now())
-            parts = wire.parts(reply)  # x is as it is now until we wait for something
+            parts = messages.parts(reply)  # x is as it is now until we wait for something
             if old in self._tasks:
                 self._end(old, "replaced")
             if self._instances[worker] != hello.instance:
@@ -226,11 +226,11 @@ class GrpcServer:
             data = await asyncio.wait_for(context.read(), self.terms.handshake)
         except TimeoutError:
             await self._refuse(context, "DEADLINE_EXCEEDED", "said nothing")
-        name, hello = wire.parse(wire.Up, b"" if data is wire.END else data)
+        name, hello = messages.parse(messages.Up, b"" if data is messages.END else data)
         if name != "hello":
             await self._refuse(context, "INVALID_ARGUMENT", "no hello")
-        if hello.protocol != wire.PROTOCOL:
-            text = f"speaks protocol {hello.protocol}, not {wire.PROTOCOL}"
+        if hello.protocol != messages.PROTOCOL:
+            text = f"speaks protocol {hello.protocol}, not {messages.PROTOCOL}"
             await self._refuse(context, "FAILED_PRECONDITION", text)
         return hello
 
@@ -251,11 +251,11 @@ class GrpcServer:
                 return "slow"
             while True:
                 data = await context.read()
-                if data is wire.END:
+                if data is messages.END:
                     return "left"
                 self._heard[session] = self.now()
                 self.bytes["up"] += len(data)
-                name, told = wire.parse(wire.Up, data)
+                name, told = messages.parse(messages.Up, data)
                 if name == "answer":
                     break
                 if name != "alive":
@@ -268,7 +268,7 @@ class GrpcServer:
             if not self._enough.is_set():
                 await self._wait_for_others(session)
             reply = core.handle(session, told.nonce, told.version, told.values, self.now())
-            parts = wire.parts(reply)
+            parts = messages.parts(reply)
 
     @property
     def missing(self) -> int:
@@ -298,9 +298,9 @@ class GrpcServer:
                 return True
             # All of a large x, while it changes: what has changed since is sent behind.
             have, x = self.core.snapshot()
-            for part in wire.chunks(x):
+            for part in messages.chunks(x):
                 await self._write(context, session, part)
-            parts = wire.parts(self.core.ask_again(session, reply.verdict, have))
+            parts = messages.parts(self.core.ask_again(session, reply.verdict, have))
         return False
 
     async def _write(self, context: Any, session: Session, part: bytes) -> None:

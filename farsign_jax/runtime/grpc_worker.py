@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import grpc
 import numpy as np
 
-from farsign_jax.base import InvalidConfig
-from farsign_jax.runtime import wire
-from farsign_jax.runtime.answers import Kind
+from farsign_jax.runtime import messages
+from farsign_jax.runtime.worker import Kind
+from farsign_jax.validation import InvalidConfig
 
 _FINAL = (
     grpc.StatusCode.PERMISSION_DENIED,
@@ -81,7 +81,7 @@ class GrpcWorker:
         self._target, self._worker, self._make = target, worker, make
         self._credentials, self._patience, self._threaded = credentials, patience, threaded
         self._options = [
-            ("grpc.max_receive_message_length", 8 * 4 * wire.CHUNK),
+            ("grpc.max_receive_message_length", 8 * 4 * messages.CHUNK),
             ("grpc.keepalive_time_ms", round(1000 * ping)),
             ("grpc.keepalive_timeout_ms", max(round(500 * ping), 1)),
             ("grpc.enable_retries", 0),
@@ -129,9 +129,9 @@ class GrpcWorker:
     async def _connect(self) -> None:
         """One conversation, to its end: raises `_Ended`."""
         async with self._channel() as channel:
-            call = channel.stream_stream(f"/{wire.SERVICE}/{wire.METHOD}")()
-            up = wire.Up()
-            up.hello.protocol, up.hello.worker = wire.PROTOCOL, self._worker
+            call = channel.stream_stream(f"/{messages.SERVICE}/{messages.METHOD}")()
+            up = messages.Up()
+            up.hello.protocol, up.hello.worker = messages.PROTOCOL, self._worker
             up.hello.instance = self._instance
             up.hello.epoch, up.hello.version = self._epoch, self._version
             try:
@@ -145,8 +145,8 @@ class GrpcWorker:
 
     async def _welcome(self, call: Any) -> float:
         """Learns what the run is; the silence limit."""
-        name, told = wire.parse(wire.Down, await _read(call))
-        if name != "welcome" or told.protocol != wire.PROTOCOL:
+        name, told = messages.parse(messages.Down, await _read(call))
+        if name != "welcome" or told.protocol != messages.PROTOCOL:
             raise InvalidConfig(f"{self._target} speaks another protocol")
         self._welcomed = time.monotonic()
         if told.epoch != self._epoch:
@@ -164,16 +164,16 @@ class GrpcWorker:
         assert kind is not None
         while True:
             data = await call.read()
-            if data is wire.END:
+            if data is messages.END:
                 return False
-            name, told = wire.parse(wire.Down, data)
+            name, told = messages.parse(messages.Down, data)
             if name != "chunk":
                 break
             values = np.frombuffer(told.values, "<f4")
             self.x[told.offset : told.offset + len(values)] = values
         if name != "question":
             raise InvalidConfig(f"{self._target} speaks another protocol")
-        question = wire.asked(told, self.x, kind.direction)
+        question = messages.asked(told, self.x, kind.direction)
         self._version = question.version
         self.accepted += told.verdict == "accepted"
         if self._threaded:
@@ -181,7 +181,7 @@ class GrpcWorker:
             value = await self._while_alive(call, work, silence)
         else:
             value = kind.answer(self.x, question)
-        up = wire.Up()
+        up = messages.Up()
         up.answer.nonce, up.answer.version = question.nonce, question.version
         up.answer.values = value.astype("<f4", copy=False).tobytes()
         await call.write(up.SerializeToString())
@@ -190,7 +190,7 @@ class GrpcWorker:
     async def _while_alive(self, call: Any, work: Any, silence: float) -> Any:
         """What `work` gives; meanwhile says now and then that it is still at it."""
         task = asyncio.ensure_future(work)
-        up = wire.Up()
+        up = messages.Up()
         up.alive.SetInParent()
         while not (await asyncio.wait({task}, timeout=silence / 3))[0]:
             await call.write(up.SerializeToString())
@@ -199,4 +199,4 @@ class GrpcWorker:
 
 async def _read(call: Any) -> bytes:
     data = await call.read()
-    return b"" if data is wire.END else data
+    return b"" if data is messages.END else data

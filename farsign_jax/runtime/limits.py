@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from farsign_jax.base import require
+from farsign_jax.validation import require
 
 
 @dataclasses.dataclass(frozen=True)

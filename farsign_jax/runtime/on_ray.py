@@ -18,18 +18,19 @@ import asyncio
 
 from absl import flags
 
-from farsign_jax.base import require
-from farsign_jax.runtime import command, serving
-from farsign_jax.runtime.answers import attack_of
+from farsign_jax.cli import commands
+from farsign_jax.runtime import service
 from farsign_jax.runtime.limits import Limits
+from farsign_jax.runtime.worker import attack_of
+from farsign_jax.validation import require
 
 try:
     from farsign_jax.runtime import ray_server
 except ModuleNotFoundError as error:
-    command.missing(error, __name__)
+    commands.missing(error, __name__)
 
 FLAGS = flags.FlagValues()
-_define = command.definer(FLAGS)
+_define = commands.definer(FLAGS)
 _define("string", "address", "local", "Of a Ray cluster; auto: the one on this machine.")
 _define("float", "cpus", 0.0, "Cores that a worker has for itself; 0: what is left.")
 _define(
@@ -42,22 +43,22 @@ _define(
 _define("integer", "tries", 3, "So many losses without an answer, and a worker is given up.")
 _define("integer", "byzantine", 0, "So many workers lie, the first ones.")
 _define("string", "attack", "sign_flip:scale=10", "What they say instead.")
-serving.define(FLAGS)
+service.define(FLAGS)
 
 
 def on_ray() -> None:
-    command.prepare_jax()
-    serving.check_seconds(FLAGS, "silence")
+    commands.prepare_jax()
+    service.check_seconds(FLAGS, "silence")
     require(FLAGS.tries > 0, f"need --tries > 0: got {FLAGS.tries}")
     require(FLAGS.cpus >= 0, f"need --cpus >= 0: got {FLAGS.cpus}")
-    workers, liars = serving.setting_of(FLAGS).workers, FLAGS.byzantine
+    workers, liars = service.setting_of(FLAGS).workers, FLAGS.byzantine
     require(0 <= liars <= workers, f"--byzantine is 0..{workers}: got {liars}")
     attack_of(FLAGS.attack)
     free = float("inf")  # nobody here floods: who answers fast is asked as fast
     limits = Limits(FLAGS.strikes, free, free, FLAGS.staleness, FLAGS.history)
     ray_server.connect(FLAGS.address)
     ray_server.check_room(workers, FLAGS.cpus)
-    run = serving.Serving(FLAGS, limits)
+    run = service.Serving(FLAGS, limits)
     told = run.setting.to_json(), run.setting.fingerprint, FLAGS.data_dir
     start = ray_server.placed(FLAGS.cpus, FLAGS.attack, liars, *told)
     known = {"silence": FLAGS.silence, "tries": FLAGS.tries, "began": run.store.seconds}
@@ -70,4 +71,4 @@ def on_ray() -> None:
 
 
 if __name__ == "__main__":
-    command.main(on_ray, FLAGS, __doc__)
+    commands.main(on_ray, FLAGS, __doc__)

@@ -22,15 +22,15 @@ from typing import Any
 
 import numpy as np
 
-from farsign_jax.base import InvalidConfig
-from farsign_jax.runtime import command
-from farsign_jax.runtime.answers import attack_of, kind_of
+from farsign_jax.cli import commands
 from farsign_jax.runtime.core import Out, Question, Reply, ServerCore, Session
+from farsign_jax.runtime.worker import attack_of, kind_of
+from farsign_jax.validation import InvalidConfig
 
 try:
     import ray  # pyright: ignore[reportMissingImports]
 except ModuleNotFoundError as error:
-    command.missing(error, __name__)
+    commands.missing(error, __name__)
 
 _LOOPBACK = "127.0.0.2"  # Ray takes 127.0.0.1 to mean an address that others can reach
 
@@ -88,7 +88,7 @@ class Worker:
         attack: str | None,
         data_dir: str | None,
     ):
-        command.prepare_jax()
+        commands.prepare_jax()
         lies = attack_of(attack)
         self._answer = kind_of(setting, fingerprint, worker, lies, data_dir).answer
         self._x = np.zeros(0, np.float32)

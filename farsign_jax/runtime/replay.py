@@ -16,13 +16,15 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from farsign_jax import attacks, simulate, usage
-from farsign_jax.base import InvalidConfig, Problem, Server, System, Worker, require
-from farsign_jax.runtime import log as log_lib
+from farsign_jax import attacks, simulation
+from farsign_jax.base import Problem, Server, System, Worker
+from farsign_jax.cli import help
+from farsign_jax.runtime import journal
 from farsign_jax.runtime.core import ServerCore
 from farsign_jax.runtime.limits import Limits
 from farsign_jax.runtime.setting import Setting
 from farsign_jax.runtime.store import hear_again, restore
+from farsign_jax.validation import InvalidConfig, require
 
 
 def _silent(x: Any, batch: Any) -> Any:
@@ -71,7 +73,7 @@ def as_system(server: Server, shape: tuple[int, ...]) -> System:
 
 def replay(
     server: Server, shape: tuple[int, ...], arrivals: np.ndarray, x0: Any, seed: int
-) -> simulate.Run:
+) -> simulation.Run:
     """The run of a log, simulated.
 
     Args:
@@ -93,7 +95,7 @@ def replay(
         questions[worker] = event + 1
     problem = as_problem(arrivals, server.num_workers, x0)
     system = as_system(server, shape)
-    return simulate.run(problem, system, workers, seed=seed, delivery="outstanding")[0]
+    return simulation.run(problem, system, workers, seed=seed, delivery="outstanding")[0]
 
 
 class Verdict(NamedTuple):
@@ -101,7 +103,7 @@ class Verdict(NamedTuple):
 
     events: int
     differing: list[str]  # arrays of the server's state that the simulator has otherwise
-    run: simulate.Run
+    run: simulation.Run
 
 
 def load_setting(path: pathlib.Path) -> Setting:
@@ -134,7 +136,7 @@ def verify(path: Any, data_dir: str | None = None) -> Verdict:
     setting = load_setting(path)
     problem, _ = setting.problem(data_dir)
     machine, system = setting.machine(problem), setting.system(problem)
-    arrivals = log_lib.read(path / "arrivals.log", setting.fingerprint)
+    arrivals = journal.read(path / "arrivals.log", setting.fingerprint)
     core = ServerCore(machine, Limits(), by_seed=setting.by_seed, log=lambda arrival: None)
     if (path / "checkpoint.npz").exists():
         restore(core, path / "checkpoint.npz", setting.fingerprint)
@@ -144,7 +146,7 @@ def verify(path: Any, data_dir: str | None = None) -> Verdict:
 
 
 def main(argv: list[str]) -> int:
-    if usage.asked(argv[1:]):
+    if help.asked(argv[1:]):
         print((__doc__ or "").strip())
         return 0
     if len(argv) != 2 or argv[1].startswith("-"):

@@ -16,26 +16,27 @@ from typing import Any
 
 from absl import flags
 
-from farsign_jax.base import require
-from farsign_jax.runtime import command, serving
+from farsign_jax.cli import commands
+from farsign_jax.runtime import service
 from farsign_jax.runtime.limits import Limits
+from farsign_jax.validation import require
 
 try:
-    from farsign_jax.runtime.certificates import Allowed
+    from farsign_jax.runtime.connection import Security, Terms
     from farsign_jax.runtime.grpc_server import GrpcServer
-    from farsign_jax.runtime.terms import Security, Terms
+    from farsign_jax.runtime.tls import Allowed
 except ModuleNotFoundError as error:
-    command.missing(error, __name__)
+    commands.missing(error, __name__)
 
 FLAGS = flags.FlagValues()
-_define = command.definer(FLAGS)
+_define = commands.definer(FLAGS)
 _define("string", "address", "localhost:7077", "HOST:PORT to listen at; port 0: any.")
 _define(
     "string",
     "certificates",
     None,
     "Folder with server.key, server.crt, authority.crt "
-    "and allowed.txt (farsign_jax.runtime.certificates).",
+    "and allowed.txt (farsign_jax.runtime.tls).",
 )
 _define("bool", "insecure", False, "No certificates, no encryption; on this machine only.")
 _define("float", "rate", 500.0, "Answers per second that a worker is asked for at most.")
@@ -43,13 +44,13 @@ _define("float", "burst", 100.0, "Answers that it may give ahead of that.")
 _define("float", "silence", 30.0, "Seconds after which a silent worker is gone.")
 _define("float", "ping", 10.0, "Seconds between two pings of an idle connection.")
 _define("integer", "wait_for", 1, "Nobody is heard before so many workers have an answer.")
-serving.define(FLAGS)
+service.define(FLAGS)
 
 
 def security_of(values: Any, host: str, workers: int) -> Security | None:
     """What the server shows to workers and checks them by; None with --insecure."""
     names = ("server.key", "server.crt", "authority.crt")
-    found = command.certificates_of(values, "--address", host, *names)
+    found = commands.certificates_of(values, "--address", host, *names)
     if found is None:
         return None
     key, certificate, authority = found
@@ -58,15 +59,15 @@ def security_of(values: Any, host: str, workers: int) -> Security | None:
 
 
 def serve() -> None:
-    command.prepare_jax()
-    host, port = command.address("--address", FLAGS.address)
-    serving.check_seconds(FLAGS, "silence", "ping")
+    commands.prepare_jax()
+    host, port = commands.address("--address", FLAGS.address)
+    service.check_seconds(FLAGS, "silence", "ping")
     rule = f"need 1 <= --wait_for <= {FLAGS.workers} workers: got {FLAGS.wait_for}"
     require(1 <= FLAGS.wait_for <= FLAGS.workers, rule)
     limits = Limits(*(getattr(FLAGS, name) for name in Limits.__dataclass_fields__))
-    workers = serving.setting_of(FLAGS).workers
+    workers = service.setting_of(FLAGS).workers
     security = security_of(FLAGS, host, workers)
-    run = serving.Serving(FLAGS, limits)
+    run = service.Serving(FLAGS, limits)
     server = GrpcServer(
         run.core,
         run.setting.to_json(),
@@ -83,4 +84,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    command.main(serve, FLAGS, __doc__)
+    commands.main(serve, FLAGS, __doc__)

@@ -9,20 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from farsign_jax import (
-    datasets,
-    directions,
-    keys,
-    models,
-    partitions,
-    problems,
-    results,
-    simulate,
-)
-from farsign_jax.base import InvalidConfig, Problem, System, require
-from farsign_jax.methods import METHODS, Build, Feedback, hyper_of, options_of
-from farsign_jax.runtime.machines import Compiled, Machine
-from farsign_jax.runtime.on_host import OnHost, contracts
+from farsign_jax import directions as directions_lib
+from farsign_jax import keys, models, problems, simulation
+from farsign_jax.base import Problem, System
+from farsign_jax.data import datasets, partitions
+from farsign_jax.io import provenance
+from farsign_jax.methods.registry import METHODS, OracleConfig, SystemSpec, hyper_of, options_of
+from farsign_jax.runtime.numpy_server import OnHost, contracts
+from farsign_jax.runtime.state_machine import Compiled, Machine
+from farsign_jax.validation import InvalidConfig, require
 
 # Methods whose x changes along the directions of an answer alone.
 _ALONG_COORDINATES = ("far_sign", "far_sign_first_order", "async_zo_sgd")
@@ -43,7 +38,7 @@ class Setting:
     dataset: str = "mnist_subset"
     model: str = "mlp"
     partition: str = "iid"
-    skew: float | None = None
+    heterogeneity: float | None = None
     batch_size: int = 64
     directions: int = 100
     delta: float = 1e-3
@@ -72,7 +67,7 @@ class Setting:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Of all of this and of the generator behind it: equal, and everybody draws alike."""
-        return results.fingerprint(json.loads(self.to_json()) | {"generator": generator()})
+        return provenance.fingerprint(json.loads(self.to_json()) | {"generator": generator()})
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
@@ -94,12 +89,12 @@ class Setting:
 
     def problem(self, data_dir: str | None = None) -> tuple[Problem, Any]:
         """Who holds which examples; and the measure of the test set."""
-        from farsign_jax import metrics
+        from farsign_jax.problems import metrics
 
         data, roles = datasets.load(self.dataset, data_dir), keys.split(self.seed)
         images, labels = data.train_images, data.train_labels
         rows, sizes = partitions.partition(
-            labels, self.workers, self.partition, roles.partition, self.skew
+            labels, self.workers, self.partition, roles.partition, self.heterogeneity
         )
         module = models.make(self.model, data.num_classes)
         problem = problems.classification(module, images, labels, rows, sizes, roles.init)
@@ -107,15 +102,15 @@ class Setting:
         return problem, measure
 
     @property
-    def feedback(self) -> Feedback:
+    def feedback(self) -> OracleConfig:
         names = ("batch_size", "directions", "delta", "decay", "decay_every")
-        return Feedback(**{name: getattr(self, name) for name in names})
+        return OracleConfig(**{name: getattr(self, name) for name in names})
 
     def system(self, problem: Problem) -> System:
         """Server and honest worker; the attack is none, for reality brings its own."""
-        build = Build(self.method, feedback=self.feedback, options=self.options)
+        build = SystemSpec(self.method, feedback=self.feedback, options=self.options)
         system = build(problem, self.numbers)
-        simulate.check_batch(system, problem.sizes)
+        simulation.check_batch(system, problem.sizes)
         return system
 
     @property
@@ -142,7 +137,7 @@ class Setting:
             d, schedule = problem.x0.shape[-1], self.feedback.schedule
             return OnHost(
                 self.workers,
-                directions.identity(d, self.directions),
+                directions_lib.identity(d, self.directions),
                 problem.x0,
                 self.seed,
                 **{name: schedule(value) for name, value in self.numbers.items()},
@@ -162,7 +157,9 @@ def answer(system: System, problem: Problem, seed: int) -> tuple[int, ...]:
         InvalidConfig: where it is not one array of f32.
     """
     roles = keys.split(seed)
-    inbox = jax.eval_shape(lambda: simulate.start(system, problem, roles, "outstanding").inbox)
+    inbox = jax.eval_shape(
+        lambda: simulation.start(system, problem, roles, "outstanding").inbox
+    )
     leaves = jax.tree.leaves(inbox.value)
     good = len(leaves) == 1 and leaves[0].dtype == np.float32
     require(good, f"an answer is one array of float32: this worker sends {inbox.value}")
@@ -176,6 +173,6 @@ def generator() -> str:
     partitionable = bool(config.jax_threefry_partitionable)
     name = f"{config.jax_default_prng_impl} partitionable={partitionable}"
     key = keys.message(keys.split(0).queries, jnp.int32(1), jnp.int32(2))
-    drawn = np.asarray(directions.sample_distinct(key, 25450, 4)).tolist()
+    drawn = np.asarray(directions_lib.sample_distinct(key, 25450, 4)).tolist()
     bits = np.asarray(jax.random.bits(key, (2,))).tolist()
     return f"{name} {drawn} {bits}"

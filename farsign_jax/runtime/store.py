@@ -17,10 +17,10 @@ import pathlib
 
 import numpy as np
 
-from farsign_jax import results
-from farsign_jax.base import InvalidConfig
+from farsign_jax.io import files
 from farsign_jax.runtime.core import ServerCore
-from farsign_jax.runtime.log import Arrival, Log
+from farsign_jax.runtime.journal import Arrival, Log
+from farsign_jax.validation import InvalidConfig
 
 
 class Store:
@@ -93,12 +93,12 @@ class Store:
             "fingerprint": np.asarray(self._fingerprint),
             "seconds": np.asarray(self.seconds, np.float64),
         }
-        results.save_arrays(self._checkpoint, core.state_dict() | more)
+        files.save_arrays(self._checkpoint, core.state_dict() | more)
 
     def save_strikes(self, strikes: np.ndarray) -> None:
         """At every strike: who has too many can make no more of them."""
         told = {str(i): int(count) for i, count in enumerate(strikes) if count}
-        results.write_text(self.path / "strikes.json", json.dumps(told) + "\n")
+        files.write_text(self.path / "strikes.json", json.dumps(told) + "\n")
 
     def _read_strikes(self, workers: int) -> np.ndarray:
         path, strikes = self.path / "strikes.json", np.zeros(workers, np.int64)
@@ -116,7 +116,7 @@ class Store:
 
 
 def _read(path: pathlib.Path, fingerprint: str) -> dict[str, np.ndarray]:
-    state = results.load_arrays(path)
+    state = files.load_arrays(path)
     if str(state.pop("fingerprint", "")) != fingerprint:
         raise InvalidConfig(f"{path} is of another run: choose another --out")
     return state

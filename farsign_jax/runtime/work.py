@@ -18,17 +18,17 @@ from typing import Any
 from absl import flags
 
 from farsign_jax import attacks
-from farsign_jax.base import require
-from farsign_jax.runtime import command
-from farsign_jax.runtime.answers import attack_of, kind_of
+from farsign_jax.cli import commands
+from farsign_jax.runtime.worker import attack_of, kind_of
+from farsign_jax.validation import require
 
 try:
     from farsign_jax.runtime.grpc_worker import Credentials, GrpcWorker, Refused
 except ModuleNotFoundError as error:
-    command.missing(error, __name__)
+    commands.missing(error, __name__)
 
 FLAGS = flags.FlagValues()
-_define = command.definer(FLAGS)
+_define = commands.definer(FLAGS)
 _define("string", "server", "localhost:7077", "HOST:PORT.")
 _define("integer", "worker", None, "Its number, from 0 on.", lower_bound=0)
 _define(
@@ -50,7 +50,7 @@ def credentials_of(values: Any, host: str) -> Credentials | None:
     """What a worker shows to the server and checks it by; None with --insecure."""
     name = f"worker-{values.worker}"
     names = (f"{name}.key", f"{name}.crt", "authority.crt")
-    found = command.certificates_of(values, "--server", host, *names)
+    found = commands.certificates_of(values, "--server", host, *names)
     return None if found is None else Credentials(*found)
 
 
@@ -65,12 +65,12 @@ async def _run(worker: GrpcWorker) -> None:
 
 def work() -> None:
     require(FLAGS.worker is not None, "--worker N says which worker this is: got none")
-    host, _ = command.address("--server", FLAGS.server)
+    host, _ = commands.address("--server", FLAGS.server)
     require(FLAGS.patience > 0, f"need --patience > 0 seconds: got {FLAGS.patience}")
     require(FLAGS.ping > 0, f"need --ping > 0 seconds: got {FLAGS.ping}")
     attack = attack_of(FLAGS.attack)
     credentials = credentials_of(FLAGS, host)
-    command.prepare_jax()
+    commands.prepare_jax()
 
     def make(text, fingerprint):
         return kind_of(text, fingerprint, FLAGS.worker, attack, FLAGS.data_dir)
@@ -92,4 +92,4 @@ def work() -> None:
 
 
 if __name__ == "__main__":
-    command.main(work, FLAGS, __doc__)
+    commands.main(work, FLAGS, __doc__)

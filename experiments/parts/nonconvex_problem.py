@@ -1,0 +1,183 @@
+"""A function of ten variables that is not convex, 11 workers of whom two lie.
+
+Not an experiment itself: what those of `brsgd` and `rules` run on, and how.
+"""
+
+import dataclasses
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from farsign_jax import aggregators, attacks, brsgd, oracles, problems, step_sizes, sweeps
+from farsign_jax.base import Problem, Server, System
+from farsign_jax.harness.small_problems import swept
+from farsign_jax.io import run_folder
+from farsign_jax.specs import parse
+from farsign_jax.sweeps.lockstep import Lockstep, LockstepState
+
+M, Q, D = 11, 2, 10
+
+
+SIGMA = 0.3  # of the noise, in each coordinate
+
+
+SMOOTHNESS = 2.5
+
+
+STATIONARY = 1.4957  # = 1.5 sin 1.4957, in each coordinate
+
+
+LOWEST = D * (STATIONARY**2 / 2 + 1.5 * math.cos(STATIONARY))
+
+
+VALUE = problems.ripples
+
+
+GRADIENT = jax.jit(jax.vmap(jax.grad(VALUE)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    rounds: int = 20_000
+    seeds: int = 32
+    samples: int = 4000
+    network: int = 2_500
+
+
+def problem_of(relative: bool) -> Problem:
+    """`relative`: noise is so many times the gradient, C = 0; else it stays, B = 1."""
+    noise = {"noise": SIGMA, "relative": relative, "examples": 256}
+    return problems.smooth(VALUE, jnp.full(D, 2.0), M, jax.random.key(0), **noise)
+
+
+def make_attack(text: str) -> Any:
+    name, options = parse(text)
+    return attacks.make(name, **dict(options))
+
+
+class Watched(NamedTuple):
+    """A state of `brsgd`, and the sum of W_k |grad F(w_k)| so far."""
+
+    params: Any
+    step: Any
+    rounds: Any
+    weighted: Any
+
+
+def watched(server: Server) -> Server:
+    """`brsgd`, with the expectation over R_K beside the iterate that is drawn."""
+
+    def wrap(state, weighted):
+        return Watched(state.params, state.step, state, weighted)
+
+    def init(params, key=None):
+        return wrap(server.init(params, key), jnp.zeros(()))
+
+    def update(state, reports):
+        after, info = server.update(state.rounds, reports)
+        size = jnp.linalg.norm(jax.grad(VALUE)(state.params))
+        return wrap(after, state.weighted + jnp.exp(after.weight) * size), info
+
+    def query(state, worker, key):
+        return server.query(state.rounds, worker, key)
+
+    return Server(init, query, update, server.num_workers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """`(problem, hyper) -> System`; hyper has `power` and `step_size`, alpha_0."""
+
+    rule: str
+    attack: str = "none"
+    batch_size: int = 1
+    watch: bool = False
+
+    def __call__(self, problem: Problem, hyper: Any) -> System:
+        alpha = step_sizes.power(hyper["step_size"], hyper["power"])
+        rule = aggregators.make(self.rule)
+        server = brsgd(problem.num_workers, rule, step_size=alpha)
+        if self.watch:
+            server = watched(server)
+        worker = oracles.stochastic_gradient(problem.losses, batch_size=self.batch_size)
+        return System(server, worker, make_attack(self.attack))
+
+
+def at(problem: Problem, x: np.ndarray) -> tuple[Problem, np.ndarray]:
+    """The problem with x for its x0, and grad F there."""
+    there = dataclasses.replace(problem, x0=jnp.asarray(x, problem.x0.dtype))
+    return there, np.asarray(GRADIENT(there.x0[None]))[0]
+
+
+def side_by_side(
+    rules: Sequence[str], lies: Sequence[str], first: float, batch_size: int = 1
+) -> tuple[Lockstep, dict[str, np.ndarray]]:
+    """All rules under all attacks in lock-step, with p = 0.55 and alpha_0 = `first`."""
+    program = Lockstep(
+        tuple(tuple(Trial(rule, lie, batch_size) for lie in lies) for rule in rules)
+    )
+    shape = (1, len(rules), 1)
+    return program, {"power": np.full(shape, 0.55), "step_size": np.full(shape, first)}
+
+
+def lanes(
+    problem: Problem, rounds: int, seeds: int, hyper: dict, liars: int = Q
+) -> sweeps.RunBatch:
+    """Seeds, each with all points of `hyper`; who lies moves on by one from round to round."""
+    points = len(next(iter(hyper.values())))
+    m, count = problem.num_workers, seeds * points
+    masks = np.stack([np.roll(np.arange(m) < liars, n) for n in range(m)])
+    return sweeps.RunBatch(
+        problem=sweeps.RunBatch.repeated(problem, count),
+        seeds=jnp.asarray(np.repeat(np.arange(seeds), points), jnp.int32),
+        hyper={
+            k: np.tile(np.asarray(v, np.float32), (seeds, *(1,) * (np.ndim(v) - 1)))
+            for k, v in hyper.items()
+        },
+        byzantine=jnp.asarray(np.broadcast_to(masks, (count, *masks.shape))),
+        schedules=np.broadcast_to(np.arange(m, dtype=np.int32), (count, rounds, m)),
+    )
+
+
+def measure_of(gradient: Any) -> Any:
+    """|grad F| at w_k; and its expectation over R_K, and at the R_K drawn, where watched."""
+
+    def measure(state):
+        def norm(x):
+            found = jnp.linalg.norm(gradient(x.reshape(-1, x.shape[-1])), axis=-1)
+            return found.reshape(x.shape[:-1])
+
+        values = {"gradient": norm(state.params)}
+        if isinstance(state, Watched):
+            values["drawn"] = norm(state.rounds.chosen)
+            values["expected"] = state.weighted / jnp.exp(state.rounds.total)
+        elif isinstance(state, LockstepState):
+            values["drawn"] = norm(jnp.concatenate([s.chosen for s in state.servers], axis=-2))
+        return values
+
+    return measure
+
+
+def follow(
+    build: Any,
+    given: sweeps.RunBatch,
+    gradient: Any,
+    name: str,
+    folder: run_folder.RunFolder | None,
+    records: int = 500,
+    **options: Any,
+) -> dict[str, np.ndarray]:
+    told = options | {"of": operator.attrgetter("server")}
+    return swept(build, given, measure_of(gradient), name, folder, records, **told)
+
+
+def along() -> np.ndarray:
+    """Iterates f[n, d] on the way from w_0 to a stationary point, the last with |grad| 0.07."""
+    end = np.full(D, STATIONARY)
+    shares = np.array([1.0, 0.5, 0.2, 0.1, 0.05])
+    return end + shares[:, None] * (2.0 - end)

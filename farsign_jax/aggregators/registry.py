@@ -1,0 +1,217 @@
+"""Robust aggregation rules: n vectors in, one out, of which up to f may be lies.
+
+A factory returns a pure callable `rule(x, mask=None, *, start=None, key=None) -> f[d]` with
+x f[n, d], one row per worker, and mask bool[n], which rows count (None: all). `start` f[d]
+is the previous output, which centered_clipping continues from: state is the caller's. `key`
+is for what draws (bucketing). Every rule takes all four, so that a server can call all of
+them alike, under `jit`, `vmap`, `lax.cond` and `lax.scan`.
+
+    rule = aggregators.make("nnm+trimmed_mean", f=3)
+    update = rule(gradients)
+
+Absent rows, non-finite numbers, what is checked when, types: `rows` says, for all rules.
+In short: the result is that of x[mask] without rows that hold NaN, infinities or numbers
+too large to be squared; preconditions are `InvalidConfig`s that name the numbers; no input
+gives a non-finite result.
+
+Where the field disagrees, the definition of the original paper is the default and the
+others are options. Rules that look at each coordinate on its own sort by a network of
+minima and maxima between whole rows, which XLA turns into one pass over the numbers (25 x
+1,000,000 on two cores: 11 ms; `jnp.sort` along the rows takes 1.9 s).
+"""
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from farsign_jax.aggregators.coordinatewise import (
+    majority_vote,
+    meamed,
+    mean,
+    median,
+    trimmed_mean,
+)
+from farsign_jax.aggregators.distance_based import bulyan, krum, mda, multi_krum
+from farsign_jax.aggregators.geometric import centered_clipping, geometric_median, rfa
+from farsign_jax.aggregators.preaggregators import PREAGGREGATORS, Pre
+from farsign_jax.aggregators.rule import Rule
+from farsign_jax.validation import lookup, require
+
+AGGREGATORS = {
+    "mean": mean,
+    "median": median,
+    "trimmed_mean": trimmed_mean,
+    "meamed": meamed,
+    "majority_vote": majority_vote,
+    "krum": krum,
+    "multi_krum": multi_krum,
+    "bulyan": bulyan,
+    "mda": mda,
+    "geometric_median": geometric_median,
+    "rfa": rfa,
+    "centered_clipping": centered_clipping,
+}
+
+
+# Names of ByzFL and of papers, in any case. An alias changes the name only: numbers and
+# conventions stay the defaults above. GeometricMedian is what ByzFL's rule of that name is,
+# a few smoothed iterations; `geometric_median` is the exact one.
+ALIASES = {
+    "Average": "mean",
+    "CWMed": "median",
+    "TrMean": "trimmed_mean",
+    "CWTM": "trimmed_mean",
+    "TrimmedMean": "trimmed_mean",
+    "MultiKrum": "multi_krum",
+    "GeometricMedian": "rfa",
+    "CenteredClipping": "centered_clipping",
+    "CC": "centered_clipping",
+    "MajorityVote": "majority_vote",
+    "SignMV": "majority_vote",
+}
+
+
+# Parameters under other names: ByzFL's T and L, flower's beta.
+PARAMETERS = {"T": "iterations", "L": "iterations", "beta": "fraction"}
+
+
+Stage = tuple[str, dict[str, Any]]  # name, options
+
+
+def _canonical(name: Any) -> str:
+    known = {n.lower(): n for n in (*AGGREGATORS, *PREAGGREGATORS)}
+    known |= {alias.lower(): n for alias, n in ALIASES.items()}
+    return lookup("aggregator", str(name).lower(), known)
+
+
+def _value(text: str) -> Any:
+    """An int, a float, true, false, or the text itself."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def parse(text: str) -> tuple[Stage, ...]:
+    """The stages of `name:option=value,...+name:...`, names as they are in the registries."""
+    stages = []
+    for part in re.split(r"\+(?![0-9])", text):  # not the + of 1e+5
+        name, _, rest = part.strip().partition(":")
+        stages.append((_canonical(name.strip()), options_of(rest, text, "aggregator ")))
+    return tuple(stages)
+
+
+def options_of(rest: str, text: str, kind: str = "") -> dict[str, Any]:
+    """The options in `option=value,...`, the end of `text`; of which kind, a message says."""
+    options = {}
+    for item in filter(None, rest.split(",")):
+        option, equals, value = (s.strip() for s in item.partition("="))
+        rule = f"{kind}options are option=value: got {item!r} in {text!r}"
+        require(bool(option and equals and value), rule)
+        require(option not in options, f"{option!r} is given twice in {text!r}")
+        options[option] = _value(value)
+    return options
+
+
+def canonical(text: str) -> str:
+    """The same description in the registries' names: `nnm:f=2+krum` for `NNM:f=2+Krum`."""
+    names = [name for name, _ in parse(text)]
+    parts = re.split(r"\+(?![0-9])", text)
+    rest = (part.strip().partition(":")[1:] for part in parts)
+    return "+".join(name + "".join(tail) for name, tail in zip(names, rest, strict=True))
+
+
+def _stages(spec: Any) -> tuple[Stage, ...]:
+    """The stages of a text, of ByzFL's dict, or of a list of either."""
+    if isinstance(spec, str):
+        return parse(spec)
+    if isinstance(spec, Mapping):
+        extra = sorted(map(str, set(spec) - {"name", "parameters"}))
+        require("name" in spec, f"an aggregator needs a name: got {dict(spec)!r}")
+        require(not extra, f"an aggregator has a name and parameters: got {', '.join(extra)}")
+        return ((_canonical(spec["name"]), dict(spec.get("parameters") or {})),)
+    known = "an aggregator is a text, a dict with name and parameters, or a list of them"
+    require(isinstance(spec, Sequence) and len(spec) > 0, f"{known}: got {spec!r}")
+    return tuple(stage for item in spec for stage in _stages(item))
+
+
+def _build(name: str, own: Mapping[str, Any], shared: Mapping[str, Any]) -> tuple[Any, set]:
+    """One stage, from its own options and those of all that it takes; and which it took."""
+    factory = AGGREGATORS.get(name) or PREAGGREGATORS[name]
+    takes = inspect.signature(factory).parameters
+    taken = {o: PARAMETERS.get(o, o) for o in shared if PARAMETERS.get(o, o) in takes}
+    options = {taken[o]: shared[o] for o in taken}
+    named: dict[str, Any] = {}
+    for option, value in own.items():
+        known = PARAMETERS.get(option, option)
+        rule = f"{name} has no option {option!r}: it has {', '.join(takes) or 'none'}"
+        require(known in takes, rule)
+        require(known not in named, f"{name} is given {known} twice")
+        named[known] = value
+    options |= named
+    missing = [o for o, p in takes.items() if p.default is p.empty and o not in options]
+    require(not missing, f"{name} needs {', '.join(missing)}")
+    return factory(**options), set(taken)
+
+
+def _compose(pres: Sequence[Pre], rule: Rule) -> Rule:
+    """Stages one after the other; only the first sees the caller's mask."""
+    if not pres:
+        return rule
+    draws = sum(pre.draws for pre in pres)
+
+    def check(count):
+        for pre in pres:
+            pre.check(count)
+            count = pre.left(count)
+        rule.check(count)
+
+    def core(x, mask, start, key):
+        # One key per stage that draws; a single one gets the caller's own.
+        several = key is not None and draws > 1
+        keys = iter(jax.random.split(jnp.asarray(key), draws) if several else [key] * draws)
+        for pre in pres:
+            x, mask = pre.core(x, mask, next(keys) if pre.draws else None)
+        return rule.core(x, mask, start, None)
+
+    return Rule("+".join(stage.name for stage in (*pres, rule)), core, check)
+
+
+def make(spec: Any, **options: Any) -> Rule:
+    """The rule that a text, a dict or a list describes.
+
+    `make("krum", f=2)`; `make("nnm+krum", f=2)`, pre-aggregators first;
+    `make("clipping:c=2+nnm:f=3+trimmed_mean:f=3")`; ByzFL's
+    `make({"name": "TrMean", "parameters": {"f": 3}})`, or a list of such dicts.
+
+    Args:
+        spec: what to make; names in any case, ByzFL's and papers' too (`ALIASES`).
+        options: go to every stage that takes them; a stage's own come first.
+
+    Raises:
+        InvalidConfig: for names and options that do not exist, with those that do; or where
+            the last stage is not a rule, or another one is.
+    """
+    stages = _stages(spec)
+    names = [name for name, _ in stages]
+    require(names[-1] in AGGREGATORS, f"{names[-1]} is a pre-aggregator: a rule must follow")
+    for name in names[:-1]:
+        require(name in PREAGGREGATORS, f"{name} is a rule: only the last stage can be one")
+    built, taken = [], set()
+    for name, own in stages:
+        stage, took = _build(name, own, options)
+        built.append(stage)
+        taken |= took
+    for option in options:
+        known = f"{'+'.join(names)} has no option {option!r}"
+        if len(names) == 1:
+            takes = inspect.signature(AGGREGATORS[names[0]]).parameters
+            known += f": it has {', '.join(takes) or 'none'}"
+        require(option in taken, known)
+    return _compose(built[:-1], built[-1])

@@ -1,0 +1,99 @@
+"""Schedules of rounds: the server waits for all workers, or for some."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from farsign_jax.arrivals.asynchronous import draw_streams
+from farsign_jax.arrivals.delays import DelayModel
+from farsign_jax.arrivals.schedule import Schedule
+from farsign_jax.base import Key
+from farsign_jax.validation import require
+
+
+def rounds(
+    key: Key,
+    services: Sequence[DelayModel],
+    num_rounds: int,
+    *,
+    wait: int | None = None,
+    participation: float = 1.0,
+) -> Schedule:
+    """Rounds, for servers that wait: all are asked at once, and heard once enough are done.
+
+    A round lasts until the last answer that it waits for; the others are dropped and their
+    workers asked anew. The service times are those of `by_time`: waiting costs what it costs.
+
+    Args:
+        key: a run's `keys.schedule`.
+        services: how long each of the m workers takes.
+        num_rounds: R.
+        wait: q, the answers that end a round; None: of everybody who takes part, a barrier.
+        participation: gamma, the probability with which a worker takes part in a round,
+            independently; where nobody does, the round is empty and takes no time.
+
+    Returns:
+        Sets i32[R, q] (q = m for a barrier), ascending ids padded with -1, and their times.
+
+    Raises:
+        InvalidConfig: on q outside 1..m or gamma outside (0, 1], or where a round would never
+            end because those it waits for are dead.
+    """
+    require(num_rounds >= 0, f"need num_rounds >= 0: got {num_rounds}")
+    streams, m = draw_streams(key, services, num_rounds), len(services)
+    num_rounds = int(num_rounds)
+    rule = f"need a whole number 1 <= wait <= workers: got wait={wait}, workers={m}"
+    require(wait is None or (wait == int(wait) and 1 <= wait <= m), rule)
+    size = m if wait is None else int(wait)
+    rule = f"need 0 < participation <= 1: got {participation}"
+    require(0 < participation <= 1, rule)
+    require(wait is None or participation == 1, "either wait for some or let some take part")
+    took = np.stack([s.service.draw(s.rng, 0, num_rounds) for s in streams], axis=1)  # [R, m]
+    worst = int(np.argmin((took >= 0).all(axis=0)))
+    rule = "a service time is a number of seconds >= 0"
+    require(took >= 0, f"{rule}: worker {worst} took {took[:, worst].min(initial=np.inf)}")
+    rng = np.random.default_rng([*np.asarray(jax.random.key_data(key)), m])  # no worker's
+    takes_part = rng.random((num_rounds, m)) < participation
+    sets, times, now = np.full((num_rounds, size), -1, np.int32), np.empty(num_rounds), 0.0
+    if np.isfinite(took).all() and all(s.windows == ((0.0, np.inf),) for s in services):
+        return _rounds_at_work(took, takes_part, wait)
+    for r in range(num_rounds):
+        done = np.array([_done(s.service, now, took[r, i]) for i, s in enumerate(streams)])
+        done = np.where(takes_part[r], done, np.inf)
+        first = np.argsort(done, kind="stable")[:size]
+        if wait is None:
+            first = np.flatnonzero(takes_part[r])
+        if len(first):
+            never = first[np.isinf(done[first])]
+            rule = (
+                f"round {r} waits for worker {never.min(initial=m)}, which is dead at {now:g} s"
+            )
+            require(len(never) == 0, f"{rule}: wait for fewer than {len(first)}")
+            now = float(done[first].max())
+        sets[r, : len(first)], times[r] = np.sort(first), now
+    return Schedule(sets, times)
+
+
+def _rounds_at_work(took: np.ndarray, takes_part: np.ndarray, wait: int | None) -> Schedule:
+    """`rounds` of workers that neither pause nor die: a round costs what its slowest takes."""
+    ids = np.arange(took.shape[1], dtype=np.int32)
+    if wait is None:
+        sets = np.sort(np.where(takes_part, ids, len(ids)), axis=1)
+        lasts = np.where(takes_part, took, 0.0).max(axis=1)
+        sets[sets == len(ids)] = -1
+    else:
+        first = np.argsort(took, axis=1, kind="stable")[:, :wait]
+        lasts = np.take_along_axis(took, first[:, -1:], axis=1)[:, 0]
+        sets = np.sort(first, axis=1)
+    return Schedule(sets.astype(np.int32), np.cumsum(lasts))
+
+
+def _done(service: DelayModel, now: float, work: float) -> float:
+    """When a worker that begins now has worked for so long."""
+    for begin, end in service.windows:
+        start = max(begin, now)
+        if start <= end and work <= end - start:
+            return start + work
+        work -= max(end - start, 0.0)
+    return np.inf

@@ -1,0 +1,32 @@
+"""Attacks: what Byzantine workers send, and when."""
+
+from farsign_jax.attacks.messages import (
+    alie,
+    alie_z,
+    constant,
+    gaussian,
+    ipm,
+    mimic,
+    none,
+    nonfinite,
+    replay,
+    sign_flip,
+)
+from farsign_jax.attacks.registry import ATTACKS, SPACES, byzantine_mask, make
+
+__all__ = [
+    "ATTACKS",
+    "SPACES",
+    "alie",
+    "alie_z",
+    "byzantine_mask",
+    "constant",
+    "gaussian",
+    "ipm",
+    "make",
+    "mimic",
+    "none",
+    "nonfinite",
+    "replay",
+    "sign_flip",
+]

@@ -1,0 +1,69 @@
+"""Attacks by name, and masks of the workers that carry them out."""
+
+import inspect
+from typing import Any
+
+import numpy as np
+
+from farsign_jax.attacks.messages import (
+    alie,
+    constant,
+    gaussian,
+    ipm,
+    mimic,
+    none,
+    nonfinite,
+    replay,
+    sign_flip,
+)
+from farsign_jax.base import Attack
+from farsign_jax.validation import InvalidConfig, lookup, require
+
+ATTACKS = {
+    "none": none,
+    "sign_flip": sign_flip,
+    "constant": constant,
+    "same_value": constant,
+    "gaussian": gaussian,
+    "alie": alie,
+    "ipm": ipm,
+    "mimic": mimic,
+    "replay": replay,
+    "nonfinite": nonfinite,
+}
+
+
+SPACES = ("message", "measured")
+
+
+def make(name: str, space: str | None = None, **options: Any) -> Attack:
+    """The attack of that name; an `InvalidConfig` names close names or wrong options."""
+    factory = lookup("attack", name, ATTACKS)
+    require(space in (None, *SPACES), f"space is one of {SPACES}: got {space!r}")
+    takes = inspect.signature(factory).parameters
+    for option in options:
+        lookup(f"option of {name}", option, {**takes, "space": None})
+    try:
+        attack = factory(**options)
+    except TypeError as error:
+        raise InvalidConfig(f"attack {name!r}: {error}") from None
+    return attack if space is None else attack._replace(space=space)
+
+
+def byzantine_mask(num_workers: int, byzantine: Any) -> np.ndarray:
+    """bool[m] from a count (the first q workers) or from a mask, bool[P, m] from P masks.
+
+    Raises:
+        InvalidConfig: where no honest worker is left, or the mask does not have m entries.
+    """
+    m = num_workers
+    if np.ndim(byzantine) == 0:
+        q = byzantine
+        require(q == int(q), f"byzantine is a whole number: got {q}")
+        require(0 <= q < m, f"need 0 <= byzantine < workers: got byzantine={q}, workers={m}")
+        return np.arange(m) < q
+    mask = np.asarray(byzantine, bool)
+    good = mask.ndim in (1, 2) and mask.shape[-1] == m and mask.size > 0
+    require(good, f"need a mask of {m} workers: got shape {mask.shape}")
+    require(not mask.all(axis=-1).any(), f"need an honest worker: all {m} are Byzantine")
+    return mask

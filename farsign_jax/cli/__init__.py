@@ -1,0 +1,1 @@
+"""Command lines: help texts and one-line errors."""

@@ -1,0 +1,1 @@
+"""Configuration: everything that decides the numbers of a run."""

@@ -1,0 +1,156 @@
+"""Which directions to ask for, learnt from the answers.
+
+A sampler keeps a score in [0, 1] for each of the K directions, a moving average over all
+answers, whoever gave them:
+
+    score(j) <- score(j) + rate * (vote - score(j))
+    vote = [Y != 0]                         "alive": does anything happen along j?
+    vote = rank of |Y| among k, in [0, 1]   "rank": how much, compared with the others asked?
+
+and asks for direction j with probability pi_j = k w_j / sum w, w_j = floor + (1 - floor) *
+score(j). One answer moves a score by `rate` at most, however large the number in it: liars who
+give a share q/m of the answers shift a score by q/m at most, and a probability by a factor of
+1/floor.
+
+Steps along j may be multiplied by (k / K) / pi_j, which makes the expected move what it is
+under uniform sampling (inverse-probability weights), or not: then x moves more often along the
+directions that matter.
+
+An event costs O(k log K): the weights are the leaves of a binary tree of sums, whole numbers so
+that additions are exact, and one random offset draws all k (circular systematic sampling;
+Hajek, 1981): they are distinct as no weight is larger than sum w / k.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from farsign_jax.base import Array, Key, PyTree
+from farsign_jax.validation import lookup, require
+
+_TOP = 4096  # the largest weight of a leaf, where the sum leaves room for it
+
+
+class Sampler(NamedTuple):
+    """How a server chooses k of K directions; shapes as in `directions`."""
+
+    init: Callable[[], PyTree]
+    draw: Callable[[PyTree, Key], Array]  # -> i32[k], distinct
+    learn: Callable[[PyTree, Array, Array, Array], PyTree]  # (state, j [s, k], Y, present [s])
+    weights: Callable[[PyTree, Array], Array | float]  # of steps along j
+
+
+class Scores(NamedTuple):
+    """K directions; P >= K leaves, a power of two."""
+
+    scores: Array  # f32[K]
+    tree: Array  # i32[2P], node n has the children 2n and 2n + 1; leaf j is node P + j
+    total: Array  # i32[], node 1: read from there, it would cost a copy of the tree
+
+
+def _alive(value: Array) -> Array:
+    return (value != 0).astype(jnp.float32)
+
+
+def _rank(value: Array) -> Array:
+    size = jnp.abs(value)
+    below = jnp.sum(size[:, None] > size[None], axis=1) + jnp.sum(
+        size[:, None] >= size[None], 1
+    )
+    return (below - 1) / (2 * max(len(size) - 1, 1))  # ties share their ranks
+
+
+VOTES = {"alive": _alive, "rank": _rank}
+
+
+def importance(
+    size: int,
+    k: int,
+    *,
+    score: str = "alive",
+    rate: float = 0.1,
+    floor: float = 0.1,
+    inverse: bool = False,
+) -> Sampler:
+    """A sampler by the scores above.
+
+    Args:
+        size: K, directions.
+        k: per question.
+        score: "alive" or "rank".
+        rate: weight of the newest vote, in (0, 1].
+        floor: weight of a direction of score 0 relative to one of score 1.
+        inverse: are steps multiplied by (k / K) / pi_j?
+
+    Raises:
+        InvalidConfig: on a rate outside (0, 1], or a floor outside (0, 1] or below k / K, with
+            which one direction might be drawn twice.
+    """
+    vote = lookup("score", score, VOTES)
+    require(0 < rate <= 1, f"importance needs 0 < rate <= 1: got {rate}")
+    require(0 < floor <= 1, f"importance needs 0 < floor <= 1: got {floor}")
+    rule = "importance asks for no direction twice: it needs floor >= k / K"
+    require(floor * size >= k, f"{rule}: got floor={floor}, k={k}, K={size}")
+    levels = max((size - 1).bit_length(), 1)
+    leaves = 1 << levels
+    top = min(_TOP, (2**31 - 1) // leaves)
+    low = -int(-top * floor // 1)  # rounded up, so that size * low >= k * top
+    require(low * size >= k * top, f"{rule}: got floor={floor}, k={k}, K={size}")
+
+    def weight(scores):
+        return low + jnp.round((top - low) * scores).astype(jnp.int32)
+
+    def init():
+        scores = jnp.ones((size,), jnp.float32)
+        level = jnp.pad(weight(scores), (0, leaves - size))
+        nodes = [level]
+        while len(nodes[0]) > 1:
+            nodes.insert(0, nodes[0].reshape(-1, 2).sum(axis=1))
+        tree = jnp.concatenate([jnp.zeros((1,), jnp.int32), *nodes])
+        return Scores(scores, tree, nodes[0][0])
+
+    def draw(state, key):
+        tree, total = state.tree, state.total
+        i = jnp.arange(k, dtype=jnp.int32)
+        at = jax.random.randint(key, (), 0, total) - total  # and no sum overflows
+        at = at + i * (total // k) + i * (total % k) // k
+        at = jnp.where(at < 0, at + total, at)
+
+        def descend(_, place):
+            node, rest = place
+            left = tree[2 * node]
+            right = rest >= left
+            return 2 * node + right.astype(jnp.int32), rest - jnp.where(right, left, 0)
+
+        node, _ = jax.lax.fori_loop(0, levels, descend, (jnp.ones_like(i), at))
+        return node - leaves
+
+    def leaf(state, j):
+        # XLA copies the tree in every event unless what reads it must come before the write:
+        # this read, in `hear` and in `weights`, is one and the same.
+        return state.tree[leaves + j]
+
+    def hear(state, answer):
+        j, value, present = answer
+        old = state.scores[j]
+        new = jnp.where(present, old + rate * (vote(value) - old), old)
+        change = weight(new) - leaf(state, j)  # which is weight(old), read before it is written
+        nodes = (leaves + j)[None] >> jnp.arange(levels + 1, dtype=jnp.int32)[:, None]
+        tree = state.tree.at[nodes].add(jnp.broadcast_to(change, nodes.shape))
+        return Scores(state.scores.at[j].set(new), tree, state.total + change.sum()), ()
+
+    def learn(state, direction, value, present):
+        if len(present) == 1:
+            return hear(state, (direction[0], value[0], present[0]))[0]
+        return jax.lax.scan(hear, state, (direction, value, present))[0]
+
+    def weights(state, direction):
+        if not inverse:
+            return 1.0
+        mean = state.total.astype(jnp.float32) / size
+        own = leaf(state, direction.reshape(-1)).reshape(direction.shape)
+        return mean / own.astype(jnp.float32)
+
+    return Sampler(init, draw, learn, weights)

@@ -1,0 +1,1 @@
+"""What experiments are made of: panels of runs, summaries, plots and reports."""

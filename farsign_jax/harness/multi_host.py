@@ -1,0 +1,74 @@
+"""Several hosts: the same command on each, its runs shared out among them."""
+
+import os
+import sys
+import time
+from typing import NoReturn
+
+import jax
+from absl import flags
+
+from farsign_jax.io import processes
+from farsign_jax.validation import InvalidConfig, require
+
+FLAGS = flags.FLAGS
+
+
+flags.DEFINE_integer("processes", 1, "how many.")
+
+
+flags.DEFINE_integer("process", None, "which.")
+
+
+flags.DEFINE_string("coordinator", None, "HOST:PORT of the first.")
+
+
+def check(many: bool) -> None:
+    """Raises `InvalidConfig` on flags that do not go together.
+
+    `many`: whether the command can share its runs at all.
+    """
+    count, own, coordinator = FLAGS.processes, FLAGS.process, FLAGS.coordinator
+    require(count > 0, f"need --processes > 0: got {count}")
+    if count == 1:
+        rule = "--process and --coordinator go with --processes: got"
+        require(own is None, f"{rule} --process={own} alone")
+        require(coordinator is None, f"{rule} --coordinator={coordinator} alone")
+        return
+    require(many, f"this command runs in one process: got --processes={count}")
+    told = "none" if own is None else f"{own} of {count}"
+    require(own is not None and 0 <= own < count, f"--process is 0..N-1: got {told}")
+    host, colon, port = (coordinator or "").rpartition(":")
+    good = host and colon and port.isdigit() and 0 < int(port) < 65536
+    require(good, f"--coordinator is HOST:PORT of process 0: got {coordinator or 'none'}")
+
+
+def join() -> None:
+    """Meets the other processes; to be called before anything else of JAX."""
+    if FLAGS.processes == 1:
+        return
+    try:
+        jax.distributed.initialize(FLAGS.coordinator, FLAGS.processes, FLAGS.process)
+    except RuntimeError as error:
+        raise InvalidConfig(f"--coordinator={FLAGS.coordinator}: {error}") from error
+
+
+def part() -> None:
+    """After the last sweep: every process knows all; the first goes on alone, others end."""
+    if processes.place()[1] == 1:
+        return
+    first = processes.first()
+    jax.distributed.shutdown()
+    if not first:
+        sys.exit(0)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends a command that failed; with it, soon, those that would wait for it."""
+    if processes.place()[1] == 1:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if processes.first():
+        time.sleep(1)  # the others go down with it: they may have the same to say
+    os._exit(code)  # an orderly end would wait for them, for minutes

@@ -1,0 +1,1 @@
+"""The report: folders of results as one HTML page."""

@@ -1,0 +1,76 @@
+"""Networks by name: Flax modules that map images to logits."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+
+from farsign_jax.base import Array
+from farsign_jax.validation import lookup, require
+
+
+class MLP(nn.Module):
+    """Dense layers with He-normal weights and zero biases; the input is flattened.
+
+    With ReLU and features (32, 10) on MNIST this is the paper's network, d = 25,450.
+    """
+
+    features: tuple[int, ...] = (32, 10)  # widths, the last one is the number of classes
+    activation: Callable[[Array], Array] = nn.relu
+
+    @nn.compact
+    def __call__(self, inputs):
+        h = inputs.reshape(inputs.shape[0], -1)
+        for width in self.features[:-1]:
+            h = self.activation(nn.Dense(width, kernel_init=nn.initializers.he_normal())(h))
+        return nn.Dense(self.features[-1], kernel_init=nn.initializers.he_normal())(h)
+
+
+class CNN(nn.Module):
+    """Two 3x3 convolutions with stride 2, then one dense layer; no batch statistics."""
+
+    channels: tuple[int, ...] = (8, 16)
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, inputs):
+        h = inputs
+        for channels in self.channels:
+            h = nn.relu(nn.Conv(channels, (3, 3), strides=(2, 2))(h))
+        return nn.Dense(self.num_classes)(h.reshape(h.shape[0], -1))
+
+
+def mlp(num_classes: int = 10, hidden: tuple[int, ...] = (32,)) -> MLP:
+    """A multi-layer perceptron with ReLU."""
+    return MLP((*hidden, num_classes))
+
+
+def softmax_regression(num_classes: int = 10) -> MLP:
+    """One dense layer."""
+    return MLP((num_classes,))
+
+
+def cnn(num_classes: int = 10) -> CNN:
+    """A small convolutional network."""
+    return CNN(num_classes=num_classes)
+
+
+MODELS = {"mlp": mlp, "softmax_regression": softmax_regression, "cnn": cnn}
+
+
+def make(text: str, num_classes: int = 10) -> nn.Module:
+    """The module that a text names: `mlp`, `mlp:hidden=256x128` (two hidden layers), ...
+
+    Raises:
+        InvalidConfig: on an unknown name or option, or widths that are not positive.
+    """
+    name, _, options = text.partition(":")
+    factory = lookup("model", name, MODELS)
+    if not options:
+        return factory(num_classes)
+    option, _, told = options.partition("=")
+    rule = f"only mlp takes options, as in mlp:hidden=256x128: got {text!r}"
+    require(factory is mlp and option == "hidden", rule)
+    widths = told.split("x")
+    good = all(width.isdecimal() and int(width) > 0 for width in widths)
+    require(good, f"hidden=256x128 are widths of hidden layers: got {told!r}")
+    return mlp(num_classes, tuple(map(int, widths)))

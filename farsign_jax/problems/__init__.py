@@ -1,0 +1,28 @@
+"""Problems: what is minimised, and how well."""
+
+from farsign_jax.problems.supervised import classification, cross_entropy
+from farsign_jax.problems.synthetic import (
+    NOISES,
+    bowl,
+    crossed_waves,
+    own_quadratics,
+    quadratic,
+    ripples,
+    smooth,
+    valley,
+    waves,
+)
+
+__all__ = [
+    "NOISES",
+    "bowl",
+    "classification",
+    "cross_entropy",
+    "crossed_waves",
+    "own_quadratics",
+    "quadratic",
+    "ripples",
+    "smooth",
+    "valley",
+    "waves",
+]

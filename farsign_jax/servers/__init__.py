@@ -1,1 +1,0 @@
-"""Servers, one algorithm per file: docstring with the rule, state, factory, nothing else."""

@@ -1,0 +1,151 @@
+"""Step sizes: optax schedules, and the sequences that the theorems ask for."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+
+from farsign_jax.base import Schedule
+from farsign_jax.validation import require
+
+
+def as_schedule(value: Any) -> Schedule:
+    """An optax schedule as it is; a number (traced or not) as a constant schedule."""
+    return value if callable(value) else lambda step: jnp.asarray(value, jnp.float32)
+
+
+def check_step_size(method: str, step_size: Any) -> Schedule:
+    """`as_schedule`, and an `InvalidConfig` on a number that is no step size."""
+    if not callable(step_size):
+        rule = f"{method} needs a finite step_size > 0: got {step_size}"
+        require((step_size > 0) & (step_size < float("inf")), rule)
+    return as_schedule(step_size)
+
+
+def staircase(initial: Any, decay: float = 0.9, every: int = 1000) -> Schedule:
+    """`initial * decay ** floor(step / every)`, the decay of the MNIST experiment."""
+    return optax.exponential_decay(initial, every, decay, staircase=True)
+
+
+def power(scale: Any, exponent: Any) -> Schedule:
+    """`scale / (step + 1) ** exponent`, the sequences of the theorems (Remark 2.1)."""
+
+    def schedule(step):
+        return scale / (jnp.asarray(step, jnp.float32) + 1) ** exponent
+
+    return schedule
+
+
+class TwoTimeScales(NamedTuple):
+    """The three sequences of the theorems, each `scale / (n + 1) ** exponent`."""
+
+    step_size: Schedule  # alpha_n
+    average_step: Schedule  # beta_n, may begin above 1 (`far_sign` clips it)
+    delta: Schedule | None  # delta_n; None where feedback is first-order
+    exponents: tuple[float, float, float]  # p, q, r
+    rate: float  # the ergodic gradient norm is O(n^-rate)
+
+
+# Where min(1 - p, s / 2) is largest, but for epsilon (Appendix C). Feedback is "first-order",
+# or "zeroth-order" with "independent" noise in both evaluations or noise that is "coupled".
+_BEST = {
+    ("first", None): (3 / 4, 1 / 2, 0.0),
+    ("zeroth", "independent"): (5 / 6, 2 / 3, 1 / 6),
+    ("zeroth", "coupled"): (3 / 4, 1 / 2, 1 / 4),
+}
+
+
+def _known(order: str, noise: str | None) -> None:
+    rule = "order is 'first' (noise None) or 'zeroth' (noise 'independent' or 'coupled')"
+    require((order, noise) in _BEST, f"{rule}: got order={order!r}, noise={noise!r}")
+
+
+def assumption_4(
+    p: float, q: float, r: float = 0.0, *, order: str, noise: str | None = None
+) -> None:
+    """Checks Assumption 4 for alpha_n ~ n^-p, beta_n ~ n^-q, delta_n ~ n^-r (Remark 2.1).
+
+    Raises:
+        InvalidConfig: naming the first condition that does not hold.
+    """
+    _known(order, noise)
+    rules = [
+        (p <= 1, "sum alpha = inf needs p <= 1"),
+        (q < p, "alpha / beta -> 0 needs q < p"),
+        (2 * q > 1, "sum beta^2 < inf needs 2 q > 1"),
+        (2 * p - q > 1, "sum alpha^2 / beta < inf needs 2 p - q > 1"),
+    ]
+    if order == "zeroth":
+        rules += [(r > 0, "delta -> 0 needs r > 0")]
+        rules += [(q + 2 * r > 1, "sum beta delta^2 < inf needs q + 2 r > 1")]
+    if noise == "independent":
+        rules += [(2 * q - 2 * r > 1, "sum (beta / delta)^2 < inf needs 2 q - 2 r > 1")]
+    for holds, rule in rules:
+        require(holds, f"Assumption 4: {rule}: got p={p:g}, q={q:g}, r={r:g}")
+
+
+def tracking_rate(
+    p: float, q: float, r: float = 0.0, *, order: str, noise: str | None = None
+) -> float:
+    """s in E|y_n - D grad f(x_n)|^2 = O(n^-s), the least of what Table 4 lists.
+
+    q, the noise of an answer, or q - 2 r where it is divided by delta; 2 (p - q), as x moves;
+    2 r, curvature in a finite difference. (2 p, staleness, is never the least.)
+    """
+    _known(order, noise)
+    terms = [q - 2 * r if noise == "independent" else q, 2 * (p - q)]
+    return min([*terms, 2 * r] if order == "zeroth" else terms)
+
+
+def theory(
+    *,
+    order: str,
+    noise: str | None = None,
+    eps: float = 0.01,
+    step_size: Any = 0.5,
+    average_step: Any = 1.0,
+    delta: Any = 0.5,
+    pairs: int = 1,
+    exponents: tuple[float, float, float] | None = None,
+) -> TwoTimeScales:
+    """The sequences for which Theorems 2.5 and 2.7 promise the best rate, less `eps`.
+
+    At the optimum itself every sum of Assumption 4 is harmonic and diverges: almost sure
+    convergence needs p and q larger by eps, which costs eps of the rate.
+
+    Args:
+        order: "first", (p, q) = (3/4, 1/2), rate 1/4; or "zeroth", by
+        noise: "independent", (p, q, r) = (5/6, 2/3, 1/6), rate 1/6; or "coupled",
+            (3/4, 1/2, 1/4), rate 1/4.
+        eps: added to p and q, 0 < eps < rate.
+        step_size: scale of alpha, number or tracer.
+        average_step: scale of beta, number or tracer.
+        delta: scale of the perturbation, number or tracer.
+        pairs: (worker, direction) pairs that could be asked about at each event: each is heard
+            that rarely, so beta is that much larger.
+        exponents: others than the best ones, used as they are.
+
+    Raises:
+        InvalidConfig: where Assumption 4 does not hold, or on a scale that is not positive.
+    """
+    _known(order, noise)
+    if exponents is None:
+        p, q, r = _BEST[order, noise]
+        require(0 < eps < 1 - p, f"theory needs 0 < eps < {1 - p:.3g}: got {eps}")
+        exponents = (p + eps, q + eps, r)
+    p, q, r = exponents
+    assumption_4(p, q, r, order=order, noise=noise)
+    for name, scale in (
+        ("step_size", step_size),
+        ("average_step", average_step),
+        ("delta", delta),
+        ("pairs", pairs),
+    ):
+        require((scale > 0) & (scale < float("inf")), f"theory needs {name} > 0: got {scale}")
+    return TwoTimeScales(
+        power(step_size, p),
+        power(average_step * pairs, q),
+        power(delta, r) if order == "zeroth" else None,
+        exponents,
+        min(1 - p, tracking_rate(p, q, r, order=order, noise=noise) / 2),
+    )

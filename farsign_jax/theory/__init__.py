@@ -1,0 +1,21 @@
+"""Theory: what the papers prove, measured."""
+
+from farsign_jax.theory.adversaries import greedy, lookahead
+from farsign_jax.theory.far_sign import Gradient, Observed, Sums, bound, observed, rows
+from farsign_jax.theory.rates import Slope, log_spaced, middle, resampled, slope
+
+__all__ = [
+    "Gradient",
+    "Observed",
+    "Slope",
+    "Sums",
+    "bound",
+    "greedy",
+    "log_spaced",
+    "lookahead",
+    "middle",
+    "observed",
+    "resampled",
+    "rows",
+    "slope",
+]

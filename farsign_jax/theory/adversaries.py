@@ -1,0 +1,75 @@
+"""Adversaries that the theorems are tried against: greedy, and looking one step ahead."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from farsign_jax.base import Array, Attack, Schedule
+from farsign_jax.directions.dictionary import Dictionary
+from farsign_jax.theory.far_sign import Gradient, rows
+
+
+def _say(server: Any, i: Array, j: Array, target: Array, average_step: Schedule) -> Array:
+    """What makes the new average `target`: y + beta (Y - y) = target."""
+    old = server.averages[i, j]
+    beta = jnp.clip(jnp.asarray(average_step(server.step), old.dtype), 1e-6, 1)
+    return old + (target - old) / beta
+
+
+def greedy(gradient: Gradient, dictionary: Dictionary, average_step: Schedule) -> Attack:
+    """Answers so that its average has the sign that takes x uphill the fastest.
+
+    Knows the objective, the iterate, the server's averages and beta. Its average is +-1, so
+    that it can turn at once.
+    """
+
+    def forge(state, report, view, key):
+        del key
+        x, i, j = view.server.params, report.worker, report.direction
+        target = -jnp.sign(dictionary.project(gradient(x), i, j))
+        return state, _say(view.server, i, j, target, average_step)
+
+    return Attack(lambda num_workers: (), forge)
+
+
+def lookahead(
+    gradient: Gradient,
+    dictionary: Dictionary,
+    average_step: Schedule,
+    step_size: Schedule,
+    *,
+    horizon: int = 8,
+    stride: float = 1.0,
+) -> Attack:
+    """Searches all signs of its K averages for those that keep the gradient large.
+
+    Follows each of the 2^K choices for `horizon` steps of the mean motion, each of `stride`
+    rounds of questions to everybody, honest averages being where they should be; the choice
+    with the largest sum of |grad f| is the target.
+    """
+    choices = np.array(np.meshgrid(*[[-1.0, 1.0]] * dictionary.size)).reshape(
+        dictionary.size, -1
+    )
+
+    def forge(state, report, view, key):
+        del key
+        x, i, j = view.server.params, report.worker, report.direction
+        directions = rows(dictionary, view.byzantine.size).astype(x.dtype)  # [m, K, d]
+        alpha = stride * jnp.asarray(step_size(view.server.step), x.dtype)
+
+        def follow(signs):
+            def move(x, _):
+                honest = jnp.sign(directions @ gradient(x))
+                votes = jnp.where(view.byzantine[:, None], signs[None], honest)
+                x = x - alpha * jnp.einsum("mk,mkd->d", votes, directions)
+                return x, jnp.linalg.norm(gradient(x))
+
+            return jax.lax.scan(move, x, None, length=horizon)[1].sum()
+
+        signs = jnp.asarray(choices.T, x.dtype)
+        best = signs[jnp.argmax(jax.vmap(follow)(signs))]
+        return state, _say(view.server, i, j, best[j], average_step)
+
+    return Attack(lambda num_workers: (), forge)

@@ -1,0 +1,194 @@
+"""The benchmark runs, and what it counts is right; how long anything takes is not asked."""
+
+import copy
+import json
+import math
+
+import jax
+import pytest
+from absl.testing import flagsaver
+
+from benchmarks import cases, ceilings, counts, events, plots, report, throughput
+from farsign_jax.harness.flags import FLAGS
+from farsign_jax.sweeps import run_batch
+from farsign_jax.validation import InvalidConfig
+
+RATES = {
+    "matmul_flops_per_s": 1e11,
+    "operations_per_s": 1e10,
+    "transcendentals_per_s": 1e9,
+    "copy": [{"bytes": 2**18, "bytes_per_s": 4e10}, {"bytes": 2**26, "bytes_per_s": 1e10}],
+}
+TINY = ["--workers=5", "--byzantine=1", "--directions=10", "--batch_size=8", "--buffers=5"]
+RULES = "--aggregators=median,mean"
+NUMBERS = {"us", "us_min", "us_max", "events_per_s", "evaluations_per_s", "compile_s"}
+NUMBERS |= {"floor_us", "distance"}
+
+
+def told(*flags):
+    """The configuration that these flags ask for, and its cases."""
+    with flagsaver.flagsaver():
+        FLAGS(["throughput", *TINY, RULES, *flags])
+        throughput.check_flags()
+        config = throughput.configure(throughput.CONFIG)
+        return config, throughput.plan(config)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder that a tiny benchmark has written to."""
+    out = tmp_path_factory.mktemp("throughput")
+    flags = [*TINY, RULES, f"--out={out}", "--timed_events=2", "--repeats=2", "--runs=1"]
+    flags += ["--methods=far_sign,async_sgd", "--sizes=5000", "--deliveries=outstanding"]
+    cached = jax.config.jax_enable_compilation_cache
+    with flagsaver.flagsaver(), pytest.MonkeyPatch.context() as patch:
+        for name, value in (("ENOUGH_S", 0.0), ("SIDE", 64), ("NUMBERS", (2**8,))):
+            patch.setattr(ceilings, name, value)
+        patch.setattr(ceilings, "COPIES", (2**10, 2**12))
+        FLAGS(["throughput", *flags])
+        throughput.throughput()
+    jax.config.update("jax_enable_compilation_cache", cached)
+    return out
+
+
+@pytest.fixture(scope="module")
+def record(written):
+    return report.read(written / "throughput.json")
+
+
+def test_every_figure_is_there(record, written):
+    found = [row["method"] for row in record["rows"]]
+    assert found == ["far_sign", "far_sign, generic oracle", "async_sgd"]
+    for row in record["rows"]:
+        assert all(0 < row[name] < math.inf for name in NUMBERS), row
+        assert row["us_min"] <= row["us"] <= row["us_max"] and row["events"] <= 2
+        assert row["us"] == pytest.approx(row["distance"] * row["floor_us"])
+        evaluations = 1 if row["method"] == "async_sgd" else 20
+        assert row["evaluations_per_s"] == pytest.approx(evaluations * row["events_per_s"])
+        assert 4980 < row["d"] < 5020 and row["delivery"] == "outstanding"
+    assert {"config", "environment", "flags", "ceilings"} <= record.keys()
+    (base,) = record["base_pass"]
+    assert base["base_us"] > 0 and record["panel"] is None
+    text = (written / "throughput.md").read_text()
+    assert text.count("far_sign, generic oracle") == 2 and "Ceilings" in text
+
+
+def test_lines_are_drawn_where_there_are_two_points(record, tmp_path):
+    plots.scaling(record["rows"], tmp_path / "none")
+    assert not (tmp_path / "none.png").exists()
+    rows = [row | {"runs": runs} for row in record["rows"] for runs in (1, 2)]
+    plots.scaling(rows, tmp_path / "some")
+    assert (tmp_path / "some.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_counts_by_hand_and_by_xla_agree_where_they_should(record):
+    for row in record["rows"]:
+        hand, xla = row["hand"], row["xla"]
+        assert all(value > 0 for value in hand.values())
+        assert all(value > 0 for value in xla.values())
+        flops = hand["matmul"] + hand["operations"]
+        if row["method"] == "async_sgd":
+            assert 0.5 < xla["flops"] / flops < 2, row
+        elif row["method"] == "far_sign":  # at least these, and arithmetic on the answers
+            assert 0.8 < xla["flops"] / flops < 20, row
+            assert xla["bytes"] > 0.5 * hand["bytes"]
+
+
+def test_a_record_is_as_fast_as_itself(record, written, tmp_path, capsys):
+    text = report.compare(record, record)
+    assert text.count(" 1.00 ") == len(record["rows"]) and "Another" not in text
+    slow = copy.deepcopy(record)
+    slow["environment"]["cpu"] = "an abacus"
+    for row in slow["rows"]:
+        row |= {name: 2 * row[name] for name in ("us", "us_min", "us_max")}
+    slow["rows"].pop()
+    text = report.compare(slow, record)
+    assert text.count(" 0.50 ") == len(slow["rows"])
+    assert "Another cpu: an abacus before" in text and "Timed only now: 1 rows" in text
+    (tmp_path / "slow.json").write_text(json.dumps(slow))
+    with flagsaver.flagsaver():
+        both = f"--compare={tmp_path / 'slow.json'},{written / 'throughput.json'}"
+        FLAGS(["throughput", both])
+        throughput.throughput()
+    assert capsys.readouterr().out == text + "\n"
+
+
+def test_what_is_too_large_or_too_slow_is_said(monkeypatch):
+    config, (case, *_) = told("--methods=async_sgd", "--sizes=1000", "--runs=3")
+    problem = cases.problem_of(config, None, case.size)
+    limits = events.Limits(events=2, repeats=2, budget_s=0.0)
+    row = events.row_of(case, config, problem, RATES, limits, 1.0)
+    assert "--budget_s=0" in row["skipped"] and "us" not in row
+    monkeypatch.setattr(run_batch, "memory", lambda lanes: (2**20, 2**10))
+    row = events.row_of(case, config, problem, RATES, limits, 1.0)
+    assert "the runs take" in row["skipped"] and "there is room" in row["skipped"]
+    timed = {"environment": {"device": "d", "cpu": "c", "cpu_cores": 1}, "ceilings": RATES}
+    timed["ceilings"] |= {"iteration_us": 1.0, "step_us": 1.0}
+    timed |= {"rows": [row], "panel": None, "base_pass": [], "torch": []}
+    assert row["skipped"] in report.report(timed) and row["skipped"] in report.line(row)
+
+
+def test_runs_of_a_method_with_buffers_are_in_lock_step():
+    flags = ["--methods=cyber0", "--runs=1,3", "--sizes=200"]
+    config, (one, many, *_) = told(*flags, "--model=softmax_regression")
+    problem = cases.problem_of(config, None, 200)
+    limits = events.Limits(events=2, repeats=1, budget_s=60.0)
+    row = events.row_of(many, config, problem, RATES, limits, 1.0)
+    assert row["runs"] == 3 and row["us"] > 0
+    alone = counts.by_hand("cyber0", one.sizes(config, problem))
+    assert row["hand"]["operations"] < 0.5 * alone.operations  # directions are drawn once
+
+
+def test_the_usual_cases_are_some_of_all():
+    flags = ["--sizes=700,900", "--runs=1,2"]
+    _, some = told(*flags)
+    _, every = told(*flags, "--full")
+    assert set(some) < set(every) and len(set(every)) == len(every) == 2 * 2 * 2 * 6
+    assert {c.delivery for c in some if c.method == "async_sgd"} == {"fresh"}
+    assert {(c.size, c.runs) for c in some if c.aggregator == "mean"} == {(700, 1)}
+    assert {c.delivery for c in some if c.name == "far_sign"} == {"fresh", "outstanding"}
+
+
+def test_a_floor_is_the_sum_over_kinds_of_work():
+    work = counts.Work(1e11, 1e10, 1e9, 4e10)
+    assert work.floor_us(RATES, 1) == pytest.approx(1e6 * (1 + 1 + 1 + 4))
+    assert counts.Work(bytes=2**10).floor_us(RATES, 1) == pytest.approx(1e6 * 2**10 / 4e10)
+    assert (work + work * 2).bytes == 12e10
+    sizes = counts.Sizes(((784, 32), (32, 10)), batch=64, directions=100)
+    assert sizes.dim == 25_450
+    forward, series = 2 * 64 * (784 * 32 + 32 * 10), 5 * 2 * 64 * 100 * 10
+    assert counts.by_hand("far_sign", sizes).matmul == forward + series
+    deep = counts.Sizes(((784, 32), (32, 20), (20, 10)), batch=64, directions=100)
+    # A weight of the first layer moves a unit, 20 units, and 10 through all of 20 x 10 weights.
+    assert counts.carried(deep) == 785 * 32 * 200 / deep.dim and counts.carried(sizes) == 0
+    assert counts.by_hand("kardam", sizes) is None
+    waiting = counts.message(counts.Sizes(sizes.layers, 64, 100, waits=True))
+    assert waiting.bytes == 8 * 25_450
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--runs=0"], "--runs are positive whole numbers: got 0"),
+        (["--sizes=x"], "--sizes are positive whole numbers: got x"),
+        (["--deliveries=soon"], "delivery is fresh, outstanding or outstanding:L"),
+        (["--attacks=none,alie"], "one attack at a time"),
+        (["--methods=sgd"], "sgd works in rounds"),
+        (["--events=7"], "takes no --events"),
+        (["--compare=a,b,c"], "--compare takes one or two files"),
+    ],
+)
+def test_bad_flags_are_named(flags, message):
+    with pytest.raises(InvalidConfig, match=message):
+        told(*flags)
+
+
+def test_bad_sizes_and_records_are_named(tmp_path):
+    config, _ = told()
+    with pytest.raises(InvalidConfig, match="--sizes are at least 394"):
+        cases.problem_of(config, None, 100)
+    with pytest.raises(InvalidConfig, match="no file"):
+        report.read(tmp_path / "none.json")
+    (tmp_path / "other.json").write_text("[1]")
+    with pytest.raises(InvalidConfig, match="is none"):
+        report.read(tmp_path / "other.json")

@@ -1,0 +1,196 @@
+"""The command line as a product: help, names, examples, errors; nothing is run here."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from experiments import list as listing
+from farsign_jax.cli import help
+from farsign_jax.io import files
+from farsign_jax.validation import InvalidConfig
+
+ROOT = pathlib.Path(__file__).parents[2]
+MODULES = sorted(
+    str(path.relative_to(ROOT).with_suffix("")).replace("/", ".")
+    for folder in (
+        "experiments",
+        "benchmarks",
+        "docs",
+        "farsign_jax/runtime",
+        "farsign_jax/data",
+    )
+    for path in (ROOT / folder).glob("*.py")
+    if 'if __name__ == "__main__"' in path.read_text()
+)
+COMMANDS = [
+    pytest.param(name, marks=pytest.mark.skipif(skip, reason="needs the extra ray"))
+    for name in MODULES
+    for skip in [name.endswith("on_ray") and not importlib.util.find_spec("ray")]
+]
+
+# Each command is a fork of what is imported once. `check` takes the place of `main`: it parses
+# the examples, and makes the configuration of those that have one.
+CODE = """
+import json, os, runpy, sys
+from absl.testing import flagsaver
+from farsign_jax.cli import commands as runtime
+from farsign_jax.config import panel_config as config
+from farsign_jax.harness import command, figure_grid, flags
+from farsign_jax.runtime import service as serving
+from jax._src import xla_bridge
+
+def check(experiment, many=False, *, base=None, own=(), reads=None, words=False):
+    for argv in examples:
+        with flagsaver.flagsaver():
+            command._parse(argv, words)
+            assert reads is None or flags.refuse_others(*reads) is None
+            if base is not None:
+                flags.configure(base)
+            if words and not reads:  # it lists names, and needs nothing
+                experiment(*argv[1:])
+            print("parsed")
+
+def check_values(experiment, values, doc, own=None):
+    for argv in examples:
+        values(argv)
+        if "decay_every" in values:
+            serving.setting_of(values)
+        print("parsed")
+
+for line in sys.stdin:
+    argv, examples = json.loads(line)
+    if (pid := os.fork()) == 0:
+        sys.argv, sys.stderr = argv, sys.stdout
+        if examples:
+            command.main, runtime.main = check, check_values
+        try:
+            runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            print("exit", end.code)
+        if not examples:
+            print("devices", xla_bridge.backends_are_initialized())
+        sys.stdout.flush()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    print("\\0", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def ask():
+    """What a command says to an argument, or to its examples."""
+    code = [sys.executable, "-W", "ignore", "-c", CODE]
+    told = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(code, cwd=ROOT, env=told, **pipes)
+
+    def one(argv, examples=()):
+        print(json.dumps([argv, examples]), file=process.stdin, flush=True)
+        return list(iter(process.stdout.readline, "\0\n"))
+
+    yield one
+    process.communicate(timeout=60)
+
+
+def words(example):
+    """A command of a docstring as an argument vector, without what is said beside it."""
+    line = re.split(r" {3,}", re.sub(r"\s*\\\n\s*", " ", example))[0]
+    return line.split()[2:]
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "pages").glob("*.md"))]
+
+
+def examples():
+    """Every `python -m` in a block of shell of README and documentation, as words."""
+    for page in PAGES:
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                for command in re.findall(r"python -m (.*?)(?:&&|$)", line):
+                    yield shlex.split(command, comments=True)
+
+
+def mentioned():
+    """Every command that they name within a line."""
+    for page in PAGES:
+        for told in re.findall(r"`(?:[\w./]+/)?python\s+-m\s+([^`]+)`", page.read_text()):
+            yield shlex.split(told)
+
+
+NAMED = {}
+for argv in (*examples(), *mentioned()):
+    NAMED.setdefault(argv[0], []).append(argv)
+
+
+@pytest.mark.parametrize("name", [p for p in COMMANDS if p.values[0] in NAMED])
+def test_commands_of_the_pages_are_right(name, ask):
+    words = name.endswith(("list", "report", "replay"))
+    told = [argv for argv in NAMED[name] if not words or len(argv) == 1]
+    said = ask([name], told) if told else []
+    assert said.count("parsed\n") == len(told), said
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_a_screen_and_its_examples_are_right(name, ask):
+    *told, code, devices = ask([name, "--help"])
+    assert (code, devices) == ("exit 0\n", "devices False\n"), told
+    assert 0 < len(told) <= 40 and max(map(len, told)) <= 96 + 1  # and the line's end
+    shown = [words(example) for example in help.examples("".join(told))]
+    assert len(shown) == 2 and {argv[0] for argv in shown} == {name}
+    if name.endswith("replay"):  # takes no flags
+        return
+    assert any(line.startswith("  --") for line in told) or name.endswith("list")
+    said = ask([name], shown)
+    assert said.count("parsed\n") == 2 and "exit" not in said[-1], said
+    longer = ask([name, "--helpfull"])
+    assert len(longer) > len(told) and longer[-2] == "exit 0\n"
+
+
+def test_every_name_has_a_line(capsys):
+    for name, registry in listing.REGISTRIES.items():
+        entries = registry()
+        assert entries, name
+        for entry in entries:
+            assert len(entry.says) > 8 and "\n" not in entry.says, entry
+        assert len({entry.name for entry in entries}) == len(entries)
+    listing.show()
+    told = capsys.readouterr().out.splitlines()
+    assert max(map(len, told)) <= 96 and len(told) < 130
+    listing.show("attacks")
+    told = capsys.readouterr().out
+    assert "z=" not in told.split("alie")[0]
+    assert "sign=-1, ddof=0, space=message; not set: z; alie alone is alie:z=1.5" in " ".join(
+        told.split()
+    )
+    with pytest.raises(
+        InvalidConfig, match="unknown registry 'atacks': did you mean 'attacks'"
+    ):
+        listing.show("atacks")
+
+
+def test_where_no_folder_can_be_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InvalidConfig, match="file is a file: --out names a folder"):
+            files.check_writable(path)
+    with pytest.raises(InvalidConfig, match="--out names a folder: got ''"):
+        files.check_writable("")
+    files.check_writable(tmp_path / "new" / "one")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_is_said_of_a_file(tmp_path):
+    def fail(file):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError) as caught:
+        files.atomic_write(tmp_path / "rows", fail)
+    assert caught.value.filename == str(tmp_path / "rows")
+    assert caught.value.errno in files.DENIED

@@ -1,0 +1,568 @@
+"""The command lines, as a person types them."""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+
+from experiments import asynchrony, rates, table3, tune
+from farsign_jax import theory
+from farsign_jax.config import panel_config
+from farsign_jax.harness import figure_grid, jobs, panel
+from farsign_jax.harness import flags as flags_lib
+from farsign_jax.harness import summary as summary_lib
+from farsign_jax.methods.registry import METHODS
+from farsign_jax.validation import InvalidConfig
+from tests import helpers
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = ["--events=40", "--eval_every=20", "--workers=4", "--byzantine=1", "--directions=10"]
+TINY += ["--seeds=2"]
+
+
+def start(module, *flags, **options):
+    code = [sys.executable, "-m", module, *map(str, flags)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    told = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.Popen(code, env=environment, text=True, **told)
+
+
+def run(module, *flags):
+    process = start(module, *flags)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+# Commands that fail early do little but import: here this is done once for all of them.
+_FORKS = """
+import json, os, runpy, signal, sys
+import farsign_jax.harness.command
+for line in sys.stdin:
+    argv, out, err = json.loads(line)
+    if os.fork() == 0:
+        signal.alarm(300)
+        for stream, path in ((1, out), (2, err)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+        sys.argv = argv
+        runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+        sys.exit(0)
+    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def run_forked(tmp_path_factory):
+    """`run`, in a fork of a process that has imported what commands share."""
+    command = [sys.executable, "-c", _FORKS]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+
+    def run_one(module, *flags):
+        folder = tmp_path_factory.mktemp("forked")
+        streams = [folder / "out", folder / "err"]
+        told = [[module, *map(str, flags)], *map(str, streams)]
+        print(json.dumps(told), file=process.stdin, flush=True)
+        code = int(process.stdout.readline())
+        return code, *(stream.read_text() for stream in streams)
+
+    yield run_one
+    process.communicate(timeout=60)
+
+
+def read(folder):
+    with open(folder / "results.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def timeless(rows):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def test_quickstart_shows_who_survives(tmp_path, run_forked):
+    code, out, err = run("experiments.quickstart", "--out", tmp_path, *TINY)
+    assert code == 0, err
+    assert "far_sign" in out and "sign_flip:scale=10" in out
+    rows = read(tmp_path)
+    assert len(rows) == 2 * 2 * 2 * 2  # methods, attacks, seeds, records
+    assert {r["evaluations"] for r in rows if r["method"] == "far_sign"} == {"400", "800"}
+    assert {r["bits_up"] for r in rows if r["method"] == "far_sign"} == {"6400", "12800"}
+    for name in ("curves.png", "curves.pdf", "table.md", "results.json", "config.json"):
+        assert (tmp_path / name).stat().st_size > 0
+    # The same command finds everything done and says the same.
+    again = run("experiments.quickstart", "--out", tmp_path, *TINY)
+    assert again[:2] == (0, out)
+    # Another configuration is not mixed in.
+    other = ["--out", tmp_path, *TINY, "--delta=0.1"]
+    code, out, err = run_forked("experiments.quickstart", *other)
+    assert code == 2 and "delta was 0.001, is 0.1" in err and err.count("\n") == 1
+
+
+def test_a_command_compiles_few_programs(tmp_path, monkeypatch):
+    """Each takes some 30 ms of the start of every command, from the cache or not."""
+    monkeypatch.setenv("JAX_LOG_COMPILES", "1")
+    flags = ["--methods=far_sign", "--attacks=none", f"--out={tmp_path}"]
+    code, _, err = run("experiments.compare", *TINY, *flags)
+    assert code == 0, err
+    compiled = re.findall(r"Finished XLA compilation of jit\((\w+)\)", err)
+    assert compiled.count("advance") == compiled.count("start") == 1, compiled
+    assert len(compiled) <= 15, compiled
+
+
+@pytest.mark.slow
+def test_interrupted_and_killed_commands_continue_bit_by_bit(tmp_path):
+    flags = [
+        "--dataset=mnist_subset", "--attacks=none,alie", "--events=400", "--eval_every=50",
+        "--checkpoint_every=100", "--seeds=2", "--directions=20", "--methods=far_sign,cyber0",
+        "--model=softmax_regression",  # compiles sooner
+    ]  # fmt: skip
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run("experiments.compare", "--out", whole, *flags)[0] == 0
+    # SIGINT once there are rows to look at, SIGKILL right after a checkpoint was written.
+    for number, kind, pattern in (
+        (signal.SIGINT, 130, "*.csv"),
+        (signal.SIGKILL, -9, "*.npz"),
+    ):
+
+        def written(pattern=pattern):
+            return {path: path.stat().st_mtime_ns for path in cut.rglob(pattern)}
+
+        before = written()
+        process = start("experiments.compare", "--out", cut, *flags)
+        while process.poll() is None and written() == before:
+            time.sleep(0.005)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode in (kind, 0)
+        if process.returncode == 130:
+            assert "the same command continues" in err
+            assert read(cut)  # usable as it is
+    assert run("experiments.compare", "--out", cut, *flags)[0] == 0
+    assert timeless(read(cut)) == timeless(read(whole))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--attacks=sign_flop", "unknown attack 'sign_flop': did you mean 'sign_flip'"),
+        ("--methods=farsign", "unknown method 'farsign': did you mean 'far_sign'"),
+        ("--dataset=minst", "unknown dataset 'minst': did you mean 'mnist'"),
+        ("--preset=tunned", "unknown preset 'tunned': did you mean 'tuned'"),
+        ("--workers=3 --byzantine=3", "got byzantine=3, workers=3"),
+        ("--workers=x", "flag --workers=x: a whole number is needed: got 'x'"),
+        ("--delta=x", "flag --delta=x: a number is needed: got 'x'"),
+        ("--dry_run=x", "true or false is needed: got 'x'"),
+        ("--seeds=0,0", "names one twice"),
+        ("--seeds=many", "--seeds is a count or a list"),
+        ("--directions=100000", "got k=100000, K=25450"),
+        ("--batch_size=5000", "got batch_size=5000, and worker"),
+        ("--step_size=-1", "step_size > 0: got -1"),
+        ("--wrokers=3", "Unknown command line flag 'wrokers'"),
+        ("extra", "unexpected argument 'extra'"),
+        ("--events=0", "0 < events < 2147483648: got 0"),
+        ("--delta=inf", "delta < 2147483648: got inf"),
+        ("--attacks=", "--attacks names none"),
+        ("--attacks=none,none", "--attacks names one twice"),
+        ("--attacks=alie:z=abc", "needs a finite number for z: got 'abc'"),
+        ("--attacks=nonfinite:kind=5", "unknown kind of nonfinite '5'"),
+        ("--partition=label_skew --heterogeneity=0.5", "whole number of pieces"),
+        ("--partition=dirichlet --heterogeneity=0.01", "got batch_size=64, and worker"),
+        ("--attacks=alie:z", "option=value: got 'z'"),
+        ("--aggregators=krun", "unknown aggregator 'krun': did you mean 'krum'"),
+        ("--aggregators=krum:f=5", "krum needs n >= 2f + 3: got n=11, f=5"),
+        ("--aggregators=bulyan:f=3", "bulyan needs n >= 4f + 3: got n=11, f=3"),
+        ("--buffers=9", "cyber0 needs buffers >= 2q + 1: got buffers=9, q=5"),
+        ("--methods=cyber0:buffers=26", "buffers <= workers: got buffers=26, workers=25"),
+        ("--methods=cyber0:buffers=3", "cyber0 needs buffers >= 2q + 1: got buffers=3, q=5"),
+        ("--methods=cyber0:buffers=11.5", "cyber0 needs a whole number for buffers: got 11.5"),
+        ("--methods=cyber0:aggregator=krum", "aggregators are --aggregators"),
+        ("--methods=cyber0:buffers=11,buffers=13", "'buffers' is given twice"),
+        ("--aggregators=Median,median", "--aggregators names one twice"),
+        ("--methods=cyber0:bufers=11", "unknown option of cyber0 'bufers': did you mean"),
+    ],
+)
+def test_wrong_values_end_in_one_line_and_exit_code_2(flags, message, tmp_path, run_forked):
+    everything = [*flags.split(), f"--out={tmp_path}"]
+    if "--dataset" not in flags:
+        everything.append("--dataset=mnist_subset")
+    code, out, err = run_forked("experiments.table3", *everything)
+    assert code == 2
+    assert message in err
+    assert err.startswith("error: ") and err.count("\n") == 1 and not out
+    assert not list(tmp_path.iterdir())  # a failed command leaves no trace
+
+
+def test_help_names_the_flags():
+    code, out, _ = run("experiments.table3", "--help")
+    assert code == 0 and "--attacks" in out and "--checkpoint_every" in out
+
+
+@flagsaver.flagsaver
+def test_flags_override_the_preset_and_the_preset_the_experiment():
+    base = panel_config.PanelConfig(events=77)
+    if not flags_lib.FLAGS.is_parsed():
+        flags_lib.FLAGS(["test"])
+    flags_lib.FLAGS.preset = "smoke"
+    flags_lib.FLAGS.seeds = "3,5"
+    flags_lib.FLAGS.attacks = ["none,alie", "sign_flip:scale=3,source=honest_mean"]
+    flags_lib.FLAGS.aggregators = ["median,Krum,RFA:nu=0.1,iterations=8,NNM:f=2 + krum:f=2,RFA"]
+    given = flags_lib.configure(base)
+    rules = ("median", "krum:f=4", "rfa:nu=0.1,iterations=8", "nnm:f=2+krum:f=2")
+    rules += ("rfa:iterations=32",)
+    assert given.aggregators == rules
+    assert given.events == 300 and given.seeds == (3, 5) and given.directions == 50
+    assert given.attacks == (
+        "none",
+        "alie:z=1.5,space=measured",
+        "sign_flip:scale=3,source=honest_mean",
+    )
+    name, options = panel_config.parse_attack(given.attacks[2])
+    assert (name, options) == ("sign_flip", (("scale", 3), ("source", "honest_mean")))
+    assert panel_config.parse_attack("nonfinite:kind=nan") == ("nonfinite", (("kind", "nan"),))
+    assert panel_config.parse_attack("alie:") == ("alie", ())
+
+
+def test_prepare_gives_each_seed_its_own_split_and_all_methods_the_same(tmp_path):
+    given = panel_config.PanelConfig(
+        dataset="mnist_subset", seeds=(0, 1), events=30, validation=0.05
+    )
+    given = dataclasses.replace(given, partition="dirichlet", heterogeneity=5.0)
+    a, b = (jobs.prepare(given, None).lanes for _ in range(2))
+    np.testing.assert_array_equal(a.problem.rows, b.problem.rows)
+    np.testing.assert_array_equal(a.schedules, b.schedules)
+    assert (a.schedules[0] != a.schedules[1]).any()
+    assert (np.asarray(a.problem.x0[0]) != np.asarray(a.problem.x0[1])).any()
+    assert a.problem.data[0].shape[0] == 9500
+    np.testing.assert_array_equal(a.problem.sizes.sum(axis=1), [9500, 9500])
+
+
+def curve(method, seed, accuracies):
+    return [
+        {"method": method, "aggregator": "", "attack": "none", "seed": seed, "event": 10 * i,
+         "evaluations": 100 * i, "seconds": 0.5 * i, "bits_up": 32 * i, "test_accuracy": a}
+        for i, a in enumerate(accuracies, 1)
+    ]  # fmt: skip
+
+
+def test_summaries_are_what_they_say():
+    rows = curve("a", 0, [0.5, 0.9, 0.8]) + curve("a", 1, [0.6, 0.7, 0.85])
+    (entry,) = summary_lib.summarise(rows)
+    assert entry["best"] == pytest.approx((0.9 + 0.85) / 2)
+    assert entry["std"] == pytest.approx(np.std([0.9, 0.85], ddof=1))
+    assert entry["final"] == pytest.approx(0.825)
+    # Mean curve 0.55, 0.8, 0.825: 80 % at the second record, 85 % never.
+    assert entry["evaluations_to_80"] == 200 and entry["seconds_to_80"] == 1.0
+    assert entry["evaluations_to_85"] is None
+    assert entry["evaluations_to_85_per_seed"] == [200, 300]
+    json.dumps(entry)
+
+
+def test_who_wins_is_counted_in_evaluations_seconds_and_bits():
+    ours = curve("far_sign", 0, [0.7, 0.8, 0.82])
+    other = [row | {"aggregator": "mean"} for row in curve("cyber0", 0, [0.5, 0.7, 0.85])]
+    other = [row | {"seconds": 9 * row["seconds"]} for row in other]
+    never = [row | {"aggregator": "krum"} for row in curve("cyber0", 0, [0.1, 0.1, 0.1])]
+    summary = summary_lib.summarise(ours + never + other)
+    _, lines = table3.wins_table(summary)
+    assert lines == [
+        ["cyber0 krum", "none", "+72.0", "always", "always", "always"],
+        ["cyber0 mean", "none", "-3.0", "1.5", "13.5", "1.5"],
+    ]
+    assert table3.fastest(summary, "none")["aggregator"] == "mean"
+    assert table3.fastest(summary, "alie") is None
+
+
+def test_the_published_table_is_complete():
+    assert len(table3.PUBLISHED) == 7 * 5
+    assert table3.PUBLISHED["cyber0 median", "constant:value=100"] == (83.8, 350, None)
+    assert table3.PUBLISHED["far_sign", "sign_flip"] == (86.9, 37, 120)
+
+
+def test_rows_of_a_panel_in_lockstep_are_each_run_s_own():
+    given = panel_config.PanelConfig(
+        methods=("basgd", "cyber0:message=scalar"),
+        aggregators=("median", "mean"),
+        attacks=("none", "nonfinite:kind=nan", "alie"),
+        dataset="mnist_subset",
+        seeds=(0,),
+        events=40,
+        eval_every=40,
+        directions=5,
+    )
+    rows = panel.run([panel.ready(given, None)])
+    assert [row["nonfinite"] > 0 for row in rows] == [False, True, False] * 4
+    assert all(np.isfinite(row["test_loss"]) for row in rows)
+    assert rows[0]["bits_up"] == 40 * 32 * 25450 and rows[-1]["bits_up"] == 40 * 32 * 5
+    assert rows[0]["evaluations"] == 40 and rows[-1]["evaluations"] == 40 * 10
+
+
+def test_the_best_worst_case_is_chosen():
+    scores = np.asarray([[0.9, 0.2], [0.7, 0.6001], [0.65, 0.6004], [0.5, 0.5]])
+    assert tune.choose(scores) == 1  # 60.0 % twice in the worst attack, then the mean
+
+
+def test_table3_figure1_and_tune_run_baselines_in_lockstep(tmp_path):
+    small = ["--dataset=mnist_subset", "--seeds=2", "--events=60", "--eval_every=30"]
+    small += ["--directions=5", "--attacks=none,alie"]
+    small += ["--model=softmax_regression"]  # compiles sooner; other commands run the network
+    out, rules = tmp_path / "table3", "--aggregators=mean,krum"
+    code, text, err = run("experiments.table3", "--out", out, *small, rules)
+    assert code == 0, err
+    rows = read(out)
+    assert len(rows) == (1 + 2) * 2 * 2 * 2  # methods, attacks, seeds, records
+    assert {row["aggregator"] for row in rows} == {"", "mean", "krum:f=4"}
+    cyber = [row for row in rows if row["method"] == "cyber0"]
+    assert {row["bits_up"] for row in cyber} == {str(32 * 7850 * n) for n in (30, 60)}
+    clocked = {
+        (e["method"], e["aggregator"]): e
+        for e in json.loads((out / "clock.json").read_text())["clock"]
+    }
+    assert len(clocked) == 3
+    for row in rows:  # seconds are those of a run alone
+        us = clocked[row["method"], row["aggregator"]]["us"]
+        assert float(row["seconds"]) == pytest.approx(1e-6 * us * int(row["event"]))
+    assert "cyber0 krum:f=4" in text and (out / "wins.md").exists()
+    assert r"\begin{tabular}" in (out / "table.tex").read_text()
+
+    (out / "figure1.png").unlink()
+    code, _, err = run("experiments.figure1", "--out", out, *small, rules)
+    assert code == 0, err
+    assert (out / "figure1.png").stat().st_size > 10_000 and read(out) == rows
+
+    tuned = ["--out", tmp_path / "tune", *small, "--aggregators=mean"]
+    code, text, err = run("experiments.tune", *tuned)
+    assert code == 0, err
+    assert text.count("(chosen)") == 2
+    rows = read(tmp_path / "tune")
+    assert len(rows) == (1 + 1) * 2 * 2 * len(tune.MULTIPLES)
+    steps = {float(r["step_size"]) for r in rows if r["method"] == "cyber0"}
+    paper = METHODS["cyber0"].presets["paper"]["step_size"]
+    np.testing.assert_allclose(sorted(steps), sorted(paper * m for m in tune.MULTIPLES), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("3", (0, 1, 2)), ("4,2", (4, 2)), ("7,", (7,)), (",", None), ("0", None)],
+)
+def test_seeds(text, seeds):
+    if seeds is None:
+        with pytest.raises(InvalidConfig):
+            panel_config.parse_seeds(text)
+    else:
+        assert panel_config.parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arrivals": "paretto"}, "unknown arrivals 'paretto': did you mean 'pareto'"),
+        ({"arrivals": "pareto:shape=-1"}, "pareto needs a finite shape > 0: got -1"),
+        ({"arrivals": "pareto:shpae=1"}, "delay model 'pareto': .*shpae"),
+        ({"arrivals": "exponential:spread=0.5"}, "finite spread >= 1: got 0.5"),
+        ({"arrivals": "uniform:spread=4"}, "'uniform' take no options: got 'uniform:spread=4'"),
+        ({"arrivals": "trace"}, "trace needs a file"),
+        ({"arrivals": "trace:path=x", "methods": ("sgd",)}, "a model of delays, not a trace"),
+        ({"timing_attack": "flood"}, "'uniform' have no clock to play with"),
+        ({"arrivals": "exponential", "timing_attack": "flod"}, "did you mean 'flood'"),
+        ({"arrivals": "exponential", "timing_attack": "flood:rate=0"}, "rate > 0: got 0"),
+        ({"rounds": "fastest"}, "rounds 'fastest' needs .'wait'.: got 'fastest'"),
+        ({"rounds": "slowest"}, "unknown rounds 'slowest'"),
+        ({"rounds": "fastest:wait=26"}, "1 <= wait <= workers: got 26, workers=25"),
+        ({"rounds": "fastest:wait=2.5"}, "whole number 1 <= wait <= workers: got 2.5"),
+        ({"rounds": "partial:participation=0"}, "0 < participation <= 1: got 0"),
+        ({"arrivals": "weighted:spread=abc"}, "finite spread >= 1: got abc"),
+        ({"byzantine_placement": "all"}, "unknown liars 'all'"),
+        ({"delivery": "outstanding:0"}, "0 < L < 65536: got 'outstanding:0'"),
+        ({"delivery": "outstanding:99999999999999"}, "0 < L < 65536: got"),
+        ({"workers": 0}, "workers > 0: got 0"),
+        ({"timing_attack": "none:rate=3"}, "timing none takes no options: got 'none:rate=3'"),
+        ({"arrivals": "exponential:fast=5"}, "fast=5 needs spread"),
+        ({"arrivals": "bimodal:share=a"}, "'bimodal' needs a number for share: got 'a'"),
+        (
+            {"methods": ("far_sign:rate_cap=x",)},
+            "far_sign needs a number for rate_cap: got 'x'",
+        ),
+        ({"methods": ("far_sign:cap_rank=1.5",)}, "a whole number for cap_rank: got 1.5"),
+        ({"methods": ("kardam:frequency=3",)}, "kardam needs a name for frequency: got 3"),
+        ({"methods": ("zeno_pp:trusted=1e9",)}, "zeno_pp needs a whole number for trusted"),
+        (
+            {"methods": ("basgd:buffers=13",), "byzantine_placement": "one_buffer"},
+            "--buffers=11",
+        ),
+    ],
+)
+def test_what_cannot_happen_in_time_is_refused_at_once(changes, message):
+    given = dataclasses.replace(panel_config.PanelConfig(), **changes)
+    with pytest.raises(InvalidConfig, match=message):
+        panel_config.check(given)
+
+
+def test_known_rates_need_some():
+    still = panel_config.PanelConfig(arrivals="deterministic:time=0")
+    with pytest.raises(InvalidConfig, match="'deterministic:time=0' have no rate"):
+        still.rates()
+
+
+def test_who_waits_is_given_no_more_time():
+    def row(line, seconds, accuracy, seed=0):
+        given = {"facet": "f", "x": 1, "line": line, "seed": seed, "step_size": 1.0}
+        told = {"virtual_seconds": seconds, "test_accuracy": accuracy}
+        return given | told | {"mean_square_staleness": 0.0, "largest_staleness": 0}
+
+    rows = [row("far_sign", 1.0, 0.4), row("far_sign", 2.0, 0.5)]
+    rows += [row("sgd", t, 0.1 * t) for t in (1.0, 2.0, 3.0, 4.0)]
+    rows += [row("far_sign", 9.0, 0.7, seed=1), row("sgd", 9.0, 0.8, seed=1)]
+    found = {entry["line"]: entry["value"] for entry in figure_grid.shown(rows, of_time=False)}
+    assert found == pytest.approx({"far_sign": 60.0, "sgd": 50.0})
+
+
+def test_liars_of_one_buffer_sit_together():
+    given = panel_config.PanelConfig(
+        byzantine_placement="one_buffer"
+    )  # 25 workers, 11 buffers, 5 liars
+    assert np.flatnonzero(given.byzantine_mask()).tolist() == [0, 1, 11, 12, 22]
+
+
+def test_rounds_hear_as_many_answers_and_wait_for_them():
+    given = panel_config.PanelConfig(
+        methods=("sgd", "async_sgd", "far_sign:arrival_rates=known"),
+        aggregators=("median",),
+        attacks=("sign_flip",),
+        dataset="mnist_subset",
+        seeds=(0,),
+        events=100,
+        eval_every=50,
+        directions=5,
+        delivery="outstanding:2",
+        arrivals="exponential:spread=4",
+        timing_attack="flood:rate=3",
+        rounds="fastest:wait=10",
+        byzantine=4,
+    )
+    rows = panel.run([panel.ready(given, None)])
+    waits, one_by_one, weighted = (rows[i : i + 2] for i in (0, 2, 4))
+    assert [row["event"] for row in waits] == [5, 10]
+    assert [row["evaluations"] for row in waits] == [50, 100]
+    assert [row["evaluations"] for row in one_by_one] == [50, 100]
+    assert waits[-1]["virtual_seconds"] > one_by_one[-1]["virtual_seconds"]
+    assert {row["arrivals"] for row in rows} == {"exponential:spread=4"}
+    assert waits[-1]["staleness"] == 0 < one_by_one[-1]["staleness"]
+    assert weighted[-1]["virtual_seconds"] == one_by_one[-1]["virtual_seconds"]
+    rates = np.asarray(given.rates())  # what they claim: nobody floods
+    assert rates.max() / rates.min() == pytest.approx(4)
+    fleet = [1 / service.typical for service in given.fleet()]
+    np.testing.assert_allclose(fleet / rates, np.where(given.byzantine_mask(), 3, 1))
+
+
+def test_every_cell_of_every_panel_can_be_run():
+    for one in asynchrony.PANELS.values():
+        cells = list(one.cells(asynchrony.CONFIG))
+        assert len({(cell.facet, cell.x, cell.line, cell.config) for cell in cells}) == len(
+            cells
+        )
+        for cell in cells:
+            panel_config.check(cell.config)
+
+
+def test_the_best_step_of_a_cell_is_shown():
+    common = {
+        "facet": "f",
+        "x": 1,
+        "line": "m",
+        "mean_square_staleness": 4,
+        "largest_staleness": 5,
+    }
+    rows = [
+        common | {"step_size": step, "seed": seed, "test_accuracy": a, "virtual_seconds": t}
+        for step, curve in ((0.1, [0.5, 0.9]), (0.2, [0.82, 0.7]))
+        for seed in (0, 1)
+        for t, a in enumerate(curve, 1)
+    ]
+    (entry,) = figure_grid.shown(rows, of_time=False)
+    assert (entry["value"], entry["step_size"]) == (pytest.approx(90), 0.1)
+    (entry,) = figure_grid.shown(rows, of_time=True)
+    assert (entry["value"], entry["step_size"]) == (1.0, 0.2)
+
+
+def test_asynchrony_writes_what_it_shows_and_continues(tmp_path):
+    small = ["--panels=b", "--methods=far_sign", "--seeds=1", "--events=100", "--eval_every=50"]
+    small += ["--directions=5", "--model=softmax_regression"]  # compiles sooner
+    code, text, err = run("experiments.asynchrony", "--out", tmp_path, *small)
+    assert code == 0, err
+    rows = read(tmp_path)
+    lines = {
+        "far_sign",
+        "sgd, waits for all",
+        "sgd, waits for 4 of 5",
+        "sign_sgd_mv, waits for all",
+    }
+    assert {row["line"] for row in rows} == lines
+    # Two records each; three where five rounds of 20 answers end between two of 50.
+    assert len(rows) == 5 * len(figure_grid.MULTIPLES) * (3 * 2 + 3)
+    assert "Who waits for stragglers" in text and (tmp_path / "b.md").exists()
+    assert (tmp_path / "b.png").stat().st_size > 10_000
+    at_100 = {
+        (r["line"], r["x"]): float(r["virtual_seconds"]) for r in rows if r["event"] == "4"
+    }
+    waits = at_100["sgd, waits for all", "100"] / at_100["sgd, waits for all", "1"]
+    assert waits > 10  # nearly every round has a straggler
+    assert run("experiments.asynchrony", "--out", tmp_path, *small)[0] == 0
+    assert timeless(read(tmp_path)) == timeless(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "claims", ["estimation", pytest.param("convergence,estimation", marks=helpers.LONG)]
+)
+def test_rates_says_what_it_measured_and_continues(tmp_path, claims):
+    command = ["experiments.rates", "--preset=smoke", f"--claims={claims}", "--out", tmp_path]
+    code, out, err = run(*command)
+    assert code == 0, err
+    table = (tmp_path / "table.md").read_text()
+    assert "Ganesh et al., 2023" in table
+    assert ("Theorem 2.3" in table) == ("convergence" in claims)
+    assert out.count("too short to judge") == table.count("too short to judge") > 3
+    assert (tmp_path / "estimation.png").stat().st_size > 10_000
+    rows = read(tmp_path)
+    assert {row["line"] for row in rows} >= {"four angles", "margin 0", "unweighted"}
+    assert run(*command)[:2] == (0, out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--claims=rate", "unknown group of claims 'rate': did you mean 'rates'"),
+        ("--claims=", "--claims names none: known: rates"),
+        ("--preset=paper", "unknown preset 'paper'"),
+        ("--workers=7", "this command takes no --workers"),
+    ],
+)
+def test_rates_refuses_what_it_does_not_read(flags, message, tmp_path, run_forked):
+    code, out, err = run_forked("experiments.rates", flags, "--out", tmp_path / "out")
+    assert (code, out) == (2, "") and message in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_verdicts():
+    def slope(low, high):
+        return theory.Slope((low + high) / 2, low, high)
+
+    steep, flat = slope(-0.27, -0.25), slope(-0.1, -0.05)
+    assert rates.judge(steep, 0.25) == "holds"
+    assert rates.judge(slope(-0.26, -0.24), 0.25) == "not distinguishable"
+    near = slope(-0.24, -0.22)
+    assert rates.judge(near, 0.25, slope(-0.21, -0.2)).startswith("shallower by 0.020, steeper")
+    assert rates.judge(near, 0.25, slope(-0.23, -0.2)) == "refuted"
+    assert rates.judge(flat, 0.25) == "refuted"

@@ -1,0 +1,80 @@
+"""The shell examples of README and documentation run, for less long and on the embedded digits;
+what else these say of commands is right."""
+
+import contextlib
+import re
+
+import pytest
+
+from farsign_jax.io import run_folder
+from farsign_jax.runtime.testing.local_cluster import free_port
+from tests.cli.test_usage import examples
+from tests.experiments import test_experiments as commands
+from tests.experiments.test_compare import grid
+
+EXAMPLES = list(examples())
+# Not here: what the gate runs, what test_devices runs with another command, what needs Ray.
+ELSEWHERE = ("experiments.quickstart", "pytest", "experiments.table3")
+ELSEWHERE += ("farsign_jax.runtime.on_ray",)
+SWEEPS = [words for words in EXAMPLES if words[0] == "experiments.compare"]
+RUNTIME = [words for words in EXAMPLES if words[0].startswith("farsign_jax.runtime.")]
+RUNTIME = [words for words in RUNTIME if words[0] not in ELSEWHERE]
+REPORTS = [words for words in EXAMPLES if words[0] == "experiments.report"]
+
+
+def test_all_are_run():
+    known = [*SWEEPS, *RUNTIME, *REPORTS]
+    assert [
+        words for words in EXAMPLES if words not in known and words[0] not in ELSEWHERE
+    ] == []
+    assert len(SWEEPS) == 3 and len(REPORTS) == 2 and len(RUNTIME) == 4
+
+
+def start(words, folder):
+    return commands.start(*words, cwd=folder, stderr=None)
+
+
+def ended(process):
+    """What a command printed."""
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    return out
+
+
+@pytest.mark.parametrize("words", SWEEPS, ids=" ".join)
+def test_sweeps(words, tmp_path):
+    assert grid(*words[1:])  # as it is written: names, and numbers that can be
+    few = ["--seeds=1", "--events=50", "--eval_every=25", "--dataset=mnist_subset"]
+    few += ["--model=softmax_regression"]  # compiles sooner
+    out = ended(start([*words, *few, "--out=out"], tmp_path))
+    assert (tmp_path / "out" / "table.md").read_text() in out
+    assert (tmp_path / "out" / "results.csv").exists()
+
+
+def test_reports(tmp_path):
+    pytest.importorskip("altair")
+    for name in ("results/table3-12ab34cd", "elsewhere"):
+        row = {"method": "far_sign", "attack": "none", "seed": 0, "event": 1}
+        run_folder.RunFolder(tmp_path / name, {}).write_rows([row | {"test_accuracy": 0.5}])
+    for words, out in zip(REPORTS, ("results/report", "page"), strict=True):
+        assert f"{out}/index.html" in ended(start(words, tmp_path))
+        assert (tmp_path / out / "index.html").exists()
+
+
+def test_a_server_and_a_worker(tmp_path):
+    """As on two hosts, both of them here, where nothing need be carried to the other."""
+    pytest.importorskip("grpc")
+    here = {"HOST": "127.0.0.1", "0.0.0.0": "127.0.0.1"}
+    here |= {"7077": str(free_port()), "9100": str(free_port())}
+    made, serve, work, replay = (
+        [re.sub("|".join(map(re.escape, here)), lambda m: here[m[0]], word) for word in words]
+        for words in RUNTIME
+    )
+    ended(start(made, tmp_path))
+    with contextlib.ExitStack() as stack:
+        server, worker = (start(words, tmp_path) for words in ([*serve, "--events=30"], work))
+        stack.callback(server.kill)
+        stack.callback(worker.kill)
+        assert "30 answers heard; the run is in run" in ended(server)
+        assert "worker 3: 30 answers accepted" in ended(worker)
+    assert "30 arrivals replayed" in ended(start(replay, tmp_path))

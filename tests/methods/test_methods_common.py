@@ -1,0 +1,203 @@
+"""The gauntlet: what every method must do, whatever its rule. New methods are found here."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from farsign_jax import METHODS, OracleConfig, SystemSpec, arrivals, attacks, simulation, sweeps
+from farsign_jax import keys as keys_lib
+from farsign_jax.base import Attack
+from farsign_jax.methods.registry import options_of
+from farsign_jax.simulation import runner
+from farsign_jax.validation import InvalidConfig
+from tests import helpers
+
+# One answer per event, also of methods that usually wait for all.
+FEEDBACK = OracleConfig(batch_size=8, directions=5, decay_every=200, per_round=1)
+NAMES = sorted(METHODS)
+
+
+def hyper_of(name):
+    # Steps that suit the small quadratic rather than MNIST.
+    return dict(METHODS[name].presets["paper"]) | {"step_size": 0.1}
+
+
+# What suits 7 workers, 2 of them liars. A reference of many examples is summed in another order
+# where lanes run side by side.
+OPTIONS = {"buffers": 5, "byzantine": 2, "trusted": 8}
+
+
+def build_of(name, attack="none"):
+    options = tuple((o, OPTIONS[o]) for o in options_of(name) if o in OPTIONS)
+    return SystemSpec(name, attack, (), FEEDBACK, options)
+
+
+PROBLEM = helpers.quadratic()
+# Programs are compiled for so many events of these systems, and tests that can share them do:
+# most of the time here goes into compiling.
+EVENTS = 60
+
+
+@functools.cache
+def system_of(name, attack="sign_flip"):
+    """One object for all tests, in the number format of the hyper-parameters of a lane."""
+    hyper = hyper_of(name)
+    return build_of(name, attack)(PROBLEM, hyper | {"step_size": np.float32(0.1)})
+
+
+def schedule(events, seed=1):
+    return arrivals.uniform(jax.random.key(seed), helpers.M, events)
+
+
+def outstanding(name):
+    # With two open, what is kept of answers has a shape of its own.
+    return "outstanding" if METHODS[name].rounds else "outstanding:2"
+
+
+@pytest.mark.parametrize(
+    ("name", "delivery"),
+    [(name, outstanding(name)) for name in NAMES]
+    + [pytest.param(name, "fresh", marks=helpers.LONG) for name in NAMES],
+)
+def test_converges_on_a_quadratic_when_nobody_lies(name, delivery):
+    measure = helpers.distance(PROBLEM)
+    options = {"delivery": delivery, "measure": measure, "every": EVENTS}
+    _, records = simulation.run(PROBLEM, system_of(name), schedule(1500), **options)
+    assert records[-1]["distance"] < 0.15 * float(measure(PROBLEM.x0)["distance"])
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if not METHODS[n].rounds])
+def test_what_is_on_its_way_is_not_copied_at_every_event(name):
+    system, delivery = system_of(name), outstanding(name)
+    keys, lies = keys_lib.split(0), jnp.arange(helpers.M) < 2
+    run = jax.eval_shape(lambda: simulation.start(system, PROBLEM, keys, delivery))
+    inbox = [leaf.shape for leaf in jax.tree.leaves(run.inbox.value)]
+    args = (system, PROBLEM, lies, keys, delivery, run, schedule(EVENTS))
+    text = runner._advance.lower(*args).compile().as_text()
+    assert all(f"f32[{','.join(map(str, shape))}]" in text for shape in inbox)
+    copies = re.findall(r"= f32\[([\d,]+)\]\S* copy(?:-start)?\(", text)
+    assert inbox and [c for c in copies if tuple(map(int, c.split(","))) in inbox] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_has_params_and_step_and_keeps_its_shape(name):
+    system = system_of(name, "none")
+    keys = keys_lib.split(0)
+    run = jax.eval_shape(lambda: simulation.start(system, PROBLEM, keys, "outstanding"))
+    assert run.server.params.shape == PROBLEM.x0.shape
+    assert run.server.step.dtype == jnp.int32 and run.server.step.shape == ()
+    lies = jnp.zeros(helpers.M, bool)
+    after, info = jax.eval_shape(
+        lambda r: simulation.event(
+            system, PROBLEM, lies, keys, "outstanding", r, jnp.zeros((), jnp.int32)
+        ),
+        run,
+    )
+    assert jax.tree.structure(after) == jax.tree.structure(run)
+    for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(run), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        assert not getattr(a, "weak_type", False)
+    assert info["staleness"].shape == (1,)
+
+
+@dataclasses.dataclass(frozen=True)
+class EveryAttack:
+    """Each lane under the attack that its hyper-parameters name: one program for all."""
+
+    build: SystemSpec
+    names: tuple[str, ...]
+
+    def __call__(self, problem, hyper):
+        system = self.build(problem, hyper)
+        every = [attacks.make(name) for name in self.names]
+
+        def forge(states, report, view, key):
+            told = [
+                simulation.apply_attack(attack, system.worker.encode, state, report, view, key)
+                for attack, state in zip(every, states, strict=True)
+            ]
+            value = jnp.stack([value for _, value in told])[hyper["attack"]]
+            return tuple(state for state, _ in told), value
+
+        spaces = tuple(sorted({attack.space for attack in every if attack.omniscient}))
+        attack = Attack(lambda m: tuple(a.init(m) for a in every), forge, bool(spaces), spaces)
+        return system._replace(attack=attack)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_x_stays_finite_under_every_attack(name):
+    names = sorted(set(attacks.ATTACKS) - {"same_value"})
+    if name == "async_zo_sgd":  # nobody knows what others said of these coordinates
+        with pytest.raises(InvalidConfig, match="needs a server that can recall"):
+            simulation.run(PROBLEM, system_of(name, "alie"), schedule(5))
+        names = [attack for attack in names if not attacks.make(attack).omniscient]
+    seeds = list(range(len(names)))
+    lanes = lanes_of(name, seeds, np.stack([schedule(EVENTS)] * len(names)))
+    lanes = dataclasses.replace(lanes, hyper=lanes.hyper | {"attack": np.asarray(seeds)})
+    build = EveryAttack(build_of(name), tuple(names))
+    columns, _ = sweeps.sweep(build, lanes, every=30, measure=_worst)
+    assert np.isfinite(columns["largest"]).all()
+    wild = (columns["nonfinite"] > 0).all(axis=1)
+    assert [attack for attack, is_wild in zip(names, wild, strict=True) if is_wild] == [
+        "nonfinite"
+    ]
+    honest = columns["largest"][names.index("none")]
+    assert (
+        (np.delete(columns["largest"], names.index("none"), axis=0) != honest).any(axis=1).all()
+    )
+
+
+def _worst(params):
+    return {"largest": jnp.abs(params).max(axis=-1)}
+
+
+def lanes_of(name, seeds, schedules, steps=None):
+    lanes = len(seeds)
+    hyper = {k: np.full(lanes, v, np.float32) for k, v in hyper_of(name).items()}
+    if steps is not None:
+        hyper["step_size"] = np.asarray(steps, np.float32)
+    lies = np.tile(np.arange(helpers.M) < 2, (lanes, 1))
+    batched = sweeps.RunBatch.repeated(PROBLEM, lanes)
+    return sweeps.RunBatch(batched, np.asarray(seeds, np.int32), hyper, lies, schedules)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lanes_equal_single_runs_and_compile_once(name):
+    """Seeds and step sizes are tracers of one program; each lane is the run it stands for."""
+    seeds, steps, turned = [0, 1, 2], [0.03, 0.1, 0.03], np.asarray([1, 2, 0])
+    schedules = np.stack([schedule(EVENTS, seed) for seed in seeds])
+    lanes = lanes_of(name, seeds, schedules, steps)
+    build = build_of(name, "sign_flip")
+    first, ends = sweeps.sweep(build, lanes, every=EVENTS, measure=_worst)
+    others = lanes.take(turned)
+    with helpers.compilations() as compiled:
+        again, same = sweeps.sweep(build, others, every=EVENTS, measure=_worst)
+    assert compiled == []
+    helpers.assert_same(jax.tree.map(lambda a: a[turned], ends), same)
+    np.testing.assert_array_equal(first["largest"][turned], again["largest"])
+    # As places do not matter, one lane will do: neither its seed nor its step is another's.
+    system = system_of(name)
+    single, _ = simulation.run(PROBLEM, system, schedules[1], seed=seeds[1], byzantine=2)
+    np.testing.assert_array_equal(single.server.params, ends.params[1])
+    helpers.assert_same(single.staleness, jax.tree.map(lambda a: a[1], ends.staleness))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("change", [lambda v: v[:1], lambda v: v[:, None], lambda v: v.sum()])
+def test_a_message_of_another_shape_is_refused_before_the_loop(name, change):
+    """Not broadcast: a scalar where k numbers belong is a mistake, not an answer."""
+    system = system_of(name, "none")
+    honest = system.worker
+
+    def respond(state, query, shard, key):
+        state, value = honest.respond(state, query, shard, key)
+        return state, change(value)
+
+    system = system._replace(worker=honest._replace(respond=respond))
+    with pytest.raises(InvalidConfig, match="an answer is"):
+        simulation.run(PROBLEM, system, schedule(5))

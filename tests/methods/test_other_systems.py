@@ -1,0 +1,96 @@
+"""The experiments of AsynRSA-VR and Byzantine-resilient SGD: what they say, and when."""
+
+import numpy as np
+import pytest
+
+from experiments import asynrsa, brsgd
+from experiments.parts import aggregator_resilience, nonconvex_problem, quadratic_consensus
+from tests.experiments import test_experiments as commands
+
+
+@pytest.mark.slow
+def test_asynrsa_says_what_it_measured_and_continues(tmp_path):
+    command = ["experiments.asynrsa", "--preset=smoke", "--claims=figure1,figure3"]
+    command += ["--rounds_run=40", "--seeds=1", "--out", tmp_path]
+    code, out, err = commands.run(*command)
+    assert code == 0, err
+    table = (tmp_path / "table.md").read_text()
+    assert table.count("too short to judge") == 3 and "lambda=0.0001" in table
+    rows = commands.read(tmp_path)
+    assert {row["figure"] for row in rows} == {"figure1", "figure3"}
+    last = {(row["method"], row["attack"]): row for row in rows}
+    assert len({row["test_loss"] for row in last.values()}) == len(last) == 6 + 2 * 2
+    # Everybody takes part in figure 1, two fifths of 25 in figure 3.
+    heard = {row["figure"]: int(row["evaluations"]) for row in last.values()}
+    assert heard["figure1"] == 8 * 40 and 300 < heard["figure3"] < 500
+    assert (tmp_path / "figure3.png").stat().st_size > 10_000
+    assert commands.run(*command)[:2] == (0, out)
+    code, _, err = commands.run("experiments.asynrsa", "--claims=figure4")
+    assert code == 2 and "unknown group of claims 'figure4': did you mean 'figure" in err
+
+
+@pytest.mark.slow
+def test_brsgd_says_which_rule_is_resilient(tmp_path):
+    command = ["experiments.brsgd", "--preset=smoke", "--claims=resilience", "--out", tmp_path]
+    code, out, err = commands.run(*command)
+    assert code == 0, err
+    assert "Theorem 2.6" in out and "too short to judge" in out
+    rows = commands.read(tmp_path)
+    assert len(rows) == 2 * len(aggregator_resilience.RULES) * len(aggregator_resilience.LIES)
+    at = {(r["where"], r["aggregator"], r["attack"]): float(r["sin_alpha"]) for r in rows}
+    assert abs(at["far", "mean", "none"]) < 0.1
+    assert at["far", "mean", "constant:value=-100"] > 1 > at["far", "krum:f=2", "alie:z=1"]
+    assert at["near", "krum:f=2", "alie:z=1"] > 1
+    assert "resilient" in (tmp_path / "resilience.md").read_text()
+
+
+def figure(**final):
+    return [
+        {"method": name.replace("__", "="), "aggregator": "", "attack": "none"}
+        | {"event": event, "test_accuracy": value / 100}
+        for name, value in final.items()
+        for event in (10, 100)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "final", "verdict"),
+    [
+        ("figure1", (50.0, 87.0, 80.0, 70.0), "holds"),
+        ("figure1", (50.0, 87.0, 86.9, 70.0), "holds, but others are as good"),
+        ("figure1", (50.0, 87.0, 88.0, 70.0), "refuted"),
+        ("figure1", (50.0, 87.0, 80.0, 87.0), "refuted"),
+        ("figure2", (87.0, 86.0, 80.0), "holds"),
+        ("figure2", (87.0, 86.8, 80.0), "a tie"),
+        ("figure2", (87.0, 86.0, 90.0), "refuted"),
+        ("figure3", (84.0, 27.0), "holds"),
+        ("figure3", (84.0, 82.0), "refuted"),
+    ],
+)
+def test_verdicts_follow_from_the_figures(name, final, verdict):
+    rows = figure(**{f"m{i}": value for i, value in enumerate(final)})
+    assert [found.verdict for found in asynrsa._judge(name, rows)] == [verdict]
+
+
+def test_the_quadratics_of_the_theorem_are_what_they_say():
+    best, gradients = quadratic_consensus.minimiser()
+    np.testing.assert_allclose(
+        gradients.sum(axis=0) + quadratic_consensus.DECAY * best, 0, atol=1e-6
+    )
+    quiet, wild = (quadratic_consensus.problem_of(noise) for noise in (0.0, 16.0))
+    np.testing.assert_array_equal(quiet.data[0], wild.data[0])
+    shape = (quadratic_consensus.WORKERS, quadratic_consensus.EXAMPLES, quadratic_consensus.DIM)
+    means = [np.asarray(p.data[1]).reshape(shape).mean(axis=1) for p in (quiet, wild)]
+    np.testing.assert_allclose(*means, atol=1e-5)
+    assert np.std(np.asarray(wild.data[1])) > 10
+
+
+def test_constants_are_those_of_the_noise():
+    stays, grows = (brsgd.Case("mean", "none", relative, 0.2, 0.5) for relative in (0, 1))
+    assert stays.bc == pytest.approx((0.5, 0.45)) and grows.bc == pytest.approx((0.95, 0.0))
+    assert stays.first == pytest.approx(0.8 / (2.5 * 0.5))
+    gap = 10 * (2.0 + 1.5 * np.cos(2.0)) - nonconvex_problem.LOWEST
+    steps = stays.first / np.arange(1, 101) ** 0.75
+    q = (steps**2).sum()
+    by_hand = np.sqrt((2 * gap + 2.5 * 0.45 * q) / (0.8 * 100 * steps[-1]))
+    assert stays.limit(np.array([100]), 0.75)[0] == pytest.approx(by_hand, rel=1e-5)

@@ -1,0 +1,151 @@
+"""Many servers and attacks in lock-step are the runs they stand for."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from farsign_jax import OracleConfig, SystemSpec, arrivals, simulation, sweeps
+from farsign_jax import attacks as attacks_lib
+from farsign_jax import keys as keys_lib
+from farsign_jax.sweeps.lockstep import Lockstep
+from farsign_jax.validation import InvalidConfig
+from tests import helpers
+
+FEEDBACK = OracleConfig(batch_size=8, directions=5, decay_every=40)
+RULES = ("mean", "krum:f=1", "centered_clipping:tau=1")
+MEASURED = (("z", 1.5), ("space", "measured"))
+ATTACKS = (("none", ()), ("alie", MEASURED), ("mimic", ()), ("constant", ()))
+STEPS = (0.1, 0.02)
+EVENTS = 60
+
+
+def build(method, rule, attack):
+    options = (("aggregator", rule), ("buffers", 5))
+    return SystemSpec(method, *attack, FEEDBACK, options)
+
+
+def everything(method, rules=RULES, attacks=ATTACKS):
+    return Lockstep(tuple(tuple(build(method, r, a) for a in attacks) for r in rules))
+
+
+def lanes_of(problem, seeds=(0, 1), rules=RULES):
+    many = len(seeds)
+    spread = lambda a: jnp.broadcast_to(a, (many, *a.shape))  # noqa: E731
+    batched = dataclasses.replace(
+        problem,
+        rows=spread(problem.rows),
+        sizes=spread(problem.sizes),
+        x0=spread(problem.x0),
+    )
+    steps = np.tile(np.float32(STEPS), (many, len(rules), 1))
+    orders = [arrivals.uniform(jax.random.key(s), helpers.M, EVENTS) for s in seeds]
+    lies = np.tile(np.arange(helpers.M) < 2, (many, 1))
+    return sweeps.RunBatch(
+        batched, np.asarray(seeds, np.int32), {"step_size": steps}, lies, np.stack(orders)
+    )
+
+
+def first(params):
+    return {"first": params[..., 0]}
+
+
+# Between them every rule and every attack but `none` is run alone.
+@pytest.mark.parametrize(
+    ("method", "delivery", "some"),
+    [
+        ("cyber0", "outstanding", [(0, 1, 1, 1), (1, 2, 0, 2)]),
+        ("basgd", "fresh", [(0, 2, 1, 1), (1, 0, 0, 3)]),
+    ],
+)
+def test_every_lane_is_the_run_it_stands_for(method, delivery, some):
+    problem = helpers.digits(workers=helpers.M)
+    lanes = lanes_of(problem)
+    columns, ends = sweeps.sweep(
+        everything(method),
+        lanes,
+        every=30,
+        measure=first,
+        delivery=delivery,
+        max_parallel_runs=1,
+    )
+    shape = (2, len(RULES), len(STEPS), len(ATTACKS))
+    assert columns["first"].shape == (2, 2, np.prod(shape[1:]))
+    np.testing.assert_array_equal(columns["first"][:, -1], ends.params[..., 0])
+    ends = ends.params.reshape(*shape, -1)
+    moved = np.abs(ends - np.asarray(problem.x0)).max(axis=-1)
+    assert (moved > 0).all()
+    for lane, g, h, a in some:
+        system = build(method, RULES[g], ATTACKS[a])(problem, {"step_size": STEPS[h]})
+        alone, _ = simulation.run(
+            problem, system, lanes.schedules[lane], seed=lane, byzantine=2, delivery=delivery
+        )
+        # Matrix products of another size add in another order: equal up to rounding.
+        end, size = ends[lane, g, h, a], moved[lane, g, h, a]
+        np.testing.assert_allclose(alone.server.params, end, rtol=0, atol=1e-3 * size)
+
+
+def test_lanes_differ_and_an_interrupted_panel_resumes_with_the_same_bits(tmp_path):
+    problem = helpers.quadratic()
+    lanes = lanes_of(problem)
+    program = everything("basgd")
+    _, whole = sweeps.sweep(program, lanes, every=30, measure=first, max_parallel_runs=1)
+    for lane in whole.params.reshape(2, -1, whole.params.shape[-1]):
+        assert len(np.unique(lane, axis=0)) == len(lane)
+
+    class Stop(Exception):
+        pass
+
+    calls = []
+
+    def interrupt(events):
+        calls.append(events)
+        if len(calls) == 3:
+            raise Stop
+
+    options = {"every": 30, "measure": first, "max_parallel_runs": 1, "checkpoint_every": 30}
+    path = tmp_path / "panel.npz"
+    with pytest.raises(Stop):
+        sweeps.sweep(program, lanes, checkpoint=path, progress=interrupt, **options)
+    columns, again = sweeps.sweep(program, lanes, checkpoint=path, **options)
+    helpers.assert_same(whole, again)
+    assert not np.isnan(columns["first"]).any()
+
+
+def test_aggregation_stays_conditional():
+    """Side by side it is computed when a set of buffers is full, not at every event."""
+    problem = helpers.quadratic()
+    lanes = lanes_of(problem, seeds=(0,))
+    program = everything("basgd")
+    args = (program, "fresh", lanes.problem, jnp.asarray(lanes.seeds), lanes.hyper)
+    run = jax.eval_shape(lambda *a: sweeps.start(*args[:2], *a), *args[2:])
+    text = sweeps.advance.lower(*args, jnp.asarray(lanes.byzantine), run, lanes.schedules)
+    # One for each rule, and one for the liars that look around.
+    assert text.as_text().count("stablehlo.case") >= len(RULES) + 1
+
+
+def test_what_does_not_fit_is_refused():
+    problem = helpers.quadratic()
+    program = everything("basgd", rules=("mean", "krum:f=2"))
+    hyper = {"step_size": np.full((2, 1), 0.1, np.float32)}
+    with pytest.raises(InvalidConfig, match=r"krum needs n >= 2f \+ 3: got n=5, f=2"):
+        program(problem, hyper)
+    with pytest.raises(InvalidConfig, match="hyper-parameters in lock-step are"):
+        program(problem, {"step_size": np.full((3, 1), 0.1, np.float32)})
+
+
+def test_state_of_a_stateful_attack_is_kept_for_each_lane():
+    problem = helpers.quadratic()
+    program = everything("basgd", attacks=(("mimic", ()), ("none", ())))
+    hyper = {"step_size": np.tile(np.float32(STEPS), (3, 1))}
+    system = program(problem, hyper)
+    lies = jnp.asarray(attacks_lib.byzantine_mask(helpers.M, 2))
+    keys = keys_lib.split(0)
+    run = simulation.start(system, problem, keys, "fresh")
+    order = jnp.asarray([0, 1, 0, 3], jnp.int32)
+    run, _ = simulation.advance(system, problem, lies, keys, "fresh", run, order)
+    weights, count = run.attack[0]
+    assert weights.shape == (3, 2, helpers.M)
+    np.testing.assert_array_equal(count, np.full((3, 2), 3))  # three of four were lies
