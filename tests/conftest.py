@@ -26,9 +26,19 @@ if hasattr(jax.config, "jax_captured_constants_warn_bytes"):  # since jax 0.7
     jax.config.update("jax_captured_constants_warn_bytes", 1_000_000)
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leaves out the tests marked `long` unless the expression after -m names them."""
+    if "long" in (config.option.markexpr or ""):
+        return
+    left_out = [item for item in items if item.get_closest_marker("long")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
 @pytest.fixture(autouse=True, scope="module")
 def programs_of_one_file():
-    """Programs hold memory maps; a process has 65,530, which is too few for all tests."""
+    """Drops compiled programs: they hold memory maps, of which a process has 65,530."""
     yield
     jax.clear_caches()
     gc.collect()
