@@ -122,17 +122,17 @@ def _far_sign(
     hyper,
     *,
     arrival_rates="none",
-    rate_cap=None,
-    cap_rank=None,
+    rate_cap: float | None = None,
+    cap_rank: int | None = None,
     scheme="central",
     sampler="uniform",
     floor=0.1,
     weights="none",
     last_layer=1.0,
     soft=0.0,
-    averaging=None,
+    averaging: float | None = None,
     storage="float32",
-    slots=None,
+    slots: int | None = None,
 ):
     """Signs of a moving average per worker and coordinate, of two-point differences.
 
@@ -205,7 +205,13 @@ def _last_layer(problem, factor):
 
 
 def _far_sign_first_order(
-    problem, feedback, hyper, *, arrival_rates="none", rate_cap=None, cap_rank=None
+    problem,
+    feedback,
+    hyper,
+    *,
+    arrival_rates="none",
+    rate_cap: float | None = None,
+    cap_rank: int | None = None,
 ):
     """Signs of a moving average per worker and coordinate of a gradient."""
     options = {"arrival_rates": arrival_rates, "rate_cap": rate_cap, "cap_rank": cap_rank}
