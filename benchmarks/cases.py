@@ -13,8 +13,8 @@ from benchmarks.counts import Sizes
 from farsign_jax import arrivals, attacks, keys, models, problems, simulation, sweeps
 from farsign_jax.base import Problem, System
 from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.config.sweep_specs import SweepSpec, sweep_specs
 from farsign_jax.data import datasets
-from farsign_jax.harness.jobs import Job, jobs_of
 from farsign_jax.methods.registry import SystemSpec
 from farsign_jax.validation import require
 
@@ -47,13 +47,13 @@ class Case:
         oracle = ", generic oracle" if self.generic else ""
         return f"{self.method} {self.aggregator}".strip() + oracle
 
-    def job(self, config: PanelConfig) -> Job:
+    def job(self, config: PanelConfig) -> SweepSpec:
         """The runs of a method in lock-step are points of its step size."""
         rules = (self.aggregator,) if self.aggregator else config.aggregators[:1]
         config = dataclasses.replace(config, methods=(self.method,), aggregators=rules)
-        (job,) = jobs_of(config)
+        (job,) = sweep_specs(config)
         if job.lockstep and self.runs > 1:
-            (job,) = jobs_of(config, np.linspace(0.5, 1, self.runs).tolist())
+            (job,) = sweep_specs(config, np.linspace(0.5, 1, self.runs).tolist())
         return job
 
     def program(self, config: PanelConfig) -> Any:

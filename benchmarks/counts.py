@@ -198,7 +198,7 @@ def aggregate(s: Sizes) -> Work:
     sort = Work(operations=2 * math.lgamma(n + 1) / math.log(2) * d)
     distances, mean = Work(matmul=n * n * d), Work(operations=n * d)
     rows = Work(bytes=FLOAT * n * d)
-    iterations = dict(told).get("iterations", 4)
+    iterations = int(told.get("iterations", 4))
     rules = {
         "median": sort,
         "trimmed_mean": sort,

@@ -26,9 +26,9 @@ from benchmarks.timing import take_turns
 from farsign_jax import arrivals, sweeps
 from farsign_jax.arrivals import delays as delays_lib
 from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.config.sweep_specs import prepare, sweep_specs
 from farsign_jax.harness.command import main
 from farsign_jax.harness.flags import BENCHMARKS, FLAGS, configure
-from farsign_jax.harness.jobs import jobs_of, prepare
 from farsign_jax.io import files, provenance, tables
 from farsign_jax.methods.registry import METHODS
 from farsign_jax.validation import require
@@ -61,7 +61,7 @@ def _advancing(build: Any, lanes: sweeps.RunBatch, delivery: str, events: int) -
 def deliveries(config: PanelConfig) -> list[dict[str, Any]]:
     """Question 1."""
     setting, rows = prepare(config, FLAGS.data_dir), []
-    for job in jobs_of(config):
+    for job in sweep_specs(config):
         build, lanes = job.alone(setting, 0)
         events = 35 if job.method == "cyber0" else FLAGS.timed_events
         calls, waiting = zip(

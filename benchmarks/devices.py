@@ -29,9 +29,9 @@ from absl import flags
 from benchmarks import timing  # noqa: F401  (its flags)
 from farsign_jax import sweeps
 from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.config.sweep_specs import prepare, sweep_specs
 from farsign_jax.harness.command import main
 from farsign_jax.harness.flags import BENCHMARKS, FLAGS, configure
-from farsign_jax.harness.jobs import jobs_of, prepare
 from farsign_jax.harness.timing import spread
 from farsign_jax.io import files, provenance, tables
 from farsign_jax.validation import require
@@ -53,8 +53,8 @@ def clocked(config: PanelConfig, count: int) -> dict[str, Any] | None:
     if len(local) < count:
         return None
     total = count * FLAGS.lanes
-    (job,) = jobs_of(config)
-    lanes = job.lanes(prepare(config, FLAGS.data_dir))
+    (job,) = sweep_specs(config)
+    lanes = job.run_batch(prepare(config, FLAGS.data_dir))
     lanes = lanes.take(np.arange(total) % len(lanes))
     columns, _ = sweeps.sweep(
         job.program,

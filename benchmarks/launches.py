@@ -34,9 +34,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from benchmarks.cases import updates
 from farsign_jax import sweeps
 from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.config.sweep_specs import PanelData, SweepSpec, prepare, sweep_specs
 from farsign_jax.harness.command import main
 from farsign_jax.harness.flags import BENCHMARKS, FLAGS, configure
-from farsign_jax.harness.jobs import Job, PanelData, jobs_of, prepare
 from farsign_jax.io import files, provenance, tables
 from farsign_jax.validation import InvalidConfig
 
@@ -160,10 +160,10 @@ def _shapes(tree: Any, put: NamedSharding) -> Any:
 
 
 def count(
-    job: Job, setting: PanelData, config: PanelConfig, target: str | None
+    job: SweepSpec, setting: PanelData, config: PanelConfig, target: str | None
 ) -> dict[str, Any]:
     """The launches of one sweep, compiled as it is on an accelerator."""
-    lanes, delivery = job.lanes(setting), job.delivery(config)
+    lanes, delivery = job.run_batch(setting), job.delivery(config)
     runs, events, turns = len(lanes), lanes.schedules.shape[1], 1
     if job.lockstep:
         runs *= job.points * len(job.runs)
@@ -207,7 +207,7 @@ def launches() -> pathlib.Path:
     setting = prepare(config, FLAGS.data_dir)
     name = _device(FLAGS.target)[0].device_kind
     rows = []
-    for job in jobs_of(config):
+    for job in sweep_specs(config):
         rows.append(count(job, setting, config, FLAGS.target))
         print(f"{job.name}: {rows[-1]['least']} instructions per event", flush=True)
     told = report(rows, name, FLAGS.launch_us)

@@ -9,8 +9,8 @@ from benchmarks.cases import Case
 from benchmarks.timing import FLAGS
 from farsign_jax.base import Problem
 from farsign_jax.config.panel_config import PAPER_AGGREGATORS, PAPER_ATTACKS, PanelConfig
+from farsign_jax.config.sweep_specs import sweep_specs
 from farsign_jax.harness import timing
-from farsign_jax.harness.jobs import jobs_of
 
 EVENTS = 70  # eleven buffers are full about twice
 
@@ -20,7 +20,7 @@ def measure(config: PanelConfig, problem: Problem) -> dict[str, Any]:
     every = dataclasses.replace(
         config, methods=("cyber0",), aggregators=PAPER_AGGREGATORS, attacks=PAPER_ATTACKS
     )
-    (job,) = jobs_of(every)
+    (job,) = sweep_specs(every)
     events = min(EVENTS, FLAGS.timed_events)
     case = Case("cyber0", "median", False, "fresh", 1, problem.x0.size)
     lanes = case.lanes(config, problem, 1, events * (1 + FLAGS.repeats))

@@ -330,4 +330,4 @@ def redraw(*wanted: str) -> None:
 
 
 if __name__ == "__main__":
-    main(redraw, reads=("out",), words=True)
+    main(redraw, reads=("out",), positional=True)

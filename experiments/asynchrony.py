@@ -189,7 +189,7 @@ def asynchrony() -> pathlib.Path | None:
     groups = {n: figure_grid.prepare(f.cells(base), FLAGS.data_dir) for n, f in panels.items()}
     if FLAGS.dry_run:
         every = ((name, *pair) for name, mine in groups.items() for pair in enumerate(mine))
-        plan.tell((figure_grid.planned(*each, folder) for each in every), folder)
+        plan.print_plan((figure_grid.planned(*each, folder) for each in every), folder)
         return None
     folder.claim()
     progress = Progress(sum(group.answers for every in groups.values() for group in every))

@@ -30,8 +30,9 @@ import numpy as np
 from absl import flags
 
 from experiments.parts import quadratic_consensus
+from farsign_jax.config import schedules
 from farsign_jax.config.panel_config import PanelConfig
-from farsign_jax.harness import panel, plan, plots, summary
+from farsign_jax.harness import panel, plots, summary
 from farsign_jax.harness.claims import Finding, asked, table, too_short
 from farsign_jax.harness.command import folder_for, main, perform
 from farsign_jax.harness.flags import FLAGS, configure
@@ -95,7 +96,7 @@ def _figure(base: PanelConfig, name: str, rounds: int) -> PanelConfig:
         told = {"methods": (_own("asyn_rsa_vr"), _summed("fed_sgd", base.workers))}
         told["rounds"] = "partial:participation=0.4"
     config = dataclasses.replace(base, **told)
-    answers = config.feedback.per_round or 1
+    answers = schedules.answers_per_round(config)
     every = max(rounds // 200, 1)
     return dataclasses.replace(
         config, events=round(rounds * answers), eval_every=round(every * answers)
@@ -205,13 +206,13 @@ def asynrsa() -> pathlib.Path:
         for name in names
         if name != "theorem"
     ]
-    beside = [plan.Beside(0.0, "The theorem comes after these, and is not counted.")]
+    notes = ["The theorem comes after these, and is not counted."]
     rule = "--dry_run tells of the figures, not of the theorem: got --claims=theorem"
     require(panels or not FLAGS.dry_run, rule)
     if not FLAGS.dry_run:
         folder.claim()
     findings: list[Finding] = []
-    rows = perform(panels, folder, beside if "theorem" in names else []) if panels else []
+    rows = perform(panels, folder, notes if "theorem" in names else []) if panels else []
     for made in panels:
         mine = [row for row in rows if row["figure"] == made.name]
         findings += _judge(made.name, mine)

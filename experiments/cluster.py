@@ -27,10 +27,11 @@ from absl import flags
 
 from farsign_jax import attacks, simulation
 from farsign_jax.cli import commands
-from farsign_jax.config.panel_config import PanelConfig, parse_attack
+from farsign_jax.cli.settings import split
+from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness import plots, summary
 from farsign_jax.harness.command import main
-from farsign_jax.harness.flags import FLAGS, split
+from farsign_jax.harness.flags import FLAGS
 from farsign_jax.io import files, provenance, run_folder, tables
 from farsign_jax.runtime import journal, replay
 from farsign_jax.validation import InvalidConfig, lookup, require
@@ -71,7 +72,7 @@ def told() -> dict[str, Any]:
     require(FLAGS.seeds is None or FLAGS.seeds.isdecimal(), "--seeds is one seed of the run")
     names = split(FLAGS.attacks or CONFIG.attacks, "attacks")
     for name in names:
-        parse_attack(name)
+        attacks.parse(name)
     deeds = [] if FLAGS.behaviours == "none" or not q else FLAGS.behaviours.split(",")
     for deed in deeds:
         lookup("deed", deed, BEHAVIOURS)
@@ -169,13 +170,13 @@ def simulated(
     config: dict[str, Any], attack: str, folder: pathlib.Path, schedule: np.ndarray
 ) -> list[float]:
     """Final accuracies of the simulator, led by a recorded schedule alone, one per seed."""
-    name, options = parse_attack(attack)
-    setting = replay.load_setting(folder)
+    name, options = attacks.parse(attack)
+    recorded = replay.load_config(folder)
     found = []
     for seed in SEEDS:
-        one = dataclasses.replace(setting, seed=seed)
+        one = dataclasses.replace(recorded, seed=seed)
         problem, measure = one.problem(FLAGS.data_dir)
-        system = one.system(problem)._replace(attack=attacks.make(name, **dict(options)))
+        system = one.system(problem)._replace(attack=attacks.make(name, **options))
         more = {"seed": seed, "byzantine": config["byzantine"], "delivery": "outstanding"}
         _, records = simulation.run(problem, system, schedule, measure=measure, **more)
         found.append(records[-1]["test_accuracy"])

@@ -12,7 +12,7 @@ flags count for more:
      "partition": ["iid", "label_skew:heterogeneity=2"], "seeds": 2, "model": "softmax_regression"}
 
 Names that end in options, as in `krum:f=5` or `far_sign:step_size=0.02`, are told apart by
-them; in the file, ByzFL's dictionaries may stand for them (`config.dictionaries`), as in
+them; in the file, ByzFL's dictionaries may stand for them (`cli.spec_file`), as in
 {"name": "TrMean", "parameters": {"f": 3}}, and a list of pre-aggregators beside, which go
 before the rules of --aggregators too. A flag takes them as well: --aggregators
 '{"name": "TrMean", "parameters": {"f": 3}}'.
@@ -24,22 +24,22 @@ every setting under --out; the same command continues there.
 """
 
 import contextlib
-import dataclasses
 import itertools
-import json
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
 
-from farsign_jax.config import dictionaries
+from farsign_jax.cli import settings, spec_file
+from farsign_jax.cli.settings import split
 from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.config.settings import convert, hints
 from farsign_jax.harness import multi_host, panel, plots
 from farsign_jax.harness import summary as summary_lib
 from farsign_jax.harness.command import folder_for, main, perform
-from farsign_jax.harness.flags import FLAGS, configure, split
+from farsign_jax.harness.flags import FLAGS
 from farsign_jax.io import files, tables
 from farsign_jax.methods.registry import METHODS
 from farsign_jax.validation import InvalidConfig, lookup, require
@@ -59,52 +59,9 @@ CONFIG = PanelConfig(
     eval_every=100,
 )
 
+SETTINGS = hints(PanelConfig)
 LISTS = ("methods", "aggregators", "attacks", "seeds")
-SETTINGS = {field.name: None for field in dataclasses.fields(PanelConfig)}
 VARIED = {name: None for name in SETTINGS if name not in (*LISTS, "preset")}
-
-
-def read(path: str, rules: Sequence[str] | None = None) -> dict[str, Any]:
-    """The settings in a JSON file, in texts, with `rules` in the place of its aggregators.
-
-    Raises:
-        InvalidConfig: where it is not there, not an object, or names what there is not.
-    """
-    try:
-        told = json.loads(pathlib.Path(path).expanduser().read_text())
-    except OSError as error:
-        raise InvalidConfig(f"--spec {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise InvalidConfig(f"--spec {path} is not JSON: {error}") from error
-    require(isinstance(told, dict), f"--spec {path} is no object with settings")
-    rule = f"--spec {path}: a list under the name of a setting varies it: leave 'vary' out"
-    require("vary" not in told, rule)
-    for name in told:
-        lookup("setting", name, SETTINGS | dict.fromkeys(dictionaries.MORE))
-    return dictionaries.plain(told, CONFIG.aggregators, rules)
-
-
-def parse(name: str, value: Any) -> Any:
-    """What the flag of that name makes of one value."""
-    good = isinstance(value, str | int | float) and not isinstance(value, bool)
-    require(good, f"{name} is a name or a number: got {value!r}")
-    parser = FLAGS[name].parser
-    try:
-        return parser.parse(str(value))
-    except ValueError:
-        raise InvalidConfig(f"{name} is {parser.syntactic_help}: got {value!r}") from None
-
-
-def _listed(name: str, value: Any) -> Any:
-    """What the flag of a list is given."""
-    kind = int if name == "seeds" else str
-    if not isinstance(value, list):
-        value = str(value) if type(value) is kind else value
-        require(isinstance(value, str), f"{name} is a list of {kind.__name__}: got {value!r}")
-        return value if name == "seeds" else [value]
-    good = len(value) > 0 and all(type(one) is kind for one in value)
-    require(good, f"{name} is a list of {kind.__name__}: got {value!r}")
-    return ",".join(map(str, value)) + "," if name == "seeds" else value
 
 
 def _vary() -> dict[str, list[str]]:
@@ -124,26 +81,29 @@ def _vary() -> dict[str, list[str]]:
 
 
 def asked() -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """What --spec and --vary fix, by flag, and what they vary. A flag that is given counts
-    for more than the file, whose pre-aggregators go before the rules of the flag too."""
-    fixed: dict[str, Any] = {}
+    """What flags and --spec fix, and what --vary and --spec vary, by setting.
+
+    A flag counts for more than the file, whose pre-aggregators go before the rules of the flag
+    too.
+    """
+    fixed: dict[str, Any] = settings.given(FLAGS, PanelConfig)
     varied: dict[str, list[Any]] = {}
-    rules = None if FLAGS.aggregators is None else split(FLAGS.aggregators, "aggregators")
-    for name, value in (read(FLAGS.spec, rules) if FLAGS.spec else {}).items():
-        if getattr(FLAGS, name) is not None and name != "aggregators":
-            continue
-        if name in LISTS:
-            fixed[name] = _listed(name, value)
-        elif isinstance(value, list):
-            lookup("setting to vary", name, VARIED)
-            varied[name] = value
-        else:
-            fixed[name] = parse(name, value)
+    if FLAGS.spec:
+        rules = split(fixed["aggregators"], "aggregators") if "aggregators" in fixed else None
+        read = spec_file.read(FLAGS.spec, list(SETTINGS), CONFIG.aggregators, rules)
+        for name, value in read.items():
+            if name in fixed and name != "aggregators":
+                continue
+            if name not in LISTS and isinstance(value, list):
+                lookup("setting to vary", name, VARIED)
+                varied[name] = value
+            else:
+                fixed[name] = value
     for name, values in _vary().items():
         fixed.pop(name, None)
         varied[name] = values
     for name, values in varied.items():
-        varied[name] = [parse(name, value) for value in values]
+        varied[name] = [convert(name, SETTINGS[name], value) for value in values]
         good = 0 < len(values) == len(set(varied[name]))
         require(good, f"{name} is varied over {values}: need different values")
     return fixed, varied
@@ -156,10 +116,8 @@ def grid(
     found = []
     for values in itertools.product(*varied.values()):
         at = dict(zip(varied, values, strict=True))
-        for name, value in (fixed | at).items():
-            setattr(FLAGS, name, value)
         with _naming(at):
-            found.append((at, configure(CONFIG)))
+            found.append((at, settings.configured(CONFIG, fixed | at)))
     return found
 
 

@@ -21,14 +21,9 @@ from farsign_jax.arrivals.delays import DELAYS
 from farsign_jax.attacks.registry import ATTACKS
 from farsign_jax.attacks.timing import TIMING_ATTACKS
 from farsign_jax.cli.help import WIDTH
-from farsign_jax.config.panel_config import (
-    CLOCKLESS,
-    PAPER_AGGREGATORS,
-    PAPER_ATTACKS,
-    PLACEMENTS,
-    PRESETS,
-    ROUNDS,
-)
+from farsign_jax.config.panel_config import PAPER_AGGREGATORS, PAPER_ATTACKS, PRESETS
+from farsign_jax.config.schedules import CLOCKLESS, ROUNDS
+from farsign_jax.config.settings import PLACEMENTS
 from farsign_jax.data.datasets import DATASETS
 from farsign_jax.data.partitions import PARTITIONS
 from farsign_jax.harness.command import main
@@ -119,12 +114,13 @@ REGISTRIES: dict[str, Callable[[], list[Entry]]] = {
     "arrivals": _delays,
     "delivery": lambda: [Entry(*pair) for pair in simulation.DELIVERIES.items()],
     "rounds": lambda: [
-        Entry(name, each.says, dict.fromkeys(each.needs, ...)) for name, each in ROUNDS.items()
+        Entry(name, each.summary, dict.fromkeys(each.options, ...))
+        for name, each in ROUNDS.items()
     ],
     "datasets": lambda: [Entry(name, source.says) for name, source in DATASETS.items()],
     "partitions": _partitions,
     "models": lambda: _functions(MODELS, skip=1),
-    "presets": lambda: [Entry(name, each.says) for name, each in PRESETS.items()],
+    "presets": lambda: [Entry(name, each.summary) for name, each in PRESETS.items()],
 }
 
 
@@ -165,4 +161,4 @@ def show(*names: str) -> None:
 
 
 if __name__ == "__main__":
-    main(show, reads=(), words=True)
+    main(show, reads=(), positional=True)

@@ -77,12 +77,12 @@ def rates(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
     findings, rows, entries = [], [], []
     gap = float(problems.waves(jnp.full(small_problems.DIM, 3.0))) - LOWEST  # crossed or not
     margin, pairs = (
-        small_problems.WORKERS - 2 * small_problems.LIARS,
+        small_problems.WORKERS - 2 * small_problems.BYZANTINE,
         small_problems.WORKERS * small_problems.DIM,
     )
     for number, (source, trial, kind) in list(enumerate(RATES))[:: size.every]:
         quiet = 0.0 if trial.noise == "independent" else 1.0  # then values are noisy instead
-        given = small_problems.lanes(
+        given = small_problems.run_batch(
             size.seeds, size.events, kind=kind, noise=quiet, value=trial.value
         )
         name = f"rates-{number}"
@@ -160,7 +160,7 @@ def convergence(size: Size, folder: run_folder.RunFolder | None = None) -> Group
     for attack in HOSTILE[:: size.every]:
         slow = attack == "lookahead"
         seeds = max(size.seeds // 4, 2) if slow else size.seeds
-        given = small_problems.lanes(
+        given = small_problems.run_batch(
             seeds, size.long, kind="asymmetric", draw=draw, points=len(shapes)
         )
         name = f"convergence-{attack.partition(':')[0]}"
@@ -198,10 +198,10 @@ def time_scales(size: Size, folder: run_folder.RunFolder | None = None) -> Group
     # In the valley, the noise must be large against the slope of 1/4.
     cases = (("waves", 3.0, np.sqrt(3)), ("valley", 0.0, np.sqrt(3) * 1.25))
     for value, x0, noise in cases[:: size.every]:
-        told = {"kind": "asymmetric", "noise": noise, "value": value, "liars": 0}
+        told = {"kind": "asymmetric", "noise": noise, "value": value, "byzantine": 0}
         told |= {"x0": np.full(small_problems.DIM, x0)}
         seeds = max(size.seeds // 2, 2)
-        given = small_problems.lanes(seeds, size.long, hyper=hyper, points=points, **told)
+        given = small_problems.run_batch(seeds, size.long, hyper=hyper, points=points, **told)
         trial = Trial(value, sign_of="new")
         columns = small_problems.follow(trial, given, f"time_scales-{value}-one", folder)
         quarter = columns["gradient"].shape[1] // 4
@@ -226,7 +226,7 @@ def time_scales(size: Size, folder: run_folder.RunFolder | None = None) -> Group
         verdict = "holds" if falls and gaps[-1, 0] > 1.5 * gaps[-1, -1] else "refuted"
         claim = "the gap closes as beta falls (0.5 to 0.05), if beta / alpha stays large"
         findings.append(Finding("Section 3", f"{value}: {claim}", said, verdict))
-        given = small_problems.lanes(size.seeds, size.long, **told)
+        given = small_problems.run_batch(size.seeds, size.long, **told)
         trial = Trial(value, step_size=2.0)
         columns = small_problems.follow(trial, given, f"time_scales-{value}-two", folder)
         end = columns["gradient"][:, -1].mean()

@@ -315,4 +315,4 @@ def _file(folder: reader.Folder, name: str, size: int, out: pathlib.Path) -> dic
 
 
 if __name__ == "__main__":
-    main(report, own=("from",), reads=("out",), words=True)
+    main(report, own=("from",), reads=("out",), positional=True)

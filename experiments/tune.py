@@ -42,7 +42,7 @@ def tune() -> pathlib.Path | None:
     folder = folder_for("tune", config)
     candidates = panel.ready(config, FLAGS.data_dir, MULTIPLES)
     if FLAGS.dry_run:
-        plan.tell(candidates.planned(folder, FLAGS.max_parallel_runs), folder)
+        plan.print_plan(candidates.planned(folder, FLAGS.max_parallel_runs), folder)
         return None
     scores, steps, rows = {}, {}, {}  # of (method, aggregator)
 

@@ -18,6 +18,8 @@ from farsign_jax import (
     theory,
 )
 from farsign_jax.base import Attack, Problem, Query, Report, Server, System, View, Worker
+from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.config.run_config import RunConfig, RunResult
 from farsign_jax.interop.optax_adapter import optax_transform
 from farsign_jax.methods.aflguard import aflguard
 from farsign_jax.methods.async_sgd import async_sgd
@@ -44,9 +46,12 @@ __all__ = [
     "InvalidConfig",
     "Lockstep",
     "OracleConfig",
+    "PanelConfig",
     "Problem",
     "Query",
     "Report",
+    "RunConfig",
+    "RunResult",
     "Server",
     "System",
     "SystemSpec",

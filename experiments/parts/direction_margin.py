@@ -42,8 +42,8 @@ def condition(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
         findings.append(Finding("Assumption 6", claim, said, "holds" if good else "refuted"))
     matrices = np.stack([four(scale) for scale in SCALES])
     liar = np.arange(4) == 1  # a loud one
-    told = {"x0": np.full(2, 1.0), "workers": 4, "liars": liar, "value": "bowl"}
-    given = small_problems.lanes(
+    told = {"x0": np.full(2, 1.0), "workers": 4, "byzantine": liar, "value": "bowl"}
+    given = small_problems.run_batch(
         size.seeds, size.long, hyper={"directions": matrices}, points=len(SCALES), **told
     )
     trial = Trial("bowl", attack="greedy", step_size=3.0)
@@ -65,7 +65,7 @@ def condition(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
         }
         rows.append(point)
     liars = np.arange(4)[:, None] > np.arange(small_problems.WORKERS)  # q = 0, 1, 2, 3 of 5
-    given = small_problems.lanes(size.seeds, size.long, liars=liars, points=len(liars))
+    given = small_problems.run_batch(size.seeds, size.long, byzantine=liars, points=len(liars))
     columns = small_problems.follow(Trial(attack="greedy"), given, "condition-liars", folder)
     start = float(np.linalg.norm(Trial().gradient(jnp.full(small_problems.DIM, 3.0))))
     ends = columns["gradient"][:, -1].reshape(size.seeds, len(liars))
@@ -112,10 +112,10 @@ def estimation(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
     matrices = np.stack([designs[name] for name, _ in points])
     masks = np.stack([np.arange(4) == liar for _, liar in points])
     told = {"x0": np.zeros(2), "workers": 4, "value": "bowl_at_mean"}
-    given = small_problems.lanes(
+    given = small_problems.run_batch(
         size.seeds,
         size.long,
-        liars=masks,
+        byzantine=masks,
         hyper={"directions": matrices},
         points=len(points),
         **told,
@@ -138,10 +138,10 @@ def estimation(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
     often = (1.0, 1.3, 1.5, 2.0, 4.0)
     cases = [(rho, weighted) for rho in often for weighted in (False, True)]
     rates_of = [np.array([1.0, rho, 1.0, 1.0]) for rho, _ in cases]
-    given = small_problems.lanes(
+    given = small_problems.run_batch(
         size.seeds,
         size.long,
-        liars=np.arange(4) == 1,
+        byzantine=np.arange(4) == 1,
         hyper={
             "directions": np.stack([four(1.0)] * len(cases)),
             "rates": np.stack(

@@ -26,7 +26,6 @@ from farsign_jax.aggregators.registry import (
     Stage,
     canonical,
     make,
-    options_of,
     parse,
 )
 from farsign_jax.aggregators.rule import (
@@ -64,7 +63,6 @@ __all__ = [
     "mean",
     "median",
     "multi_krum",
-    "options_of",
     "parse",
     "rfa",
     "trimmed_mean",

@@ -20,14 +20,14 @@ minima and maxima between whole rows, which XLA turns into one pass over the num
 1,000,000 on two cores: 11 ms; `jnp.sort` along the rows takes 1.9 s).
 """
 
-import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from farsign_jax import specs
 from farsign_jax.aggregators.coordinatewise import (
     majority_vote,
     meamed,
@@ -88,42 +88,46 @@ def _canonical(name: Any) -> str:
     return lookup("aggregator", str(name).lower(), known)
 
 
-def _value(text: str) -> Any:
-    """An int, a float, true, false, or the text itself."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return {"true": True, "false": False}.get(text.lower(), text)
+def _texts(text: str) -> list[str]:
+    """The stages of a description, each `name:option=value,...`."""
+    return re.split(r"\+(?![0-9])", text)  # the + of 1e+5 joins no stages
 
 
 def parse(text: str) -> tuple[Stage, ...]:
-    """The stages of `name:option=value,...+name:...`, names as they are in the registries."""
-    stages = []
-    for part in re.split(r"\+(?![0-9])", text):  # not the + of 1e+5
-        name, _, rest = part.strip().partition(":")
-        stages.append((_canonical(name.strip()), options_of(rest, text, "aggregator ")))
-    return tuple(stages)
+    """The stages of `name:option=value,...+name:...`, with the names of the registries.
+
+    The grammar is that of `farsign_jax.specs`: options have the types that the factory of the
+    stage declares for them.
+
+    Raises:
+        InvalidConfig: if a name is unknown, or an option cannot be read.
+    """
+    return tuple(_stage(part) for part in _texts(text))
 
 
-def options_of(rest: str, text: str, kind: str = "") -> dict[str, Any]:
-    """The options in `option=value,...`, the end of `text`; of which kind, a message says."""
-    options = {}
-    for item in filter(None, rest.split(",")):
-        option, equals, value = (s.strip() for s in item.partition("="))
-        rule = f"{kind}options are option=value: got {item!r} in {text!r}"
-        require(bool(option and equals and value), rule)
-        require(option not in options, f"{option!r} is given twice in {text!r}")
-        options[option] = _value(value)
-    return options
+def _stage(text: str) -> Stage:
+    name, options = specs.parse(text)
+    name = _canonical(name)
+    known = specs.parameters(_factory(name))
+    typed = {}
+    for option, value in options.items():
+        parameter = PARAMETERS.get(option, option)
+        if parameter in known:
+            (value,) = specs.typed(name, {parameter: value}, known).values()
+        else:
+            value = specs.number(value)
+        typed[option] = value
+    return name, typed
+
+
+def _factory(name: str) -> Callable[..., Any]:
+    return AGGREGATORS.get(name) or PREAGGREGATORS[name]
 
 
 def canonical(text: str) -> str:
     """The same description in the registries' names: `nnm:f=2+krum` for `NNM:f=2+Krum`."""
     names = [name for name, _ in parse(text)]
-    parts = re.split(r"\+(?![0-9])", text)
-    rest = (part.strip().partition(":")[1:] for part in parts)
+    rest = (part.strip().partition(":")[1:] for part in _texts(text))
     return "+".join(name + "".join(tail) for name, tail in zip(names, rest, strict=True))
 
 
@@ -143,8 +147,8 @@ def _stages(spec: Any) -> tuple[Stage, ...]:
 
 def _build(name: str, own: Mapping[str, Any], shared: Mapping[str, Any]) -> tuple[Any, set]:
     """One stage, from its own options and those of all that it takes; and which it took."""
-    factory = AGGREGATORS.get(name) or PREAGGREGATORS[name]
-    takes = inspect.signature(factory).parameters
+    factory = _factory(name)
+    takes = specs.parameters(factory)
     taken = {o: PARAMETERS.get(o, o) for o in shared if PARAMETERS.get(o, o) in takes}
     options = {taken[o]: shared[o] for o in taken}
     named: dict[str, Any] = {}
@@ -211,7 +215,7 @@ def make(spec: Any, **options: Any) -> Rule:
     for option in options:
         known = f"{'+'.join(names)} has no option {option!r}"
         if len(names) == 1:
-            takes = inspect.signature(AGGREGATORS[names[0]]).parameters
+            takes = specs.parameters(AGGREGATORS[names[0]])
             known += f": it has {', '.join(takes) or 'none'}"
         require(option in taken, known)
     return _compose(built[:-1], built[-1])

@@ -12,7 +12,7 @@ from farsign_jax.attacks.messages import (
     replay,
     sign_flip,
 )
-from farsign_jax.attacks.registry import ATTACKS, SPACES, byzantine_mask, make
+from farsign_jax.attacks.registry import ATTACKS, SPACES, byzantine_mask, make, parse
 
 __all__ = [
     "ATTACKS",
@@ -27,6 +27,7 @@ __all__ = [
     "mimic",
     "none",
     "nonfinite",
+    "parse",
     "replay",
     "sign_flip",
 ]

@@ -1,10 +1,10 @@
 """Attacks by name, and masks of the workers that carry them out."""
 
-import inspect
 from typing import Any
 
 import numpy as np
 
+from farsign_jax import specs
 from farsign_jax.attacks.messages import (
     alie,
     constant,
@@ -36,13 +36,28 @@ ATTACKS = {
 SPACES = ("message", "measured")
 
 
+def parameters(name: str) -> specs.Parameters:
+    """The options of the attack of that name, `space` among them."""
+    return specs.parameters(lookup("attack", name, ATTACKS)) | specs.option("space", str)
+
+
+def parse(text: str) -> tuple[str, dict[str, Any]]:
+    """The name and the options of `name:option=value,...`, for `make(name, **options)`.
+
+    Raises:
+        InvalidConfig: if the name or an option does not exist, or a value has another type.
+    """
+    name, options = specs.parse(text)
+    return name, specs.typed(name, options, parameters(name))
+
+
 def make(name: str, space: str | None = None, **options: Any) -> Attack:
     """The attack of that name; an `InvalidConfig` names close names or wrong options."""
     factory = lookup("attack", name, ATTACKS)
     require(space in (None, *SPACES), f"space is one of {SPACES}: got {space!r}")
-    takes = inspect.signature(factory).parameters
+    known = parameters(name)
     for option in options:
-        lookup(f"option of {name}", option, {**takes, "space": None})
+        lookup(f"option of {name}", option, known)
     try:
         attack = factory(**options)
     except TypeError as error:

@@ -1,8 +1,8 @@
-"""What `--help` and `--helpfull` of a command say: from its docstring and its flags.
+"""The answer to `--help` and `--helpfull` of a command, from its docstring and its flags.
 
-A docstring begins with one line that says what the command is for, has examples, indented and
-beginning with `python -m`, and a paragraph that begins with `Writes`. The help of a flag begins
-with a sentence that fits on a line.
+A docstring begins with one line that says what the command is for. It has examples, which are
+indented and begin with `python -m`, and a paragraph that begins with `Writes`. The help of a
+flag consists of sentences, of which `--help` prints the first one.
 """
 
 import re
@@ -11,18 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 WIDTH = 96
-
-
 LEFT = 25  # columns of names, at most
-
-
 REPEAT = "; repeat this option to specify a list of values"  # absl adds it
+LONGEST = 38  # characters of a list of defaults in --help
 
-
-MOST = 44  # of a list of defaults, unless all is asked for
-
-
-# Flags that are about one thing share a line.
+# Flags that are related share a line.
 TOGETHER = (
     ("dataset", "data_dir"),
     ("partition", "heterogeneity"),
@@ -31,8 +24,10 @@ TOGETHER = (
     ("byzantine_placement", "timing_attack"),
     ("directions", "delta"),
     ("aggregators", "buffers"),
-    ("step_size", "decay", "decay_every"),
+    ("aggregator", "buffers"),
+    ("seeds", "preset"),
     ("decay", "decay_every"),
+    ("delivery", "rounds"),
     ("events", "eval_every"),
     ("checkpoint_every", "max_parallel_runs"),
     ("processes", "process", "coordinator"),
@@ -43,18 +38,17 @@ TOGETHER = (
     ("byzantine", "attack"),
 )
 
-
 Groups = Mapping[str, Sequence[str]]  # heading -> names of flags
 
 
 def examples(doc: str) -> list[str]:
-    """The commands in a docstring, each with the lines it continues on, as they stand there."""
+    """The commands in a docstring, each with the lines on which it continues."""
     found = re.findall(r"^ {4}(python -m (?:.*\\\n)*.*)$", doc, re.MULTILINE)
     return [re.sub(r"\n +", "\n    ", text) for text in found]
 
 
 def asked(arguments: Sequence[str]) -> str | None:
-    """`help` or `helpfull`, where a command line asks for it."""
+    """`help` or `helpfull`, if a command line asks for it."""
     names = {"h": "help", "help": "help", "helpshort": "help", "helpfull": "helpfull"}
     words = (word.lstrip("-") for word in arguments if word.startswith("-"))
     return next((names[word] for word in words if word in names), None)
@@ -64,97 +58,94 @@ def text(kind: str, doc: str, flags: Any, groups: Groups, defaults: Mapping[str,
     """The whole answer to `--help` or `--helpfull`.
 
     Args:
-        kind: "help", a screen; "helpfull", all of the docstring and of what flags say.
-        doc: of the command's module.
+        kind: "help", which fits on a screen; "helpfull", all of the docstring and of the help
+            of the flags.
+        doc: the docstring of the module of the command.
         flags: an absl `FlagValues`.
-        groups: its flags in the order in which they are shown, by heading.
-        defaults: of flags that have none of their own.
+        groups: the flags to show, by heading and in order.
+        defaults: of flags whose own default is None.
     """
     full = kind == "helpfull"
-    return "\n".join(
-        [*(_whole(doc) if full else _head(doc)), "", *_flags(flags, groups, defaults, full)]
-    )
-
-
-def _whole(doc: str) -> list[str]:
-    return doc.strip().splitlines()
+    head = doc.strip().splitlines() if full else _head(doc)
+    return "\n".join([*head, "", *_flags(flags, groups, defaults, full)])
 
 
 def _head(doc: str) -> list[str]:
-    """What it is for, two examples, and what it writes."""
+    """What the command is for, two examples, and what it writes."""
     first, *rest = doc.strip().split("\n\n")
     lines = [" ".join(first.split()), ""]
     for example in examples(doc)[:2]:
         lines += textwrap.indent(example, "    ").splitlines()
     for paragraph in rest:
         plain = " ".join(paragraph.split())
-        told = re.search(r"(?:^|(?<=[.!?] ))(Writes .*)$", plain)
-        if told and not paragraph.startswith(" "):
-            lines += ["", *textwrap.wrap(told[1], WIDTH)]
+        found = re.search(r"(?:^|(?<=[.!?] ))(Writes .*)$", plain)
+        if found and not paragraph.startswith(" "):
+            lines += ["", *textwrap.wrap(found[1], WIDTH)]
     return lines
 
 
 def _flags(
     flags: Any, groups: Groups, defaults: Mapping[str, Any], full: bool
 ) -> Iterable[str]:
+    """The lines about flags, with their headings."""
     rows = {heading: _rows(flags, names, defaults, full) for heading, names in groups.items()}
     longest = max((len(name) for each in rows.values() for name, _ in each), default=0)
     left = min(longest, LEFT)
     for heading, each in rows.items():
         if heading:
             yield heading
-        for name, said in each:
-            wrapped = textwrap.fill(
-                said,
+        for name, sentences in each:
+            yield textwrap.fill(
+                sentences,
                 WIDTH,
                 initial_indent=f"  {name:{left}}  ",
                 subsequent_indent=" " * (left + 4),
                 break_on_hyphens=False,
                 break_long_words=False,
             )
-            yield wrapped
     if groups and not full:
-        named = {"methods", "method", "attack", "attacks"} & {
-            name for each in groups.values() for name in each
-        }
-        yield "--helpfull says more" + (
-            ", python -m experiments.list all names" if named else ""
-        )
+        shown = {name for each in groups.values() for name in each}
+        registries = {"methods", "method", "attack", "attacks"} & shown
+        names = ", python -m experiments.list prints all names" if registries else ""
+        yield f"--helpfull prints more{names}."
 
 
 def _rows(
     flags: Any, names: Sequence[str], defaults: Mapping[str, Any], full: bool
 ) -> list[tuple[str, str]]:
-    """Names of flags that are told of together, and what is told of them."""
+    """The names of flags that share a line, and what is printed beside them."""
     left, rows = list(names), []
     while left:
         together = () if full else TOGETHER
         own = next((t for t in together if t[0] == left[0] and set(t) <= {*left}), left[:1])
         left = [name for name in left if name not in own]
-        said = "; ".join(_said(flags[name], defaults.get(name), full) for name in own)
-        rows.append((" ".join(f"--{name}" for name in own), said))
+        sentences = " ".join(_help(flags[name], defaults.get(name), full) for name in own)
+        rows.append((" ".join(f"--{name}" for name in own), sentences))
     return rows
 
 
-def _said(flag: Any, default: Any, full: bool) -> str:
-    """The first sentence of a flag's help, or all of it, and its default."""
-    said = " ".join(flag.help.split()).removesuffix(REPEAT).rstrip(".")
-    if not full:
-        said = re.split(r"[.:;] ", said)[0]
-        said = re.sub(r"^[A-Z](?=[a-z]| )", lambda first: first[0].lower(), said)
+def _help(flag: Any, default: Any, full: bool) -> str:
+    """The first sentence of the help of a flag, or all of it, with the default."""
+    sentences = " ".join(flag.help.split()).removesuffix(REPEAT)
+    first, rest = re.match(r"(.*?)(?:\.(?: (.*))?)?$", sentences).groups()  # pyright: ignore
     value = flag.default if flag.default is not None else default
-    if value is None or value is False or value == []:
-        return said
+    if value is not None and value is not False and value != [] and value != "":
+        first += f" ({_value(value, full)})"
+    return f"{first}. {rest}" if full and rest else f"{first}."
+
+
+def _value(value: Any, full: bool) -> str:
+    """A default, of a long list its beginning."""
     if not isinstance(value, list | tuple):
-        return f"{said} ({value:g})" if isinstance(value, float) else f"{said} ({value})"
+        return f"{value:g}" if isinstance(value, float) else str(value)
     names = [str(name) for name in value]
-    while not full and len(names) > 1 and len(",".join(names)) > MOST:
+    while not full and len(names) > 1 and len(",".join(names)) > LONGEST:
         names = [*names[: -2 if names[-1] == "..." else -1], "..."]
-    return f"{said} ({','.join(names)})"
+    return ",".join(names)
 
 
-# What Python and absl say of a value, and what a person would.
-_SAID = {
+# Messages of Python and absl about a value, in plain words.
+_PLAIN = {
     r"invalid literal for int\(\) with base 10: (.*)": r"a whole number is needed: got \1",
     r"could not convert string to float: (.*)": r"a number is needed: got \1",
     r"\('Non-boolean argument to boolean flag', (.*)\)": r"true or false is needed: got \1",
@@ -164,6 +155,6 @@ _SAID = {
 def plain(error: Exception) -> str:
     """A message about a flag, in one line."""
     text = " ".join(str(error).split())
-    for theirs, ours in _SAID.items():
+    for theirs, ours in _PLAIN.items():
         text = re.sub(theirs, ours, text)
     return text

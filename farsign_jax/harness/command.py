@@ -1,4 +1,4 @@
-"""The command line of the experiments: absl flags, one-line errors, where results go."""
+"""The command line of the experiments: one-line errors, folders of results, dry runs."""
 
 import contextlib
 import dataclasses
@@ -8,7 +8,7 @@ import os
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -18,42 +18,20 @@ from farsign_jax.cli import help
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness import multi_host, panel, plan, tensorboard
 from farsign_jax.harness import summary as summary_lib
-from farsign_jax.harness.flags import (
-    BENCHMARKS,
-    FLAGS,
-    HOSTS,
-    SHARED,
-    all_but,
-    configure,
-    refuse_others,
-    split,
-)
+from farsign_jax.harness.flags import FLAGS, MULTI_HOST, SHARED, configure, refuse_others
 from farsign_jax.io import cache, files, provenance, run_folder
 from farsign_jax.validation import DataError, InvalidConfig, require
 
-__all__ = [
-    "BENCHMARKS",
-    "FLAGS",
-    "all_but",
-    "configure",
-    "folder_for",
-    "main",
-    "perform",
-    "refuse_others",
-    "run_panel",
-    "split",
-    "sweep_options",
-]
-
 
 def folder_for(experiment: str, config: PanelConfig, **more: Any) -> run_folder.RunFolder:
-    """--out, or a folder under results/ named by the configuration, and by `more` of it."""
-    described = {"experiment": experiment} | provenance.plain(config) | more
+    """The folder of --out, or one under results/ named by the configuration and by `more`."""
+    described = {"experiment": experiment} | config.to_dict() | more
     name = f"{experiment}-{provenance.fingerprint(described)[:8]}"
     return run_folder.open_folder(FLAGS.out or pathlib.Path("results") / name, described)
 
 
 def sweep_options() -> dict[str, Any]:
+    """The flags that `panel.run` takes as options."""
     return {
         "checkpoint_every": FLAGS.checkpoint_every,
         "max_parallel_runs": FLAGS.max_parallel_runs,
@@ -61,31 +39,31 @@ def sweep_options() -> dict[str, Any]:
 
 
 def perform(
-    panels: Sequence[panel.Panel],
-    folder: run_folder.RunFolder,
-    beside: Sequence[plan.Beside] = (),
+    panels: Sequence[panel.Panel], folder: run_folder.RunFolder, notes: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """Runs panels to their rows; with --dry_run, only tells of them, and ends the command."""
+    """Runs panels and returns their rows; with --dry_run prints the plan and exits.
+
+    `notes` are sentences for the plan: what the command does beside its sweeps.
+    """
     if FLAGS.dry_run:
         planned = (each.planned(folder, FLAGS.max_parallel_runs) for each in panels)
-        plan.tell(itertools.chain.from_iterable(planned), folder, beside)
+        plan.print_plan(itertools.chain.from_iterable(planned), folder, notes)
         sys.exit(0)
     return panel.run(panels, folder, **sweep_options())
 
 
 def run_panel(
-    experiment: str,
-    base: PanelConfig,
-    beside: Callable[[PanelConfig], Sequence[plan.Beside]] = lambda _: (),
+    experiment: str, base: PanelConfig, notes: Sequence[str] = ()
 ) -> tuple[PanelConfig, run_folder.RunFolder, list, list]:
-    """Runs what the flags ask for: the configuration, its folder, the rows, their summary.
+    """Runs what the flags ask for.
 
-    `beside`: what --dry_run says of what the command does with them.
+    Returns:
+        The configuration, its folder, the rows and their summary.
     """
     config = configure(base)
     folder = folder_for(experiment, config)
     panels = [panel.ready(config, FLAGS.data_dir)]
-    rows = perform(panels, folder, beside(config) if FLAGS.dry_run else ())
+    rows = perform(panels, folder, notes)
     multi_host.part()
     summary = summary_lib.summarise(rows)
     folder.write_rows(rows, summary)
@@ -93,19 +71,20 @@ def run_panel(
 
 
 def one_device_per_core() -> None:
-    """Runs are shared out among devices, and what a core does alone, it does best.
+    """Makes JAX see one device per core, among which runs are divided.
 
-    Up to 16, as each has a copy of the data; as many as XLA_FLAGS says, if it does.
+    A core is fastest on work that it does alone. There are at most 16 devices, because each
+    has a copy of the data; XLA_FLAGS may ask for another number.
     """
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        with contextlib.suppress(RuntimeError):  # called from Python, after JAX has begun
+        with contextlib.suppress(RuntimeError):  # called from Python, after JAX was used
             jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, 16))
 
 
-def _parse(argv: list[str], words: bool = False) -> list[str]:
+def _parse(argv: list[str], positional: bool = False) -> list[str]:
     try:
         rest = FLAGS(argv)
-        if len(rest) > 1 and not words:
+        if len(rest) > 1 and not positional:
             raise flags.Error(f"unexpected argument {rest[1]!r}: options start with --")
         return rest
     except flags.Error as error:
@@ -124,68 +103,83 @@ def main(
     base: PanelConfig | None = None,
     own: Sequence[str] = (),
     reads: Sequence[str] | None = None,
-    words: bool = False,
+    positional: bool = False,
 ) -> None:
-    """Runs a command: bad input ends in one line and exit code 2, Ctrl-C in 130.
+    """Runs a command: bad input ends in one line and exit code 2, Ctrl-C in exit code 130.
 
     Args:
-        experiment: the command; its module's docstring is the head of --help (`usage`). Returns
-            the folder that it wrote, if it did.
-        many: can it share its runs with other processes? It then calls `hosts.part` after the
-            last one.
+        experiment: the command; the docstring of its module is the head of --help (`cli.help`).
+            It returns the folder that it wrote, or None.
+        many: whether it can divide its runs among processes. It then calls `multi_host.part`
+            after the last run.
         base: the configuration that its flags change.
-        own: flags that only this command has.
-        reads: those of `SHARED` that it reads; others are refused. None: all.
-        words: is it called with the words that are no flags?
+        own: the flags that only this command has.
+        reads: the flags of `SHARED` that it reads; others are refused. None: all.
+        positional: whether its positional arguments are passed to `experiment`.
     """
-    known = {
-        head: [n for n in each if reads is None or n in reads] for head, each in SHARED.items()
+    groups = {
+        head: [n for n in names if reads is None or n in reads]
+        for head, names in SHARED.items()
     }
-    known = {"": list(own)} | known
-    known["results"] += HOSTS if many else ()
+    groups = {"": list(own)} | groups
+    groups["results"] += MULTI_HOST if many else ()
     if kind := help.asked(sys.argv[1:]):
         defaults = {} if base is None else dataclasses.asdict(base)
         doc = sys.modules[experiment.__module__].__doc__ or ""
-        groups = {head: names for head, names in known.items() if names}
-        print(help.text(kind, doc, FLAGS, groups, defaults))
+        shown = {head: names for head, names in groups.items() if names}
+        print(help.text(kind, doc, FLAGS, shown, defaults))
         sys.exit(0)
 
-    def guarded(argv):
-        cache.keep_programs()
-        try:
-            if reads is not None:
-                refuse_others(*reads)
-            multi_host.check(many)
-            rule = "--dry_run is for one process: leave --processes out"
-            require(FLAGS.processes == 1 or not FLAGS.dry_run, rule)
-            if FLAGS.out is not None:
-                files.check_writable(FLAGS.out)
-            multi_host.join()
-            if many:
-                one_device_per_core()
-            if FLAGS.tensorboard:
-                tensorboard.check()
-            where = experiment(*argv[1:])
-            if where is not None and FLAGS.tensorboard:
-                tensorboard.write(where)
-            if where is not None:
-                run_folder.describe(where)
-        except (InvalidConfig, DataError) as error:
-            _fail(error)
-        except BrokenPipeError:  # nobody reads on, as in `... | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            multi_host.leave(1)
-        except OSError as error:
-            if error.errno not in files.DENIED:
-                raise
-            _fail(f"{error.filename or 'a file'}: {error.strerror}")
-        except KeyboardInterrupt:
-            print("\ninterrupted: the same command continues from here", file=sys.stderr)
-            multi_host.leave(130)
-        except Exception:
-            if FLAGS.processes == 1:
-                raise
-            traceback.print_exc()
-            multi_host.leave(1)
+    def checked(argv: list[str]) -> None:
+        with _one_line_errors():
+            _run(experiment, argv, many, reads)
 
-    app.run(guarded, flags_parser=functools.partial(_parse, words=words))
+    app.run(checked, flags_parser=functools.partial(_parse, positional=positional))
+
+
+def _run(
+    experiment: Callable[..., Any], argv: list[str], many: bool, reads: Sequence[str] | None
+) -> None:
+    """Checks the flags of all commands, runs one, and describes the folder that it wrote."""
+    cache.keep_programs()
+    if reads is not None:
+        refuse_others(*reads)
+    multi_host.check(many)
+    rule = "--dry_run is for one process: leave --processes out"
+    require(FLAGS.processes == 1 or not FLAGS.dry_run, rule)
+    if FLAGS.out is not None:
+        files.check_writable(FLAGS.out)
+    multi_host.join()
+    if many:
+        one_device_per_core()
+    if FLAGS.tensorboard:
+        tensorboard.check()
+    folder = experiment(*argv[1:])
+    if folder is not None and FLAGS.tensorboard:
+        tensorboard.write(folder)
+    if folder is not None:
+        run_folder.describe(folder)
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Ends the command with one line where its input, a file or the user is the reason."""
+    try:
+        yield
+    except (InvalidConfig, DataError) as error:
+        _fail(error)
+    except BrokenPipeError:  # the reader of a pipe has ended, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        multi_host.leave(1)
+    except OSError as error:
+        if error.errno not in files.DENIED:
+            raise
+        _fail(f"{error.filename or 'a file'}: {error.strerror}")
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command continues from here", file=sys.stderr)
+        multi_host.leave(130)
+    except Exception:
+        if FLAGS.processes == 1:
+            raise
+        traceback.print_exc()
+        multi_host.leave(1)

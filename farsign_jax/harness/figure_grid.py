@@ -1,7 +1,7 @@
-"""Cells: the points of a figure, each a method in a setting of its own, run side by side.
+"""Figures whose points are methods, each in a setting of its own, run side by side.
 
-Cells that differ in their data alone (schedules, liars, partitions, seeds, step sizes) share
-one program and advance together; the others are a loop over programs.
+Cells that differ in their data alone (schedules, Byzantine workers, partitions, seeds, step
+sizes) share one program and advance together; the others are a loop over programs.
 """
 
 import dataclasses
@@ -14,17 +14,17 @@ import numpy as np
 
 from farsign_jax import sweeps
 from farsign_jax.config.panel_config import PanelConfig
-from farsign_jax.harness import jobs, panel, plots
+from farsign_jax.config.sweep_specs import PanelData, SweepSpec, sweep_specs
+from farsign_jax.config.sweep_specs import prepare as prepare_data
+from farsign_jax.harness import panel, plots
 from farsign_jax.harness.flags import FLAGS
 from farsign_jax.harness.plan import Sweep
 from farsign_jax.harness.progress import Progress
 from farsign_jax.io import files, run_folder, tables
 from farsign_jax.simulation.staleness import Staleness
 
-MULTIPLES = (1 / 16, 1 / 4, 1.0)
-
-
-TARGET = 0.8
+MULTIPLES = (1 / 16, 1 / 4, 1.0)  # of the step size of each method
+TARGET = 0.8  # accuracy
 
 
 class Cell(NamedTuple):
@@ -33,11 +33,11 @@ class Cell(NamedTuple):
     facet: str  # which of the figure's plots
     x: Any
     config: PanelConfig  # of one method, one attack and one aggregator
-    line: str = ""  # what it is called, if not by its method
+    line: str = ""  # its name in the figure, if not that of its method
 
 
 class Figure(NamedTuple):
-    """What is shown of its cells."""
+    """What a figure shows of its cells."""
 
     cells: Callable[[PanelConfig], Iterable[Cell]]
     title: str
@@ -50,84 +50,85 @@ class Figure(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A cell and what its lanes need."""
+    """A cell and its part of a batch."""
 
     cell: Cell
-    job: jobs.Job
-    setting: jobs.PanelData
-    lanes: sweeps.RunBatch
+    spec: SweepSpec
+    data: PanelData
+    batch: sweeps.RunBatch
 
     @property
     def delivery(self) -> str:
-        return self.job.delivery(self.cell.config)
+        return self.spec.delivery(self.cell.config)
 
 
 class Group(NamedTuple):
-    """Cells of one program, and the lanes of all of them."""
+    """Cells of one program, and the batch of all their runs."""
 
     runs: list[Run]
-    lanes: sweeps.RunBatch
+    batch: sweeps.RunBatch
 
     @property
     def answers(self) -> int:
-        return len(self.lanes) * self.runs[0].cell.config.events
+        return len(self.batch) * self.runs[0].cell.config.events
 
 
 def prepare(cells: Iterable[Cell], data_dir: str | None) -> list[Group]:
-    """Builds all runs; what cannot run is refused here."""
-    settings: dict[PanelConfig, jobs.PanelData] = {}
+    """Builds all runs.
+
+    Raises:
+        InvalidConfig, DataError: on what cannot run.
+    """
+    known: dict[PanelConfig, PanelData] = {}
     groups: dict[Any, list[Run]] = {}
     for cell in cells:
-        run = _run_of(cell, data_dir, settings)
-        shape, clock = run.lanes.schedules.shape[1:], run.lanes.times is not None
-        groups.setdefault((run.job.program, run.delivery, shape, clock), []).append(run)
-    joined = [Group(runs, _joined([run.lanes for run in runs])) for runs in groups.values()]
-    for runs, lanes in joined:
-        lanes.check(runs[0].job.program, runs[0].delivery)
+        run = _run_of(cell, data_dir, known)
+        shape, clock = run.batch.schedules.shape[1:], run.batch.times is not None
+        groups.setdefault((run.spec.program, run.delivery, shape, clock), []).append(run)
+    joined = [Group(runs, _joined([run.batch for run in runs])) for runs in groups.values()]
+    for runs, batch in joined:
+        batch.check(runs[0].spec.program, runs[0].delivery)
     return joined
 
 
-def _run_of(
-    cell: Cell, data_dir: str | None, settings: dict[PanelConfig, jobs.PanelData]
-) -> Run:
-    (job,) = jobs.jobs_of(cell.config, MULTIPLES)
-    job = dataclasses.replace(job, program=job.builds[0])  # a single run: no lock-step
-    methods = cell.config.methods if job.in_rounds else ("async_sgd",)
+def _run_of(cell: Cell, data_dir: str | None, known: dict[PanelConfig, PanelData]) -> Run:
+    (spec,) = sweep_specs(cell.config, MULTIPLES)
+    spec = dataclasses.replace(spec, program=spec.builds[0])  # a single run: no lock-step
+    methods = cell.config.methods if spec.in_rounds else ("async_sgd",)
     same = {"attacks": ("none",), "delivery": "fresh", "aggregators": ("mean",)}
-    data = dataclasses.replace(cell.config, methods=methods, **same)  # what decides the data
-    if data not in settings:
-        settings[data] = jobs.prepare(data, data_dir)
-    return Run(cell, job, settings[data], job.lanes(settings[data]))
+    config = dataclasses.replace(cell.config, methods=methods, **same)  # what decides the data
+    if config not in known:
+        known[config] = prepare_data(config, data_dir)
+    return Run(cell, spec, known[config], spec.run_batch(known[config]))
 
 
-def _joined(every: list[sweeps.RunBatch]) -> sweeps.RunBatch:
-    """Lanes one after the other."""
-    width = max(lanes.problem.rows.shape[2] for lanes in every)
+def _joined(batches: list[sweeps.RunBatch]) -> sweeps.RunBatch:
+    """The runs of all batches, one after the other."""
+    width = max(batch.problem.rows.shape[2] for batch in batches)
 
-    def pad(rows):
+    def pad(rows: Any) -> Any:
         return jnp.pad(rows, ((0, 0), (0, 0), (0, width - rows.shape[2])))
 
     problem = dataclasses.replace(
-        every[0].problem,  # its data are everybody's
-        rows=jnp.concatenate([pad(lanes.problem.rows) for lanes in every]),
-        sizes=jnp.concatenate([lanes.problem.sizes for lanes in every]),
-        x0=jnp.concatenate([lanes.problem.x0 for lanes in every]),
+        batches[0].problem,  # all of them have the same examples
+        rows=jnp.concatenate([pad(batch.problem.rows) for batch in batches]),
+        sizes=jnp.concatenate([batch.problem.sizes for batch in batches]),
+        x0=jnp.concatenate([batch.problem.x0 for batch in batches]),
     )
-    rest = [(x.seeds, x.hyper, x.byzantine, x.schedules, x.times) for x in every]
+    rest = [(x.seeds, x.hyper, x.byzantine, x.schedules, x.times) for x in batches]
     return sweeps.RunBatch(problem, *jax.tree.map(lambda *a: np.concatenate(a), *rest))
 
 
 def planned(name: str, number: int, group: Group, folder: run_folder.RunFolder) -> Sweep:
     """The sweep of a group, the `number`-th of a figure."""
-    first, lanes = group.runs[0], group.lanes
-    config, events = first.cell.config, lanes.schedules.shape[1]
-    evaluations, bits = first.job.cost(first.setting)
+    first = group.runs[0]
+    evaluations, bits = first.spec.cost(first.data)
     return Sweep(
-        name=f"{name}: {first.job.method}",
-        program=first.job.program,
-        lanes=lanes,
-        every=max(config.eval_every * events // config.events, 1),
-        measure=first.setting.measure,
+        name=f"{name}: {first.spec.method}",
+        program=first.spec.program,
+        batch=group.batch,
+        every=first.spec.every(first.cell.config, group.batch),
+        measure=first.data.measure,
         delivery=first.delivery,
         max_parallel_runs=FLAGS.max_parallel_runs,
         checkpoint=folder.checkpoint(f"{name}-{number}"),
@@ -142,52 +143,53 @@ def run(
 ) -> list[dict[str, Any]]:
     """Runs the cells of a figure; the same folder continues. Returns tidy rows."""
     rows = []
-    for number, (runs, lanes) in enumerate(groups):
+    for number, (runs, batch) in enumerate(groups):
         each = planned(name, number, groups[number], folder)
         progress.start(each.name)
-        share = runs[0].cell.config.events / lanes.schedules.shape[1]
+        per_event = runs[0].cell.config.events / batch.schedules.shape[1]
         columns, final = each.run(
             checkpoint=each.checkpoint,
             checkpoint_every=FLAGS.checkpoint_every,
-            progress=lambda count, share=share: progress(count * share),
+            progress=lambda count, per_event=per_event: progress(count * per_event),
         )
         begin = 0
         for one in runs:
-            own = slice(begin, begin + len(one.lanes))
+            own = slice(begin, begin + len(one.batch))
             begin = own.stop
             staleness = jax.tree.map(lambda a, own=own: a[own], final.staleness)
             rows += _tidy(name, one, {n: c[own] for n, c in columns.items()}, staleness)
     return rows
 
 
-_TOLD = ("timing_attack", "rounds", "byzantine_placement", "byzantine")
+_SHOWN = ("timing_attack", "rounds", "byzantine_placement", "byzantine")
 
 
 def _tidy(
     name: str, run: Run, columns: dict[str, np.ndarray], staleness: Staleness
 ) -> list[dict[str, Any]]:
     """The rows of one cell: every seed and step size."""
-    cell, config, job = run.cell, run.cell.config, run.job
-    told: dict[str, Any] = {"figure": name, "facet": cell.facet, "x": cell.x}
-    told |= {"line": cell.line or job.method, "delivery": run.delivery}
-    told |= {option: getattr(config, option) for option in _TOLD}
-    every, rows = job.by_run(columns, len(config.seeds)), []
-    for h, step in enumerate(job.hyper["step_size"][0].tolist()):
-        point = {n: column[..., h : h + 1] for n, column in every.items()}
-        for row in panel.tidy(config, job, run.setting, point):
-            lane = config.seeds.index(row["seed"]) * job.points + h
+    cell, config, spec = run.cell, run.cell.config, run.spec
+    place: dict[str, Any] = {"figure": name, "facet": cell.facet, "x": cell.x}
+    place |= {"line": cell.line or spec.method, "delivery": run.delivery}
+    place |= {option: getattr(config, option) for option in _SHOWN}
+    by_run, rows = spec.by_run(columns, len(config.seeds)), []
+    for h, step in enumerate(spec.hyper["step_size"][0].tolist()):
+        point = {n: column[..., h : h + 1] for n, column in by_run.items()}
+        for row in panel.tidy(config, spec, run.data, point):
+            number = config.seeds.index(row["seed"]) * spec.points + h
             stale = {
-                "largest_staleness": int(np.max(staleness.largest[lane])),
-                "mean_square_staleness": float(np.mean(staleness.mean_square[lane])),
+                "largest_staleness": int(np.max(staleness.largest[number])),
+                "mean_square_staleness": float(np.mean(staleness.mean_square[number])),
             }
-            rows.append(row | told | stale | {"step_size": step})
+            rows.append(row | place | stale | {"step_size": step})
     return rows
 
 
 def _in_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Only what happens while all of a column still run: who waits is given no more time."""
+    """The rows up to the virtual time at which the first method of a column ends, so that no
+    method is given more time than another one."""
 
-    def column(row):
+    def column(row: dict[str, Any]) -> tuple[Any, ...]:
         return row["facet"], row["x"], row["seed"]
 
     ends: dict[tuple, dict[str, float]] = {}
@@ -219,9 +221,9 @@ def shown(rows: list[dict[str, Any]], of_time: bool) -> list[dict[str, Any]]:
 
 
 def _value(rows: list[dict[str, Any]], of_time: bool) -> float:
-    """Final accuracy in percent, or when the mean over seeds first reached the target."""
+    """The final accuracy in percent, or when the mean over seeds first reached the target."""
 
-    def curve(column):
+    def curve(column: str) -> np.ndarray:
         seeds: dict[int, list[float]] = {}
         for row in rows:
             seeds.setdefault(row["seed"], []).append(row[column])

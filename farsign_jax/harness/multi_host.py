@@ -1,4 +1,4 @@
-"""Several hosts: the same command on each, its runs shared out among them."""
+"""Several hosts: the same command runs on each, and they divide its runs among them."""
 
 import os
 import sys
@@ -13,20 +13,15 @@ from farsign_jax.validation import InvalidConfig, require
 
 FLAGS = flags.FLAGS
 
-
-flags.DEFINE_integer("processes", 1, "how many.")
-
-
-flags.DEFINE_integer("process", None, "which.")
-
-
+flags.DEFINE_integer("processes", 1, "The number of processes.")
+flags.DEFINE_integer("process", None, "The number of this one, from 0 on.")
 flags.DEFINE_string("coordinator", None, "HOST:PORT of the first.")
 
 
 def check(many: bool) -> None:
     """Raises `InvalidConfig` on flags that do not go together.
 
-    `many`: whether the command can share its runs at all.
+    `many`: whether the command can divide its runs at all.
     """
     count, own, coordinator = FLAGS.processes, FLAGS.process, FLAGS.coordinator
     require(count > 0, f"need --processes > 0: got {count}")
@@ -36,15 +31,19 @@ def check(many: bool) -> None:
         require(coordinator is None, f"{rule} --coordinator={coordinator} alone")
         return
     require(many, f"this command runs in one process: got --processes={count}")
-    told = "none" if own is None else f"{own} of {count}"
-    require(own is not None and 0 <= own < count, f"--process is 0..N-1: got {told}")
+    value = "none" if own is None else f"{own} of {count}"
+    require(own is not None and 0 <= own < count, f"--process is 0..N-1: got {value}")
     host, colon, port = (coordinator or "").rpartition(":")
     good = host and colon and port.isdigit() and 0 < int(port) < 65536
     require(good, f"--coordinator is HOST:PORT of process 0: got {coordinator or 'none'}")
 
 
 def join() -> None:
-    """Meets the other processes; to be called before anything else of JAX."""
+    """Connects the processes; must be called before anything else of JAX.
+
+    Raises:
+        InvalidConfig: if the coordinator cannot be reached.
+    """
     if FLAGS.processes == 1:
         return
     try:
@@ -54,7 +53,7 @@ def join() -> None:
 
 
 def part() -> None:
-    """After the last sweep: every process knows all; the first goes on alone, others end."""
+    """Ends all processes but the first, after the last sweep: by then it knows all results."""
     if processes.place()[1] == 1:
         return
     first = processes.first()
@@ -64,11 +63,11 @@ def part() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends a command that failed; with it, soon, those that would wait for it."""
+    """Ends a command that failed, and with it, soon, the processes that would wait for it."""
     if processes.place()[1] == 1:
         sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()
     if processes.first():
-        time.sleep(1)  # the others go down with it: they may have the same to say
+        time.sleep(1)  # the others end with it, and may have the same error to print
     os._exit(code)  # an orderly end would wait for them, for minutes

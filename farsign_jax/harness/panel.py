@@ -1,7 +1,7 @@
 """Panels: methods x aggregators x attacks x seeds on one data set, the shape of most
 experiments.
 
-Not an experiment itself: what runs the sweeps of `jobs`, and the rows they leave.
+Not an experiment itself: what runs the sweeps of `sweep_specs`, and the rows they leave.
 """
 
 import dataclasses
@@ -13,7 +13,8 @@ import numpy as np
 
 from farsign_jax import sweeps
 from farsign_jax.config.panel_config import PanelConfig
-from farsign_jax.harness.jobs import Job, PanelData, jobs_of, prepare
+from farsign_jax.config.problem import answers_so_far
+from farsign_jax.config.sweep_specs import PanelData, SweepSpec, prepare, sweep_specs
 from farsign_jax.harness.plan import Sweep
 from farsign_jax.harness.progress import Progress
 from farsign_jax.io import files, processes, run_folder
@@ -30,7 +31,7 @@ class Panel:
 
     config: PanelConfig
     setting: PanelData
-    jobs: Sequence[Job]
+    jobs: Sequence[SweepSpec]
     name: str = ""
     told: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -45,17 +46,15 @@ class Panel:
         """The sweeps of its jobs."""
         config, setting = self.config, self.setting
         for job in self.jobs:
-            own = job.lanes(setting)
-            events = own.schedules.shape[1]
-            every = config.eval_every * events // config.events  # as many answers
+            own = job.run_batch(setting)
             label = job.method if job.lockstep else f"{job.method} {job.runs[0][1]}"
             name = f"{self.name}-{job.name}" if self.name else job.name
             evaluations, bits = job.cost(setting)
             yield Sweep(
                 name=f"{self.name} {label}".strip(),
                 program=job.program,
-                lanes=own,
-                every=min(max(every, 1), events),
+                batch=own,
+                every=job.every(config, own),
                 measure=setting.measure,
                 delivery=job.delivery(config),
                 max_parallel_runs=1 if job.one_seed_at_a_time else max_parallel_runs,
@@ -73,16 +72,16 @@ def ready(
     **named: Any,
 ) -> Panel:
     """Its data and its sweeps; what cannot run is refused here."""
-    panel = Panel(config, prepare(config, data_dir), jobs_of(config, multiples), **named)
+    panel = Panel(config, prepare(config, data_dir), sweep_specs(config, multiples), **named)
     for job in panel.jobs:
-        job.lanes(panel.setting).check(job.program, job.delivery(config))
+        job.run_batch(panel.setting).check(job.program, job.delivery(config))
     return panel
 
 
 def sweep(
     panel: Panel,
     folder: run_folder.RunFolder | None,
-    keep: Callable[[Job, dict[str, np.ndarray]], Any],
+    keep: Callable[[SweepSpec, dict[str, np.ndarray]], Any],
     progress: Progress,
     *,
     checkpoint_every: int = 1000,
@@ -97,7 +96,7 @@ def sweep(
         folder.claim()
     for job, each in zip(panel.jobs, panel.planned(folder, max_parallel_runs), strict=True):
         progress.start(each.name)
-        side_by_side = each.runs * config.events / each.lanes.schedules.shape[1]
+        side_by_side = each.runs * config.events / each.batch.schedules.shape[1]
         _, final = each.run(
             checkpoint=each.checkpoint,
             checkpoint_every=checkpoint_every,
@@ -138,7 +137,7 @@ def run(
     return [row for rows in done.values() for row in rows]
 
 
-def staleness(job: Job, seeds: Sequence[int], final: sweeps.FinalRuns) -> dict[str, Any]:
+def staleness(job: SweepSpec, seeds: Sequence[int], final: sweeps.FinalRuns) -> dict[str, Any]:
     """Of each worker in each run: how many answers, how stale (`simulate.Staleness`)."""
     found = {n: a.tolist() for n, a in final.staleness._asdict().items() if n != "histogram"}
     counts = np.asarray(final.staleness.histogram)
@@ -148,13 +147,11 @@ def staleness(job: Job, seeds: Sequence[int], final: sweeps.FinalRuns) -> dict[s
 
 
 def tidy(
-    config: PanelConfig, job: Job, setting: PanelData, columns: dict[str, np.ndarray]
+    config: PanelConfig, job: SweepSpec, setting: PanelData, columns: dict[str, np.ndarray]
 ) -> list[dict[str, Any]]:
     """The columns of one sweep, [S, E, runs], as rows."""
     evaluations, bits = job.cost(setting)
-    lanes = setting.of(job)
-    heard = (lanes.schedules >= 0).reshape(*lanes.schedules.shape[:2], -1).sum(axis=2)
-    answers = heard.cumsum(axis=1)  # [S, T]
+    answers = answers_so_far(setting.of(job))  # [S, T]
     rows = []
     for number, (method, aggregator, attack) in enumerate(job.named):
         for lane, seed in enumerate(config.seeds):

@@ -1,4 +1,4 @@
-"""How far a long command has come, and Ctrl-C at the right moment."""
+"""The progress of a long command, and Ctrl-C at the right moment."""
 
 import signal
 import sys
@@ -10,26 +10,29 @@ import tqdm
 
 from farsign_jax.io import processes
 
+_SECONDS = 10  # between two lines where there is no terminal
+
 
 class Progress:
-    """A bar with an ETA on a terminal or in a notebook, elsewhere a line every ten seconds.
+    """A bar with an estimate of the time left on a terminal or in a notebook; elsewhere a line
+    every ten seconds.
 
-    Ctrl-C takes effect between two segments, when everything is in its place; a second one
-    at once. Of several processes, the first says how far it is, and hears of the others when a
-    sweep ends.
+    Ctrl-C takes effect between two segments, when all files are complete; a second Ctrl-C takes
+    effect at once. Of several processes, the first one shows the progress, and learns that of
+    the others when a sweep ends.
     """
 
     def __init__(self, total: int):
         self.silent = not processes.first()
-        drawn = sys.stderr.isatty() or "ipykernel" in sys.modules  # which draw over a line
+        drawn = sys.stderr.isatty() or "ipykernel" in sys.modules  # these overwrite a line
         self.bar = tqdm.tqdm(
             total=total, unit="event", unit_scale=True, disable=self.silent or not drawn
         )
-        self.total, self.done, self.began, self.said = total, 0, time.monotonic(), 0.0
+        self.total, self.done, self.began, self.printed = total, 0, time.monotonic(), 0.0
         self.label = ""
         self.interrupted = False
         self.handler: Any = None
-        if threading.current_thread() is threading.main_thread():  # only there may we listen
+        if threading.current_thread() is threading.main_thread():  # others may not set handlers
             self.handler = signal.signal(signal.SIGINT, self._interrupt)
 
     def _interrupt(self, *_: Any) -> None:
@@ -38,25 +41,31 @@ class Progress:
         self.interrupted = True
 
     def close(self) -> None:
+        """Removes the bar and gives Ctrl-C back to whoever had it."""
         if self.handler is not None:
             signal.signal(signal.SIGINT, self.handler)
         self.bar.close()
 
     def start(self, label: str) -> None:
+        """Names what runs from now on."""
         self.label = label
         self.bar.set_description(label)
 
     def __call__(self, events: int) -> None:
+        """Counts events as done.
+
+        Raises:
+            KeyboardInterrupt: if Ctrl-C was pressed since the last call.
+        """
         if self.interrupted:
             self.close()
             raise KeyboardInterrupt
         self.done += events
         self.bar.update(events)
         elapsed = time.monotonic() - self.began
-        if self.silent:
-            return
-        if self.bar.disable and (elapsed - self.said > 10 or self.done == self.total):
-            self.said = elapsed
+        late = elapsed - self.printed > _SECONDS or self.done == self.total
+        if self.bar.disable and late and not self.silent:
+            self.printed = elapsed
             line = tqdm.tqdm.format_meter(
                 int(self.done), int(self.total), elapsed, unit="event", ncols=80
             )

@@ -1,6 +1,6 @@
-"""Runs on small problems of which everything is known: what the theorems' experiments share.
+"""Runs on small problems whose gradients are known: what the experiments on theorems share.
 
-Not an experiment itself: a trial, and a sweep of it over seeds and whatever is data.
+A trial is a system on such a problem; a batch of its runs differs in seeds and other data.
 """
 
 import dataclasses
@@ -28,14 +28,7 @@ from farsign_jax import (
 from farsign_jax.base import Problem, System
 from farsign_jax.harness.progress import Progress
 from farsign_jax.io import run_folder
-from farsign_jax.specs import parse
 from farsign_jax.step_sizes import as_schedule
-
-VALUES = {"waves": problems.waves, "crossed_waves": problems.crossed_waves}
-
-
-VALUES |= {"valley": problems.valley, "bowl": problems.bowl}
-
 
 MEAN = np.array([1.0, -2.0])
 
@@ -45,40 +38,52 @@ def bowl_at_mean(x: Any) -> Any:
     return problems.bowl(x - jnp.asarray(MEAN, x.dtype))
 
 
-VALUES["bowl_at_mean"] = bowl_at_mean
+# What is minimised, by name.
+VALUES: dict[str, Callable[[Any], Any]] = {
+    "waves": problems.waves,
+    "crossed_waves": problems.crossed_waves,
+    "valley": problems.valley,
+    "bowl": problems.bowl,
+    "bowl_at_mean": bowl_at_mean,
+}
 
-
-WORKERS, DIM, LIARS = 5, 4, 1
-
-
-RECORDS = 1000
+WORKERS, DIM, BYZANTINE = 5, 4, 1
+RECORDS = 1000  # of a run
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How long and how often."""
+    """How long runs are, and how many there are.
 
-    events: int = 1_000_000  # of the rates
-    long: int = 100_000  # of everything else
+    Attributes:
+        events: of the runs that show rates.
+        long: events of all other runs.
+        seeds: of each trial.
+        every: 1 runs all trials, n every n-th one.
+    """
+
+    events: int = 1_000_000
+    long: int = 100_000
     seeds: int = 24
-    every: int = 1  # trial out of the lists below
+    every: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """`(problem, hyper) -> System`: one direction per question, watched (`theory.observed`).
+    """A system `(problem, hyper) -> System` with one direction per question, observed by
+    `theory.observed`.
 
     Attributes:
-        value: what is minimised, of `VALUES`.
-        order, noise: of the feedback, as in `schedules.theory`, whose sequences are used.
-        attack: of `attacks`, with options; or "greedy" or "lookahead" (`theory`).
+        value: the function that is minimised, a name of `VALUES`.
+        order, noise: of the feedback, as in `step_sizes.theory`, whose sequences are used.
+        attack: of `attacks`, with options; or "greedy" or "lookahead" of `theory`.
         server: "far_sign" or "online_mean".
-        sign_of: of `far_sign`; "old" is what the theorems speak of.
+        sign_of: of `far_sign`; "old" is the rule of the theorems.
         eps, step_size: of the sequences.
 
     Hyper-parameters, all optional: `directions` f[m, K, d], coordinates otherwise;
     `average_step` and `step_size`, constants instead of the sequences; `rates` f[m];
-    `honest` bool[m], whose averages are compared with the truth.
+    `honest` bool[m], the workers whose averages are compared with the true derivatives.
     """
 
     value: str = "waves"
@@ -91,7 +96,8 @@ class Trial:
     step_size: float = 0.5
 
     @property
-    def gradient(self) -> Callable:
+    def gradient(self) -> Callable[[Any], Any]:
+        """The gradient of the function that is minimised."""
         return jax.grad(VALUES[self.value])
 
     def __call__(self, problem: Problem, hyper: Mapping[str, Any]) -> System:
@@ -100,8 +106,13 @@ class Trial:
         if "directions" in hyper:
             dictionary = directions.matrix(hyper["directions"])
         pairs = m * dictionary.size
-        told = {"order": self.order, "noise": self.noise, "eps": self.eps, "pairs": pairs}
-        found = step_sizes.theory(**told, step_size=self.step_size)
+        found = step_sizes.theory(
+            order=self.order,
+            noise=self.noise,
+            eps=self.eps,
+            pairs=pairs,
+            step_size=self.step_size,
+        )
         steps: dict[str, Any] = {"step_size": found.step_size}
         steps["average_step"] = found.average_step
         for name in steps.keys() & hyper.keys():
@@ -131,16 +142,16 @@ class Trial:
         return System(server, worker, self._attack(dictionary, steps))
 
     def _attack(self, dictionary: Any, steps: dict[str, Any]) -> Any:
-        name, options = parse(self.attack)
         beta = steps["average_step"]
-        if name == "greedy":
+        if self.attack == "greedy":
             return theory.greedy(self.gradient, dictionary, beta)
-        if name == "lookahead":
+        if self.attack == "lookahead":
             return theory.lookahead(self.gradient, dictionary, beta, steps["step_size"])
-        return attacks.make(name, **dict(options))
+        name, options = attacks.parse(self.attack)
+        return attacks.make(name, **options)
 
 
-def lanes(
+def run_batch(
     seeds: int,
     events: int,
     *,
@@ -149,22 +160,23 @@ def lanes(
     noise: float = 1.0,
     value: str = "waves",
     workers: int = WORKERS,
-    liars: int | np.ndarray = LIARS,
+    byzantine: int | np.ndarray = BYZANTINE,
     hyper: Mapping[str, Any] | None = None,
     draw: Callable[[Any, int], np.ndarray] | None = None,
     points: int = 1,
 ) -> sweeps.RunBatch:
-    """Seeds times points of what differs otherwise, the points of one seed together.
+    """A batch of runs: every seed with every point of what differs otherwise, the points of
+    one seed next to each other.
 
     Args:
         seeds: how many.
         events: T.
-        x0: f[d], or f[points, d]; 3 in all coordinates.
-        kind, noise, value: of `problems.smooth`; all lanes have one set of examples.
+        x0: f[d], or f[points, d]; by default 3 in all coordinates.
+        kind, noise, value: of `problems.smooth`; all runs have the same examples.
         workers: m.
-        liars: the first so many, or masks bool[points, m].
+        byzantine: the number of Byzantine workers, the first ones, or masks bool[points, m].
         hyper: leaves [points, ...] of `Trial`.
-        draw: `(key, point) -> i32[T]`, who is heard; default: everybody equally likely.
+        draw: `(key, point) -> i32[T]`, the order of arrivals; by default uniform.
         points: of everything but the seed.
     """
     count = seeds * points
@@ -176,10 +188,11 @@ def lanes(
     problem = dataclasses.replace(
         sweeps.RunBatch.repeated(problem, count), x0=jnp.asarray(np.tile(start, (seeds, 1)))
     )
-    mask = np.arange(workers) < liars if np.ndim(liars) == 0 else np.asarray(liars)
+    counted = np.ndim(byzantine) == 0
+    mask = np.arange(workers) < byzantine if counted else np.asarray(byzantine)
     mask = np.broadcast_to(mask, (points, workers))
 
-    def one(seed, point):
+    def one(seed: int, point: int) -> np.ndarray:
         key = keys.split(seed).schedule
         return draw(key, point) if draw else arrivals.uniform(key, workers, events)
 
@@ -197,19 +210,21 @@ def lanes(
 
 
 def follow(
-    trial: Trial, given: sweeps.RunBatch, name: str, folder: run_folder.RunFolder | None = None
+    trial: Trial, batch: sweeps.RunBatch, name: str, folder: run_folder.RunFolder | None = None
 ) -> dict[str, np.ndarray]:
-    """Runs all lanes, in a folder resumably; columns [L, E] of `event` and what was measured.
+    """Runs a batch of a trial; in a folder it can be continued.
 
     Delivery is `outstanding`: answers are as stale as arrivals make them.
 
-    `gradient` |grad f(x)|_2 and `tracking` |y - D grad f|_2^2, now; `ergodic`, the mean of the
-    gradient norms so far, weighted by alpha; `steps`, `error` and `squares`, the sums of
-    `theory.Sums`; and `farthest`, max |x|_inf so far.
+    Returns:
+        Columns [R, E] for R runs and E records: `event`; `gradient` |grad f(x)|_2 and
+        `tracking` |y - D grad f|_2^2 at the record; `ergodic`, the mean of the gradient norms
+        so far, weighted by alpha; `steps`, `error` and `squares`, the sums of `theory.Sums`;
+        and `farthest`, max |x|_inf so far.
     """
     norms = jax.vmap(lambda x: jnp.linalg.norm(trial.gradient(x)))
 
-    def measure(state):
+    def measure(state: Any) -> dict[str, Any]:
         sums, x = state.sums, state.params
         return {
             "gradient": norms(x),
@@ -218,26 +233,26 @@ def follow(
             "farthest": sums.farthest,
         } | {name: getattr(sums, name) for name in ("steps", "error", "squares")}
 
-    told = {"delivery": "outstanding", "of": operator.attrgetter("server")}
-    return swept(trial, given, measure, name, folder, RECORDS, **told)
+    options = {"delivery": "outstanding", "of": operator.attrgetter("server")}
+    return swept(trial, batch, measure, name, folder, RECORDS, **options)
 
 
 def swept(
     build: sweeps.SystemFactory,
-    given: sweeps.RunBatch,
+    batch: sweeps.RunBatch,
     measure: Callable[[Any], dict[str, Any]],
     name: str,
     folder: run_folder.RunFolder | None,
     records: int,
     **options: Any,
 ) -> dict[str, np.ndarray]:
-    """The columns of `sweeps.sweep`, with a progress bar, in a folder resumably."""
-    events = given.schedules.shape[1]
-    progress = Progress(len(given) * events)
+    """The columns of `sweeps.sweep`, with a progress bar; in a folder it can be continued."""
+    events = batch.schedules.shape[1]
+    progress = Progress(len(batch) * events)
     progress.start(name)
     columns, _ = sweeps.sweep(
         build,
-        given,
+        batch,
         every=max(events // records, 1),
         measure=jax.jit(measure),
         checkpoint=folder.checkpoint(name) if folder else None,

@@ -1,7 +1,8 @@
-"""Seconds of a method alone on the machine: compiled before, nothing measured in between.
+"""The wall-clock time of a method that has the machine to itself.
 
-Runs that advance side by side share work and memory, so a panel says nothing about the time
-of one of them. Here each run of a panel has the machine to itself.
+Runs that advance side by side share work and memory, so a panel does not show the time of one
+of them. Here each run of a panel is timed alone, after it was compiled, and nothing is
+measured in between.
 """
 
 import dataclasses
@@ -18,30 +19,30 @@ import numpy as np
 
 from farsign_jax import sweeps
 from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.config.sweep_specs import prepare, sweep_specs
 from farsign_jax.harness import summary
-from farsign_jax.harness.jobs import jobs_of, prepare
-from farsign_jax.harness.plan import Beside, span
 from farsign_jax.io import files, provenance, run_folder
 from farsign_jax.sweeps import devices
 
 EVENTS = 105  # eleven buffers are full three times, on average over pieces
-
-
 REPEATS = 5
+
+Clocked = dict[tuple[str, str], dict[str, Any]]  # by (method, aggregator)
 
 
 def running(
-    program: Any, lanes: sweeps.RunBatch, events: int, delivery: str = "fresh"
+    program: Any, batch: sweeps.RunBatch, events: int, delivery: str = "fresh"
 ) -> tuple[Any, float, Iterator[float]]:
-    """All lanes, spread over all devices as in a sweep, at their first event.
+    """Starts all runs of a batch, spread over all devices as in a sweep.
 
-    Returns the program that advances them by `events` events, the seconds it took to compile,
-    and the seconds of one such piece after the other: the first one warms up. Where the
-    schedule ends, it begins again.
+    Returns:
+        The program that advances them by `events` events; the seconds it took to compile; and
+        an iterator over the seconds of one such piece after the other, of which the first one
+        warms up. Where the schedule ends, it begins again.
     """
-    local = devices.local()[: len(lanes)]
-    width = -(-len(lanes) // len(local)) * len(local)  # the last lane makes them even
-    own = lanes.take(np.minimum(np.arange(width), len(lanes) - 1))
+    local = devices.local()[: len(batch)]
+    width = -(-len(batch) // len(local)) * len(local)  # the last run is repeated to fill it
+    own = batch.take(np.minimum(np.arange(width), len(batch) - 1))
     mesh = devices.mesh_of(local)
     args, schedules = own.on(mesh), np.asarray(own.schedules)
     run = sweeps.start(program, delivery, *args[:3], mesh=mesh)
@@ -51,7 +52,7 @@ def running(
     advance = lowered.compile()
     compile_s = time.perf_counter() - begin
 
-    def pieces(run):
+    def pieces(run: Any) -> Iterator[float]:
         run = jax.block_until_ready(run)
         for piece in itertools.count():
             at = piece * events % (schedules.shape[1] - events + 1)
@@ -64,82 +65,67 @@ def running(
 
 
 def spread(times: Sequence[float]) -> dict[str, float]:
-    """Microseconds: the median and the range."""
+    """The median and the range of times in microseconds."""
     return {"us": statistics.median(times), "us_min": min(times), "us_max": max(times)}
 
 
 def clock(
-    program: Any, lanes: sweeps.RunBatch, events: int, repeats: int, delivery: str = "fresh"
+    program: Any, batch: sweeps.RunBatch, events: int, repeats: int, delivery: str = "fresh"
 ) -> dict[str, float]:
-    """Microseconds per event and run: median and range of `repeats` pieces of a run."""
-    events = min(events, lanes.schedules.shape[1])
-    _, compile_s, pieces = running(program, lanes, events, delivery)
-    per = len(lanes) * events
+    """Microseconds per event and run: the median and the range of `repeats` pieces of a run."""
+    events = min(events, batch.schedules.shape[1])
+    _, compile_s, pieces = running(program, batch, events, delivery)
+    per = len(batch) * events
     times = [1e6 * seconds / per for seconds in itertools.islice(pieces, repeats + 1)]
     return spread(times[1:]) | {"compile_s": compile_s}
 
 
-def _read(folder: run_folder.RunFolder) -> dict[tuple[str, str], dict[str, Any]]:
-    """What is in clock.json, if it was clocked on this machine, with these versions."""
+def _read(folder: run_folder.RunFolder) -> Clocked:
+    """The content of clock.json, if it was measured on this machine with these versions."""
     path = folder.path / "clock.json"
     if not path.exists():
         return {}
     record = json.loads(path.read_text())
     if record["environment"] != provenance.environment():
-        print("clock.json is of another machine or version: clocked anew", file=sys.stderr)
+        rule = "clock.json was measured on another machine or version: measuring again"
+        print(rule, file=sys.stderr)
         return {}
     return {(entry["method"], entry["aggregator"]): entry for entry in record["clock"]}
 
 
-def _write(folder: run_folder.RunFolder, known: dict[tuple[str, str], dict[str, Any]]) -> None:
+def _write(folder: run_folder.RunFolder, known: Clocked) -> None:
     record = {"environment": provenance.environment(), "clock": list(known.values())}
     files.write_text(folder.path / "clock.json", json.dumps(record, indent=1) + "\n")
 
 
-def alone(
-    config: PanelConfig, folder: run_folder.RunFolder, data_dir: str | None
-) -> dict[tuple[str, str], dict[str, Any]]:
-    """`clock` of each (method, aggregator); what is in clock.json is not clocked again.
+def alone(config: PanelConfig, folder: run_folder.RunFolder, data_dir: str | None) -> Clocked:
+    """`clock` of each (method, aggregator); what clock.json holds is not measured again.
 
-    Without attack: what an adversary computes is not a cost of the method.
+    There is no attack: what an adversary computes is not a cost of the method.
     """
     known = _read(folder)
-    jobs = jobs_of(dataclasses.replace(config, attacks=("none",)))
-    todo = [
-        (job, number)
-        for job in jobs
-        for number in range(len(job.runs))
-        if (job.method, job.runs[number][0]) not in known
+    missing = [
+        (spec, number)
+        for spec in sweep_specs(dataclasses.replace(config, attacks=("none",)))
+        for number in range(len(spec.runs))
+        if (spec.method, spec.runs[number][0]) not in known
     ]
-    if not todo:
+    if not missing:
         return known
     if known:
-        print(f"clock.json: {len(known)} methods of an earlier sitting", file=sys.stderr)
-    setting = prepare(config, data_dir)
-    for job, number in todo:
-        build, lanes = job.alone(setting, number)
-        aggregator = job.runs[number][0]
-        took = clock(build, lanes, EVENTS, REPEATS, job.delivery(config))
-        for method in job.methods:
+        print(f"clock.json holds {len(known)} methods already", file=sys.stderr)
+    data = prepare(config, data_dir)
+    for spec, number in missing:
+        build, batch = spec.alone(data, number)
+        aggregator = spec.runs[number][0]
+        took = clock(build, batch, EVENTS, REPEATS, spec.delivery(config))
+        for method in spec.methods:
             entry = {"method": method, "aggregator": aggregator} | took
             known[method, aggregator] = entry
-            said = f"alone: {summary.label(entry)}: {entry['us']:,.0f} µs an event"
-            print(said, file=sys.stderr)
+            line = f"alone: {summary.label(entry)}: {entry['us']:,.0f} µs per event"
+            print(line, file=sys.stderr)
         _write(folder, known)
     return known
-
-
-def expected(config: PanelConfig, data_dir: str | None) -> Beside:
-    """How long `alone` takes, from the first aggregator of each method."""
-    seconds, number, setting = 0.0, 0, prepare(config, data_dir)
-    for job in jobs_of(dataclasses.replace(config, attacks=("none",))):
-        build, lanes = job.alone(setting, 0)
-        took = clock(build, lanes, EVENTS, 1, job.delivery(config))
-        events = min(EVENTS, lanes.schedules.shape[1]) * (REPEATS + 1)
-        seconds += len(job.runs) * (1e-6 * took["us"] * events + took["compile_s"])
-        number += len(job.runs)
-    text = f"{span(seconds)} of it to clock {number} methods, each alone on the machine; those "
-    return Beside(seconds, f"{text}that are then run to 80 % are not counted.")
 
 
 def end_to_end(
@@ -149,26 +135,25 @@ def end_to_end(
     run: tuple[str, str],
     events: int,
 ) -> float:
-    """Seconds of the first `events` events of (method, aggregator), really run, alone.
+    """Seconds of the first `events` events of (method, aggregator), run to the end, alone.
 
-    From the first event to the last, without attack, nothing measured in between. Kept in
-    clock.json.
+    From the first event to the last, without attack, nothing measured in between. The result
+    is kept in clock.json.
     """
     known = alone(config, folder, data_dir)
     entry = known[run]
     if entry.get("end_to_end_events") != events:
         quiet = dataclasses.replace(config, attacks=("none",), methods=(run[0],))
         quiet = dataclasses.replace(quiet, aggregators=(run[1],) if run[1] else ())
-        (job,) = jobs_of(quiet)
-        build, lanes = job.alone(prepare(config, data_dir), 0)
-        first = lanes.schedules[:, :events]
-        lanes = dataclasses.replace(lanes, schedules=first, times=None)
+        (spec,) = sweep_specs(quiet)
+        build, batch = spec.alone(prepare(config, data_dir), 0)
+        first = batch.schedules[:, :events]
         columns, _ = sweeps.sweep(
             build,
-            lanes,
+            dataclasses.replace(batch, schedules=first, times=None),
             every=min(config.eval_every, events),
             measure=lambda params: {"first": params[:, 0]},
-            delivery=job.delivery(config),
+            delivery=spec.delivery(config),
         )
         seconds = float(columns["seconds"][0, -1])
         entry |= {"end_to_end_events": events, "end_to_end_seconds": seconds}

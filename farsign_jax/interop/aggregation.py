@@ -152,9 +152,8 @@ class Attack:
         if not isinstance(attack, base.Attack):
             rule = f"an attack is a text or a farsign_jax.Attack: got {attack!r}"
             require(isinstance(attack, str), rule)
-            name, _, rest = attack.partition(":")
-            options = aggregators.options_of(rest, attack, "attack ")
-            attack = attacks.make(name.strip(), **options)
+            name, options = attacks.parse(attack)
+            attack = attacks.make(name, **options)
         self._attack = attack
         self._byzantine = arrays.mask(byzantine)
         self._key, self._round = keys_lib.split(seed).attacks, 0

@@ -82,6 +82,13 @@ class Method(NamedTuple):
         rounds: does the server wait? Then an event is a round (`arrivals.rounds`).
         lockstep: do its attacks run side by side even where it takes no aggregator?
         rule: the aggregator, where it is always the same.
+        moves_along_coordinates: whether an answer changes x only at the coordinates that the
+            question named, so that a worker can be sent those numbers instead of all of x.
+        dense_options: options that make the method change all of x when they are set.
+        state_dependent_options: options that make the directions of a question depend on the
+            state of the server when they are set, so that they must be sent to the worker.
+        has_numpy_server: whether `farsign_jax.runtime` can run the server of the method,
+            without options, in NumPy.
     """
 
     build: Callable[..., tuple[Server, Worker]]
@@ -90,6 +97,10 @@ class Method(NamedTuple):
     rounds: bool = False
     lockstep: bool = False
     rule: str = ""
+    moves_along_coordinates: bool = False
+    dense_options: tuple[str, ...] = ()
+    state_dependent_options: tuple[str, ...] = ()
+    has_numpy_server: bool = False
 
 
 def _gradients(problem: Problem, feedback: OracleConfig) -> Worker:
@@ -111,17 +122,17 @@ def _far_sign(
     hyper,
     *,
     arrival_rates="none",
-    rate_cap=None,
-    cap_rank=None,
+    rate_cap: float | None = None,
+    cap_rank: int | None = None,
     scheme="central",
     sampler="uniform",
     floor=0.1,
     weights="none",
     last_layer=1.0,
     soft=0.0,
-    averaging=None,
+    averaging: float | None = None,
     storage="float32",
-    slots=None,
+    slots: int | None = None,
 ):
     """Signs of a moving average per worker and coordinate, of two-point differences.
 
@@ -194,7 +205,13 @@ def _last_layer(problem, factor):
 
 
 def _far_sign_first_order(
-    problem, feedback, hyper, *, arrival_rates="none", rate_cap=None, cap_rank=None
+    problem,
+    feedback,
+    hyper,
+    *,
+    arrival_rates="none",
+    rate_cap: float | None = None,
+    cap_rank: int | None = None,
 ):
     """Signs of a moving average per worker and coordinate of a gradient."""
     options = {"arrival_rates": arrival_rates, "rate_cap": rate_cap, "cap_rank": cap_rank}
@@ -441,13 +458,25 @@ _RSA = {name: {"step_size": 0.02, "penalty": 0.05} for name in ("paper", "tuned"
 
 
 METHODS: dict[str, Method] = {
-    "far_sign": Method(_far_sign, _FAR_SIGN),
-    "far_sign_first_order": Method(_far_sign_first_order, _FIRST_ORDER),
+    "far_sign": Method(
+        _far_sign,
+        _FAR_SIGN,
+        moves_along_coordinates=True,
+        dense_options=("averaging",),
+        state_dependent_options=("sampler",),
+        has_numpy_server=True,
+    ),
+    "far_sign_first_order": Method(
+        _far_sign_first_order,
+        _FIRST_ORDER,
+        moves_along_coordinates=True,
+        has_numpy_server=True,
+    ),
     "cyber0": Method(_cyber0, _CYBER0, _CYBER0_TUNED),
     "basgd": Method(_basgd, _steps(0.2)),
     "async_sgd": Method(_async_sgd, _steps(0.1)),
     "async_sign_sgd": Method(_async_sign_sgd, _steps(0.001)),
-    "async_zo_sgd": Method(_async_zo_sgd, _steps(0.01)),
+    "async_zo_sgd": Method(_async_zo_sgd, _steps(0.01), moves_along_coordinates=True),
     "kardam": Method(_kardam, _steps(0.2)),
     "zeno_pp": Method(_zeno_pp, _steps(0.1)),
     "aflguard": Method(_aflguard, _steps(0.2)),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
+from farsign_jax import specs
 from farsign_jax.base import Array
 from farsign_jax.validation import lookup, require
 
@@ -41,6 +42,8 @@ class CNN(nn.Module):
 
 def mlp(num_classes: int = 10, hidden: tuple[int, ...] = (32,)) -> MLP:
     """A multi-layer perceptron with ReLU."""
+    rule = f"the widths of hidden layers are positive, as in mlp:hidden=256x128: got {hidden}"
+    require(all(width > 0 for width in hidden), rule)
     return MLP((*hidden, num_classes))
 
 
@@ -63,14 +66,6 @@ def make(text: str, num_classes: int = 10) -> nn.Module:
     Raises:
         InvalidConfig: on an unknown name or option, or widths that are not positive.
     """
-    name, _, options = text.partition(":")
+    name, options = specs.parse(text)
     factory = lookup("model", name, MODELS)
-    if not options:
-        return factory(num_classes)
-    option, _, told = options.partition("=")
-    rule = f"only mlp takes options, as in mlp:hidden=256x128: got {text!r}"
-    require(factory is mlp and option == "hidden", rule)
-    widths = told.split("x")
-    good = all(width.isdecimal() and int(width) > 0 for width in widths)
-    require(good, f"hidden=256x128 are widths of hidden layers: got {told!r}")
-    return mlp(num_classes, tuple(map(int, widths)))
+    return factory(num_classes, **specs.typed(name, options, specs.parameters(factory, skip=1)))

@@ -5,7 +5,7 @@ each answer as it comes; no barrier, no buffer. The three lines of the conversat
 same functions (`base`), and every answer that is accepted is logged, so that `replay` leads
 the simulator through the same run to the same bits.
 
-    setting.py       what decides the numbers of a run, alike for server and workers
+    run_config.py    what server and workers make of the configuration of a run
     machines.py      x and y and what an answer does to them: any server, compiled
     on_host.py       the same for plain `far_sign` in NumPy, to the same bits, in less time
     core.py          the server's side of the conversation, without any I/O

@@ -19,7 +19,7 @@ import asyncio
 from absl import flags
 
 from farsign_jax.cli import commands
-from farsign_jax.runtime import service
+from farsign_jax.runtime import run_config, service
 from farsign_jax.runtime.limits import Limits
 from farsign_jax.runtime.worker import attack_of
 from farsign_jax.validation import require
@@ -41,7 +41,6 @@ _define(
     "the first.",
 )
 _define("integer", "tries", 3, "So many losses without an answer, and a worker is given up.")
-_define("integer", "byzantine", 0, "So many workers lie, the first ones.")
 _define("string", "attack", "sign_flip:scale=10", "What they say instead.")
 service.define(FLAGS)
 
@@ -51,16 +50,16 @@ def on_ray() -> None:
     service.check_seconds(FLAGS, "silence")
     require(FLAGS.tries > 0, f"need --tries > 0: got {FLAGS.tries}")
     require(FLAGS.cpus >= 0, f"need --cpus >= 0: got {FLAGS.cpus}")
-    workers, liars = service.setting_of(FLAGS).workers, FLAGS.byzantine
-    require(0 <= liars <= workers, f"--byzantine is 0..{workers}: got {liars}")
+    config = service.config_of(FLAGS)
+    workers = config.workers
     attack_of(FLAGS.attack)
     free = float("inf")  # nobody here floods: who answers fast is asked as fast
     limits = Limits(FLAGS.strikes, free, free, FLAGS.staleness, FLAGS.history)
     ray_server.connect(FLAGS.address)
     ray_server.check_room(workers, FLAGS.cpus)
     run = service.Serving(FLAGS, limits)
-    told = run.setting.to_json(), run.setting.fingerprint, FLAGS.data_dir
-    start = ray_server.placed(FLAGS.cpus, FLAGS.attack, liars, *told)
+    told = run_config.to_json(run.config), run.fingerprint, FLAGS.data_dir
+    start = ray_server.placed(FLAGS.cpus, FLAGS.attack, config.byzantine, *told)
     known = {"silence": FLAGS.silence, "tries": FLAGS.tries, "began": run.store.seconds}
     server = ray_server.RayServer(run.core, start, **known)
 

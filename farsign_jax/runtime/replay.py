@@ -19,10 +19,10 @@ import numpy as np
 from farsign_jax import attacks, simulation
 from farsign_jax.base import Problem, Server, System, Worker
 from farsign_jax.cli import help
-from farsign_jax.runtime import journal
+from farsign_jax.config.run_config import RunConfig
+from farsign_jax.runtime import journal, run_config
 from farsign_jax.runtime.core import ServerCore
 from farsign_jax.runtime.limits import Limits
-from farsign_jax.runtime.setting import Setting
 from farsign_jax.runtime.store import hear_again, restore
 from farsign_jax.validation import InvalidConfig, require
 
@@ -106,14 +106,14 @@ class Verdict(NamedTuple):
     run: simulation.Run
 
 
-def load_setting(path: pathlib.Path) -> Setting:
-    """The setting of a recorded run.
+def load_config(path: pathlib.Path) -> RunConfig:
+    """The configuration of a recorded run.
 
     Raises:
         InvalidConfig: where there is none.
     """
     try:
-        return Setting.from_json((path / "config.json").read_text())
+        return run_config.from_json((path / "config.json").read_text())
     except OSError as error:
         why = f"config.json: {error.strerror}"
         raise InvalidConfig(f"{path} holds no recorded run: {why}") from error
@@ -133,15 +133,16 @@ def verify(path: Any, data_dir: str | None = None) -> Verdict:
         InvalidConfig: where the folder holds no run, or a damaged one.
     """
     path = pathlib.Path(path)
-    setting = load_setting(path)
-    problem, _ = setting.problem(data_dir)
-    machine, system = setting.machine(problem), setting.system(problem)
-    arrivals = journal.read(path / "arrivals.log", setting.fingerprint)
-    core = ServerCore(machine, Limits(), by_seed=setting.by_seed, log=lambda arrival: None)
+    config = load_config(path)
+    problem, _ = config.problem(data_dir)
+    machine, system = run_config.machine(config, problem), config.system(problem)
+    fingerprint, by_seed = run_config.fingerprint(config), run_config.draws_by_seed(config)
+    arrivals = journal.read(path / "arrivals.log", fingerprint)
+    core = ServerCore(machine, Limits(), by_seed=by_seed, log=lambda arrival: None)
     if (path / "checkpoint.npz").exists():
-        restore(core, path / "checkpoint.npz", setting.fingerprint)
+        restore(core, path / "checkpoint.npz", fingerprint)
     hear_again(core, arrivals[core.events :])
-    run = replay(system.server, machine.shape, arrivals, problem.x0, setting.seed)
+    run = replay(system.server, machine.shape, arrivals, problem.x0, config.seed)
     return Verdict(len(arrivals), machine.differing(run.server), run)
 
 

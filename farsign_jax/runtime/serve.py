@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags
 
 from farsign_jax.cli import commands
-from farsign_jax.runtime import service
+from farsign_jax.runtime import run_config, service
 from farsign_jax.runtime.limits import Limits
 from farsign_jax.validation import require
 
@@ -62,16 +62,16 @@ def serve() -> None:
     commands.prepare_jax()
     host, port = commands.address("--address", FLAGS.address)
     service.check_seconds(FLAGS, "silence", "ping")
-    rule = f"need 1 <= --wait_for <= {FLAGS.workers} workers: got {FLAGS.wait_for}"
-    require(1 <= FLAGS.wait_for <= FLAGS.workers, rule)
+    workers = service.config_of(FLAGS).workers
+    rule = f"need 1 <= --wait_for <= {workers} workers: got {FLAGS.wait_for}"
+    require(1 <= FLAGS.wait_for <= workers, rule)
     limits = Limits(*(getattr(FLAGS, name) for name in Limits.__dataclass_fields__))
-    workers = service.setting_of(FLAGS).workers
     security = security_of(FLAGS, host, workers)
     run = service.Serving(FLAGS, limits)
     server = GrpcServer(
         run.core,
-        run.setting.to_json(),
-        run.setting.fingerprint,
+        run_config.to_json(run.config),
+        run.fingerprint,
         security=security,
         terms=Terms(FLAGS.silence, FLAGS.ping, wait_for=FLAGS.wait_for),
         began=run.store.seconds,

@@ -17,18 +17,14 @@ from typing import Any, Protocol
 import numpy as np
 from absl import flags
 
-from farsign_jax import aggregators
-from farsign_jax.cli import commands
+from farsign_jax.cli import commands, settings
+from farsign_jax.config.run_config import RunConfig
 from farsign_jax.io import run_folder
-from farsign_jax.methods.registry import METHODS, hyper_of
-from farsign_jax.runtime import metrics
+from farsign_jax.runtime import metrics, run_config
 from farsign_jax.runtime.core import ServerCore
 from farsign_jax.runtime.limits import Limits
-from farsign_jax.runtime.setting import Setting
 from farsign_jax.runtime.store import Store
 from farsign_jax.validation import require
-
-_WAITING = [name for name, method in METHODS.items() if not method.rounds]
 
 
 class Driver(metrics.Watched, Protocol):
@@ -61,25 +57,8 @@ def define(values: flags.FlagValues) -> None:
         "Answers after which it ends; 0: when it is stopped.",
         lower_bound=0,
     )
-    _define(
-        "string",
-        "method",
-        "far_sign",
-        f"One of {', '.join(_WAITING)}; options as in "
-        "far_sign:arrival_rates=estimate,step_size=0.02.",
-    )
-    _define("integer", "workers", 8, "m.")
-    _define("integer", "seed", 0, "Of everything random.")
-    _define("string", "dataset", "mnist_subset", "As in the experiments; workers load it, too.")
-    _define("string", "data_dir", None, "Where it lies on this machine.")
-    _define("string", "model", "mlp", "As in the experiments.")
-    _define("string", "partition", "iid", "Who holds which examples, as in the experiments.")
-    _define("float", "heterogeneity", None, "Of the partition.")
-    _define("integer", "batch_size", 64, "Examples per mini-batch.")
-    _define("integer", "directions", 100, "k, directions per question.")
-    _define("float", "delta", 1e-3, "Perturbation of two-point differences.")
-    _define("float", "decay", 0.9, "Factor on step sizes every --decay_every answers.")
-    _define("integer", "decay_every", 1000, "Answers between two decays.")
+    settings.define(values, RunConfig, run_config.SERVED, run_config.BASE)
+    _define("string", "data_dir", None, "The folder that holds it.")
     _define(
         "integer", "strikes", 4, "So many messages that are no answers, and a worker is out."
     )
@@ -97,27 +76,17 @@ def define(values: flags.FlagValues) -> None:
     _define("string", "metrics", None, "PORT, here, or HOST:PORT of Prometheus text.")
 
 
-def setting_of(values: Any) -> Setting:
-    """What the flags say of the run.
+def config_of(values: flags.FlagValues) -> RunConfig:
+    """The configuration that the flags ask for.
 
     Raises:
-        InvalidConfig: where it cannot be.
+        InvalidConfig: if it cannot run, or cannot be served.
     """
-    name, _, rest = values.method.partition(":")
-    told = aggregators.options_of(rest, values.method)
-    known = hyper_of(name, "paper")
-    hyper = known | {n: v for n, v in told.items() if n in known}
-    for option, value in hyper.items():
-        good = isinstance(value, int | float) and not isinstance(value, bool)
-        require(good, f"{name} needs a number for {option}: got {value!r}")
-    names = ("workers", "seed", "dataset", "model", "partition", "heterogeneity", "batch_size")
-    names += ("directions", "delta", "decay", "decay_every")
-    return Setting(
-        method=name,
-        options=tuple(sorted((n, v) for n, v in told.items() if n not in known)),
-        hyper=tuple(sorted((n, float(v)) for n, v in hyper.items())),
-        **{n: getattr(values, n) for n in names},
-    )
+    given = {name: getattr(values, name) for name in run_config.SERVED}
+    given = {name: value for name, value in given.items() if value is not None}
+    config = settings.configured(run_config.BASE, given)
+    run_config.check(config)
+    return config
 
 
 def check_seconds(values: Any, *names: str) -> None:
@@ -145,21 +114,23 @@ class Serving:
             told = values.metrics
             told = told if ":" in told else f"127.0.0.1:{told}"
             self._page = commands.address("--metrics", told)
-        self.setting = setting = setting_of(values)
-        out = values.out or f"results/serve-{setting.fingerprint[:8]}"
-        self.folder = run_folder.open_folder(out, json.loads(setting.to_json()))
-        self.problem, self.measure = setting.problem(values.data_dir)
-        self.system = setting.system(self.problem)
-        machine = setting.machine(self.problem)
+        self.config = config = config_of(values)
+        self.fingerprint = run_config.fingerprint(config)
+        out = values.out or f"results/serve-{self.fingerprint[:8]}"
+        self.folder = run_folder.open_folder(out, run_config.to_dict(config))
+        self.measure: Any  # of f32[d], which lies on the host here
+        self.problem, self.measure = config.problem(values.data_dir)
+        self.system = config.system(self.problem)
+        machine = run_config.machine(config, self.problem)
         self.folder.claim()
-        known = self.folder.path, setting.fingerprint, machine.shape, setting.workers
+        known = self.folder.path, self.fingerprint, machine.shape, config.workers
         self.store = Store(*known)
         if self.store.cut:
             print(f"cut {self.store.cut} bytes of a torn record off the log", file=sys.stderr)
         self.core = ServerCore(
             machine,
             limits,
-            by_seed=setting.by_seed,
+            by_seed=run_config.draws_by_seed(config),
             log=self.store.append,
             struck=self.store.save_strikes,
             strikes=self.store.strikes,
@@ -227,9 +198,9 @@ class Serving:
         measured = await asyncio.to_thread(self.measure, x)
         told = {name: float(value) for name, value in measured.items()}
         self.measured |= told
-        setting = self.setting
-        row = {"method": setting.method, "partition": setting.partition, "arrivals": "real"}
-        row |= {"seed": setting.seed, "event": events, "seconds": seconds}
+        config = self.config
+        row = {"method": config.method, "partition": config.partition, "arrivals": "real"}
+        row |= {"seed": config.seed, "event": events, "seconds": seconds}
         row["evaluations"] = events * self.system.worker.evaluations
         self.rows.append(row | told)
 

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from farsign_jax import aggregators, attacks, simulation
+from farsign_jax import attacks, simulation
 from farsign_jax import keys as keys_lib
 from farsign_jax.base import Array, Attack, Problem, System, View
+from farsign_jax.runtime import run_config
 from farsign_jax.runtime.core import Question
-from farsign_jax.runtime.setting import Setting
 from farsign_jax.validation import require
 
 
@@ -121,17 +121,17 @@ def kind_of(
     """What answers the questions of a run.
 
     Raises:
-        InvalidConfig: where the run is not what this worker would make of its setting.
+        InvalidConfig: where the run is not what this worker would make of its configuration.
     """
-    setting = Setting.from_json(text)
+    config = run_config.from_json(text)
     rule = "this worker and the server do not draw the same numbers: are their versions equal?"
-    require(setting.fingerprint == fingerprint, rule)
-    problem, _ = setting.problem(data_dir)
-    system = setting.system(problem)
-    answers = Answers(system, problem, setting.seed, worker, attack)
+    require(run_config.fingerprint(config) == fingerprint, rule)
+    problem, _ = config.problem(data_dir)
+    system = config.system(problem)
+    answers = Answers(system, problem, config.seed, worker, attack)
     like = np.zeros(0, np.int32)
-    if not setting.by_seed:
-        like = setting.compiled(problem).ask(worker, 0)
+    if not run_config.draws_by_seed(config):
+        like = run_config.compiled(config, problem).ask(worker, 0)
 
     def answer(x, question):
         return answers.answer(x, question.number, question.step, question.direction)
@@ -143,5 +143,5 @@ def attack_of(text: str | None) -> Attack | None:
     """The attack of a flag."""
     if text is None:
         return None
-    name, _, rest = text.partition(":")
-    return attacks.make(name, **aggregators.options_of(rest, text))
+    name, options = attacks.parse(text)
+    return attacks.make(name, **options)

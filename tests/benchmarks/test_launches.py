@@ -9,7 +9,7 @@ import pytest
 from benchmarks import launches
 from farsign_jax import sweeps
 from farsign_jax.config.panel_config import PanelConfig
-from farsign_jax.harness.jobs import jobs_of, prepare
+from farsign_jax.config.sweep_specs import prepare, sweep_specs
 from farsign_jax.validation import InvalidConfig
 
 TINY = PanelConfig(
@@ -52,8 +52,8 @@ def test_loops_count_as_often_as_they_turn_and_conditions_by_both_ways():
 
 def test_an_event_on_an_accelerator_has_no_loop_inside(monkeypatch):
     """What XLA is given for a GPU: one loop, over the events, for all runs of FAR-SIGN."""
-    (job, *_), setting = jobs_of(TINY), prepare(TINY, None)
-    lanes = job.lanes(setting)
+    (job, *_), setting = sweep_specs(TINY), prepare(TINY, None)
+    lanes = job.run_batch(setting)
     given = lanes.on(None)
     run = sweeps.start(job.program, "fresh", *given[:3])
     traced = sweeps.advance.trace(
@@ -70,7 +70,7 @@ def test_an_event_on_an_accelerator_has_no_loop_inside(monkeypatch):
 
 def test_the_sweeps_of_a_table_are_counted():
     setting = prepare(TINY, None)
-    rows = [launches.count(job, setting, TINY, None) for job in jobs_of(TINY)]
+    rows = [launches.count(job, setting, TINY, None) for job in sweep_specs(TINY)]
     names = [row["sweep"].partition("-")[0] for row in rows]
     assert names == ["far_sign", "far_sign", "cyber0"]
     mine, lied_to, theirs = rows

@@ -41,19 +41,18 @@ CODE = """
 import json, os, runpy, sys
 from absl.testing import flagsaver
 from farsign_jax.cli import commands as runtime
-from farsign_jax.config import panel_config as config
 from farsign_jax.harness import command, figure_grid, flags
 from farsign_jax.runtime import service as serving
 from jax._src import xla_bridge
 
-def check(experiment, many=False, *, base=None, own=(), reads=None, words=False):
+def check(experiment, many=False, *, base=None, own=(), reads=None, positional=False):
     for argv in examples:
         with flagsaver.flagsaver():
-            command._parse(argv, words)
+            command._parse(argv, positional)
             assert reads is None or flags.refuse_others(*reads) is None
             if base is not None:
                 flags.configure(base)
-            if words and not reads:  # it lists names, and needs nothing
+            if positional and not reads:  # it lists names, and needs nothing
                 experiment(*argv[1:])
             print("parsed")
 
@@ -61,7 +60,7 @@ def check_values(experiment, values, doc, own=None):
     for argv in examples:
         values(argv)
         if "decay_every" in values:
-            serving.setting_of(values)
+            serving.config_of(values)
         print("parsed")
 
 for line in sys.stdin:

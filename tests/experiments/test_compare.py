@@ -61,8 +61,12 @@ def test_flags_and_the_file_say_the_same(tmp_path):
         (["--vary=byzantine=1,2", "--byzantine=3"], None, "--byzantine is given, and varied"),
         (["--vary=byzantine=1,30"], None, "byzantine=30: need 0 <= byzantine < workers"),
         (["--vary=byzantine=1,9"], None, "byzantine=9: basgd needs buffers"),
-        (["--partition=dirichlet:alpha=1"], None, "partitions take a heterogeneity"),
-        (["--partition=dirichlet:heterogeneity=abc"], None, "partitions take a heterogeneity"),
+        (["--partition=dirichlet:alpha=1"], None, "unknown option of dirichlet 'alpha'"),
+        (
+            ["--partition=dirichlet:heterogeneity=abc"],
+            None,
+            "number for heterogeneity",
+        ),
         (["--partition=dirichlet:heterogeneity=1", "--heterogeneity=2"], None, "name one each"),
         (
             ["--methods=sgd", "--byzantine=2", "--rounds=fastest:wait=4"],
@@ -71,7 +75,7 @@ def test_flags_and_the_file_say_the_same(tmp_path):
         ),
         (["--methods=sgd", "--byzantine=13"], None, "sgd with median needs q < m/2: got q=13"),
         (["--methods=byrd_saga", "--byzantine=13"], None, "geometric_median needs q < m/2"),
-        (["--methods=rsa:penalty=x"], None, "rsa needs a number for penalty: got 'x'"),
+        (["--methods=rsa:penalty=x"], None, "rsa needs a finite number for penalty: got 'x'"),
         (
             ["--methods=rsa:penaltie=1"],
             None,
@@ -85,21 +89,21 @@ def test_flags_and_the_file_say_the_same(tmp_path):
                 "--arrivals=exponential",
             ],
             None,
-            "always lies",
+            "an attack on time is by the same workers at all events",
         ),
         ([], {"method": ["sgd"]}, "unknown setting 'method': did you mean 'methods'"),
         ([], {"workers": "many"}, "workers is an integer: got 'many'"),
         ([], {"workers": 2.5}, "workers is an integer: got 2.5"),
-        ([], {"workers": True}, "workers is a name or a number: got True"),
-        ([], {"workers": None}, "workers is a name or a number: got None"),
+        ([], {"workers": True}, "workers is an integer: got True"),
+        ([], {"workers": None}, "workers is an integer: got None"),
         ([], {"workers": []}, "workers is varied over"),
-        ([], {"methods": []}, "methods is a list of str: got"),
+        ([], {"methods": []}, "methods names none"),
         ([], {"preset": ["paper", "tuned"]}, "unknown setting to vary 'preset'"),
-        ([], {"methods": [1]}, "methods is a list of str: got"),
+        ([], {"methods": [1]}, "methods is a list of names: got"),
         ([], {"methods": {"sgd": 1}}, "method is a text or a dictionary with name"),
-        ([], {"seeds": ["0"]}, "seeds is a list of int: got"),
+        ([], {"seeds": ["0"]}, "seeds is a list of integers: got"),
         ([], {"seeds": [0, 0]}, "names one twice"),
-        ([], [1, 2], "is no object with settings"),
+        ([], [1, 2], "is not an object with settings"),
         ([], "{", "is not JSON: Expecting property name"),
         (["--spec=nowhere.json"], None, "--spec nowhere.json: No such file"),
         (
@@ -137,11 +141,11 @@ def test_tables_that_cannot_fit_are_refused():
     given = {"methods": ("asyn_rsa_vr",), "attacks": ("none",), "seeds": (0,)}
     ready = panel.ready(PanelConfig(**given, dataset="mnist_subset"), None)
     (job,) = ready.jobs
-    lanes = job.lanes(ready.setting)
-    rows = jnp.tile(lanes.problem.rows, (1, 1, 1000))
-    lanes = dataclasses.replace(lanes, problem=dataclasses.replace(lanes.problem, rows=rows))
+    batch = job.run_batch(ready.setting)
+    rows = jnp.tile(batch.problem.rows, (1, 1, 1000))
+    batch = dataclasses.replace(batch, problem=dataclasses.replace(batch.problem, rows=rows))
     with pytest.raises(InvalidConfig, match="GiB, the device has"):
-        lanes.check(job.program, "fresh")
+        batch.check(job.program, "fresh")
 
 
 def test_rounds_of_nobody_are_rounds():

@@ -10,8 +10,8 @@ import sys
 import nbformat
 import pytest
 
-from farsign_jax import aggregators, models
-from farsign_jax.config.panel_config import parse_attack, parse_method
+from farsign_jax import aggregators, attacks, models
+from farsign_jax.config.systems import parse_method
 from farsign_jax.data import datasets, partitions
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def test_what_a_reader_may_choose_is_there():
     offered = re.findall(r'^(\w+) = "(.*)"  # @param (\[.*\])', form, re.MULTILINE)
     checks = {
         "method": parse_method,
-        "attack": parse_attack,
+        "attack": attacks.parse,
         "aggregator": aggregators.make,
         "model": models.make,
         "dataset": datasets.DATASETS.__getitem__,

@@ -1,7 +1,6 @@
 """What a command would run, runs, and leaves: --dry_run, README.md, --tensorboard."""
 
 import json
-import re
 import sys
 
 import pytest
@@ -56,7 +55,7 @@ def rows_of(folder):
 
 def test_what_would_run_is_what_runs_and_nothing_is_written(folder, tmp_path, capsys):
     text = command(capsys, "--dry_run", f"--out={tmp_path / 'out'}")
-    assert not list(tmp_path.iterdir()) and "which would be made" in text
+    assert not list(tmp_path.iterdir()) and "which would be created" in text
     found, rows = told(text), rows_of(folder)
     last = [row for row in rows if row["event"] == (60 if row["method"] == "far_sign" else 12)]
     assert set(found) >= {"far_sign none", "far_sign gaussian:std=100", "sgd", "all"}
@@ -65,16 +64,14 @@ def test_what_would_run_is_what_runs_and_nothing_is_written(folder, tmp_path, ca
     assert int(found["all"][2].replace(",", "")) == evaluations
     sent = sum(row["bits_up"] for row in last) / 8
     assert found["all"][3] == f"{sent / 1e6:.3g} MB"
-    assert found["all"][5] == "0" and re.search(r"^About [\d.]+ (s|min), as", text, re.M)
-    (seconds,) = re.findall(r"begin and ([\d.]+) s of runs", text)
-    assert 0 < float(seconds) < 60
+    assert found["all"][5] == "0"
 
 
-def test_what_is_done_is_not_timed_again(folder, capsys):
+def test_what_is_done_is_counted(folder, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     text = command(capsys, "--dry_run", f"--out={folder}")
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    assert told(text)["all"][5:] == ["100", "0 s"] and "which is there" in text
+    assert told(text)["all"][5:] == ["100"] and "which exists" in text
 
 
 def test_a_dry_run_refuses_what_a_run_refuses(tmp_path, capsys):

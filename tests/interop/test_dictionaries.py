@@ -9,7 +9,6 @@ import pytest
 
 from farsign_jax import aggregators, attacks, interop
 from farsign_jax.aggregators import preaggregators
-from farsign_jax.config.panel_config import parse_attack
 from farsign_jax.interop import byzfl
 from farsign_jax.validation import InvalidConfig
 from tests.experiments.test_compare import grid
@@ -53,7 +52,7 @@ def test_each_is_a_text_that_can_be_made(kind, entry, text):
     if kind == "aggregator":
         aggregators.make(made)
     elif kind == "attack":
-        parse_attack(made)
+        attacks.make(*attacks.parse(made)[:1], **attacks.parse(made)[1])
 
 
 def test_every_class_of_byzfl_is_known_by_its_parameters():
@@ -227,7 +226,7 @@ def test_flags_take_dictionaries_too(tmp_path):
         ({"methods": [named("far_sign", soft="x")]}, 'methods[0] {"name": "far_sign"'),
         ({"methods": [named("far_sing")]}, "did you mean 'far_sign'"),
         ({"model": named("mlp", hidden=[0])}, 'model {"name": "mlp"'),
-        ({"partition": named("dirichlet", alpha=1)}, "unknown option of partitions 'alpha'"),
+        ({"partition": named("dirichlet", alpha=1)}, "unknown option of dirichlet 'alpha'"),
         ({"pre_aggregators": named("NNM", f=1)}, "pre_aggregators is a list of dictionaries"),
         ({"pre_aggregators": [named("Krum", f=1)]}, "pre_aggregators[0]"),
         ({"attack": "none", "attacks": ["none"]}, "attack and attacks are given: need one of"),

@@ -366,12 +366,10 @@ def test_a_text_names_a_model_and_its_hidden_layers():
     assert models.make("mlp", 7).features == (32, 7)
     assert models.make("mlp:hidden=256x128", 10).features == (256, 128, 10)
     for text, rule in (
-        ("mlp:hidden=0x3", "are widths of hidden layers: got '0x3'"),
-        ("mlp:depth=3", "only mlp takes options, .*: got 'mlp:depth=3'"),
-        (
-            "cnn:hidden=3",
-            "only mlp takes options, .*: got 'cnn:hidden=3'",
-        ),
+        ("mlp:hidden=0x3", r"widths of hidden layers are positive, .*: got \(0, 3\)"),
+        ("mlp:hidden=3xa", "mlp needs whole numbers as in 256x128 for hidden: got '3xa'"),
+        ("mlp:depth=3", "unknown option of mlp 'depth': known: hidden"),
+        ("cnn:hidden=3", "cnn takes no options: got 'hidden'"),
     ):
         with pytest.raises(InvalidConfig, match=rule):
             models.make(text)

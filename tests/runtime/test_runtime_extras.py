@@ -20,7 +20,7 @@ COMMANDS = [
 CODE = """
 import os, runpy, sys
 from farsign_jax.harness import command, plots
-from farsign_jax.runtime import core, replay, setting, store
+from farsign_jax.runtime import core, replay, run_config, store
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):

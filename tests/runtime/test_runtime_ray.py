@@ -168,7 +168,7 @@ def test_the_command_writes_a_run_that_replays_and_goes_on(tmp_path, parts):
 def test_bad_input_is_one_line_and_leaves_no_trace(tmp_path):
     out = on_ray(tmp_path / "run", "--byzantine=4")
     assert (out.returncode, out.stdout) == (2, "")
-    assert out.stderr == "error: --byzantine is 0..2: got 4\n"
+    assert out.stderr == "error: need 0 <= byzantine < workers: got byzantine=4, workers=2\n"
     assert list(tmp_path.iterdir()) == []
 
 

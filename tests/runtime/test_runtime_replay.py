@@ -1,5 +1,7 @@
 """A run on disk: killed anywhere it goes on, and the simulator ends with the same bits."""
 
+import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -10,13 +12,13 @@ import numpy as np
 import pytest
 
 from farsign_jax import InvalidConfig, simulation
+from farsign_jax.config.run_config import RunConfig
 from farsign_jax.io import files
-from farsign_jax.runtime import journal, replay
+from farsign_jax.runtime import journal, replay, run_config
 from farsign_jax.runtime.core import ServerCore
 from farsign_jax.runtime.journal import Arrival, Log
 from farsign_jax.runtime.limits import Limits
 from farsign_jax.runtime.numpy_server import OnHost
-from farsign_jax.runtime.setting import Setting
 from farsign_jax.runtime.state_machine import Compiled, same_bits
 from farsign_jax.runtime.store import Store
 from farsign_jax.runtime.worker import Answers
@@ -98,20 +100,19 @@ def test_logs_of_other_runs_and_of_nothing_are_refused(tmp_path):
         journal.read(tmp_path / "nothing")
 
 
-SETTING = Setting(workers=4, batch_size=16, directions=20, decay_every=100)
+CONFIG = RunConfig(workers=4, byzantine=0, batch_size=16, directions=20, decay_every=100)
 
 
 @pytest.fixture(scope="module")
 def problem():
-    return SETTING.problem()[0]
+    return CONFIG.problem()[0]
 
 
-def started(path, problem, limits=FREE, setting=SETTING):
-    machine = setting.machine(problem)
-    store = Store(path, setting.fingerprint, machine.shape, setting.workers)
-    core = ServerCore(
-        machine, limits, by_seed=setting.by_seed, log=store.append, strikes=store.strikes
-    )
+def started(path, problem, limits=FREE, config=CONFIG):
+    machine = run_config.machine(config, problem)
+    store = Store(path, run_config.fingerprint(config), machine.shape, config.workers)
+    by_seed = run_config.draws_by_seed(config)
+    core = ServerCore(machine, limits, by_seed=by_seed, log=store.append, strikes=store.strikes)
     return core, store, store.resume(core)
 
 
@@ -135,7 +136,7 @@ def converse(core, schedule, speak):
 
 def test_ten_thousand_arrivals_of_liars_replay_to_the_same_bits(tmp_path, problem):
     """Random numbers of all sizes, steps that shrink, workers at very different rates."""
-    (tmp_path / "config.json").write_text(SETTING.to_json())
+    (tmp_path / "config.json").write_text(run_config.to_json(CONFIG))
     rng = np.random.default_rng(0)
     schedule = rng.choice(4, 10_000, p=[0.7, 0.2, 0.09, 0.01]).tolist()
 
@@ -159,21 +160,21 @@ def test_ten_thousand_arrivals_of_liars_replay_to_the_same_bits(tmp_path, proble
     log = tmp_path / "arrivals.log"
     told = journal.read(log).copy()
     told["value"][3, 0] = -told["value"][3, 0]
-    run = replay.replay(SETTING.system(problem).server, (20,), told, problem.x0, SETTING.seed)
+    run = replay.replay(CONFIG.system(problem).server, (20,), told, problem.x0, CONFIG.seed)
     assert core.machine.differing(run.server) == ["params", "averages"] or (
         core.machine.differing(run.server) == ["averages"]
     )
     told["number"][5] += 1
     with pytest.raises(InvalidConfig, match="arrival 5 answers question"):
-        replay.replay(SETTING.system(problem).server, (20,), told, problem.x0, 0)
+        replay.replay(CONFIG.system(problem).server, (20,), told, problem.x0, 0)
 
 
 def test_real_workers_on_digits_replay_and_are_what_the_simulator_says(tmp_path, problem):
     """From the recorded answers, and computed again by `simulate` from the schedule alone."""
-    (tmp_path / "config.json").write_text(SETTING.to_json())
-    system = SETTING.system(problem)
+    (tmp_path / "config.json").write_text(run_config.to_json(CONFIG))
+    system = CONFIG.system(problem)
     schedule = np.random.default_rng(1).integers(0, 4, 300).astype(np.int32)
-    workers = [Answers(system, problem, SETTING.seed, i) for i in range(4)]
+    workers = [Answers(system, problem, CONFIG.seed, i) for i in range(4)]
 
     def speak(i, x, q):
         return workers[i].answer(x, q.number, q.step, q.direction)
@@ -190,32 +191,31 @@ def test_real_workers_on_digits_replay_and_are_what_the_simulator_says(tmp_path,
     store.close()
     found = replay.verify(tmp_path)
     assert found.events == 300 and found.differing == []
-    run, _ = simulation.run(
-        problem, system, schedule, seed=SETTING.seed, delivery="outstanding"
-    )
+    run, _ = simulation.run(problem, system, schedule, seed=CONFIG.seed, delivery="outstanding")
     assert core.machine.differing(run.server) == []
     assert np.abs(core.machine.params - np.asarray(problem.x0)).max() > 0.1
 
 
+SMALL = dataclasses.replace(run_config.BASE, workers=3, batch_size=8, directions=10)
 GENERAL = [
-    Setting("async_sgd", workers=3, batch_size=8, model="softmax_regression"),
-    Setting("fedbuff", workers=3, batch_size=8, model="softmax_regression"),
-    Setting("far_sign", (("sampler", "alive"),), workers=3, batch_size=8, directions=10),
-    Setting("far_sign", (("rate_cap", 2.0),), workers=3, batch_size=8, directions=10),
+    dataclasses.replace(SMALL, method="async_sgd", model="softmax_regression"),
+    dataclasses.replace(SMALL, method="fedbuff", model="softmax_regression"),
+    dataclasses.replace(SMALL, method="far_sign:sampler=alive"),
+    dataclasses.replace(SMALL, method="far_sign:rate_cap=2.0"),
 ]
 
 
-@pytest.mark.parametrize("setting", GENERAL, ids=lambda s: f"{s.method}{s.options}")
-def test_other_servers_go_through_their_compiled_update_and_replay(setting, tmp_path):
-    (tmp_path / "config.json").write_text(setting.to_json())
-    problem = setting.problem()[0]
-    core, store, _ = started(tmp_path, problem, setting=setting)
+@pytest.mark.parametrize("config", GENERAL, ids=lambda c: c.method)
+def test_other_servers_go_through_their_compiled_update_and_replay(config, tmp_path):
+    (tmp_path / "config.json").write_text(run_config.to_json(config))
+    problem = config.problem()[0]
+    core, store, _ = started(tmp_path, problem, config=config)
     assert isinstance(core.machine, Compiled)
     rng = np.random.default_rng(2)
     schedule = rng.integers(0, 3, 60).tolist()
 
     def speak(i, x, question):
-        assert (question.direction is None) == setting.by_seed
+        assert (question.direction is None) == run_config.draws_by_seed(config)
         return rng.normal(size=core.machine.shape).astype(np.float32)
 
     converse(core, schedule[:30], speak)
@@ -225,27 +225,30 @@ def test_other_servers_go_through_their_compiled_update_and_replay(setting, tmp_
     assert replay.verify(tmp_path).differing == []
 
 
-def test_servers_that_wait_for_rounds_are_refused():
-    with pytest.raises(InvalidConfig, match="sgd works in rounds, and this server waits for"):
-        Setting("sgd")
+def served(**settings):
+    """Reads the settings of a run, as a worker does."""
+    return run_config.from_json(json.dumps(run_config.to_dict(CONFIG) | settings))
 
 
-def test_a_setting_is_what_was_told_and_names_what_is_wrong():
-    assert Setting.from_json(SETTING.to_json()) == SETTING
-    assert Setting.from_json(SETTING.to_json()).fingerprint == SETTING.fingerprint
-    assert Setting(seed=1).fingerprint != Setting().fingerprint
-    for told, message in [
+def test_the_settings_of_a_served_run_are_read_back_and_checked():
+    assert served() == CONFIG
+    assert run_config.fingerprint(served()) == run_config.fingerprint(CONFIG)
+    assert run_config.fingerprint(served(seed=1)) != run_config.fingerprint(CONFIG)
+    for settings, message in [
         ({"method": "far_sing"}, "did you mean 'far_sign'"),
-        ({"workers": 0}, "0 < workers < 65536: got 0"),
-        ({"options": (("colour", 1),)}, "has no option 'colour'"),
-        ({"hyper": (("step_size", 1.0),)}, "takes the numbers"),
+        ({"method": "sgd"}, "sgd works in rounds, and this server waits for"),
+        ({"method": "kardam"}, "kardam must know how many workers are Byzantine"),
+        ({"method": "far_sign:arrival_rates=known"}, "nobody knows the rates of workers"),
+        ({"method": "far_sign:colour=1"}, "unknown option of far_sign 'colour'"),
+        ({"workers": 0}, "need workers > 0: got 0"),
+        ({"workers": 2**16}, "workers < 65536: got 65536"),
         ({"delta": 0}, "0 < delta"),
     ]:
         with pytest.raises(InvalidConfig, match=message):
-            Setting(**told)
+            served(**settings)
     for text in ("", "[]", "{}", '{"options": 3, "hyper": []}', '{"surprise": 1}'):
-        with pytest.raises(InvalidConfig, match="no setting of a run"):
-            Setting.from_json(text)
+        with pytest.raises(InvalidConfig, match="no configuration of a served run"):
+            run_config.from_json(text)
 
 
 def test_a_killed_server_goes_on_from_checkpoint_and_log_and_counts_nothing_twice(

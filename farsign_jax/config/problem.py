@@ -1,0 +1,114 @@
+"""The data side of a configuration: examples, problems, and batches of runs without numbers."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from farsign_jax import keys, models, problems, sweeps
+from farsign_jax.base import Problem
+from farsign_jax.config import schedules
+from farsign_jax.config.settings import RunSettings
+from farsign_jax.data import datasets, partitions
+from farsign_jax.problems import metrics
+from farsign_jax.problems.metrics import Measure
+from farsign_jax.validation import require
+
+
+class Examples(NamedTuple):
+    """A data set on the device, the network, and how its parameters are measured."""
+
+    module: nn.Module
+    inputs: Any  # [N, ...]
+    targets: Any  # i32[N]
+    labels: np.ndarray  # i[N], on the host
+    measure: Measure
+
+
+def load(settings: RunSettings, data_dir: str | None = None) -> Examples:
+    """Loads the data set, and holds some of it out where `validation` says so.
+
+    Raises:
+        DataError: if the data set cannot be had.
+        InvalidConfig: if validation leaves no example on one side.
+    """
+    data = datasets.load(settings.dataset, data_dir)
+    train, labels = data.train_images, data.train_labels
+    test, test_labels = data.test_images, data.test_labels
+    if settings.validation:
+        held = round(settings.validation * len(train))
+        rule = "validation leaves examples on either side: got "
+        rule += f"{settings.validation:g} of {len(train)}"
+        require(0 < held < len(train), rule)
+        order = np.random.default_rng(0).permutation(len(train))  # one split for all seeds
+        test, test_labels = train[order[:held]], labels[order[:held]]
+        train, labels = train[order[held:]], labels[order[held:]]
+    module = settings.model
+    if not isinstance(module, nn.Module):
+        module = models.make(module, data.num_classes)
+    inputs, targets = jax.device_put((train, np.asarray(labels, np.int32)))
+    measure = metrics.classification(module, test, test_labels)
+    return Examples(module, inputs, targets, labels, measure)
+
+
+def problem_of(settings: RunSettings, examples: Examples, seed: int) -> Problem:
+    """Divides the examples among the workers and draws the initial parameters of a seed.
+
+    Raises:
+        InvalidConfig: if a worker has fewer examples than a mini-batch.
+    """
+    roles, s = keys.split(seed), settings
+    rows, sizes = partitions.partition(
+        examples.labels, s.workers, s.partition, roles.partition, s.heterogeneity
+    )
+    rule = f"need batch_size <= examples of every worker: got batch_size={s.batch_size}, "
+    rule += f"and worker {sizes.argmin()} of seed {seed} has {sizes.min()}"
+    require(s.batch_size <= sizes.min(), rule)
+    module, inputs, targets, *_ = examples
+    return problems.classification(module, inputs, targets, rows, sizes, roles.init)
+
+
+def stacked(problems_of_seeds: Sequence[Problem]) -> Problem:
+    """Problems of the same examples as the one problem of a batch of runs."""
+    width = max(problem.rows.shape[1] for problem in problems_of_seeds)
+    pads = [((0, 0), (0, width - problem.rows.shape[1])) for problem in problems_of_seeds]
+    pairs = zip(problems_of_seeds, pads, strict=True)
+    return dataclasses.replace(
+        problems_of_seeds[0],
+        rows=np.stack([np.pad(problem.rows, pad) for problem, pad in pairs]),
+        sizes=np.stack([problem.sizes for problem in problems_of_seeds]),
+        x0=np.stack([problem.x0 for problem in problems_of_seeds]),
+    )
+
+
+def run_batch(
+    settings: RunSettings, problem: Problem, seeds: Sequence[int], in_rounds: bool
+) -> sweeps.RunBatch:
+    """One run per seed of a `stacked` problem, without hyper-parameters.
+
+    Args:
+        settings: of the runs.
+        problem: of all seeds.
+        seeds: one per run.
+        in_rounds: whether the method works in rounds.
+    """
+    drawn = [schedules.schedule(settings, keys.split(s).schedule, in_rounds) for s in seeds]
+    times = [one.times for one in drawn if one.times is not None]
+    mask = settings.byzantine_mask()
+    return sweeps.RunBatch(
+        problem=problem,
+        seeds=np.asarray(seeds, np.int32),
+        hyper={},
+        byzantine=np.broadcast_to(mask, (len(seeds), *mask.shape)),
+        schedules=np.stack([one.workers for one in drawn]),
+        times=np.stack(times) if times else None,
+    )
+
+
+def answers_so_far(batch: sweeps.RunBatch) -> np.ndarray:
+    """i[R, T], how many answers each run has received after each event."""
+    received = (batch.schedules >= 0).reshape(*batch.schedules.shape[:2], -1)
+    return received.sum(axis=2).cumsum(axis=1)

@@ -1,0 +1,76 @@
+"""From the texts of a configuration to systems: the method, its numbers, and the attack."""
+
+from typing import Any
+
+from farsign_jax import attacks, specs
+from farsign_jax.config import schedules
+from farsign_jax.config.settings import RunSettings
+from farsign_jax.methods.registry import METHODS, Method, SystemSpec, hyper_of, options_of
+from farsign_jax.validation import lookup, require
+
+Options = dict[str, Any]
+
+
+def parse_method(text: str, preset: str = "paper") -> tuple[str, Options, Options]:
+    """The name of a method, its options, and its hyper-parameters, as far as they are given.
+
+    Raises:
+        InvalidConfig: if one of them does not exist or has another type.
+    """
+    name, texts = specs.parse(text)
+    rule = f"the aggregator of a method is a setting of its own: got {text!r}"
+    require("aggregator" not in texts, rule)
+    hyper: dict[str, Any] = {}
+    for number in hyper_of(name, preset):
+        hyper |= specs.option(number, float)
+    build = specs.parameters(METHODS[name].build)
+    options = {option: build[option] for option in options_of(name)}
+    found = specs.typed(name, texts, hyper | options)
+    numbers = {option: value for option, value in found.items() if option in hyper}
+    return name, {o: v for o, v in found.items() if o not in numbers}, numbers
+
+
+def method_of(text: str) -> Method:
+    """The entry of a method in the registry."""
+    return lookup("method", specs.parse(text)[0], METHODS)
+
+
+def takes_aggregator(text: str) -> bool:
+    """Whether a method aggregates by a rule that one may choose."""
+    return "aggregator" in options_of(specs.parse(text)[0])
+
+
+def hyper_parameters(settings: RunSettings, method: str, aggregator: str = "") -> Options:
+    """The hyper-parameters of a method: of its text, else the settings, else the preset."""
+    name, _, given = parse_method(method, settings.preset)
+    hyper = hyper_of(name, settings.preset, aggregator)
+    if settings.step_size is not None:
+        hyper["step_size"] = settings.step_size
+    return hyper | given
+
+
+def system_spec(
+    settings: RunSettings, method: str, aggregator: str = "", attack: str = "none"
+) -> SystemSpec:
+    """The system of a method under an attack; `aggregator` is used by methods that take one.
+
+    What a method can be told of the setting, its buffers and its number of Byzantine workers,
+    it is told, unless the text of the method says otherwise.
+    """
+    name, options, _ = parse_method(method, settings.preset)
+    known = options_of(name)
+    for shared in ("buffers", "byzantine"):
+        if shared in known and shared not in options:
+            options[shared] = getattr(settings, shared)
+    if options.get("arrival_rates") == "known":
+        options["arrival_rates"] = schedules.claimed_rates(settings)
+    if "aggregator" in known:
+        options["aggregator"] = aggregator
+    lies, parameters = attacks.parse(attack)
+    oracle = schedules.oracle_config(settings)
+    return SystemSpec(name, lies, tuple(parameters.items()), oracle, tuple(options.items()))
+
+
+def in_lockstep(method: str) -> bool:
+    """Whether all aggregators and attacks of a method advance in one program."""
+    return takes_aggregator(method) or method_of(method).lockstep
