@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from farsign_jax import arrivals, base, keys, models, problems, simulation, sweeps
+from farsign_jax import arrivals, base, keys, models, problems, sweeps
 from farsign_jax.base import Key
 from farsign_jax.config.panel_config import CLOCKLESS, PanelConfig, check, parse_attack
 from farsign_jax.data import datasets, partitions
@@ -174,10 +174,9 @@ class Job:
 
     def cost(self, setting: PanelData) -> tuple[int, int]:
         """Evaluations and bits of an answer."""
-        hyper = {name: values[0, 0] for name, values in self.hyper.items()}
-        problem = jax.device_put(setting.lanes.take(0).problem)
-        system = self.builds[0](problem, hyper)
-        return system.worker.evaluations, simulation.bits_per_answer(system, problem)
+        hyper = {k: v[None] if self.lockstep else v[0] for k, v in self.hyper.items()}
+        found = sweeps.inspect(self.program, setting.of(self).problem, hyper)
+        return found.evaluations, found.bits
 
     def lanes(self, setting: PanelData) -> sweeps.RunBatch:
         """A lane per seed in lock-step, one per seed and point otherwise."""

@@ -1,11 +1,8 @@
 """Several hosts: the same command on each, its runs shared out among them."""
 
-import os
 import sys
-import time
 from typing import NoReturn
 
-import jax
 from absl import flags
 
 from farsign_jax.io import processes
@@ -44,12 +41,12 @@ def check(many: bool) -> None:
 
 
 def join() -> None:
-    """Meets the other processes; to be called before anything else of JAX."""
+    """Connects this process with the others."""
     if FLAGS.processes == 1:
         return
     try:
-        jax.distributed.initialize(FLAGS.coordinator, FLAGS.processes, FLAGS.process)
-    except RuntimeError as error:
+        processes.join(FLAGS.coordinator, FLAGS.processes, FLAGS.process)
+    except OSError as error:
         raise InvalidConfig(f"--coordinator={FLAGS.coordinator}: {error}") from error
 
 
@@ -58,17 +55,12 @@ def part() -> None:
     if processes.place()[1] == 1:
         return
     first = processes.first()
-    jax.distributed.shutdown()
+    processes.part()
     if not first:
         sys.exit(0)
 
 
 def leave(code: int) -> NoReturn:
     """Ends a command that failed; with it, soon, those that would wait for it."""
-    if processes.place()[1] == 1:
-        sys.exit(code)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if processes.first():
-        time.sleep(1)  # the others go down with it: they may have the same to say
-    os._exit(code)  # an orderly end would wait for them, for minutes
+    processes.part()
+    sys.exit(code)

@@ -110,7 +110,7 @@ class Setting:
         """Server and honest worker; the attack is none, for reality brings its own."""
         build = SystemSpec(self.method, feedback=self.feedback, options=self.options)
         system = build(problem, self.numbers)
-        simulation.check_batch(system, problem.sizes)
+        simulation.check_batch(system.worker.batch_size, problem.sizes)
         return system
 
     @property

@@ -95,7 +95,7 @@ def child(folder):
 def eight(tmp_path_factory):
     """What a process with eight devices says; without waiting for it."""
     folder = tmp_path_factory.mktemp("eight")
-    call = "import pathlib, sys; from tests import test_devices as t; "
+    call = "import pathlib, sys; from tests.sweeps import test_devices as t; "
     call += "t.child(pathlib.Path(sys.argv[1]))"
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     process = subprocess.Popen(
@@ -150,10 +150,10 @@ def test_one_device_needs_no_mesh():
     ],
 )
 def test_lanes_are_cut_into_shares(total, fit, devices, number, width, tmp_path):
-    assert chunks.agreed(total, fit, devices) == number
+    assert chunks.agree_number(total, fit, devices) == number
     cut = chunks.cut(total, number, None)
     assert {len(share.ids) for share in cut} == {width}
-    np.testing.assert_array_equal(np.concatenate([s.lanes for s in cut]), np.arange(total))
+    np.testing.assert_array_equal(np.concatenate([c.runs for c in cut]), np.arange(total))
     batches = list(chunks.side_by_side(cut, devices))
     assert len({len(batch) for batch in batches}) == 1 and len(batches[0]) <= devices
     assert sum(share.count for batch in batches for share in batch) == total
@@ -167,8 +167,10 @@ def test_shares_that_are_not_equally_far_do_not_run_side_by_side(tmp_path):
     assert found == [[0, 2], [4], [1, 3]]
     # The cut stays, but for a caller who allows fewer lanes on a device.
     path = tmp_path / "sweep.npz"
-    assert chunks.agreed(5, 5, 1, None, path) == chunks.agreed(5, 1, 1, 1, path) == 5
-    assert chunks.agreed(10, 1, 1, 1, path) == 10
+    assert (
+        chunks.agree_number(5, 5, 1, None, path) == chunks.agree_number(5, 1, 1, 1, path) == 5
+    )
+    assert chunks.agree_number(10, 1, 1, 1, path) == 10
 
 
 FLAGS = [
