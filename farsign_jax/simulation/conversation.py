@@ -269,7 +269,7 @@ def check_batch(batch_size: int, sizes: Any) -> None:
         batch_size: examples per mini-batch.
         sizes: i[m], examples of each worker.
     """
-    smallest = int(np.min(sizes))
+    smallest = int(np.asarray(sizes).min())
     require(
         batch_size <= smallest,
         f"need batch_size <= examples of every worker: got batch_size={batch_size}, and a "

@@ -12,8 +12,8 @@ from farsign_jax.sweeps import inspection
 from farsign_jax.sweeps.lockstep import Lockstep
 from farsign_jax.validation import InvalidConfig
 from tests import helpers
-from tests.sweeps.test_lockstep import ATTACKS, RULES, build, first, lanes_of
-from tests.sweeps.test_sweeps import BUILD, EVENTS, lanes, largest
+from tests.sweeps.test_lockstep import ATTACKS, RULES, batch_of, build, first
+from tests.sweeps.test_sweeps import BUILD, EVENTS, digits_batch, largest
 
 built = []
 
@@ -38,7 +38,7 @@ def nothing_built():
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_a_sweep_builds_its_method_once_outside_and_once_for_each_program(count):
-    program, batch = Counted(BUILD), lanes(count)
+    program, batch = Counted(BUILD), digits_batch(count)
     sweeps.sweep(program, batch, every=20, measure=largest, delivery="outstanding")
     assert len(built) == 3  # to check it, to start, and to advance
     # Seeds, schedules and a second sweep need no other.
@@ -54,7 +54,7 @@ def test_lockstep_checks_each_server_once_however_many_points():
     program = Lockstep(
         tuple(tuple(Counted(build("basgd", r, a)) for a in ATTACKS) for r in RULES)
     )
-    batch = lanes_of(helpers.quadratic(), seeds=range(3))
+    batch = batch_of(helpers.quadratic(), seeds=range(3))
     batch.check(program, "fresh")
     # One system of which all others are made, one for each server, and the other attacks.
     assert len(built) == 1 + len(RULES) + len(ATTACKS) - 1
@@ -66,7 +66,7 @@ def test_lockstep_checks_each_server_once_however_many_points():
 
 def test_a_bad_point_of_any_run_in_lockstep_names_the_value():
     program = Lockstep(((build("basgd", "mean", ATTACKS[0]),),))
-    batch = lanes_of(helpers.quadratic(), seeds=range(2), rules=("mean",))
+    batch = batch_of(helpers.quadratic(), seeds=range(2), rules=("mean",))
     steps = np.array(batch.hyper["step_size"])
     steps[1, 0, 1] = -3
     bad = dataclasses.replace(batch, hyper={"step_size": steps})
