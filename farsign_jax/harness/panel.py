@@ -207,7 +207,7 @@ class JobRows:
             setting: the data of the panel.
             more: columns that all rows have beside the usual ones.
         """
-        self._config, self._job, self._more = config, job, dict(more or {})
+        self._config, self._named, self._more = config, job.named, dict(more or {})
         self._evaluations, self._bits = job.cost(setting)
         schedules = setting.of(job).schedules
         received = (schedules >= 0).reshape(*schedules.shape[:2], -1).sum(axis=2)
@@ -233,7 +233,7 @@ class JobRows:
 
     def _row(self, run: int, seed: int, values: dict[str, Any]) -> dict[str, Any]:
         config = self._config
-        method, aggregator, attack = self._job.named[run]
+        method, aggregator, attack = self._named[run]
         event = int(values.pop("event"))
         count = int(self._answers[seed, event - 1])
         row = {"method": method, "aggregator": aggregator, "attack": attack}

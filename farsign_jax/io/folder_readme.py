@@ -3,7 +3,7 @@
 import shlex
 import sys
 
-MARK = "<!-- Written with the results. A file that does not begin with this line is kept. -->"
+MARK = "<!-- Written with the results; the command below writes it again. -->"
 
 TEXT = """{mark}
 # {title}
