@@ -1,35 +1,31 @@
-"""The types of the conversation.
+"""The types of the conversation between a server and its workers.
 
-An asynchronous run is a conversation with three kinds of line, each a pure function:
+An asynchronous run is a conversation in three steps, each of which is a pure function:
 
     ask      server  -> worker     query = server.query(state, worker, key)
     answer   worker  -> network    value = worker.respond(state, query, shard, key)
-    deliver  network -> server     attack.forge(...) for liars, then server.update(...)
+    deliver  network -> server     attack.forge(...) if Byzantine, then server.update(...)
 
-A driver (`simulate`, `sweeps`, a real parameter server) only decides *when* each is spoken.
+A driver (`simulation`, `sweeps`, a real parameter server) only decides when each step happens.
 
-Legend for shapes, here and everywhere: m workers, d parameters, K directions a worker can
-be asked about, k directions per question, s arrivals per event, n examples per shard,
-b examples per mini-batch, T events.
+Shapes, here and everywhere else, are written with these letters: m workers, d parameters, K
+directions that a worker can be asked about, k directions per query, s arrivals per event, n
+examples per shard, b examples per mini-batch, T events.
 """
 
 import dataclasses
+import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
-
-
 Key = jax.Array  # a typed key, `jax.random.key(seed)`
-
-
 PyTree = Any
-
-
 Schedule = Callable[[Any], Any]  # step -> number: an optax schedule
+Diagnostics = dict[str, Array]  # what an update tells beside the new state, by name
 
 
 class Query(NamedTuple):
@@ -57,116 +53,223 @@ class Report(NamedTuple):
 
 
 class View(NamedTuple):
-    """All that an adversary may look at before it lies: everything (omniscient, colluding)."""
+    """What an adversary knows when it forges a message: everything (omniscient, colluding)."""
 
     server: PyTree  # the server's full state
-    byzantine: Array  # bool[m], who lies
-    # For attacks that say they are omniscient, else None:
-    reported: Any = (
-        None  # f32[m, k], what workers reported of these directions, as it is remembered
-    )
-    received: Any = None  # bool[m, k], whether they reported anything
+    byzantine: Array  # bool[m], which workers are Byzantine
+    # For attacks that declare themselves omniscient, else None:
+    reported: Any = None  # f32[m, k], what each worker last reported about these directions
+    received: Any = None  # bool[m, k], whether it has reported anything
+
+
+class InitServer(Protocol):
+    """Makes the state of a server before the first event.
+
+    Args:
+        params: f32[d], the first iterate.
+        key: for servers that draw random numbers; others may be given None.
+    """
+
+    def __call__(self, params: Array, key: Key | None, /) -> PyTree: ...
+
+
+class AskWorker(Protocol):
+    """Asks one worker for an answer.
+
+    Args:
+        state: of the server.
+        worker: i32[], the worker.
+        key: differs between any two queries of a run.
+    """
+
+    def __call__(self, state: PyTree, worker: Array, key: Key, /) -> Query: ...
+
+
+class Update(Protocol):
+    """Moves the iterate on after a set of reports.
+
+    Args:
+        state: of the server.
+        reports: a set of s reports, as `Report` describes it.
+
+    Returns:
+        The new state, and diagnostics: arrays by name, possibly none.
+    """
+
+    def __call__(self, state: PyTree, reports: Report, /) -> tuple[PyTree, Diagnostics]: ...
+
+
+class Recall(Protocol):
+    """Reads from the server's state what the workers have reported about `direction`.
+
+    Returns:
+        `(reported, received)`: f32[m, k], and bool[m, k], whether there is anything.
+    """
+
+    def __call__(self, state: PyTree, direction: PyTree, /) -> tuple[Array, Array]: ...
 
 
 class Server(NamedTuple):
-    """`update` returns diagnostics beside the state: a dict of arrays, `{}` if there are none.
+    """A method's server: pure functions of its state.
 
     A state has `params` f32[d], the iterate, and `step` i32[], which measures staleness: the
-    updates of the iterate so far. `num_workers` is m, checked against the problem.
-    `scheduled` names the fields of the state that the order of arrivals alone decides: runs
-    that share a schedule share them.
+    updates of the iterate so far.
 
-    `recall(state, direction)` reads what each worker has reported about these directions out of
-    the server's own memory, as `(reported, received)`. A server that keeps no such memory leaves it
-    out; the driver then remembers, and only where an attack wants to know, what it takes to be
-    comparable: whole gradients, and answers about directions where the server says so.
+    A server that keeps no memory of what each worker has reported leaves `recall` out. The
+    driver then remembers, if an attack wants to know, what can be compared between workers:
+    whole gradients, and answers about directions if `comparable` is set.
+
+    Attributes:
+        init: makes the first state.
+        query: asks a worker.
+        update: receives a set of reports.
+        num_workers: m, checked against the problem.
+        recall: reads what the workers have reported from the state, or None.
+        scheduled: names of the fields of the state that the order of arrivals alone decides.
+            Runs that have a schedule in common have these fields in common.
+        comparable: whether answers of different workers about directions may be compared.
+        memory_advice: what to do if a run does not fit into the memory of a device, or None:
+            `(field, size, rest, available) -> text`, with the largest field of the state, its
+            bytes, the bytes that the run needs beside it, and those of the device.
     """
 
-    init: Callable[..., PyTree]  # (params, key) -> state; the key is for servers that draw
-    query: Callable[[PyTree, Array, Key], Query]  # (state, worker i32[], key)
-    update: Callable[[PyTree, Report], tuple[PyTree, dict[str, Array]]]  # (state, reports)
-    num_workers: int  # m
-    recall: Callable[[PyTree, PyTree], tuple[Array, Array]] | None = None  # see above
-    scheduled: tuple[str, ...] = ("step",)  # fields that the order of arrivals decides
-    comparable: bool = False  # may answers of different workers be compared?
+    init: InitServer
+    query: AskWorker
+    update: Update
+    num_workers: int
+    recall: Recall | None = None
+    scheduled: tuple[str, ...] = ("step",)
+    comparable: bool = False
+    memory_advice: Callable[[str, int, int, int], str] | None = None
 
 
 class Table(NamedTuple):
-    """What a worker keeps for each of its examples: part of a state.
+    """What a worker keeps for each of its examples: part of a worker's state.
 
-    An answer needs the rows `Worker.touched` alone. The loop hands these to `respond` instead
-    of the table and writes back what comes out, so that an event costs the same however many
-    examples there are.
+    An answer needs the rows `Worker.touched` alone. The loop hands these to `respond` and
+    writes back what comes out, so that an event costs the same however many examples there are.
     """
 
     rows: PyTree  # leaves f32[n, ...]; in `respond` [b, ...]
 
 
-class Worker(NamedTuple):
-    """An honest worker. `init` sees its shard, `respond` answers one question.
+class Respond(Protocol):
+    """Answers a query honestly.
 
-    What it measures is what it sends, unless there is `encode(direction, measured)`, which
-    makes the one from the other. An answer takes 32 bits per number, unless `bits` says
-    otherwise. `touched(shard, key)`, i32[b], are the rows of its `Table`s that the answer with
-    this key reads and writes.
+    Args:
+        state: of the worker.
+        query: what the server asked.
+        shard: the examples of the worker.
+        key: differs between any two answers of a run.
+
+    Returns:
+        The new state, and the value that was measured: f32[k] for k directions, f32[d] for
+        the whole gradient.
     """
 
-    init: Callable[[PyTree], PyTree]  # shard -> state
-    respond: Callable[[PyTree, Query, PyTree, Key], tuple[PyTree, Array]]  # -> state, value
-    evaluations: int = 1  # mini-batch losses (or gradients) computed per answer
-    batch_size: int = 0  # examples per mini-batch, at most those of the smallest shard
-    encode: Callable[[PyTree, Array], Array] | None = None  # (direction, measured) -> value
-    bits: int | None = None  # of an answer
-    touched: Callable[["Shard", Key], Array] | None = None  # (shard, key) -> i32[b]
+    def __call__(
+        self, state: PyTree, query: Query, shard: Any, key: Key, /
+    ) -> tuple[PyTree, Array]: ...
+
+
+class Encode(Protocol):
+    """Makes the message about `direction` that is sent from the value that was measured."""
+
+    def __call__(self, direction: PyTree, measured: Array, /) -> Array: ...
+
+
+class Worker(NamedTuple):
+    """An honest worker: pure functions of its state and its shard.
+
+    Attributes:
+        init: `shard -> state`, makes the first state.
+        respond: answers one query.
+        evaluations: mini-batch losses or gradients computed per answer.
+        batch_size: examples per mini-batch, at most those of the smallest shard.
+        encode: makes the message from the measured value, or None if they are the same.
+        bits: size of an answer; None means 32 bits per number.
+        touched: `(shard, key) -> i32[b]`, the rows of the `Table`s in the state that the answer
+            with this key reads and writes; None if there are no tables.
+    """
+
+    init: Callable[[PyTree], PyTree]
+    respond: Respond
+    evaluations: int = 1
+    batch_size: int = 0
+    encode: Encode | None = None
+    bits: int | None = None
+    touched: Callable[["Shard", Key], Array] | None = None
+
+
+class Forge(Protocol):
+    """Forges the message that a Byzantine worker sends instead of its honest one.
+
+    Args:
+        state: of the attack, which all Byzantine workers have in common.
+        report: the honest report, without a leading axis.
+        view: what the adversary knows.
+        key: differs between any two messages of a run.
+
+    Returns:
+        The new state, and a value of the shape and type of `report.value`.
+    """
+
+    def __call__(
+        self, state: PyTree, report: Report, view: View, key: Key, /
+    ) -> tuple[PyTree, Array]: ...
 
 
 class Attack(NamedTuple):
-    """What a Byzantine worker says instead of `report.value` (one report, no leading axis).
+    """What Byzantine workers send instead of `report.value`.
 
-    `space` says what it lies about, where workers encode: its "message", or what it
-    "measured", which it then encodes as an honest worker would; `report.value` and
-    `view.reported` are these. Several attacks side by side (`lockstep`) have a tuple of them.
+    Attributes:
+        init: `num_workers -> state`, makes the first state.
+        forge: forges one message.
+        omniscient: whether the driver must fill in `View.reported` and `View.received`.
+        space: which value is forged if workers encode: the "message", or the "measured" value,
+            which is then encoded; `report.value` and `view.reported` are in this space.
+            Several attacks side by side (`Lockstep`) have a tuple.
     """
 
-    init: Callable[[int], PyTree]  # m -> state
-    forge: Callable[[PyTree, Report, View, Key], tuple[PyTree, Array]]  # -> state, value
-    omniscient: bool = False  # must the driver fill `View.reported` and `View.received`?
-    space: str | tuple[str, ...] = "message"  # what it lies about
+    init: Callable[[int], PyTree]
+    forge: Forge
+    omniscient: bool = False
+    space: str | tuple[str, ...] = "message"
 
 
 class System(NamedTuple):
-    """Who takes part in a run."""
+    """Who takes part in a run: the server, honest workers and Byzantine workers."""
 
-    server: Server  # who listens
-    worker: Worker  # what honest workers do
-    attack: Attack  # what Byzantine workers do
+    server: Server
+    worker: Worker
+    attack: Attack
 
 
 class Shard(NamedTuple):
-    """One worker's examples: rows of a data set that all workers share in memory."""
+    """One worker's examples: rows of a data set that all workers have in common in memory."""
 
     data: PyTree  # leaves [N, ...]
     rows: Array  # i32[n]
     size: Array  # i32[], how many of the rows count; the rest is padding
 
     def draw(self, key: Key, size: int) -> Array:
-        """i32[size], places of a mini-batch in the shard, with replacement."""
+        """Draws i32[size], places of a mini-batch in the shard, with replacement."""
         return jax.random.randint(key, (size,), 0, self.size, jnp.int32)
 
     def take(self, places: Array) -> PyTree:
-        """The examples there, leaves [size, ...]."""
+        """Returns the examples at these places, leaves [size, ...]."""
         rows = self.rows[places]
-        return jax.tree.map(lambda a: a[rows], self.data)
+        return jax.tree.map(operator.itemgetter(rows), self.data)
 
     def batch(self, key: Key, size: int) -> PyTree:
-        """A mini-batch, drawn with replacement."""
+        """Draws a mini-batch with replacement."""
         return self.take(self.draw(key, size))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What is minimised: the mean of `losses` over everybody's examples.
+    """What is minimised: the mean of `losses` over the examples of all workers.
 
     Attributes:
         data: leaves [N, ...], all examples, once.
@@ -187,7 +290,9 @@ class Problem:
 
     @property
     def num_workers(self) -> int:
+        """m."""
         return self.rows.shape[-2]
 
     def shard(self, worker: Array) -> Shard:
+        """Returns the examples of one worker, i32[]."""
         return Shard(self.data, self.rows[worker], self.sizes[worker])

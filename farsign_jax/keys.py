@@ -1,8 +1,8 @@
-"""One seed -> one key per role -> one key per message.
+"""Random keys of a run: from its seed one key per role, and from each role one per message.
 
-Every key is a function of *who* and *which question*, never of the order of arrivals, and
-every role draws from its own key: a new draw in one role shifts no other, and all methods
-and attacks of a seed face the same schedule, data and directions.
+Every key is a function of the worker and the number of the question, and not of the order of
+arrivals. Every role draws from its own key, so that a new draw in one role changes no other,
+and all methods and attacks with the same seed have the same schedule, data and directions.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from farsign_jax.base import Array, Key
 
 
 class RunKeys(NamedTuple):
-    """The roles. New ones go last, so that the others keep their keys."""
+    """The roles. New ones are added at the end, so that the others keep their keys."""
 
     init: Key
     partition: Key
@@ -26,16 +26,22 @@ class RunKeys(NamedTuple):
 
 
 def split(seed: int | Array) -> RunKeys:
-    """The keys of a run; `seed` may be traced."""
+    """Returns the keys of a run; `seed` may be traced."""
     key = jax.random.key(seed)
     return RunKeys(*(jax.random.fold_in(key, role) for role in range(len(RunKeys._fields))))
 
 
 def message(role: Key, worker: Array, number: Array) -> Key:
-    """The key of message `number` of `worker`: the event in which it was asked, or is heard."""
+    """Returns the key of a message of `worker`.
+
+    Args:
+        role: one of the keys of the run.
+        worker: i32[].
+        number: i32[], the event in which the message is asked for, or received.
+    """
     return jax.random.fold_in(jax.random.fold_in(role, worker), number)
 
 
 def host_rng(role: Key) -> np.random.Generator:
-    """A NumPy generator for work done on the host before the loop (partitions, schedules)."""
+    """Returns a NumPy generator for draws on the host, of partitions and schedules."""
     return np.random.default_rng(np.asarray(jax.random.key_data(role)))

@@ -11,14 +11,14 @@ import pathlib
 
 import jax
 
-MAX_MAPS = 10_000  # released beyond that many, far below the limit of the kernel
+MAX_MAPS = 10_000  # more than that are released; far below the limit of the kernel
 
 _MAPS = pathlib.Path("/proc/self/maps")
 _kept = 0  # maps that remained after the last release
 
 
 def count_maps() -> int:
-    """Returns the number of memory maps of this process; 0 where the system does not tell."""
+    """Returns the number of memory maps of this process, or 0 if the system does not tell."""
     try:
         with _MAPS.open("rb") as lines:
             return sum(1 for _ in lines)
@@ -30,8 +30,8 @@ def release_if_many() -> bool:
     """Drops all programs that JAX keeps if the process holds more than `MAX_MAPS` maps.
 
     A program that is in use stays until it is done with, and one that is needed again is
-    compiled again; no result depends on it. Maps that survive a release, because somebody else
-    holds them, do not count the next time, or every call would release everything.
+    compiled again; no result depends on it. Maps that remain after a release, because they are
+    not maps of programs, do not count the next time: every call would release everything.
 
     Returns:
         Whether programs were dropped.

@@ -1,4 +1,4 @@
-"""Step sizes: optax schedules, and the sequences that the theorems ask for."""
+"""Step sizes: optax schedules, and the sequences that the theorems require."""
 
 from typing import Any, NamedTuple
 
@@ -10,12 +10,16 @@ from farsign_jax.validation import require
 
 
 def as_schedule(value: Any) -> Schedule:
-    """An optax schedule as it is; a number (traced or not) as a constant schedule."""
+    """Returns a schedule unchanged, and a number, traced or not, as a constant schedule."""
     return value if callable(value) else lambda step: jnp.asarray(value, jnp.float32)
 
 
 def check_step_size(method: str, step_size: Any) -> Schedule:
-    """`as_schedule`, and an `InvalidConfig` on a number that is no step size."""
+    """Returns `as_schedule(step_size)`.
+
+    Raises:
+        InvalidConfig: if it is a number and not a finite one > 0.
+    """
     if not callable(step_size):
         rule = f"{method} needs a finite step_size > 0: got {step_size}"
         require((step_size > 0) & (step_size < float("inf")), rule)
@@ -23,14 +27,14 @@ def check_step_size(method: str, step_size: Any) -> Schedule:
 
 
 def staircase(initial: Any, decay: float = 0.9, every: int = 1000) -> Schedule:
-    """`initial * decay ** floor(step / every)`, the decay of the MNIST experiment."""
+    """Returns `initial * decay ** floor(step / every)`, the decay of the MNIST experiment."""
     return optax.exponential_decay(initial, every, decay, staircase=True)
 
 
 def power(scale: Any, exponent: Any) -> Schedule:
-    """`scale / (step + 1) ** exponent`, the sequences of the theorems (Remark 2.1)."""
+    """Returns `scale / (step + 1) ** exponent`, the sequences of the theorems (Remark 2.1)."""
 
-    def schedule(step):
+    def schedule(step: Any) -> Any:
         return scale / (jnp.asarray(step, jnp.float32) + 1) ** exponent
 
     return schedule
@@ -46,8 +50,8 @@ class TwoTimeScales(NamedTuple):
     rate: float  # the ergodic gradient norm is O(n^-rate)
 
 
-# Where min(1 - p, s / 2) is largest, but for epsilon (Appendix C). Feedback is "first-order",
-# or "zeroth-order" with "independent" noise in both evaluations or noise that is "coupled".
+# The exponents with the largest min(1 - p, s / 2), up to epsilon (Appendix C). Feedback is of
+# first order, or of zeroth order with "independent" or "coupled" noise in both evaluations.
 _BEST = {
     ("first", None): (3 / 4, 1 / 2, 0.0),
     ("zeroth", "independent"): (5 / 6, 2 / 3, 1 / 6),
@@ -55,7 +59,7 @@ _BEST = {
 }
 
 
-def _known(order: str, noise: str | None) -> None:
+def _check_feedback(order: str, noise: str | None) -> None:
     rule = "order is 'first' (noise None) or 'zeroth' (noise 'independent' or 'coupled')"
     require((order, noise) in _BEST, f"{rule}: got order={order!r}, noise={noise!r}")
 
@@ -66,9 +70,9 @@ def assumption_4(
     """Checks Assumption 4 for alpha_n ~ n^-p, beta_n ~ n^-q, delta_n ~ n^-r (Remark 2.1).
 
     Raises:
-        InvalidConfig: naming the first condition that does not hold.
+        InvalidConfig: if a condition does not hold; the message names the first one.
     """
-    _known(order, noise)
+    _check_feedback(order, noise)
     rules = [
         (p <= 1, "sum alpha = inf needs p <= 1"),
         (q < p, "alpha / beta -> 0 needs q < p"),
@@ -87,12 +91,13 @@ def assumption_4(
 def tracking_rate(
     p: float, q: float, r: float = 0.0, *, order: str, noise: str | None = None
 ) -> float:
-    """s in E|y_n - D grad f(x_n)|^2 = O(n^-s), the least of what Table 4 lists.
+    """Returns s in E|y_n - D grad f(x_n)|^2 = O(n^-s), the smallest exponent in Table 4.
 
-    q, the noise of an answer, or q - 2 r where it is divided by delta; 2 (p - q), as x moves;
-    2 r, curvature in a finite difference. (2 p, staleness, is never the least.)
+    The exponents are q, of the noise of an answer, or q - 2 r if it is divided by delta;
+    2 (p - q), of the movement of x; and 2 r, of the curvature in a finite difference. That of
+    staleness, 2 p, is never the smallest.
     """
-    _known(order, noise)
+    _check_feedback(order, noise)
     terms = [q - 2 * r if noise == "independent" else q, 2 * (p - q)]
     return min([*terms, 2 * r] if order == "zeroth" else terms)
 
@@ -108,27 +113,27 @@ def theory(
     pairs: int = 1,
     exponents: tuple[float, float, float] | None = None,
 ) -> TwoTimeScales:
-    """The sequences for which Theorems 2.5 and 2.7 promise the best rate, less `eps`.
+    """Returns the sequences for which Theorems 2.5 and 2.7 give the best rate, less `eps`.
 
-    At the optimum itself every sum of Assumption 4 is harmonic and diverges: almost sure
-    convergence needs p and q larger by eps, which costs eps of the rate.
+    At the optimum itself every sum of Assumption 4 is harmonic and diverges. Almost sure
+    convergence therefore needs p and q that are larger by eps, which reduces the rate by eps.
 
     Args:
-        order: "first", (p, q) = (3/4, 1/2), rate 1/4; or "zeroth", by
+        order: "first", with (p, q) = (3/4, 1/2) and rate 1/4; or "zeroth", which depends on
         noise: "independent", (p, q, r) = (5/6, 2/3, 1/6), rate 1/6; or "coupled",
             (3/4, 1/2, 1/4), rate 1/4.
         eps: added to p and q, 0 < eps < rate.
-        step_size: scale of alpha, number or tracer.
-        average_step: scale of beta, number or tracer.
-        delta: scale of the perturbation, number or tracer.
-        pairs: (worker, direction) pairs that could be asked about at each event: each is heard
-            that rarely, so beta is that much larger.
-        exponents: others than the best ones, used as they are.
+        step_size: scale of alpha, a number or tracer.
+        average_step: scale of beta, a number or tracer.
+        delta: scale of the perturbation, a number or tracer.
+        pairs: number of (worker, direction) pairs that an event may be about. Each of them is
+            updated so much more rarely, and beta is larger by this factor.
+        exponents: p, q and r to use instead of the best ones.
 
     Raises:
-        InvalidConfig: where Assumption 4 does not hold, or on a scale that is not positive.
+        InvalidConfig: if Assumption 4 does not hold, or a scale is not positive.
     """
-    _known(order, noise)
+    _check_feedback(order, noise)
     if exponents is None:
         p, q, r = _BEST[order, noise]
         require(0 < eps < 1 - p, f"theory needs 0 < eps < {1 - p:.3g}: got {eps}")

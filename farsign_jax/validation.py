@@ -1,7 +1,9 @@
-"""Checks of what users and workers hand over, and the error that a failed check raises."""
+"""Checks of what users and workers hand over, and the errors that failed checks raise."""
 
+import contextlib
+import contextvars
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,31 +13,103 @@ from jax.core import Tracer
 
 from farsign_jax.base import Array
 
+_conditions: contextvars.ContextVar[list[Array] | None] = contextvars.ContextVar(
+    "conditions", default=None
+)
+
 
 class InvalidConfig(ValueError):
-    """What was asked for cannot run; the message names the value and the rule, in one line."""
+    """A configuration cannot run; the message names the value and the rule, in one line."""
+
+
+class DataError(Exception):
+    """A data set is not available; the message says what was tried and what to do."""
 
 
 def is_concrete(value: Any) -> bool:
-    """Whether a value, or all of a tree, is known now: everything but a tracer."""
+    """Returns whether a value, or every leaf of a tree, is known now and not a tracer."""
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value))
 
 
 def require(condition: Any, message: str) -> None:
-    """Raises `InvalidConfig(message)` when a concrete condition is false; tracers pass."""
-    if is_concrete(condition) and not np.all(condition):
-        raise InvalidConfig(message)
+    """Raises `InvalidConfig(message)` if a condition is false.
+
+    A condition that is being traced passes, unless `check_points` collects it.
+    """
+    if is_concrete(condition):
+        if not np.all(condition):
+            raise InvalidConfig(message)
+    elif (collected := _conditions.get()) is not None:
+        collected.append(jnp.all(condition))
+
+
+@contextlib.contextmanager
+def _collecting() -> Iterator[list[Array]]:
+    collected: list[Array] = []
+    token = _conditions.set(collected)
+    try:
+        yield collected
+    finally:
+        _conditions.reset(token)
+
+
+def check_points(
+    build: Callable[[Any], Any], points: Any, inspect: Callable[[Any], Any] | None = None
+) -> None:
+    """Checks many points of hyper-parameters by building what depends on them once.
+
+    `build` runs under `vmap`, and what it requires is collected. If some point does not satisfy
+    it, `build` runs for this point alone, so that the message names the value. Points that are
+    being traced are not checked, unless it is another `check_points` that traces them.
+
+    Args:
+        build: called with one point.
+        points: a pytree with leaves [P, ...], P > 0.
+        inspect: called with what `build` returns, whose numbers may be tracers.
+
+    Raises:
+        InvalidConfig: the one that `build` raises for the first point that is not valid.
+    """
+    if not is_concrete(points) and _conditions.get() is None:
+        return
+
+    def conditions(point: Any) -> Array:
+        with _collecting() as collected:
+            built = build(point)
+        if inspect is not None:
+            inspect(built)
+        return jnp.stack([jnp.asarray(True), *collected])
+
+    if not jax.tree.leaves(points):
+        conditions(points)
+        return
+    satisfied = jax.vmap(conditions)(points)
+    if not is_concrete(satisfied):
+        require(satisfied, "the hyper-parameters are valid")
+        return
+    invalid = np.flatnonzero(~np.all(satisfied, axis=1))
+    if len(invalid):
+        build(jax.tree.map(lambda leaf: leaf[invalid[0]], points))
+        raise InvalidConfig(f"hyper-parameters {invalid[0]} are invalid: got {points!r}")
 
 
 def sanitize(numbers: Array, largest: float = 1e6) -> Array:
-    """What a server makes of numbers from a worker, so that its own stay numbers: those that
-    are not finite count as 0, huge ones are clipped."""
-    sane = jnp.clip(numbers, -largest, largest)
-    return jnp.where(jnp.isfinite(numbers), sane, jnp.zeros((), numbers.dtype))
+    """Returns numbers from a worker as finite ones: NaN and infinity as 0, others clipped.
+
+    Args:
+        numbers: of any shape.
+        largest: magnitude to which larger numbers are clipped.
+    """
+    clipped = jnp.clip(numbers, -largest, largest)
+    return jnp.where(jnp.isfinite(numbers), clipped, jnp.zeros((), numbers.dtype))
 
 
 def lookup(kind: str, name: str, table: Mapping[str, Any]) -> Any:
-    """`table[name]`, or an `InvalidConfig` that names the closest known names."""
+    """Returns `table[name]`.
+
+    Raises:
+        InvalidConfig: if there is no such name; the message suggests the closest one.
+    """
     if name in table:
         return table[name]
     close = difflib.get_close_matches(name, table, n=1)
@@ -44,10 +118,16 @@ def lookup(kind: str, name: str, table: Mapping[str, Any]) -> Any:
 
 
 def check_integer(name: str, option: str, value: Any, least: int) -> Any:
-    """`value` as an int, or the tracer it is; an `InvalidConfig` unless whole and >= least."""
-    if not is_concrete(value):
-        return value
+    """Returns `value` as an int, or as the tracer that it is.
+
+    Raises:
+        InvalidConfig: unless it is an integer >= `least`.
+    """
     rule = f"{name} needs a whole number {option} >= {least}: got {value!r}"
+    if not is_concrete(value):
+        if _conditions.get() is not None:
+            require((value == jnp.round(value)) & (value >= least), rule)
+        return value
     try:
         number = int(value)
     except (TypeError, ValueError, OverflowError):
@@ -57,14 +137,16 @@ def check_integer(name: str, option: str, value: Any, least: int) -> Any:
 
 
 def check_positive(name: str, option: str, value: Any) -> Any:
-    """`value`; an `InvalidConfig` where it is known and not a number > 0."""
+    """Returns `value`.
+
+    Raises:
+        InvalidConfig: if it is known and not a number > 0.
+    """
+    rule = f"{name} needs {option} > 0: got {value!r}"
     if is_concrete(value):
-        rule = f"{name} needs {option} > 0: got {value!r}"
         require(isinstance(value, int | float | np.number | np.ndarray | jax.Array), rule)
         require(np.ndim(value) == 0, rule)
         require(value > 0, rule)
+    elif _conditions.get() is not None:
+        require(value > 0, rule)
     return value
-
-
-class DataError(Exception):
-    """The data set cannot be had; the message says what was tried and what to do."""

@@ -14,13 +14,13 @@ PROBLEM = helpers.quadratic()
 # In a process of its own: other tests hold programs, too.
 SERIES = """
 import sys
-from farsign_jax import arrivals, programs, simulate
+from farsign_jax import arrivals, programs, simulation
 from tests import helpers
 
 problem, most = helpers.quadratic(), 0
 for number in range(int(sys.argv[1])):
     system = helpers.far_sign_system(problem, step_size=0.05 + number / 1e4)
-    simulate.run(problem, system, arrivals.uniform(helpers.KEY, helpers.M, 5))
+    simulation.run(problem, system, arrivals.uniform(helpers.KEY, helpers.M, 5))
     most = max(most, programs.count_maps())
     if number == 20:
         early = helpers.memory_of("self")

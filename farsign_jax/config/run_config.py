@@ -131,7 +131,7 @@ class RunConfig(RunSettings):
         """Server, honest worker and attack of the run."""
         spec = systems.system_spec(self, self.method, self.aggregator, self.attack)
         system = spec(problem, self.hyper)
-        simulation.check_batch(system, problem.sizes)
+        simulation.check_batch(system.worker.batch_size, problem.sizes)
         return system
 
     def run(

@@ -8,10 +8,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from farsign_jax import simulation, sweeps
+from farsign_jax import sweeps
 from farsign_jax.config import problem as problem_lib
 from farsign_jax.config import systems
 from farsign_jax.config.panel_config import PanelConfig, check
@@ -120,10 +119,9 @@ class SweepSpec:
 
     def cost(self, data: PanelData) -> tuple[int, int]:
         """Evaluations and bits of one answer."""
-        hyper = {name: values[0, 0] for name, values in self.hyper.items()}
-        problem = jax.device_put(data.one_by_one.take(0).problem)
-        system = self.builds[0](problem, hyper)
-        return system.worker.evaluations, simulation.bits_per_answer(system, problem)
+        hyper = {k: v[None] if self.lockstep else v[0] for k, v in self.hyper.items()}
+        found = sweeps.inspect(self.program, data.of(self).problem, hyper)
+        return found.evaluations, found.bits
 
     def run_batch(self, data: PanelData) -> sweeps.RunBatch:
         """One run per seed in lock-step, one per seed and point otherwise."""

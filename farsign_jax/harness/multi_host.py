@@ -1,11 +1,8 @@
 """Several hosts: the same command runs on each, and they divide its runs among them."""
 
-import os
 import sys
-import time
 from typing import NoReturn
 
-import jax
 from absl import flags
 
 from farsign_jax.io import processes
@@ -47,8 +44,8 @@ def join() -> None:
     if FLAGS.processes == 1:
         return
     try:
-        jax.distributed.initialize(FLAGS.coordinator, FLAGS.processes, FLAGS.process)
-    except RuntimeError as error:
+        processes.join(FLAGS.coordinator, FLAGS.processes, FLAGS.process)
+    except OSError as error:
         raise InvalidConfig(f"--coordinator={FLAGS.coordinator}: {error}") from error
 
 
@@ -57,17 +54,12 @@ def part() -> None:
     if processes.place()[1] == 1:
         return
     first = processes.first()
-    jax.distributed.shutdown()
+    processes.part()
     if not first:
         sys.exit(0)
 
 
 def leave(code: int) -> NoReturn:
-    """Ends a command that failed, and with it, soon, the processes that would wait for it."""
-    if processes.place()[1] == 1:
-        sys.exit(code)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if processes.first():
-        time.sleep(1)  # the others end with it, and may have the same error to print
-    os._exit(code)  # an orderly end would wait for them, for minutes
+    """Ends a command that failed; with it, soon, those that would wait for it."""
+    processes.part()
+    sys.exit(code)

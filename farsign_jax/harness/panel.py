@@ -1,19 +1,19 @@
-"""Panels: methods x aggregators x attacks x seeds on one data set, the shape of most
-experiments.
+"""Panels: methods x aggregators x attacks x seeds on one data set.
 
-Not an experiment itself: what runs the sweeps of `sweep_specs`, and the rows they leave.
+Most experiments have this shape. This module runs the sweeps of `sweep_specs`, and makes
+rows of what they record.
 """
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from farsign_jax import sweeps
 from farsign_jax.config.panel_config import PanelConfig
-from farsign_jax.config.problem import answers_so_far
 from farsign_jax.config.sweep_specs import PanelData, SweepSpec, prepare, sweep_specs
 from farsign_jax.harness.plan import Sweep
 from farsign_jax.harness.progress import Progress
@@ -25,7 +25,10 @@ class Panel:
     """A panel that is ready to run.
 
     Attributes:
-        name: tells its checkpoints from those of other panels in the same folder.
+        config: the configuration.
+        setting: the data.
+        jobs: the sweeps.
+        name: distinguishes its checkpoints from those of other panels in the same folder.
         told: columns of its rows beside the usual ones.
     """
 
@@ -37,13 +40,14 @@ class Panel:
 
     @property
     def answers(self) -> int:
+        """Number of answers in all runs."""
         runs = sum(len(job.runs) * job.points for job in self.jobs)
         return runs * len(self.config.seeds) * self.config.events
 
     def planned(
         self, folder: run_folder.RunFolder | None, max_parallel_runs: int | None
     ) -> Iterator[Sweep]:
-        """The sweeps of its jobs."""
+        """Yields the sweeps of the jobs, as `--dry_run` shows them and `sweep` runs them."""
         config, setting = self.config, self.setting
         for job in self.jobs:
             own = job.run_batch(setting)
@@ -71,7 +75,17 @@ def ready(
     multiples: Sequence[float] = (1.0,),
     **named: Any,
 ) -> Panel:
-    """Its data and its sweeps; what cannot run is refused here."""
+    """Prepares a panel: its data and its sweeps.
+
+    Args:
+        config: the configuration.
+        data_dir: folder of data sets, or None.
+        multiples: of the step sizes, each a run of its own.
+        **named: fields of `Panel`.
+
+    Raises:
+        InvalidConfig: if some run cannot run as configured.
+    """
     panel = Panel(config, prepare(config, data_dir), sweep_specs(config, multiples), **named)
     for job in panel.jobs:
         job.run_batch(panel.setting).check(job.program, job.delivery(config))
@@ -87,11 +101,21 @@ def sweep(
     checkpoint_every: int = 1000,
     max_parallel_runs: int | None = None,
 ) -> list[sweeps.FinalRuns]:
-    """Runs all jobs; hands the columns so far, [S, E, runs], to `keep` at each checkpoint.
+    """Runs all jobs of a panel.
 
-    Returns what is left of each job.
+    Args:
+        panel: ready to run.
+        folder: keeps the checkpoints, or None.
+        keep: called at each checkpoint with the job and its columns so far, [S, E, runs].
+        progress: of all panels.
+        checkpoint_every: events between two checkpoints.
+        max_parallel_runs: as of `sweeps.sweep`.
+
+    Returns:
+        The end of the runs of each job.
     """
-    config, ends = panel.config, []
+    config = panel.config
+    ends: list[sweeps.FinalRuns] = []
     if folder:
         folder.claim()
     for job, each in zip(panel.jobs, panel.planned(folder, max_parallel_runs), strict=True):
@@ -114,19 +138,31 @@ def run(
 ) -> list[dict[str, Any]]:
     """Runs panels, one after the other.
 
-    Returns tidy rows, one per method, aggregator, attack, seed and record. With a folder, each
-    sweep has a checkpoint there, and the rows so far are written with it.
+    Args:
+        panels: ready to run, with different names.
+        folder: keeps a checkpoint of each sweep and the rows so far, to which new rows are
+            appended at each checkpoint. The caller writes all rows in their final order.
+        **options: of `sweep`.
+
+    Returns:
+        Tidy rows, one per method, aggregator, attack, seed and record, in the order of panels,
+        sweeps, runs and events.
     """
-    done: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    known = []
+    made: dict[tuple[str, str], JobRows] = {}
+    known: list[dict[str, Any]] = []
+    own = {name for panel in panels for name in panel.told}
+    columns = sorted(own.union(*map(_recorded, panels)))
+    key = (*run_folder.KEY, *sorted(own))
     progress = Progress(sum(panel.answers for panel in panels))
     for panel in panels:
 
-        def keep(job, columns, panel=panel):
-            rows = tidy(panel.config, job, panel.setting, columns)
-            done[panel.name, job.name] = [row | panel.told for row in rows]
+        def keep(job: SweepSpec, found: dict[str, np.ndarray], panel: Panel = panel) -> None:
+            at = panel.name, job.name
+            if at not in made:
+                made[at] = JobRows(panel.config, job, panel.setting, panel.told)
+            new = made[at].add(found)
             if folder:
-                folder.write_rows([row for rows in done.values() for row in rows])
+                folder.append_rows(new, columns, key)
 
         ends = sweep(panel, folder, keep, progress, **options)
         for job, final in zip(panel.jobs, ends, strict=True):
@@ -134,11 +170,17 @@ def run(
     progress.close()
     if folder and processes.first():
         files.write_text(folder.path / "staleness.json", json.dumps(known, indent=1) + "\n")
-    return [row for rows in done.values() for row in rows]
+    return [row for rows in made.values() for row in rows.in_order()]
+
+
+def _recorded(panel: Panel) -> set[str]:
+    """Returns the columns that the sweeps of a panel record, beside those of every panel."""
+    measures = jax.eval_shape(panel.setting.measure, panel.setting.one_by_one.problem.x0)
+    return {"staleness", "nonfinite", *measures}
 
 
 def staleness(job: SweepSpec, seeds: Sequence[int], final: sweeps.FinalRuns) -> dict[str, Any]:
-    """Of each worker in each run: how many answers, how stale (`simulate.Staleness`)."""
+    """Returns how many answers each worker gave in each run, and how stale they were."""
     found = {n: a.tolist() for n, a in final.staleness._asdict().items() if n != "histogram"}
     counts = np.asarray(final.staleness.histogram)
     last = int(max(np.flatnonzero(counts.any(axis=(0, 1))), default=0))
@@ -146,23 +188,62 @@ def staleness(job: SweepSpec, seeds: Sequence[int], final: sweeps.FinalRuns) -> 
     return of | found | {"histogram": counts[..., : last + 1].tolist()}
 
 
+class JobRows:
+    """The rows of one sweep, made from its columns as they fill up."""
+
+    def __init__(
+        self,
+        config: PanelConfig,
+        job: SweepSpec,
+        setting: PanelData,
+        more: Mapping[str, Any] | None = None,
+    ):
+        """
+        Args:
+            config: of the panel.
+            job: the sweep.
+            setting: the data of the panel.
+            more: columns that all rows have beside the usual ones.
+        """
+        self._config, self._named, self._more = config, job.named, dict(more or {})
+        self._evaluations, self._bits = job.cost(setting)
+        schedules = setting.of(job).schedules
+        received = (schedules >= 0).reshape(*schedules.shape[:2], -1).sum(axis=2)
+        self._answers = received.cumsum(axis=1)  # [S, T]
+        self._rows: dict[tuple[int, int, int], dict[str, Any]] = {}
+        self._known: np.ndarray | None = None  # bool[runs, S, E]
+
+    def add(self, columns: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        """Returns the rows that the columns so far, [S, E, runs], have more than before."""
+        there = np.moveaxis(~np.isnan(columns["event"]), 2, 0)
+        fresh = there if self._known is None else there & ~self._known
+        self._known = there
+        new = {}
+        for run, seed, record in np.argwhere(fresh).tolist():
+            values = {name: float(c[seed, record, run]) for name, c in columns.items()}
+            new[run, seed, record] = self._row(run, seed, values)
+        self._rows |= new
+        return list(new.values())
+
+    def in_order(self) -> list[dict[str, Any]]:
+        """Returns all rows so far in the order of runs, seeds and records."""
+        return [row for _, row in sorted(self._rows.items(), key=lambda item: item[0])]
+
+    def _row(self, run: int, seed: int, values: dict[str, Any]) -> dict[str, Any]:
+        config = self._config
+        method, aggregator, attack = self._named[run]
+        event = int(values.pop("event"))
+        count = int(self._answers[seed, event - 1])
+        row = {"method": method, "aggregator": aggregator, "attack": attack}
+        row |= {"partition": config.partition, "arrivals": config.arrivals}
+        row |= {"seed": config.seeds[seed], "event": event}
+        row |= {"evaluations": count * self._evaluations, "bits_up": count * self._bits}
+        row |= values | {name: int(values[name]) for name in ("staleness", "nonfinite")}
+        return row | self._more
+
+
 def tidy(
     config: PanelConfig, job: SweepSpec, setting: PanelData, columns: dict[str, np.ndarray]
 ) -> list[dict[str, Any]]:
-    """The columns of one sweep, [S, E, runs], as rows."""
-    evaluations, bits = job.cost(setting)
-    answers = answers_so_far(setting.of(job))  # [S, T]
-    rows = []
-    for number, (method, aggregator, attack) in enumerate(job.named):
-        for lane, seed in enumerate(config.seeds):
-            own = {name: column[lane, :, number] for name, column in columns.items()}
-            for record in np.flatnonzero(~np.isnan(own["event"])):  # as far as it came
-                values = {name: float(column[record]) for name, column in own.items()}
-                event = int(values.pop("event"))
-                row = {"method": method, "aggregator": aggregator, "attack": attack}
-                row |= {"partition": config.partition, "arrivals": config.arrivals}
-                count = int(answers[lane, event - 1])
-                row |= {"seed": seed, "event": event, "evaluations": count * evaluations}
-                row |= {"bits_up": count * bits} | values
-                rows.append(row | {n: int(values[n]) for n in ("staleness", "nonfinite")})
-    return rows
+    """Returns the columns of one sweep, [S, E, runs], as rows."""
+    return JobRows(config, job, setting).add(columns)

@@ -10,7 +10,7 @@ from farsign_jax import sweeps
 from farsign_jax.io import run_folder, tables
 from farsign_jax.problems.metrics import Measure
 from farsign_jax.sweeps import chunks, devices
-from farsign_jax.sweeps.run_batch import bytes_per_run
+from farsign_jax.sweeps.inspection import bytes_per_run
 
 
 class Sweep(NamedTuple):

@@ -81,7 +81,7 @@ class FarSign:
                 directions = directions_lib.identity(x.size, k)
             self._size = directions.size
             self._server = far_sign(num_workers, directions, **options)
-            self._state = jax.block_until_ready(self._server.init(x))
+            self._state = jax.block_until_ready(self._server.init(x, None))
         self._queries, self._asked = keys_lib.split(seed).queries, 0
         self._open: dict[int, int] = {}  # numbers of the questions not told yet: the workers
         self._draw, self._hear = jax.jit(self._drawn), jax.jit(self._heard, donate_argnums=0)

@@ -141,7 +141,7 @@ def optax_transform(
     def init_fn(params: PyTree) -> OptaxState:
         _static("num_workers", num_workers)
         x = _flat(params)
-        state = server_of(x.size, operator.index(num_workers)).init(x)
+        state = server_of(x.size, operator.index(num_workers)).init(x, None)
         start = jax.random.key(key) if _is_whole(key) else jnp.asarray(key)
         return OptaxState(state._replace(params=()), start, Size(x.size))
 

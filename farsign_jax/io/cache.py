@@ -1,4 +1,4 @@
-"""What is kept between commands: decoded data sets and compiled programs."""
+"""The cache that commands have in common: decoded data sets and compiled programs."""
 
 import logging
 import os
@@ -8,12 +8,12 @@ import jax
 
 
 def folder() -> pathlib.Path:
-    """$FARSIGN_CACHE, else ~/.cache/farsign_jax."""
+    """Returns the folder of the cache: $FARSIGN_CACHE, else ~/.cache/farsign_jax."""
     return pathlib.Path(os.environ.get("FARSIGN_CACHE") or "~/.cache/farsign_jax").expanduser()
 
 
 def keep_programs() -> None:
-    """Programs compiled once are read back by the next command."""
+    """Lets JAX keep compiled programs in the cache, so that the next command finds them."""
     jax.config.update("jax_compilation_cache_dir", str(folder() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     logging.getLogger("jax").setLevel(logging.WARNING)  # it reports missing TPUs

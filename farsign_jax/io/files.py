@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 import contextlib
 import errno
@@ -13,20 +13,27 @@ import numpy as np
 
 from farsign_jax.validation import InvalidConfig
 
-# fmt: on
-
-# What the user's disk refuses, not what a programmer got wrong.
-DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+# Errors of the user's disk, as opposed to errors of a programmer.
+DENIED = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
 
 
 class ConfigMismatch(InvalidConfig):
-    """The folder holds results of another configuration, or is no folder."""
+    """A path is not a folder, or a folder contains results of another configuration."""
 
 
 def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
-    """Lets `write(file)` fill a new file, which then takes the place of `path` at once.
+    """Replaces a file in one step by one that `write(file)` has filled.
 
-    A reader, or a run that is killed at any moment, sees the old file or the new one.
+    Readers see the old file or the new one, even if the process is killed at any moment.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +44,7 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> N
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)
-    except OSError as error:  # a full disk does not say of which file
+    except OSError as error:  # that of a full disk does not name the file
         if error.errno is not None:
             error.filename = error.filename or str(path)
         raise
@@ -46,11 +53,12 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> N
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
+    """Replaces a file by this text, in one step."""
     atomic_write(path, lambda file: file.write(text.encode()))
 
 
 def save_state(path: str | os.PathLike, state: Any) -> None:
-    """Writes the arrays of a pytree as .npz, one by one: no second copy of them in memory."""
+    """Writes the arrays of a pytree as .npz, one by one, without a second copy in memory."""
     leaves: Any = {str(i): np.asarray(a) for i, a in enumerate(jax.tree.leaves(state))}
     atomic_write(path, lambda file: np.savez(file, **leaves))
 
@@ -70,20 +78,20 @@ def _opened(path: str | os.PathLike) -> Iterator[Any]:
 
 
 def load_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """What `save_arrays` wrote.
+    """Reads what `save_arrays` wrote.
 
     Raises:
-        InvalidConfig: where the file is damaged.
+        InvalidConfig: if the file is damaged.
     """
     with _opened(path) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 
 def load_leaf(path: str | os.PathLike, number: int) -> np.ndarray:
-    """One leaf of what `save_state` wrote; the others are not read.
+    """Reads one leaf of what `save_state` wrote, and nothing else.
 
     Raises:
-        InvalidConfig: where the file is damaged.
+        InvalidConfig: if the file is damaged.
     """
     with _opened(path) as arrays:
         return arrays[str(number)]
@@ -93,7 +101,7 @@ def load_state(path: str | os.PathLike, like: Any) -> Any:
     """Reads what `save_state` wrote into the structure of `like`.
 
     Raises:
-        InvalidConfig: where it is damaged, or leaves are missing, of another shape or type.
+        InvalidConfig: if it is damaged, or leaves are missing or of another shape or type.
     """
     leaves, tree = jax.tree.flatten(like)
     with _opened(path) as arrays:
@@ -110,8 +118,12 @@ def load_state(path: str | os.PathLike, like: Any) -> Any:
 
 
 def check_writable(path: str | os.PathLike, flag: str = "--out") -> None:
-    """Raises `InvalidConfig` where no folder of that name can be made or written to; where a
-    file is in its place, `ConfigMismatch`."""
+    """Checks that a folder exists or can be made, and that one may write to it.
+
+    Raises:
+        ConfigMismatch: if a file is in its place.
+        InvalidConfig: if it cannot be made or written to.
+    """
     if not str(path):
         raise InvalidConfig(f"{flag} names a folder: got ''")
     path = pathlib.Path(path).expanduser()

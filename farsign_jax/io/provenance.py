@@ -1,4 +1,4 @@
-"""Which code, on which machine, made a result."""
+"""Provenance: which code made a result, and on which machine."""
 
 import dataclasses
 import functools
@@ -15,9 +15,9 @@ from typing import Any
 import jax
 
 
-@functools.cache  # it starts git, and rows are written at every checkpoint
+@functools.cache  # it starts git
 def environment() -> dict[str, Any]:
-    """Versions, device and revision: what a reader needs to run it again."""
+    """Returns versions, device and revision: what it takes to reproduce a result."""
     packages = ("farsign_jax", "jax", "jaxlib", "flax", "optax", "numpy")
     versions = {}
     for package in packages:
@@ -39,16 +39,16 @@ def environment() -> dict[str, Any]:
 
 @functools.cache
 def code() -> dict[str, str]:
-    """The code that runs: git's revision, and a digest of the files of the package and, where
-    they lie beside it, of the experiments.
+    """Returns the revision of the code in git, and a digest of its files.
 
-    Files that are not committed, or not under git, have a digest, too.
+    The digest covers the files of the package and, if they lie beside it, of the experiments,
+    whether they are committed or not.
     """
     here, digest = pathlib.Path(__file__).parents[1], hashlib.sha256()
     for folder in (here, here.parent / "experiments"):
         for path in sorted(folder.rglob("[!.]*.py")):  # without the lock files of editors
-            told = path.relative_to(here.parent).as_posix().encode()
-            digest.update(told + b"\0" + path.read_bytes())
+            name = path.relative_to(here.parent).as_posix().encode()
+            digest.update(name + b"\0" + path.read_bytes())
     return {"revision": _revision(), "digest": digest.hexdigest()[:16]}
 
 
@@ -64,26 +64,28 @@ def _revision() -> str:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         here = pathlib.Path(__file__).parent
-        answer = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
-        return answer.stdout.strip() or "unknown"
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
+        return done.stdout.strip() or "unknown"
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
 
 
 def plain(config: Any) -> Any:
-    """A dataclass as what JSON can say."""
+    """Returns a dataclass as JSON represents it."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
-    """A short name for a configuration."""
+    """Returns a digest of a configuration, as a short name for it."""
     text = json.dumps(config, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def codes(path: pathlib.Path) -> list[dict[str, str]]:
-    """Each `code` that has written to a folder of results, the first one first; none where
-    nobody knows."""
+    """Returns each `code` that has written to a folder of results, in the order of writing.
+
+    The list is empty if code.json is missing or damaged.
+    """
     try:
         found = json.loads((path / "code.json").read_text())
         return [{name: str(one[name]) for name in ("revision", "digest")} for one in found]
@@ -92,5 +94,5 @@ def codes(path: pathlib.Path) -> list[dict[str, str]]:
 
 
 def is_other_code(before: Sequence[Mapping[str, str]]) -> bool:
-    """Whether the last of these `codes`, if there is one, is not what runs."""
+    """Returns whether the last of these `codes`, if there is one, differs from this code."""
     return bool(before) and before[-1]["digest"] != code()["digest"]

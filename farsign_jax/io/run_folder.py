@@ -1,49 +1,56 @@
-"""Results on disk: tidy rows, written whole or not at all, and how they were made."""
+"""A folder of results: its configuration, its rows, its checkpoints, and how it was made."""
 
-import csv
-import errno
-import io
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from farsign_jax.io import folder_readme, processes
-from farsign_jax.io.files import DENIED, ConfigMismatch, check_writable, write_text
-from farsign_jax.io.provenance import code, codes, environment, is_other_code
+from farsign_jax.io import folder_readme, processes, provenance
+from farsign_jax.io.files import ConfigMismatch, check_writable, write_text
+from farsign_jax.io.rows import Row, RowFile, csv_text
 from farsign_jax.io.tables import COLUMNS
 
-DENIED += (errno.EISDIR, errno.ENAMETOOLONG)
+# Columns that tell one row from another.
+KEY = ("method", "aggregator", "attack", "partition", "arrivals", "seed", "event")
+
+
+def columns_with(names: Iterable[str]) -> list[str]:
+    """Returns `COLUMNS`, and after them the other names in alphabetical order."""
+    return [*COLUMNS, *sorted(set(names) - set(COLUMNS))]
 
 
 def describe(path: str | os.PathLike) -> None:
-    """Writes README.md of a folder of results as it is now; one of somebody else stays."""
-    path = pathlib.Path(path)
-    file = path / "README.md"
+    """Writes README.md of a folder of results, unless somebody else has written one."""
+    file = pathlib.Path(path) / "README.md"
     if not processes.first():
         return
     if file.exists() and not file.read_text(errors="replace").startswith(folder_readme.MARK):
         return
-    revisions = [one["revision"] for one in codes(path)]
-    write_text(file, folder_readme.text(path, environment(), revisions))
+    write_text(file, folder_readme.text(*folder_readme.made_by()))
 
 
 class RunFolder:
-    """One folder of results: `config.json`, `code.json`, `results.csv`, `results.json`,
-    checkpoints, and README.md, which tells of these.
+    """A folder of results of one configuration.
 
-    Nothing is written before `claim`, so that a command that fails leaves no trace. Of several
-    processes, the first writes; all have their checkpoints there.
+    It contains `config.json`, `code.json`, `results.csv`, `results.json`, checkpoints, and
+    README.md, which describes these. Nothing is written before `claim`, so that a command that
+    fails leaves no trace. Of several processes, the first one writes; all have their
+    checkpoints there.
+
+    Args:
+        path: the folder, which need not exist.
+        config: what decides the results.
 
     Raises:
-        ConfigMismatch: where it already holds results of another configuration.
+        ConfigMismatch: if it already contains results of another configuration.
     """
 
     def __init__(self, path: str | os.PathLike, config: Mapping[str, Any]):
         self.path = pathlib.Path(path).expanduser()
         self.config = dict(config)
+        self._rows: RowFile | None = None
         known = self.path / "config.json"
         check_writable(self.path)
         if (self.path / "results.csv").exists() and not known.exists():
@@ -67,56 +74,74 @@ class RunFolder:
                 )
 
     def claim(self) -> None:
-        """Marks the folder as this configuration's, and as written to by this code."""
+        """Records the configuration in `config.json`, and the code in `code.json`."""
         known = self.path / "config.json"
         if not processes.first():
             return
-        before = codes(self.path)
-        if is_other_code(before) or not (before or known.exists()):
-            write_text(self.path / "code.json", json.dumps([*before, code()], indent=1) + "\n")
+        before = provenance.codes(self.path)
+        if provenance.is_other_code(before) or not (before or known.exists()):
+            write_text(
+                self.path / "code.json",
+                json.dumps([*before, provenance.code()], indent=1) + "\n",
+            )
         if not known.exists():
             write_text(known, json.dumps(self.config, indent=2) + "\n")
             describe(self.path)
 
     def checkpoint(self, name: str) -> pathlib.Path:
+        """Returns the path of a checkpoint."""
         return self.path / "checkpoints" / f"{name}.npz"
 
-    def write_rows(self, rows: Sequence[Mapping[str, Any]], summary: Any = None) -> None:
-        """Tidy `results.csv`, and `results.json`, which also says how they were made."""
+    def append_rows(
+        self, rows: Sequence[Row], columns: Sequence[str] = (), key: Sequence[str] = KEY
+    ) -> None:
+        """Appends rows to `results.csv`; those of an interrupted command are continued.
+
+        Args:
+            rows: may repeat rows that the file already had before the first call.
+            columns: all columns that rows will have beside `COLUMNS`; read by the first call.
+            key: columns that tell one row from another; read by the first call.
+        """
+        if not processes.first():
+            return
+        if self._rows is None:
+            self.claim()
+            self._rows = RowFile(self.path / "results.csv", columns_with(columns), key)
+        self._rows.append(rows)
+
+    def write_rows(self, rows: Sequence[Row], summary: Any = None) -> None:
+        """Writes all rows in their final order: `results.csv`, and `results.json`, which also
+        records how they were made."""
         if not processes.first():
             return
         self.claim()
-        extra = sorted({name for row in rows for name in row} - set(COLUMNS))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [*COLUMNS, *extra], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(self.path / "results.csv", text.getvalue())
+        columns = columns_with({name for row in rows for name in row})
+        write_text(self.path / "results.csv", csv_text(columns, rows))
+        self._rows = None
         record = {
             "config": self.config,
-            "environment": environment(),
-            "code": codes(self.path),
+            "environment": provenance.environment(),
+            "code": provenance.codes(self.path),
             "summary": summary,
             "rows": list(rows),
         }
         write_text(self.path / "results.json", json.dumps(record, indent=1) + "\n")
-        describe(self.path)
 
 
 def open_folder(path: str | os.PathLike, config: Mapping[str, Any]) -> RunFolder:
-    """A folder of results; says on stderr where other code has begun what is there.
+    """Opens a folder of results, and prints a note if other code has written to it.
 
     Raises:
-        ConfigMismatch, InvalidConfig: as `Folder`.
+        ConfigMismatch, InvalidConfig: as `RunFolder`.
     """
     folder = RunFolder(path, config)
-    before = codes(folder.path)
-    if processes.first() and is_other_code(before):
-        then, now = before[-1]["revision"], code()["revision"]
+    before = provenance.codes(folder.path)
+    if processes.first() and provenance.is_other_code(before):
+        then, now = before[-1]["revision"], provenance.code()["revision"]
         since = "changed since" if now == then else f"now {now}"
         print(
-            f"note: {folder.path} is of other code (revision {then}, {since}); what is there "
-            "is kept. Another --out runs all of it anew",
+            f"note: {folder.path} was written by other code (revision {then}, {since}); its "
+            "results are kept. Choose another --out to compute all of them anew",
             file=sys.stderr,
         )
     return folder

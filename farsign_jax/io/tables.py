@@ -1,4 +1,4 @@
-"""Tables as Markdown and LaTeX, and the columns of results."""
+"""Tables in Markdown and LaTeX, and the columns of results."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,14 @@ COLUMNS = (
     "method", "aggregator", "attack", "partition", "arrivals", "seed", "event", "evaluations",
     "seconds", "virtual_seconds", "bits_up", "test_accuracy", "test_loss",
 )
+# fmt: on
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table in Markdown, with columns aligned in the source."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
-    def line(cells):
+    def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
 
     rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
@@ -20,7 +22,9 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def latex_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def line(cells):
+    """Returns a LaTeX `tabular`; of the characters special to LaTeX, _ % and ± are escaped."""
+
+    def line(cells: Sequence[str]) -> str:
         escaped = (cell.replace("_", r"\_").replace("%", r"\%") for cell in cells)
         return " & ".join(escaped).replace("±", r"$\pm$") + r" \\"
 

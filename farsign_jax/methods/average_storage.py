@@ -156,3 +156,18 @@ def make(name: str, m: int, size: int, slots: int | None = None) -> Averages:
     slots = max(size // 8, 1) if slots is None else slots
     require(1 <= slots <= size, f"storage needs 1 <= slots <= K={size}: got {slots}")
     return kind(m, size, slots)
+
+
+def memory_advice(m: int) -> Callable[[str, int, int, int], str]:
+    """Returns advice on storage for a run that does not fit into memory (`Server`)."""
+
+    def advice(field: str, size: int, rest: int, available: int) -> str:
+        if field != "averages" or rest >= available:
+            return ""
+        slots = (available - rest) // (8 * m)
+        return (
+            f"storage=bfloat16 needs {(rest + size // 2) / 2**30:.3g} GiB, and "
+            f"storage=hashed,slots={slots} or less fits (methods.average_storage)"
+        )
+
+    return advice

@@ -28,7 +28,7 @@ import numpy as np
 from farsign_jax.base import Array, PyTree, Query, Schedule, Server
 from farsign_jax.directions.dictionary import Dictionary
 from farsign_jax.directions.importance import Sampler
-from farsign_jax.methods.average_storage import Averages, dense
+from farsign_jax.methods.average_storage import Averages, dense, memory_advice
 from farsign_jax.methods.iterate_average import IterateAverage
 from farsign_jax.step_sizes import as_schedule, check_step_size
 from farsign_jax.validation import is_concrete, require, sanitize
@@ -202,7 +202,15 @@ def far_sign(
         said = storage.read(state.averages, everyone, direction[None])
         return said, said != 0  # never heard, or an average of exactly 0: nothing to imitate
 
-    return Server(init, query, update, m, recall, scheduled=("counts", "step"))
+    return Server(
+        init,
+        query,
+        update,
+        m,
+        recall,
+        scheduled=("counts", "step"),
+        memory_advice=memory_advice(m),
+    )
 
 
 def _arrival_weight(m: int, rates: Any, max_weight: float) -> Callable[[Array, Array], Any]:

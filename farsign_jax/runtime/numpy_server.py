@@ -182,7 +182,7 @@ def contracts() -> bool | None:
         return server.update(state, report)[0], None
 
     def loop(x0, told):
-        return jax.lax.scan(hear, server.init(x0), told)[0]
+        return jax.lax.scan(hear, server.init(x0, None), told)[0]
 
     want = jax.jit(loop)(x0, (workers, chosen, values))
     for contract in (True, False):

@@ -1,36 +1,30 @@
-"""Simulation: the conversation of server and workers, in one compiled loop."""
+"""Simulation: the conversation of a server with its workers, in one compiled loop."""
 
 from farsign_jax.simulation.conversation import (
-    DELIVERIES,
-    Memory,
-    Run,
     answer,
     apply_attack,
     ask,
     check_batch,
     deliver,
-    depth,
-    output,
-    scatter,
-    zero_after,
 )
-from farsign_jax.simulation.loop import Lines, advance, event, python_loop, start
-from farsign_jax.simulation.runner import bits_per_answer, chunks, drive, run
+from farsign_jax.simulation.in_place import scatter, zero_after
+from farsign_jax.simulation.loop import Steps, advance, event, python_loop, start
+from farsign_jax.simulation.runner import bits_per_answer, drive, run, segments
 from farsign_jax.simulation.staleness import Staleness
+from farsign_jax.simulation.state import DELIVERIES, Memory, Run, depth, output
 
 __all__ = [
     "DELIVERIES",
-    "Lines",
     "Memory",
     "Run",
     "Staleness",
+    "Steps",
     "advance",
     "answer",
     "apply_attack",
     "ask",
     "bits_per_answer",
     "check_batch",
-    "chunks",
     "deliver",
     "depth",
     "drive",
@@ -39,6 +33,7 @@ __all__ = [
     "python_loop",
     "run",
     "scatter",
+    "segments",
     "start",
     "zero_after",
 ]

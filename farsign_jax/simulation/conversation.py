@@ -1,7 +1,6 @@
-"""The event loop: who speaks when.
+"""The three steps of the conversation: `ask`, `answer` and `deliver`.
 
-`ask`, `answer` and `deliver` are the three lines of the conversation. One `event` speaks
-them for the workers that arrive together, in one of two modes:
+An event takes these steps for the workers that arrive together, in one of two modes:
 
     fresh        the arriving worker is asked, answers and is received within the event, as in
                  the paper's MNIST experiment: staleness 0;
@@ -14,65 +13,42 @@ them for the workers that arrive together, in one of two modes:
 
 A schedule is data: i32[T], the worker that arrives at each event, or i32[T, s] for sets of up
 to s arrivals per update (the paper's S_n, or a synchronous round), padded with -1. The loop
-over it is `lax.scan` in a compiled program, or `python_loop`, which speaks the same three
+over it is `lax.scan` in a compiled program, or `python_loop`, which calls the same three
 functions one by one.
 """
 
+# JAX annotates its functions only in part, so what they return is often of unknown type.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportUnknownLambdaType=false
+
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from farsign_jax import keys as keys_lib
-from farsign_jax.base import Array, Attack, Problem, Query, Report, System, Table, View
-from farsign_jax.simulation.staleness import Staleness
+from farsign_jax.base import (
+    Array,
+    Attack,
+    Diagnostics,
+    Encode,
+    Problem,
+    Query,
+    Report,
+    System,
+    Table,
+    View,
+)
+from farsign_jax.simulation.in_place import scatter, zero_after
+from farsign_jax.simulation.state import Memory, Run
 from farsign_jax.validation import require
 
-DELIVERIES = {
-    "fresh": "Who arrives is asked, answers and is received in one event",
-    "outstanding": "L open questions at each worker (outstanding:L; 1): answers grow stale",
-}
 
-
-def depth(delivery: str) -> int:
-    """How many questions every worker has open between two events: 0 in fresh delivery.
-
-    Raises:
-        InvalidConfig: on a delivery that is none.
-    """
-    if delivery == "fresh":
-        return 0
-    name, colon, number = delivery.partition(":")
-    good = name == "outstanding" and (not colon or (number.isdecimal() and int(number) > 0))
-    rule = "delivery is fresh, outstanding or outstanding:L with 0 < L < 65536"
-    require(good and int(number or 1) < 2**16, f"{rule}: got {delivery!r}")
-    return int(number or 1)
-
-
-class Memory(NamedTuple):
-    """What each worker last reported, kept for servers that do not remember it themselves."""
-
-    reported: dict[str, Array]  # f32[m, k] in each space that an attack watches
-    received: Array  # bool[m]
-
-
-class Run(NamedTuple):
-    """The whole state of a run between two events."""
-
-    server: Any  # the server's state
-    workers: Any  # worker states, leaves [m, ...]
-    attack: Any  # the attack's state
-    inbox: Any  # Report of [m, L]: answers under way; () in fresh delivery
-    memory: Any  # Memory, or () where no attack wants it
-    events: Array  # i32[], events so far; numbers the questions, whatever `step` counts
-    staleness: Staleness
-
-
-def _over_slots(f: Callable, *trees: Any) -> Any:
-    """Applies f along the leading axis [s]; a single slot stays free of a batch axis."""
+def _over_slots(f: Callable[..., Any], *trees: Any) -> Any:
+    """Maps `f` over the leading axis [s]; for a single slot, without `vmap`."""
     if len(jax.tree.leaves(trees)[0]) > 1:
         return jax.vmap(f)(*trees)
     return jax.tree.map(lambda a: a[None], f(*jax.tree.map(lambda a: a[0], trees)))
@@ -81,9 +57,17 @@ def _over_slots(f: Callable, *trees: Any) -> Any:
 def ask(
     system: System, state: Any, workers: Array, number: Array, keys: keys_lib.RunKeys
 ) -> Query:
-    """Question `number` i32[] to each of `workers` i32[s], leaves [s, ...]."""
+    """Asks each of `workers` i32[s] the question with this number: queries, leaves [s, ...].
 
-    def one(worker):
+    Args:
+        system: who takes part.
+        state: of the server.
+        workers: i32[s].
+        number: i32[], of the question.
+        keys: of the run.
+    """
+
+    def one(worker: Array) -> Query:
         key = keys_lib.message(keys.queries, worker, number)
         return system.server.query(state, worker, key)
 
@@ -98,11 +82,22 @@ def answer(
     number: Array,
     keys: keys_lib.RunKeys,
 ) -> tuple[Any, Report]:
-    """What the workers answer honestly: their new states, leaves [m, ...], and s reports."""
+    """Lets the workers answer s queries honestly.
 
+    Args:
+        system: who takes part.
+        problem: holds the examples of the workers.
+        states: of all workers, leaves [m, ...].
+        queries: leaves [s, ...].
+        number: i32[], of the question.
+        keys: of the run.
+
+    Returns:
+        The new states of all workers, leaves [m, ...], and s reports.
+    """
     worker = system.worker
 
-    def one(query):
+    def one(query: Query) -> tuple[Any, Report, tuple[Array, ...]]:
         i = query.worker
         key, shard = keys_lib.message(keys.batches, i, number), problem.shard(i)
         touched = () if worker.touched is None else (worker.touched(shard, key),)
@@ -125,26 +120,43 @@ def answer(
     return _map_states(put, put_rows, states, new), reports
 
 
-def _map_states(whole: Callable, rows: Callable, *states: Any) -> Any:
-    """Maps worker states: `rows` over what lies in a `Table`, `whole` over everything else."""
+def _map_states(leaf: Callable[..., Any], rows: Callable[..., Any], *states: Any) -> Any:
+    """Maps states of workers: `rows` over the leaves of a `Table`, `leaf` over all others."""
 
-    def is_table(node):
+    def is_table(node: Any) -> bool:
         return isinstance(node, Table)
 
-    def one(*nodes):
-        return jax.tree.map(rows if is_table(nodes[0]) else whole, *nodes)
+    def one(*nodes: Any) -> Any:
+        return jax.tree.map(rows if is_table(nodes[0]) else leaf, *nodes)
 
     return jax.tree.map(one, *states, is_leaf=is_table)
 
 
 def apply_attack(
-    attack: Attack, encode: Callable | None, state: Any, report: Report, view: View, key: Array
+    attack: Attack,
+    encode: Encode | None,
+    state: Any,
+    report: Report,
+    view: View,
+    key: Array,
 ) -> tuple[Any, Array]:
-    """What a liar sends: the attack's state and the message.
+    """Forges what a Byzantine worker sends.
 
-    `view.reported` is a dict over spaces, `view.received` bool[m] or bool[m, k].
+    Args:
+        attack: what it does.
+        encode: of the honest workers.
+        state: of the attack.
+        report: the honest report, without a leading axis.
+        view: with `reported` as a dict over spaces, and `received` bool[m] or bool[m, k].
+        key: of the message.
+
+    Returns:
+        The attack's new state, and the message.
+
+    Raises:
+        InvalidConfig: if the forged value has another shape or type than the honest one.
     """
-    if isinstance(attack.space, tuple):  # of several attacks, each of which calls this again
+    if isinstance(attack.space, tuple):  # several attacks, each of which calls this again
         return attack.forge(state, report, view, key)
     measured = attack.space == "measured" and encode is not None
     if measured:
@@ -169,24 +181,33 @@ def apply_attack(
 
 def deliver(
     system: System, run: Run, reports: Report, byzantine: Array, keys: keys_lib.RunKeys
-) -> tuple[Run, dict[str, Array]]:
-    """Lets the liars among s reports speak instead, then lets the server hear them all.
+) -> tuple[Run, Diagnostics]:
+    """Replaces the values of Byzantine workers among s reports, then updates the server.
 
-    Info: what the server says, and `staleness` i32[s], server steps between question and
-    answer (-1 in an empty slot), and `nonfinite` i32[], messages with NaN or inf in them.
+    Args:
+        system: who takes part.
+        run: the state of the run.
+        reports: what the workers answered honestly, a leading axis [s].
+        byzantine: bool[m], or bool[P, m] for events 0 .. P - 1 and from the beginning again.
+        keys: of the run.
+
+    Returns:
+        The new state of the run, and the diagnostics of the server's update with `staleness`
+        i32[s], server steps between question and answer (-1 in an empty slot), and `nonfinite`
+        i32[], messages that contain NaN or infinity.
     """
     server, worker, attack = system
     if byzantine.ndim == 2:
         byzantine = byzantine[run.events % len(byzantine)]
     m = byzantine.shape[0]
     honest = reports._replace(measured=())
-    # Who hears a whole round knows what honest workers say in it, not only what they reported.
+    # An adversary that sees a complete round knows what honest workers report in it, too.
     known = run.memory
     if known != () and len(reports.worker) > 1:
         known = _remember(known, reports, reports.value)
-    jax.eval_shape(server.update, run.server, honest)  # it refuses what it cannot read
+    jax.eval_shape(server.update, run.server, honest)  # rejects reports it cannot read
 
-    def forge(attack_state, report):
+    def forge(attack_state: Any, report: Report) -> tuple[Any, Array]:
         reported = received = None
         if attack.omniscient and server.recall is not None:
             reported, received = server.recall(run.server, report.direction)
@@ -197,23 +218,23 @@ def deliver(
         key = keys_lib.message(keys.attacks, report.worker, run.events)
         return apply_attack(attack, worker.encode, attack_state, report, view, key)
 
-    def speak(attack_state, report):
-        def truth(attack_state, report):
+    def send(attack_state: Any, report: Report) -> tuple[Any, Array]:
+        def honestly(attack_state: Any, report: Report) -> tuple[Any, Array]:
             return attack_state, report.value
 
-        lies = byzantine[report.worker] & (report.worker < m)
-        # To make up a whole gradient, or to look at what everybody reported, is work: only where it
-        # matters.
+        forged = byzantine[report.worker] & (report.worker < m)
+        # Forging a complete gradient, or reading all that was reported, is expensive: such an
+        # attack runs only for reports of Byzantine workers.
         if attack.omniscient or len(reports.worker) > 1:
-            return jax.lax.cond(lies, forge, truth, attack_state, report)
+            return jax.lax.cond(forged, forge, honestly, attack_state, report)
         after, value = forge(attack_state, report)
-        after = jax.tree.map(lambda new, old: jnp.where(lies, new, old), after, attack_state)
-        return after, jnp.where(lies, value, report.value)
+        after = jax.tree.map(lambda new, old: jnp.where(forged, new, old), after, attack_state)
+        return after, jnp.where(forged, value, report.value)
 
-    if len(reports.worker) > 1:  # liars of one set speak in turn: an attack may remember
-        attack_state, value = jax.lax.scan(speak, run.attack, reports)
+    if len(reports.worker) > 1:  # one after the other: an attack may have a state
+        attack_state, value = jax.lax.scan(send, run.attack, reports)
     else:
-        attack_state, value = speak(run.attack, jax.tree.map(lambda a: a[0], reports))
+        attack_state, value = send(run.attack, jax.tree.map(lambda a: a[0], reports))
         value = value[None]
 
     present = reports.worker < m
@@ -233,49 +254,24 @@ def deliver(
 
 
 def _remember(memory: Memory, reports: Report, message: Array) -> Memory:
-    news = {"message": message, "measured": reports.measured}
+    """Returns the memory after these reports, with `message` as their value."""
+    new = {"message": message, "measured": reports.measured}
     reported = {
-        name: scatter(reports.worker, old, news[name]) for name, old in memory.reported.items()
+        name: scatter(reports.worker, old, new[name]) for name, old in memory.reported.items()
     }
     return Memory(reported, memory.received.at[reports.worker].set(True, mode="drop"))
 
 
-def scatter(i: Any, a: Array, new: Array) -> Array:
-    return a.at[i].set(new, mode="drop")  # an empty slot writes nothing
+def check_batch(batch_size: int, sizes: Any) -> None:
+    """Raises `InvalidConfig` if a mini-batch is larger than the smallest shard.
 
-
-def zero_after(tree: Any) -> Array:
-    """0, but not before all of `tree` has been computed.
-
-    Who overwrites an array must come after all who read it, or XLA copies the whole of it at
-    every event. It knows no other order than that of the data, and an optimization barrier is
-    gone before it decides.
+    Args:
+        batch_size: examples per mini-batch.
+        sizes: i[m], examples of each worker.
     """
-
-    def nothing(leaf):
-        first = leaf[(0,) * leaf.ndim]
-        if jnp.issubdtype(first.dtype, jax.dtypes.prng_key):
-            first = jax.random.key_data(first)[0]
-        if first.dtype == jnp.bool_:
-            first = first.astype(jnp.uint32)
-        elif not jnp.issubdtype(first.dtype, jnp.integer):
-            first = jax.lax.bitcast_convert_type(first.astype(jnp.float32), jnp.uint32)
-        return (first & 1) >> 1
-
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.size]
-    return sum((nothing(leaf).astype(jnp.int32) for leaf in leaves), jnp.zeros((), jnp.int32))
-
-
-def output(run: Run) -> Array:
-    """f32[..., d], what a run is judged by: the iterate, or what its server says instead."""
-    return getattr(run.server, "output", run.server.params)
-
-
-def check_batch(system: System, sizes: Any) -> None:
-    """Raises `InvalidConfig` where a mini-batch would be larger than the smallest shard."""
-    smallest, b = int(np.min(sizes)), system.worker.batch_size
+    smallest = int(np.asarray(sizes).min())
     require(
-        b <= smallest,
-        f"need batch_size <= examples of every worker: got batch_size={b}, and a worker has "
-        f"{smallest}",
+        batch_size <= smallest,
+        f"need batch_size <= examples of every worker: got batch_size={batch_size}, and a "
+        f"worker has {smallest}",
     )

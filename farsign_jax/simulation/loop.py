@@ -1,32 +1,32 @@
 """The event loop: one event, and many of them in `lax.scan` or in a loop of Python."""
 
+# JAX annotates its functions only in part, so what they return is often of unknown type.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportUnknownLambdaType=false
+
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from farsign_jax import keys as keys_lib
-from farsign_jax.base import Array, Problem, System
-from farsign_jax.simulation.conversation import (
-    Memory,
-    Run,
-    answer,
-    ask,
-    deliver,
-    depth,
-    scatter,
-    zero_after,
-)
+from farsign_jax.base import Array, Diagnostics, Problem, Query, Report, System
+from farsign_jax.simulation.conversation import answer, ask, deliver
+from farsign_jax.simulation.in_place import scatter, zero_after
 from farsign_jax.simulation.staleness import Staleness
+from farsign_jax.simulation.state import Memory, Run, depth
 from farsign_jax.validation import require
 
-Lines = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
 
+class Steps(NamedTuple):
+    """The three steps of the conversation, as `event` calls them."""
 
-_LINES: Lines = (ask, answer, deliver)
+    ask: Callable[..., Query] = ask
+    answer: Callable[..., tuple[Any, Report]] = answer
+    deliver: Callable[..., tuple[Run, Diagnostics]] = deliver
 
 
 def event(
@@ -37,27 +37,40 @@ def event(
     delivery: str,
     run: Run,
     workers: Array,
-    lines: Lines = _LINES,
-) -> tuple[Run, dict[str, Array]]:
-    """One step of the loop: `workers`, i32[] or i32[s], are heard."""
-    speak_ask, speak_answer, speak_deliver = lines
+    steps: Steps = Steps(),  # noqa: B008, which is immutable
+) -> tuple[Run, Diagnostics]:
+    """Advances a run by one event, in which `workers` arrive.
+
+    Args:
+        system: who takes part.
+        problem: holds the examples of the workers.
+        byzantine: bool[m], or bool[P, m], see `deliver`.
+        keys: of the run.
+        delivery: "fresh", "outstanding" or "outstanding:L".
+        run: the state of the run.
+        workers: i32[] or i32[s], padded with -1.
+        steps: functions that are called for the three steps.
+
+    Returns:
+        The new state, and the diagnostics of `deliver`.
+    """
     workers = jnp.atleast_1d(workers)
     i = jnp.where(workers < 0, problem.num_workers, workers)
 
-    def exchange(run):
+    def exchange(run: Run) -> tuple[Run, Report]:
         number = run.events
-        queries = speak_ask(system, run.server, i, number, keys)
-        states, reports = speak_answer(system, problem, run.workers, queries, number, keys)
+        queries = steps.ask(system, run.server, i, number, keys)
+        states, reports = steps.answer(system, problem, run.workers, queries, number, keys)
         return run._replace(workers=states), reports
 
     open_questions = depth(delivery)
     if not open_questions:
         run, reports = exchange(run)
-        return speak_deliver(system, run, reports, byzantine, keys)
+        return steps.deliver(system, run, reports, byzantine, keys)
 
     at = (i, run.staleness.answers[i] % open_questions)  # its oldest question
     reports = jax.tree.map(lambda a: a[at], run.inbox)._replace(worker=i)
-    run, info = speak_deliver(system, run, reports, byzantine, keys)
+    run, info = steps.deliver(system, run, reports, byzantine, keys)
     run, reports = exchange(run)
     readers = (run.server, run.attack, run.memory, run.staleness, info)
     at = (i + zero_after(readers), at[1])
@@ -66,7 +79,13 @@ def event(
 
 
 def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: str) -> Run:
-    """The state before the first event; in outstanding delivery, every worker is asked."""
+    """Returns the state before the first event.
+
+    In outstanding delivery every worker has been asked.
+
+    Raises:
+        InvalidConfig: if the server, the attack and the problem do not go together.
+    """
     open_questions = depth(delivery)
     server, worker, attack = system
     m, zero = problem.num_workers, jnp.zeros((), jnp.int32)
@@ -78,12 +97,13 @@ def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: st
     state = server.init(jnp.copy(problem.x0), keys.server)  # x0 is not the loop's to donate
     workers = jax.vmap(lambda i: worker.init(problem.shard(i)))(everyone)
 
-    def converse(i, states, number):
+    def converse(i: Array, states: Any, number: Array) -> tuple[Any, Report]:
         queries = ask(system, state, i[None], number, keys)
         states, reports = answer(system, problem, states, queries, number, keys)
         return states, jax.tree.map(lambda a: a[0], reports)
 
-    def questions(i):  # numbered 0, -1, ...: events count from 1 on
+    def questions(i: Array) -> tuple[Any, Report]:
+        # Numbered 0, -1, ...: those of events count from 1.
         numbers = -jnp.arange(open_questions, dtype=jnp.int32)
         states, reports = jax.lax.scan(functools.partial(converse, i), workers, numbers)
         return jax.tree.map(lambda a: a[i], states), reports
@@ -92,19 +112,20 @@ def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: st
     memory: Any = ()
     if attack.omniscient and server.recall is None:
         _, report = jax.eval_shape(converse, everyone[0], workers, zero)
-        whole = worker.encode is not None or not jax.tree.leaves(report.direction)
+        gradients = worker.encode is not None or not jax.tree.leaves(report.direction)
         require(
-            server.comparable or whole,
-            "an omniscient attack needs a server that can recall what was said about a "
-            "direction, or whole gradients",
+            server.comparable or gradients,
+            "an omniscient attack needs whole gradients, or a server that can recall what was "
+            "reported about a direction",
         )
         space = attack.space
         spaces = (space,) if isinstance(space, str) else space
         like = {"message": report.value, "measured": report.measured}
         if worker.encode is None:
             spaces = ("message",)
-        said = {name: jnp.zeros((m, *like[name].shape), like[name].dtype) for name in spaces}
-        memory = Memory(said, jnp.zeros((m,), bool))
+        shapes = {name: like[name] for name in spaces}
+        reported = {n: jnp.zeros((m, *a.shape), a.dtype) for n, a in shapes.items()}
+        memory = Memory(reported, jnp.zeros((m,), bool))
     if open_questions:
         # One at a time: m oracle calls side by side would need m times the scratch memory.
         workers, inbox = jax.lax.map(questions, everyone)
@@ -119,8 +140,12 @@ def advance(
     delivery: str,
     run: Run,
     schedule: Array,
-) -> tuple[Run, dict[str, Array]]:
-    """All events of `schedule`, i32[T] or i32[T, s]. Info leaves lead with [T]."""
+) -> tuple[Run, Diagnostics]:
+    """Advances a run by all events of `schedule`, i32[T] or i32[T, s], in one `lax.scan`.
+
+    Returns:
+        The new state, and the diagnostics of all events, leaves [T, ...].
+    """
     step = functools.partial(event, system, problem, byzantine, keys, delivery)
     return jax.lax.scan(step, run, schedule)
 
@@ -132,17 +157,15 @@ def python_loop(
     keys: keys_lib.RunKeys,
     delivery: str,
     run: Run,
-    schedule: Array,
-) -> tuple[Run, dict[str, Array]]:
-    """`advance` in plain Python: slow, and open to a debugger between any two lines."""
-    infos = []
+    schedule: Array | np.ndarray,
+) -> tuple[Run, Diagnostics]:
+    """Does what `advance` does, in plain Python, so that a debugger can stop in between."""
+    infos: list[Diagnostics] = []
     for workers in map(jnp.asarray, np.asarray(schedule)):
-        run, info = event(system, problem, byzantine, keys, delivery, run, workers, _SPOKEN)
+        run, info = event(system, problem, byzantine, keys, delivery, run, workers, _COMPILED)
         infos.append(info)
     return run, jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos)
 
 
-_speak = functools.partial(jax.jit, static_argnums=0)
-
-
-_SPOKEN: Lines = (_speak(ask), _speak(answer), _speak(deliver))
+_compile = functools.partial(jax.jit, static_argnums=0)
+_COMPILED = Steps(_compile(ask), _compile(answer), _compile(deliver))

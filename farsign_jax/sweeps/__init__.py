@@ -1,19 +1,19 @@
-"""Sweeps: many runs at once, over devices and processes, resumable."""
+"""Sweeps: many runs at once, over devices and processes, which can be interrupted."""
 
+from farsign_jax.sweeps.inspection import Inspection, bytes_per_run, inspect, memory
 from farsign_jax.sweeps.lockstep import Lockstep, LockstepState
 from farsign_jax.sweeps.run_batch import (
     FinalRuns,
     RunBatch,
     SystemFactory,
     advance,
-    bytes_per_run,
-    memory,
     start,
 )
 from farsign_jax.sweeps.run_sweep import cut, runs_that_fit, sweep
 
 __all__ = [
     "FinalRuns",
+    "Inspection",
     "Lockstep",
     "LockstepState",
     "RunBatch",
@@ -21,6 +21,7 @@ __all__ = [
     "advance",
     "bytes_per_run",
     "cut",
+    "inspect",
     "memory",
     "runs_that_fit",
     "start",

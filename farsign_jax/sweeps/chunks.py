@@ -1,9 +1,9 @@
-"""How the lanes of a sweep are cut into shares, and where each share is kept.
+"""How the runs of a batch are cut into chunks, and where the state of each chunk is kept.
 
-A share is what one device has of the lanes at a time, and has a checkpoint of its own. The cut
-is made when a sweep begins and kept when it resumes. Which shares then run side by side
-depends on the devices and processes there are, but neither what one of them computes nor the
-memory it takes: where eight devices began, one can go on, to the same bits.
+A chunk is the runs that one device advances at a time, with a checkpoint of its own. The cut is
+made when a sweep begins and kept when it resumes. Which chunks then run side by side depends on
+the devices and processes at hand, but neither the results of a chunk nor its memory do: a sweep
+that began on eight devices can continue on one, with the same bits.
 """
 
 import dataclasses
@@ -22,11 +22,12 @@ from farsign_jax.validation import require
 
 
 class Chunk(NamedTuple):
-    """Lanes of one device.
+    """Some runs of a batch, for one device.
 
     Attributes:
-        ids: i[w], which lanes; w is the same for all shares, so the last lane may be repeated.
-        count: how many of them are not spare; 0 where the whole share is.
+        ids: i[w], indices of the runs; w is the same for all chunks, so the last run may be
+            repeated.
+        count: number of ids that are not such padding; 0 if all of the chunk is padding.
         path: its checkpoint, or None.
     """
 
@@ -35,44 +36,44 @@ class Chunk(NamedTuple):
     path: pathlib.Path | None
 
     @property
-    def lanes(self) -> np.ndarray:
-        """The ids that are not spare."""
+    def runs(self) -> np.ndarray:
+        """The ids that are not padding."""
         return self.ids[: self.count]
 
 
-def agreed(
+def agree_number(
     total: int,
     fit: int,
     devices: int,
     max_parallel_runs: int | None = None,
     checkpoint: pathlib.Path | None = None,
 ) -> int:
-    """Into how many shares all processes cut a sweep.
+    """Returns the number of chunks into which all processes cut a sweep.
 
-    As it was cut before, if shares are not too wide; otherwise into one or more for each
-    device, as many on all of them, where there are lanes enough.
+    It is that of an earlier call, if its chunks are not too wide; otherwise one or more for
+    each device, as many on all of them if there are enough runs.
 
     Args:
-        total: lanes.
-        fit: how many of them one device of this process may have at a time.
-        devices: of this process.
-        max_parallel_runs: how many the caller allows on a device, if it says so.
+        total: number of runs.
+        fit: number of runs that one device of this process may advance at a time.
+        devices: number of devices of this process.
+        max_parallel_runs: number of runs that the caller allows on a device, or None.
         checkpoint: of the sweep, or None.
     """
     least = 1 if max_parallel_runs is None else -(-total // max_parallel_runs)
     begun = None if checkpoint is None else _begun(checkpoint, least)
-    told = processes.exchange((fit, devices, begun))
-    for _, _, number in told:
+    of_all = processes.exchange((fit, devices, begun))
+    for _, _, number in of_all:
         if number is not None:
             return number
-    everywhere = sum(one[1] for one in told)
-    rounds = -(-total // (min(one[0] for one in told) * everywhere))
+    everywhere = sum(one[1] for one in of_all)
+    rounds = -(-total // (min(one[0] for one in of_all) * everywhere))
     width = -(-total // min(rounds * everywhere, total))
     return -(-total // width)
 
 
 def _begun(checkpoint: pathlib.Path, least: int) -> int | None:
-    """Into how many shares, of at least so many, an earlier call cut the lanes."""
+    """Returns the smallest number of chunks, at least `least`, of an earlier call, or None."""
     name = re.compile(rf"{re.escape(checkpoint.stem)}-\d+of(\d+){checkpoint.suffix}")
     found = map(name.fullmatch, _names(checkpoint.parent))
     return min((n for n in (int(m[1]) for m in found if m) if n >= least), default=None)
@@ -83,80 +84,88 @@ def _names(folder: pathlib.Path) -> list[str]:
 
 
 def cut(total: int, number: int, checkpoint: pathlib.Path | None) -> list[Chunk]:
-    """All lanes in `number` shares of the same width, one program for all of them."""
+    """Cuts `total` runs into `number` chunks of the same width, for one program."""
     width, made = -(-total // number), []
     for n in range(number):
         ids = np.arange(n * width, min((n + 1) * width, total))
-        spare = np.full(width - len(ids), ids[-1])
+        padding = np.full(width - len(ids), ids[-1])
         path = None
         if checkpoint is not None:
             path = checkpoint.with_name(f"{checkpoint.stem}-{n}of{number}{checkpoint.suffix}")
-        made.append(Chunk(np.concatenate([ids, spare]), len(ids), path))
+        made.append(Chunk(np.concatenate([ids, padding]), len(ids), path))
     return made
 
 
-def side_by_side(shares: Sequence[Chunk], devices: int) -> Iterator[list[Chunk]]:
-    """Shares that may run together, at most one for each device: all are equally far.
+def side_by_side(chunks: Sequence[Chunk], devices: int) -> Iterator[list[Chunk]]:
+    """Groups chunks that run side by side: at most one for each device, all at the same event.
 
-    Of the same number, so that one program does for them; the last ones may be spare.
+    All groups have the same size, so that one program does for them; the last chunks of a group
+    may be padding.
     """
     by_event: dict[int, list[Chunk]] = {}
-    for share in shares:
-        by_event.setdefault(done(share) if devices > 1 else 0, []).append(share)
+    for chunk in chunks:
+        by_event.setdefault(done(chunk) if devices > 1 else 0, []).append(chunk)
     for _, alike in sorted(by_event.items()):
         rounds = -(-len(alike) // devices)
         size = -(-len(alike) // rounds)
         for begin in range(0, len(alike), size):
-            some = alike[begin : begin + size]
-            spare = some[-1]._replace(count=0, path=None)
-            yield some + [spare] * (size - len(some))
+            group = alike[begin : begin + size]
+            padding = group[-1]._replace(count=0, path=None)
+            yield group + [padding] * (size - len(group))
 
 
-def fingerprint(build: Any, lanes: PyTree, delivery: str, every: int) -> np.ndarray:
-    """u8[16], a digest of everything that a checkpoint depends on.
+def fingerprint(build: Any, batch: PyTree, delivery: str, every: int) -> np.ndarray:
+    """Returns u8[16], a digest of everything that a checkpoint depends on.
 
-    A dataclass says all that it builds; of a function only the name is known.
+    The representation of a dataclass contains all that it builds; of a function only the name
+    is known.
     """
     program = repr(build) if dataclasses.is_dataclass(build) else getattr(build, "__name__", "")
     digest = hashlib.blake2b(f"{program} {delivery} {every}".encode(), digest_size=16)
-    for leaf in jax.tree.leaves(lanes):
+    for leaf in jax.tree.leaves(batch):
         digest.update(np.asarray(leaf).tobytes())
     return np.frombuffer(digest.digest(), np.uint8)
 
 
-def save(share: Chunk, inputs: np.ndarray, event: int, columns: PyTree, run: PyTree) -> None:
-    """What there is of a share after so many events."""
-    if share.path is not None:
-        files.save_state(share.path, (inputs, np.asarray(event), columns, run))
+def save(chunk: Chunk, inputs: np.ndarray, event: int, columns: PyTree, run: PyTree) -> None:
+    """Writes the checkpoint of a chunk, if it has one, after `event` events."""
+    if chunk.path is not None:
+        files.save_state(chunk.path, (inputs, np.asarray(event), columns, run))
 
 
-def done(share: Chunk) -> int:
-    """How many events of a share are done."""
-    if share.path is None or not share.path.exists():
+def done(chunk: Chunk) -> int:
+    """Returns the number of events in the checkpoint of a chunk."""
+    if chunk.path is None or not chunk.path.exists():
         return 0
-    return int(files.load_leaf(share.path, 1))
+    return int(files.load_leaf(chunk.path, 1))
 
 
-def check(share: Chunk, inputs: np.ndarray) -> None:
-    """Raises `InvalidConfig` where the checkpoint, if there is one, is of another sweep."""
-    if share.path is None or not share.path.exists():
+def check(chunk: Chunk, inputs: np.ndarray) -> None:
+    """Raises `InvalidConfig` if there is a checkpoint and it belongs to another sweep."""
+    if chunk.path is None or not chunk.path.exists():
         return
-    found = files.load_leaf(share.path, 0)
+    found = files.load_leaf(chunk.path, 0)
     require(
         found.shape == inputs.shape and (found == inputs).all(),
-        f"{share.path} belongs to a sweep of another method, attack, data, seeds or settings",
+        f"{chunk.path} belongs to a sweep of another method, attack, data, seeds or settings",
     )
 
 
-def load(share: Chunk, inputs: np.ndarray, columns: PyTree, run: PyTree) -> Any:
-    """(events, columns, run) of a share, shaped like these; None where nothing is kept.
+def load(chunk: Chunk, inputs: np.ndarray, columns: PyTree, run: PyTree) -> Any:
+    """Reads the checkpoint of a chunk: (event, columns, run), or None if there is none.
+
+    Args:
+        chunk: whose checkpoint is read.
+        inputs: the `fingerprint` of the sweep.
+        columns: arrays of the shapes that are expected, as for `run`.
+        run: likewise.
 
     Raises:
-        InvalidConfig: where it belongs to another sweep, or is damaged.
+        InvalidConfig: if it belongs to another sweep, or is damaged.
     """
-    if share.path is None or not share.path.exists():
+    if chunk.path is None or not chunk.path.exists():
         return None
     like = (inputs, np.zeros((), np.int64), columns, run)
-    _, event, columns, run = files.load_state(share.path, like)
-    check(share, inputs)
+    _, event, columns, run = files.load_state(chunk.path, like)
+    check(chunk, inputs)
     return int(event), columns, run

@@ -1,4 +1,4 @@
-"""Shares side by side: one program over the devices, from their checkpoints to the end."""
+"""Executes chunks side by side: one program over the devices, from checkpoints to the end."""
 
 import dataclasses
 import functools
@@ -15,14 +15,12 @@ from farsign_jax.problems.metrics import Measure
 from farsign_jax.sweeps import chunks, devices, run_batch
 
 Columns = dict[str, np.ndarray]  # leaves [W, E, ...]
-
-
-Record = Callable[[list[tuple[np.ndarray, Columns]]], Any]  # ids of lanes, and their columns
+Record = Callable[[list[tuple[np.ndarray, Columns]]], Any]  # indices of runs, their columns
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What all batches of a sweep have in common: arguments of `sweeps.sweep`."""
+    """What all groups of chunks of a sweep have in common: arguments of `sweeps.sweep`."""
 
     build: run_batch.SystemFactory
     every: int
@@ -34,134 +32,160 @@ class Task:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Batch:
-    """Shares of w lanes, W together, ready to run; nothing leaves its device but records."""
+class _Group:
+    """Chunks of w runs, W together, ready to run; only records leave their device.
+
+    Attributes:
+        task: the arguments of the sweep.
+        chunks: the chunks, one for each device.
+        inputs: the fingerprint of each chunk; empty without checkpoint.
+        batch: the runs of all chunks.
+        mesh: the devices.
+        args: arguments of `run_batch.start`.
+        byzantine: masks of the runs.
+    """
 
     task: Task
-    shares: Sequence[chunks.Chunk]
-    inputs: Sequence[np.ndarray]  # `shares.fingerprint` of each; nothing without checkpoint
-    together: run_batch.RunBatch  # of all shares
+    chunks: Sequence[chunks.Chunk]
+    inputs: Sequence[np.ndarray]
+    batch: run_batch.RunBatch
     mesh: Mesh | None
-    args: tuple  # of `lanes.start`, and those that `lanes.advance` has beside
-    lies: Any
+    args: tuple[Any, ...]
+    byzantine: Any
 
     def begin(self) -> tuple[int, Columns, simulation.Run]:
-        """Events that are done, the columns so far, and the runs."""
-        like = jax.eval_shape(
-            functools.partial(run_batch.start, *self.args[:2]), *self.args[2:]
-        )
+        """Returns the number of events that are done, the columns so far, and the runs."""
+        start = functools.partial(run_batch.start, *self.args[:2], mesh=self.mesh)
+        like = jax.eval_shape(start, *self.args[2:])
         columns = self._empty(like)
         own = self._parts(columns)[0]
-        width = len(self.shares[0].ids)
+        width = len(self.chunks[0].ids)
         one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((width, *a.shape[1:]), a.dtype), like)
-        kept = [
-            chunks.load(share, told, own, one)
-            for share, told in zip(self.shares, self.inputs, strict=True)
+        saved = [
+            chunks.load(chunk, inputs, own, one)
+            for chunk, inputs in zip(self.chunks, self.inputs, strict=True)
         ]
-        if kept[0] is None:
-            return 0, columns, run_batch.start(*self.args, mesh=self.mesh)
-        kept = [found or kept[0] for found in kept]  # spare shares begin like any other
-        run = devices.joined([found[2] for found in kept])
+        if saved[0] is None:
+            return 0, columns, start(*self.args[2:])
+        saved = [found or saved[0] for found in saved]  # padding begins like any other chunk
+        run = devices.joined([found[2] for found in saved])
         run = devices.split(self.mesh, jax.tree.map(jnp.asarray, run))
-        return kept[0][0], devices.joined([found[1] for found in kept]), run
+        return saved[0][0], devices.joined([found[1] for found in saved]), run
 
     def _empty(self, like: Any) -> Columns:
+        """Returns columns in which nothing has been recorded yet."""
         task = self.task
         shapes = jax.eval_shape(lambda run: task.measure(task.of(run)), like)
         inner = jax.eval_shape(lambda run: run.server.params, like).shape[1:-1]
         sizes = {"event": (), "seconds": (), "staleness": (), "nonfinite": inner}
-        if self.together.times is not None:
+        if self.batch.times is not None:
             sizes["virtual_seconds"] = ()
         sizes |= {name: value.shape[1:] for name, value in sorted(shapes.items())}
-        leading = len(self.together), -(-self.together.schedules.shape[1] // task.every)
+        leading = len(self.batch), -(-self.batch.schedules.shape[1] // task.every)
         return {name: np.full((*leading, *size), np.nan) for name, size in sizes.items()}
 
     def _parts(self, columns: Columns) -> list[Columns]:
-        """The columns of each share."""
-        split = {name: np.split(c, len(self.shares)) for name, c in columns.items()}
-        return [{name: c[i] for name, c in split.items()} for i in range(len(self.shares))]
+        """Returns the columns of each chunk."""
+        split = {name: np.split(c, len(self.chunks)) for name, c in columns.items()}
+        return [{name: c[i] for name, c in split.items()} for i in range(len(self.chunks))]
 
-    def program(self, call: Callable, run: simulation.Run, chunk: np.ndarray) -> Any:
-        """`lanes.advance`, or its `lower`, with the next piece of the schedules."""
-        chunk = devices.split(self.mesh, chunk)
-        return call(*self.args, self.lies, run, chunk, mesh=self.mesh)
+    def program(
+        self, call: Callable[..., Any], run: simulation.Run, segment: np.ndarray
+    ) -> Any:
+        """Calls `run_batch.advance`, or its `lower`, with a segment of the schedules."""
+        segment = devices.split(self.mesh, segment)
+        return call(*self.args, self.byzantine, run, segment, mesh=self.mesh)
 
     def row(self, end: int, runs: list[simulation.Run], info: Any) -> dict[str, Any]:
-        """What is recorded at event `end`, leaves [W, ...]; `runs` are those of each device."""
-        width = len(self.together)
+        """Returns what is recorded at event `end`, leaves [W, ...].
+
+        Args:
+            end: number of events that are done.
+            runs: the runs of each device.
+            info: diagnostics since the last record.
+        """
+        width = len(self.batch)
         row = {
             "event": end,
             "staleness": np.asarray(info["staleness"]).reshape(width, -1).max(axis=1),
             "nonfinite": np.asarray(info["nonfinite"]).sum(axis=1),
         }
-        if self.together.times is not None:
-            row["virtual_seconds"] = self.together.times[:, end - 1]
-        # Every device measures its own, and all have begun before one is waited for.
+        if self.batch.times is not None:
+            row["virtual_seconds"] = self.batch.times[:, end - 1]
+        # Every device measures its own runs, and all begin before the first is waited for.
         return row | devices.joined([self.task.measure(self.task.of(run)) for run in runs])
 
     def save(self, end: int, columns: Columns, runs: list[simulation.Run]) -> None:
+        """Writes the checkpoint of each chunk."""
         parts = self._parts(columns)
-        for share, told, part, run in zip(self.shares, self.inputs, parts, runs, strict=True):
-            chunks.save(share, told, end, part, run)
+        each = zip(self.chunks, self.inputs, parts, runs, strict=True)
+        for chunk, inputs, part, run in each:
+            chunks.save(chunk, inputs, end, part, run)
 
-    def tell(self, columns: Columns, record: Record) -> None:
-        """Hands on the columns of all lanes that are not spare."""
-        pairs = zip(self.shares, self._parts(columns), strict=True)
-        record([(s.lanes, {n: c[: s.count] for n, c in part.items()}) for s, part in pairs])
+    def report(self, columns: Columns, record: Record) -> None:
+        """Calls `record` with the columns of all runs that are not padding."""
+        pairs = zip(self.chunks, self._parts(columns), strict=True)
+        record([(c.runs, {n: a[: c.count] for n, a in part.items()}) for c, part in pairs])
 
-    def left(self, runs: list[simulation.Run]) -> dict[int, run_batch.FinalRuns]:
-        """By the first lane of each share, what is left of its lanes."""
-        ends = {}
-        for share, run in zip(self.shares, runs, strict=True):
-            if share.count:
+    def final(self, runs: list[simulation.Run]) -> dict[int, run_batch.FinalRuns]:
+        """Returns the end of the runs of each chunk, by the first run of the chunk."""
+        ends: dict[int, run_batch.FinalRuns] = {}
+        for chunk, run in zip(self.chunks, runs, strict=True):
+            if chunk.count:
                 params: Any = simulation.output(run)
                 final = run_batch.FinalRuns(params, run.staleness)
-                own = jax.tree.map(lambda a, n=share.count: np.asarray(a)[:n], final)
-                ends[int(share.ids[0])] = own
+                own = jax.tree.map(lambda a, n=chunk.count: np.asarray(a)[:n], final)
+                ends[int(chunk.ids[0])] = own
         return ends
 
 
-def _ready(
+def _prepare(
     task: Task,
-    given: run_batch.RunBatch,
-    batch: Sequence[chunks.Chunk],
+    batch: run_batch.RunBatch,
+    group: Sequence[chunks.Chunk],
     local: list[devices.Device],
-) -> _Batch:
-    mesh = devices.mesh_of(local[: len(batch)])
+) -> _Group:
+    mesh = devices.mesh_of(local[: len(group)])
     inputs = [
-        chunks.fingerprint(task.build, given.take(share.ids), task.delivery, task.every)
-        if share.path is not None
+        chunks.fingerprint(task.build, batch.take(chunk.ids), task.delivery, task.every)
+        if chunk.path is not None
         else np.zeros(0, np.uint8)
-        for share in batch
+        for chunk in group
     ]
-    own = given.take(np.concatenate([share.ids for share in batch]))
-    problem, seeds, hyper, lies = own.on(mesh)
+    own = batch.take(np.concatenate([chunk.ids for chunk in group]))
+    problem, seeds, hyper, byzantine = own.on(mesh)
     args = (task.build, task.delivery, problem, seeds, hyper)
-    return _Batch(task, batch, inputs, own, mesh, args, lies)
+    return _Group(task, group, inputs, own, mesh, args, byzantine)
 
 
 def run(
     task: Task,
-    given: run_batch.RunBatch,
-    batch: Sequence[chunks.Chunk],
+    batch: run_batch.RunBatch,
+    group: Sequence[chunks.Chunk],
     local: list[devices.Device],
     record: Record,
 ) -> dict[int, run_batch.FinalRuns]:
-    """Runs some shares of the lanes, one on each device, all equally far.
+    """Runs some chunks of a batch side by side, from their checkpoints to the end.
 
-    Hands what is not spare to `record` at every checkpoint. Returns what is left of each share,
-    by its first lane.
+    Args:
+        task: the arguments of the sweep.
+        batch: all runs of the sweep.
+        group: chunks at the same event, at most one for each device.
+        local: the devices.
+        record: called at every checkpoint with the columns of runs that are not padding.
+
+    Returns:
+        The end of the runs of each chunk, by the first run of the chunk.
     """
-    made = _ready(task, given, batch, local)
-    schedules, mine = made.together.schedules, sum(share.count for share in batch)
-    events, width = schedules.shape[1], len(made.together)
+    made = _prepare(task, batch, group, local)
+    schedules, own = made.batch.schedules, sum(chunk.count for chunk in group)
+    events, width = schedules.shape[1], len(made.batch)
     done, columns, state = made.begin()
     if done and task.progress:
-        task.progress(done * mine)
-    for chunk in simulation.chunks(
-        schedules, task.every, done, axis=1
-    ):  # before the clock runs
-        made.program(run_batch.advance.lower, state, chunk).compile()
+        task.progress(done * own)
+    segments = simulation.segments(schedules, task.every, done, axis=1)
+    for segment in segments:  # compiled before the clock runs
+        made.program(run_batch.advance.lower, state, segment).compile()
     step = functools.partial(made.program, run_batch.advance)
     seconds = columns["seconds"][:, -(-done // task.every) - 1] if done else 0.0
     before, runs = done, devices.each(made.mesh, state)
@@ -174,10 +198,10 @@ def run(
         due = end // task.checkpoint_every > (end - task.every) // task.checkpoint_every
         if due or end == events:
             made.save(end, columns, runs)
-            made.tell(columns, record)
+            made.report(columns, record)
         if task.progress:
-            task.progress((end - before) * mine)
+            task.progress((end - before) * own)
         before = end
     if done == events:  # nothing was left to do
-        made.tell(columns, record)
-    return made.left(runs)
+        made.report(columns, record)
+    return made.final(runs)

@@ -1,14 +1,13 @@
 """Runs of one seed in lock-step: many servers and attacks, one conversation.
 
-Runs that share the schedule, the questions and the mini-batches differ in their iterates
-alone. Side by side in one program they share all that does not depend on the iterate: in the
-CYBER-0 family the directions and their products with the data, nearly all of the cost. And
-whether a set of buffers is full depends on the schedule alone, so it stays one question with
-one answer, and the aggregation stays conditional; batched over runs like everything else, it
-would be computed at every event.
+Runs with the same schedule, questions and mini-batches differ in their iterates alone. Side by
+side in one program they have in common all that does not depend on the iterate: in the CYBER-0
+family the directions and their products with the data, nearly all of the cost. Whether a set of
+buffers is full depends on the schedule alone, so it remains one condition for all runs, and the
+aggregation remains conditional; with `vmap` over runs it would be computed at every event.
 
-A run is a *lane* (g, h, a): server structure g (an aggregator), point h of its
-hyper-parameters, attack a; L = G * H * A lanes in this order. To the driver they are together
+A run is a triple (g, h, a): server structure g (an aggregator), point h of its
+hyper-parameters, attack a; L = G * H * A runs in this order. To the driver they are together
 one `System`, whose iterate is f32[L, d].
 """
 
@@ -21,33 +20,35 @@ import jax.numpy as jnp
 
 from farsign_jax import simulation
 from farsign_jax.base import Attack, Problem, PyTree, Server, System, Table, View, Worker
-from farsign_jax.validation import is_concrete, require
+from farsign_jax.validation import check_points, require
 
 
 class LockstepState(NamedTuple):
-    """The state of each server structure, leaves [H * A, ...]; scheduled fields only once."""
+    """State of each server structure, leaves [H * A, ...] but for scheduled fields."""
 
     servers: tuple[PyTree, ...]
 
     @property
-    def params(self) -> jax.Array:  # f32[..., L, d]
+    def params(self) -> jax.Array:
+        """f32[..., L, d]."""
         return jnp.concatenate([state.params for state in self.servers], axis=-2)
 
     @property
     def step(self) -> jax.Array:
+        """i32[], the same in all runs."""
         return self.servers[0].step
 
 
 @dataclasses.dataclass(frozen=True)
 class Lockstep:
-    """`(problem, hyper) -> System` of all lanes; `hyper` has leaves [G, H].
+    """`(problem, hyper) -> System` of all runs; `hyper` has leaves [G, H].
 
-    For `sweeps.sweep`, one seed at a time (`max_parallel_runs=1`) where conditions must branch.
+    For `sweeps.sweep`, one seed at a time (`max_parallel_runs=1`) if conditions must branch.
 
     Attributes:
-        builds: `builds[g][a](problem, hyper)` is the system of one lane, hashable by value.
-            All have the same worker, but for hyper-parameters, and ask the same questions; one
-            row has one server, one column one attack.
+        builds: `builds[g][a](problem, hyper)` makes the system of one run, hashable by value.
+            All have the same worker, but for hyper-parameters, and ask the same questions; a
+            row has one server, a column one attack.
     """
 
     builds: tuple[tuple[Callable[[Problem, Any], System], ...], ...]
@@ -57,20 +58,17 @@ class Lockstep:
         rule = f"hyper-parameters in lock-step are [{len(self.builds)}, H]: got {points}"
         require(len(points) == 1 and min(points)[:1] == (len(self.builds),), rule)
         num_attacks = len(self.builds[0])
-        # Lanes of one server: every point for every attack.
+        # Runs of one server: every point for every attack.
         grid = jax.tree.map(lambda leaf: jnp.repeat(leaf, num_attacks, axis=1), hyper)
         at = [jax.tree.map(lambda leaf, g=g: leaf[g], grid) for g in range(len(self.builds))]
         one = jax.tree.map(lambda leaf: leaf[0, 0], hyper)
         first = self.builds[0][0](problem, one)
         makers = [lambda h, row=row: row[0](problem, h).server for row in self.builds]
-        known = range(min(points)[1]) if is_concrete(hyper) else ()
-        for g, make in enumerate(makers):  # what cannot be built fails here
-            for h in known:
-                make(jax.tree.map(lambda leaf, g=g, h=h: leaf[g, h], hyper))
-            if not known:
-                make(one)
+        for g, make in enumerate(makers):
+            check_points(make, jax.tree.map(lambda leaf, g=g: leaf[g], hyper))
         every = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *at)  # [L]
-        attacks = [build(problem, one).attack for build in self.builds[0]]
+        others = (build(problem, one).attack for build in self.builds[0][1:])
+        attacks = [first.attack, *others]
         return System(
             _server(makers, at, first.server),
             _worker(first.worker, lambda h: self.builds[0][0](problem, h).worker, every),
@@ -79,21 +77,21 @@ class Lockstep:
 
 
 def _axes(server: Server, state: Any) -> Any:
-    """vmap axes of a state: what the schedule alone decides is common to all lanes."""
+    """Returns the `vmap` axes of a state: scheduled fields are common to all runs."""
     return type(state)(*(None if f in server.scheduled else 0 for f in state._fields))
 
 
-def _lane(server: Server, state: Any, lanes: Any) -> Any:
-    """Some lanes of a server's state."""
+def _some_runs(server: Server, state: Any, runs: Any) -> Any:
+    """Returns the state of some of the runs of a server."""
     common = server.scheduled
     pairs = zip(state._fields, state, strict=True)
-    return type(state)(*(leaf if f in common else leaf[lanes] for f, leaf in pairs))
+    return type(state)(*(leaf if f in common else leaf[runs] for f, leaf in pairs))
 
 
 def _server(
     makers: Sequence[Callable[[Any], Server]], hypers: Sequence[Any], first: Server
 ) -> Server:
-    lanes = len(jax.tree.leaves(hypers[0])[0])
+    runs = len(jax.tree.leaves(hypers[0])[0])  # of each server
     rule = "servers that choose which answers to accept do not keep in step: run each alone"
     require("step" in first.scheduled, rule)
 
@@ -107,34 +105,38 @@ def _server(
         return LockstepState(tuple(states))
 
     def query(state, worker, key):
-        asked = first.query(_lane(first, state.servers[0], 0), worker, key)
+        asked = first.query(_some_runs(first, state.servers[0], 0), worker, key)
         return asked._replace(params=state.params)
 
     def update(state, reports):
         states = []
         finite = jnp.isfinite(reports.value).all(axis=tuple(range(2, reports.value.ndim)))
         present = reports.worker < first.num_workers
-        info = {"nonfinite": jnp.sum(present[:, None] & ~finite, axis=0)}  # of each lane
+        info = {"nonfinite": jnp.sum(present[:, None] & ~finite, axis=0)}  # of each run
         for g, (make, hyper) in enumerate(zip(makers, hypers, strict=True)):
             old = state.servers[g]
             axes = _axes(first, old)
 
-            def hear(h, state, value, make=make):
+            def update_one(h, state, value, make=make):
                 return make(h).update(state, reports._replace(value=value))[0]
 
-            value = reports.value[:, g * lanes : (g + 1) * lanes]
-            hear = jax.vmap(hear, in_axes=(0, axes, 1), out_axes=axes)
-            states.append(hear(hyper, old, value))
+            value = reports.value[:, g * runs : (g + 1) * runs]
+            update_all = jax.vmap(update_one, in_axes=(0, axes, 1), out_axes=axes)
+            states.append(update_all(hyper, old, value))
         return LockstepState(tuple(states)), info
 
     return Server(init, query, update, first.num_workers, comparable=first.comparable)
 
 
 def _worker(worker: Worker, make: Callable[[Any], Worker], hyper: Any) -> Worker:
-    """Answers the same question for every lane's iterate.
+    """Returns the worker that answers the same question for the iterate of every run.
 
-    States lead with [L], in a `Table` with [n, L].
-    `worker` is any of them, `make(h)` that of one lane; `hyper` has leaves [L].
+    Its states have leaves [L, ...], in a `Table` [n, L, ...].
+
+    Args:
+        worker: that of any run.
+        make: `make(h)` is the worker of one run.
+        hyper: leaves [L].
     """
 
     def axes(state):
@@ -162,30 +164,30 @@ def _worker(worker: Worker, make: Callable[[Any], Worker], hyper: Any) -> Worker
 def _attack(
     attacks: Sequence[Attack], one: System, num_servers: int, num_points: int
 ) -> Attack:
-    """Each attack in its own lanes: a value is [L, ...], what was reported [m, L, ...]."""
+    """Returns the attack that forges for all runs: values are [L, ...], reports [m, L, ...]."""
     shape = num_servers, num_points, len(attacks)
 
     def init(num_workers):
-        def every(leaf):  # one state per lane of an attack, [G, H, ...]
+        def every(leaf):  # a state for each run of an attack, [G, H, ...]
             return jnp.broadcast_to(leaf, (*shape[:2], *jnp.shape(leaf)))
 
         return tuple(jax.tree.map(every, attack.init(num_workers)) for attack in attacks)
 
     def forge(states, report, view, key):
-        def told(g, a):
-            """The state and the message of the lanes (g, :, a)."""
-            lanes = slice(g * shape[1] * shape[2] + a, (g + 1) * shape[1] * shape[2], shape[2])
+        def forge_for(g, a):
+            """Returns the states and the messages of the runs (g, :, a)."""
+            runs = slice(g * shape[1] * shape[2] + a, (g + 1) * shape[1] * shape[2], shape[2])
             state = jax.tree.map(lambda leaf: leaf[g], states[a])
-            mine = _lane(one.server, view.server.servers[g], slice(a, None, shape[2]))
+            mine = _some_runs(one.server, view.server.servers[g], slice(a, None, shape[2]))
             reported = None
             if attacks[a].omniscient:
-                reported = {name: leaf[:, lanes] for name, leaf in view.reported.items()}
+                reported = {name: leaf[:, runs] for name, leaf in view.reported.items()}
             message, measured = (
-                jax.tree.map(lambda leaf: leaf[lanes], x)
+                jax.tree.map(lambda leaf: leaf[runs], x)
                 for x in (report.value, report.measured)
             )
 
-            def lane(state, message, measured, server, reported):
+            def forge_one(state, message, measured, server, reported):
                 own = report._replace(value=message, measured=measured)
                 seen = View(server, view.byzantine, reported, view.received)
                 return simulation.apply_attack(
@@ -193,13 +195,13 @@ def _attack(
                 )
 
             axes = (0, 0, 0, _axes(one.server, mine), 1)
-            return jax.vmap(lane, in_axes=axes)(state, message, measured, mine, reported)
+            return jax.vmap(forge_one, in_axes=axes)(state, message, measured, mine, reported)
 
         stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)  # noqa: E731
-        lies = [[told(g, a) for g in range(shape[0])] for a in range(shape[2])]
-        after = tuple(stack([state for state, _ in row]) for row in lies)
-        value = jnp.stack([stack([value for _, value in row]) for row in lies], axis=2)
+        forged = [[forge_for(g, a) for g in range(shape[0])] for a in range(shape[2])]
+        after = tuple(stack([state for state, _ in row]) for row in forged)
+        value = jnp.stack([stack([value for _, value in row]) for row in forged], axis=2)
         return after, value.reshape(report.value.shape)
 
-    watched = {str(attack.space) for attack in attacks if attack.omniscient}
-    return Attack(init, forge, bool(watched), space=tuple(sorted(watched)))
+    spaces = {str(attack.space) for attack in attacks if attack.omniscient}
+    return Attack(init, forge, bool(spaces), space=tuple(sorted(spaces)))

@@ -1,15 +1,12 @@
-"""Lanes: runs of one structure, and the programs that start them and move them on.
+"""Run batches: runs of one structure, and the programs that start them and move them on.
 
-Lanes that share their structure (method, attack, model, sizes) advance together under `vmap`,
-and over the devices of a mesh. `build` is called inside the compiled program, so
-hyper-parameters are tracers and a whole grid compiles once.
+Runs of the same structure (method, attack, model, sizes) advance together under `vmap`, and
+over the devices of a mesh. `build` is called inside the compiled program, so hyper-parameters
+are tracers and a complete grid compiles once.
 """
 
 import dataclasses
 import functools
-import os
-import pathlib
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,33 +17,32 @@ from jax.sharding import Mesh
 
 from farsign_jax import arrivals, attacks, simulation
 from farsign_jax import keys as keys_lib
-from farsign_jax.base import Array, Problem, PyTree, System
+from farsign_jax.base import Array, Diagnostics, Problem, PyTree
 from farsign_jax.simulation.staleness import Staleness
-from farsign_jax.sweeps import devices
-from farsign_jax.validation import InvalidConfig
-
-SystemFactory = Callable[[Problem, Any], System]
+from farsign_jax.sweeps import devices, inspection
+from farsign_jax.sweeps.inspection import SystemFactory, problem_of_run
 
 
 class FinalRuns(NamedTuple):
-    """What is left of L lanes in the end."""
+    """The end of R runs."""
 
-    params: np.ndarray  # f32[L, d], or f32[L, runs, d] where a lane is several runs
-    staleness: Staleness  # leaves [L, m, ...]
+    params: np.ndarray  # f32[R, d], or f32[R, L, d] if a run of the batch is L in lock-step
+    staleness: Staleness  # leaves [R, m, ...]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RunBatch:
-    """L runs of one structure.
+    """R runs of one structure.
 
     Attributes:
-        problem: `data` shared by all lanes; rows i32[L, m, n], sizes i32[L, m], x0 f32[L, d].
-        seeds: i32[L].
-        hyper: hyper-parameters, leaves [L], handed to `build` one lane at a time.
-        byzantine: bool[L, m], or bool[L, P, m] where it changes (`simulate.run`).
-        schedules: i32[L, T] or i32[L, T, s]; stays on the host, like
-        times: f64[L, T], virtual seconds of the events, or None.
+        problem: `data` that all runs have in common; rows i32[R, m, n], sizes i32[R, m], x0
+            f32[R, d].
+        seeds: i32[R].
+        hyper: hyper-parameters, leaves [R], of which `build` is given those of one run.
+        byzantine: bool[R, m], or bool[R, P, m] if it changes (`simulation.run`).
+        schedules: i32[R, T] or i32[R, T, s]; stays on the host, like
+        times: f64[R, T], virtual seconds of the events, or None.
     """
 
     problem: Problem
@@ -61,95 +57,120 @@ class RunBatch:
 
     @staticmethod
     def repeated(problem: Problem, count: int) -> Problem:
-        """The `problem` of `count` lanes that share it."""
-        spread = lambda a: jnp.broadcast_to(a, (count, *a.shape))  # noqa: E731
-        return dataclasses.replace(
-            problem,
-            rows=spread(problem.rows),
-            sizes=spread(problem.sizes),
-            x0=spread(problem.x0),
-        )
+        """Returns the `problem` of a batch of `count` runs on the same problem."""
+        repeat = lambda a: jnp.broadcast_to(a, (count, *a.shape))  # noqa: E731
+        own = {name: repeat(getattr(problem, name)) for name in ("rows", "sizes", "x0")}
+        return dataclasses.replace(problem, **own)
 
-    def take(self, lanes: Any) -> "RunBatch":
-        """Some of the lanes (an index, a slice or an array of ids), data still shared."""
-        pick = functools.partial(jax.tree.map, lambda a: a[lanes])
-        p = self.problem
-        rest = dataclasses.replace(p, rows=p.rows[lanes], sizes=p.sizes[lanes], x0=p.x0[lanes])
+    def take(self, runs: Any) -> "RunBatch":
+        """Returns some of the runs, by an index, a slice or an array of indices."""
+        pick = functools.partial(jax.tree.map, lambda a: a[runs])
         return RunBatch(
-            rest,
-            self.seeds[lanes],
+            problem_of_run(self.problem, runs),
+            self.seeds[runs],
             pick(self.hyper),
-            self.byzantine[lanes],
-            self.schedules[lanes],
-            None if self.times is None else self.times[lanes],
+            self.byzantine[runs],
+            self.schedules[runs],
+            None if self.times is None else self.times[runs],
         )
 
     def on(self, mesh: Mesh | None) -> tuple[Problem, Array, Any, Array]:
-        """Problem, seeds, hyper-parameters and liars for `start` and `advance`: each device has
-        those of its own lanes, a multiple of the devices, and all of the data."""
+        """Returns problem, seeds, hyper-parameters and masks for `start` and `advance`.
+
+        Each device has those of its own runs, and all of the data. The number of runs is a
+        multiple of the number of devices.
+        """
         own = self.seeds, self.hyper, self.byzantine
         return devices.spread(mesh, self.problem), *devices.split(mesh, own)
 
     def check(self, build: SystemFactory, delivery: str) -> None:
-        """Builds every lane's system once outside the program: bad values fail here."""
-        simulation.depth(delivery)  # refuses what is none
-        for lane in range(len(self)):
-            one = self.take(lane)
-            problem = jax.device_put(one.problem)  # what `build` is given are arrays of JAX
-            simulation.check_batch(build(problem, one.hyper), problem.sizes)
-            attacks.byzantine_mask(problem.num_workers, one.byzantine)
-            schedule = arrivals.Schedule(one.schedules, one.times)
-            arrivals.check_schedule(schedule, problem.num_workers)
-        needed, there = bytes_per_run(build, self, delivery), memory(len(self))[0]
-        if needed > there:
-            raise InvalidConfig(_too_much(build, self, delivery, needed, there))
+        """Checks all runs before any of them is compiled, building their system once.
+
+        Raises:
+            InvalidConfig: if some run cannot run as configured.
+        """
+        simulation.depth(delivery)  # rejects an unknown delivery
+        num_workers = self.problem.num_workers
+        found = inspection.inspect(build, self.problem, self.hyper)
+        simulation.check_batch(found.batch_size, self.problem.sizes)
+        for run in range(len(self)):
+            attacks.byzantine_mask(num_workers, self.byzantine[run])
+            times = None if self.times is None else self.times[run]
+            schedule = arrivals.Schedule(self.schedules[run], times)
+            arrivals.check_schedule(schedule, num_workers)
+        inspection.check_memory(build, self, delivery)
 
 
-def _over_lanes(f: Callable, problem: Problem, *rest: Any) -> Any:
-    """f of every lane; a single lane stays free of a batch axis, so its conditions branch."""
-    per_lane = dataclasses.replace(problem, data=None, rows=0, sizes=0, x0=0)
+def _over_runs(f: Callable[..., Any], problem: Problem, *rest: Any) -> Any:
+    """Maps `f` over the runs; a single run without `vmap`, so that its conditions branch."""
+    per_run = dataclasses.replace(problem, data=None, rows=0, sizes=0, x0=0)
     if len(problem.sizes) > 1:
-        return jax.vmap(f, in_axes=(per_lane, *(0 for _ in rest)))(problem, *rest)
-    out = f(_of_lane(problem, 0), *jax.tree.map(lambda a: a[0], rest))
+        return jax.vmap(f, in_axes=(per_run, *(0 for _ in rest)))(problem, *rest)
+    out = f(problem_of_run(problem, 0), *jax.tree.map(lambda a: a[0], rest))
     return jax.tree.map(lambda a: a[None], out)
 
 
-def _in_turns(f: Callable, problem: Problem, run: PyTree, *rest: Any) -> Any:
-    """(runs, info) of `f(problem, run, ...)` of every lane, one after the other, in place."""
+def _in_turns(f: Callable[..., Any], problem: Problem, runs: PyTree, *rest: Any) -> Any:
+    """Calls `f(problem, run, ...)` for one run after the other: (runs, info), in place."""
 
-    def turn(runs, lane):
-        own = jax.tree.map(lambda a: a[lane], (runs, *rest))
-        one, info = f(_of_lane(problem, lane), *own)
-        return jax.tree.map(lambda a, new: a.at[lane].set(new), runs, one), info
+    def turn(runs, number):
+        own = jax.tree.map(lambda a: a[number], (runs, *rest))
+        one, info = f(problem_of_run(problem, number), *own)
+        return jax.tree.map(lambda a, new: a.at[number].set(new), runs, one), info
 
-    return jax.lax.scan(turn, run, jnp.arange(len(problem.sizes), dtype=jnp.int32))
-
-
-def _of_lane(problem: Problem, lane: Any) -> Problem:
-    own = {name: getattr(problem, name)[lane] for name in ("rows", "sizes", "x0")}
-    return dataclasses.replace(problem, **own)
+    return jax.lax.scan(turn, runs, jnp.arange(len(problem.sizes), dtype=jnp.int32))
 
 
 @functools.partial(jax.jit, static_argnames=("build", "delivery", "mesh"))
-def start(build, delivery, problem, seeds, hyper, mesh=None):
-    """The runs of all lanes before the first event, leaves [L, ...]."""
+def start(
+    build: SystemFactory,
+    delivery: str,
+    problem: Problem,
+    seeds: Array,
+    hyper: Any,
+    mesh: Mesh | None = None,
+) -> simulation.Run:
+    """Returns the state of all runs before the first event, leaves [R, ...]."""
 
     def one(problem, seed, hyper):
         return simulation.start(build(problem, hyper), problem, keys_lib.split(seed), delivery)
 
-    return devices.over(mesh, functools.partial(_over_lanes, one), problem, seeds, hyper)
+    return devices.over(mesh, functools.partial(_over_runs, one), problem, seeds, hyper)
 
 
 @functools.partial(
     jax.jit, static_argnames=("build", "delivery", "mesh", "turns"), donate_argnames=("run",)
 )
 def advance(
-    build, delivery, problem, seeds, hyper, byzantine, run, schedule, mesh=None, turns=None
-):
-    """All lanes through their schedules, [L, T] or [L, T, s]: (run, info). Consumes `run`.
+    build: SystemFactory,
+    delivery: str,
+    problem: Problem,
+    seeds: Array,
+    hyper: Any,
+    byzantine: Array,
+    run: simulation.Run,
+    schedule: Array,
+    mesh: Mesh | None = None,
+    turns: bool | None = None,
+) -> tuple[simulation.Run, Diagnostics]:
+    """Advances all runs through their schedules, [R, T] or [R, T, s], and consumes `run`.
 
-    The lanes of a device go in turns or side by side, to the same bits. On a CPU, unless told
-    otherwise, in turns: what one run touches stays in the caches.
+    Args:
+        build: makes the system of one run.
+        delivery: "fresh", "outstanding" or "outstanding:L".
+        problem: of R runs, as in `RunBatch`, like seeds, hyper and byzantine.
+        seeds: i32[R].
+        hyper: leaves [R, ...].
+        byzantine: bool[R, m] or bool[R, P, m].
+        run: states of the runs, leaves [R, ...].
+        schedule: i32[R, T] or i32[R, T, s].
+        mesh: devices over which the runs are distributed, or None.
+        turns: whether the runs of a device advance one after the other instead of side by
+            side, with the same bits. By default they do on a CPU: the arrays of one run stay
+            in its caches.
+
+    Returns:
+        The new states and the diagnostics, leaves [R, ...] and [R, T, ...].
     """
 
     def one(problem, run, seed, hyper, byzantine, schedule):
@@ -158,60 +179,8 @@ def advance(
 
     turns = jax.default_backend() == "cpu" if turns is None else turns
 
-    def all_of(problem, *rest):  # the lanes of one device
-        each = _in_turns if turns and len(problem.sizes) > 1 else _over_lanes
+    def on_device(problem, *rest):
+        each = _in_turns if turns and len(problem.sizes) > 1 else _over_runs
         return each(one, problem, *rest)
 
-    return devices.over(mesh, all_of, problem, run, seeds, hyper, byzantine, schedule)
-
-
-def _kept(build: SystemFactory, lanes: RunBatch, delivery: str) -> Any:
-    """Shapes of all that the first lane keeps on the device while it runs."""
-    one = lanes.take(slice(0, 1))
-    p = one.problem
-    begin = functools.partial(start, build, delivery)
-    return p.rows, p.sizes, p.x0, jax.eval_shape(begin, p, one.seeds, one.hyper)
-
-
-def _bytes(leaf: Any) -> int:
-    return leaf.size * leaf.dtype.itemsize
-
-
-def _too_much(
-    build: SystemFactory, lanes: RunBatch, delivery: str, needed: int, there: int
-) -> str:
-    """What a run needs, what there is, and what would fit."""
-    whole = jax.tree_util.tree_leaves_with_path(_kept(build, lanes, delivery))
-    path, leaf = max(whole, key=lambda pair: _bytes(pair[1]))
-    name, most = jax.tree_util.keystr(path[1:]).lstrip("."), _bytes(leaf)
-    text = f"a run needs {needed / 2**30:.3g} GiB, the device has {there / 2**30:.3g}: "
-    text += f"{name} {leaf.dtype}{list(leaf.shape[1:])} takes {most / 2**30:.3g}"
-    rest = needed - most
-    if name != "server.averages" or rest >= there:
-        return text
-    workers = leaf.shape[1]
-    slots = (there - rest) // (8 * workers)
-    half = f"storage=bfloat16 needs {(rest + most // 2) / 2**30:.3g} GiB, "
-    hashed = f"storage=hashed,slots={slots} or less fits (methods.average_storage)"
-    return f"{text}; {half}and {hashed}"
-
-
-def bytes_per_run(build: SystemFactory, lanes: RunBatch, delivery: str = "fresh") -> int:
-    """Bytes one lane keeps on the device while it runs, data and scratch apart."""
-    return sum(map(_bytes, jax.tree.leaves(_kept(build, lanes, delivery))))
-
-
-def memory(lanes: int) -> tuple[int, int]:
-    """Bytes of one device that some of these lanes use, and how many of them are free."""
-    local = jax.local_devices()
-    stats = local[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"], stats["bytes_limit"] - stats["bytes_in_use"]
-    used = min(lanes, len(local))  # devices, which share the memory of the host
-    page = os.sysconf("SC_PAGE_SIZE")
-    whole, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
-    told = pathlib.Path("/proc/meminfo")  # of Linux: what caches would give back is free, too
-    if told.exists():
-        found = re.search(r"MemAvailable:\s+(\d+) kB", told.read_text())
-        free = int(found.group(1)) * 1024 if found else free
-    return whole // used, free // used
+    return devices.over(mesh, on_device, problem, run, seeds, hyper, byzantine, schedule)

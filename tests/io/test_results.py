@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from farsign_jax.io import files, provenance, run_folder, tables
+from farsign_jax.io import files, folder_readme, provenance, run_folder, tables
 from farsign_jax.validation import InvalidConfig
 from tests import helpers
 
@@ -66,23 +66,25 @@ def test_a_folder_belongs_to_one_configuration(tmp_path):
         run_folder.RunFolder(tmp_path / "results.csv", {})
 
 
-def test_other_code_is_said_and_kept_in_mind(tmp_path, capsys, monkeypatch):
+def test_other_code_is_noted_and_recorded(tmp_path, capsys, monkeypatch):
     row, now = {"method": "far_sign", "seed": 0}, provenance.code()
     run_folder.open_folder(tmp_path, {"events": 5}).write_rows([row])
     run_folder.open_folder(tmp_path, {"events": 5})
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(run_folder, "code", lambda: now | {"digest": "other"})
+    monkeypatch.setattr(provenance, "code", lambda: now | {"digest": "other"})
     run_folder.open_folder(tmp_path, {"events": 5})  # which does not write
-    said = capsys.readouterr().err
-    assert f"is of other code (revision {now['revision']}, changed since)" in said
+    note = capsys.readouterr().err
+    assert f"was written by other code (revision {now['revision']}, changed since)" in note
     other = {"revision": "r2", "digest": "third"}
-    monkeypatch.setattr(run_folder, "code", lambda: other)
+    monkeypatch.setattr(provenance, "code", lambda: other)
     for _ in range(2):
         run_folder.open_folder(tmp_path, {"events": 5}).write_rows([row])
-    assert capsys.readouterr().err.count("now r2); what is there is kept. Another --out") == 1
+    assert (
+        capsys.readouterr().err.count("now r2); its results are kept. Choose another --out")
+        == 1
+    )
     assert provenance.codes(tmp_path) == [now, other]
     assert json.loads((tmp_path / "results.json").read_text())["code"] == [now, other]
-    assert f"revision {now['revision']}, then r2." in (tmp_path / "README.md").read_text()
     (tmp_path / "code.json").write_text("{")
     run_folder.open_folder(tmp_path, {"events": 5}).claim()
     assert capsys.readouterr().err == "" and provenance.codes(tmp_path) == []
@@ -103,6 +105,8 @@ def test_a_lock_file_of_an_editor_is_no_code():
 def test_rows_are_tidy_and_say_how_they_were_made(tmp_path):
     folder = run_folder.RunFolder(tmp_path, {"events": 5})
     folder.write_rows([{"method": "far_sign", "seed": 0, "zeal": 1.5}], {"best": 0.9})
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith(folder_readme.MARK) and len(text.splitlines()) < 16
     with open(tmp_path / "results.csv") as file:
         (row,) = csv.DictReader(file)
     assert list(row) == [*tables.COLUMNS, "zeal"]

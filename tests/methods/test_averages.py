@@ -11,7 +11,7 @@ import pytest
 from farsign_jax import arrivals, simulation, sweeps
 from farsign_jax.methods import average_storage
 from farsign_jax.methods.registry import OracleConfig, SystemSpec
-from farsign_jax.sweeps import run_batch
+from farsign_jax.sweeps import inspection
 from farsign_jax.sweeps.run_batch import RunBatch
 from farsign_jax.validation import InvalidConfig
 from tests import helpers
@@ -132,7 +132,7 @@ def test_what_does_not_fit_is_refused_with_what_would(monkeypatch):
         byzantine=jnp.zeros((1, helpers.M), bool),
         schedules=np.zeros((1, 3), np.int32),
     )
-    monkeypatch.setattr(run_batch, "memory", lambda lanes: (50_000, 50_000))
+    monkeypatch.setattr(inspection, "memory", lambda lanes: (50_000, 50_000))
     message = r"server.averages float32\[7, 2000\] takes .*bfloat16 needs .*slots=\d+ or less"
     with pytest.raises(InvalidConfig, match=message) as told:
         lanes.check(build, "fresh")

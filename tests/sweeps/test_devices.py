@@ -1,4 +1,4 @@
-"""Many devices and processes: the same bits as on one, and no word between devices."""
+"""Many devices and processes: the same bits as on one, and devices do not communicate."""
 
 import dataclasses
 import os
@@ -24,32 +24,32 @@ from farsign_jax.sweeps import devices as devices_lib
 from farsign_jax.validation import InvalidConfig
 from tests import helpers
 from tests.experiments.test_experiments import ROOT, read, start, timeless
-from tests.sweeps.test_lockstep import everything, first, lanes_of
-from tests.sweeps.test_sweeps import BUILD, Stop, lanes, run
+from tests.sweeps.test_lockstep import batch_of, everything, first
+from tests.sweeps.test_sweeps import BUILD, Stop, digits_batch, run
 
 
 def simple(count):
-    """Lanes of a problem that compiles faster than a network."""
+    """Runs on a problem that compiles faster than a network."""
     problem = sweeps.RunBatch.repeated(helpers.quadratic(workers=5), count)
     return dataclasses.replace(
-        lanes(1).take(np.zeros(count, int)), problem=problem, seeds=np.arange(count)
+        digits_batch(1).take(np.zeros(count, int)), problem=problem, seeds=np.arange(count)
     )
 
 
 def in_lockstep(**options):
     """Five seeds, one at a time on each device, of a rule under two attacks."""
     rules, attacks = ("krum:f=1",), (("none", ()), ("mimic", ()))
-    given = lanes_of(helpers.quadratic(), seeds=range(5), rules=rules)
+    batch = batch_of(helpers.quadratic(), seeds=range(5), rules=rules)
     program = everything("basgd", rules, attacks)
     columns, final = sweeps.sweep(
-        program, given, every=30, measure=first, max_parallel_runs=1, **options
+        program, batch, every=30, measure=first, max_parallel_runs=1, **options
     )
     columns.pop("seconds")
     return columns, final
 
 
-def resumed(given, folder):
-    """Begun on eight devices, interrupted; gone on with on one, interrupted; ended on three."""
+def resumed(batch, folder):
+    """A sweep begun on eight devices, interrupted, continued on one, and finished on three."""
     local = jax.local_devices()
     options = {"checkpoint": folder / "sweep.npz", "checkpoint_every": 20}
     for some, segments in ((local, 1), (local[:1], 3)):
@@ -62,21 +62,21 @@ def resumed(given, folder):
                 raise Stop
 
         with pytest.raises(Stop):
-            run(given, devices=some, progress=progress, **options)
+            run(batch, devices=some, progress=progress, **options)
     seen = []
-    ended = run(given, devices=local[4:7], progress=seen.append, **options)
-    assert sum(seen) == len(given) * given.schedules.shape[1]
+    ended = run(batch, devices=local[4:7], progress=seen.append, **options)
+    assert sum(seen) == len(batch) * batch.schedules.shape[1]
     return ended
 
 
 def program_of_eight():
-    """What XLA makes of a lane on each device."""
+    """The compiled program of one run on each device."""
     mesh = devices_lib.mesh_of(jax.local_devices())
-    given = jax.tree.map(jnp.asarray, simple(8))
-    problem = devices_lib.spread(mesh, given.problem)
-    rest = devices_lib.split(mesh, (given.seeds, given.hyper, given.byzantine))
+    batch = jax.tree.map(jnp.asarray, simple(8))
+    problem = devices_lib.spread(mesh, batch.problem)
+    rest = devices_lib.split(mesh, (batch.seeds, batch.hyper, batch.byzantine))
     begin = sweeps.start(BUILD, "fresh", problem, *rest[:2], mesh=mesh)
-    chunk = devices_lib.split(mesh, given.schedules)
+    chunk = devices_lib.split(mesh, batch.schedules)
     args = (BUILD, "fresh", problem, *rest, begin, chunk)
     program = sweeps.advance.lower(*args, mesh=mesh).compile()
     state = sum(leaf.nbytes for leaf in jax.tree.leaves(begin)) // 8
@@ -84,44 +84,44 @@ def program_of_eight():
 
 
 def child(folder):
-    """All that needs eight devices, in a process that has them."""
+    """Computes all that needs eight devices, in a process that has them."""
     assert jax.local_device_count() == 8
-    told = {"five": run(lanes(5)), "nineteen": resumed(simple(19), folder)}
-    told |= {"lockstep": in_lockstep(), "program": program_of_eight()}
-    (folder / "told.pickle").write_bytes(pickle.dumps(told))
+    results = {"five": run(digits_batch(5)), "nineteen": resumed(simple(19), folder)}
+    results |= {"lockstep": in_lockstep(), "program": program_of_eight()}
+    (folder / "results.pickle").write_bytes(pickle.dumps(results))
 
 
 @pytest.fixture(scope="module")
 def eight(tmp_path_factory):
-    """What a process with eight devices says; without waiting for it."""
+    """Returns the results of a process with eight devices, for which it does not wait yet."""
     folder = tmp_path_factory.mktemp("eight")
-    call = "import pathlib, sys; from tests import test_devices as t; "
+    call = "import pathlib, sys; from tests.sweeps import test_devices as t; "
     call += "t.child(pathlib.Path(sys.argv[1]))"
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     process = subprocess.Popen(
         [sys.executable, "-c", call, folder], cwd=ROOT, env=os.environ | flags
     )
 
-    def told():
+    def results():
         assert process.wait(timeout=300) == 0
-        return pickle.loads((folder / "told.pickle").read_bytes())
+        return pickle.loads((folder / "results.pickle").read_bytes())
 
-    yield told
+    yield results
     process.kill()
     process.wait()
 
 
 def test_eight_devices_are_one_bit_by_bit(eight):
-    one = {"five": run(lanes(5)), "lockstep": in_lockstep()}
+    one = {"five": run(digits_batch(5)), "lockstep": in_lockstep()}
     for name, value in one.items():
         helpers.assert_same(eight()[name], value)
 
 
-def test_a_sweep_goes_on_with_other_devices_to_the_same_bits(eight):
+def test_a_sweep_resumes_on_other_devices_with_the_same_bits(eight):
     helpers.assert_same(eight()["nineteen"], run(simple(19)))
 
 
-def test_devices_say_nothing_to_each_other_and_reuse_the_memory_of_the_runs(eight):
+def test_devices_do_not_communicate_and_reuse_the_memory_of_the_runs(eight):
     text, reused, state = eight()["program"]
     verbs = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|send|recv"
     assert "while" in text and not re.findall(rf"\b(?:{verbs})(?:-start)?\(", text)
@@ -132,9 +132,9 @@ def test_one_device_needs_no_mesh():
     (device,) = jax.local_devices()
     assert devices_lib.mesh_of([device]) is None
     with pytest.raises(InvalidConfig, match="devices names one twice"):
-        run(lanes(1), devices=[device, device])
+        run(digits_batch(1), devices=[device, device])
     with pytest.raises(InvalidConfig, match="devices names none"):
-        run(lanes(1), devices=[])
+        run(digits_batch(1), devices=[])
 
 
 @pytest.mark.parametrize(
@@ -149,26 +149,28 @@ def test_one_device_needs_no_mesh():
         (100, 100, 8, 8, 13),
     ],
 )
-def test_lanes_are_cut_into_shares(total, fit, devices, number, width, tmp_path):
-    assert chunks.agreed(total, fit, devices) == number
+def test_runs_are_cut_into_chunks(total, fit, devices, number, width, tmp_path):
+    assert chunks.agree_number(total, fit, devices) == number
     cut = chunks.cut(total, number, None)
-    assert {len(share.ids) for share in cut} == {width}
-    np.testing.assert_array_equal(np.concatenate([s.lanes for s in cut]), np.arange(total))
+    assert {len(chunk.ids) for chunk in cut} == {width}
+    np.testing.assert_array_equal(np.concatenate([c.runs for c in cut]), np.arange(total))
     batches = list(chunks.side_by_side(cut, devices))
     assert len({len(batch) for batch in batches}) == 1 and len(batches[0]) <= devices
-    assert sum(share.count for batch in batches for share in batch) == total
+    assert sum(chunk.count for batch in batches for chunk in batch) == total
 
 
-def test_shares_that_are_not_equally_far_do_not_run_side_by_side(tmp_path):
+def test_chunks_at_different_events_do_not_run_side_by_side(tmp_path):
     cut = chunks.cut(5, 5, tmp_path / "sweep.npz")
-    for share, event in ((cut[1], 40), (cut[3], 40), (cut[4], 20)):
-        chunks.save(share, np.zeros(16, np.uint8), event, {}, ())
+    for chunk, event in ((cut[1], 40), (cut[3], 40), (cut[4], 20)):
+        chunks.save(chunk, np.zeros(16, np.uint8), event, {}, ())
     found = [[int(s.ids[0]) for s in batch] for batch in chunks.side_by_side(cut, 2)]
     assert found == [[0, 2], [4], [1, 3]]
-    # The cut stays, but for a caller who allows fewer lanes on a device.
+    # The cut stays, but for a caller who allows fewer runs on a device.
     path = tmp_path / "sweep.npz"
-    assert chunks.agreed(5, 5, 1, None, path) == chunks.agreed(5, 1, 1, 1, path) == 5
-    assert chunks.agreed(10, 1, 1, 1, path) == 10
+    assert (
+        chunks.agree_number(5, 5, 1, None, path) == chunks.agree_number(5, 1, 1, 1, path) == 5
+    )
+    assert chunks.agree_number(10, 1, 1, 1, path) == 10
 
 
 FLAGS = [
@@ -191,17 +193,17 @@ def pair(out):
 
 
 def test_two_processes_write_what_one_does_and_one_resumes_what_two_began(tmp_path):
-    whole, both, cut = (tmp_path / name for name in ("whole", "both", "cut"))
+    single, both, cut = (tmp_path / name for name in ("single", "both", "cut"))
     processes = pair(both)
-    said = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
-    assert said[1] == ("", "")  # the first one speaks
-    alone = start("experiments.compare", *FLAGS, f"--out={whole}")
+    printed = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed
+    assert printed[1] == ("", "")  # only the first one prints
+    alone = start("experiments.compare", *FLAGS, f"--out={single}")
     out, err = alone.communicate(timeout=300)
     assert alone.returncode == 0, err
-    assert said[0][0] == out.replace(str(whole), str(both))
-    assert timeless(read(both)) == timeless(read(whole))
-    written = (sorted(path.name for path in out.glob("*")) for out in (both, whole))
+    assert printed[0][0] == out.replace(str(single), str(both))
+    assert timeless(read(both)) == timeless(read(single))
+    written = (sorted(path.name for path in out.glob("*")) for out in (both, single))
     assert next(written) == next(written)
 
     processes = pair(cut)
@@ -217,8 +219,8 @@ def test_two_processes_write_what_one_does_and_one_resumes_what_two_began(tmp_pa
     alone.communicate()
     ended = {path.name for path in cut.glob("checkpoints/*.npz")}
     ways = {re.sub(r"-\d+of", "-of", name) for name in ended}
-    assert begun <= ended and len(ways) == 2  # of two sweeps: what is cut stays cut
-    assert timeless(read(cut)) == timeless(read(whole))
+    assert begun <= ended and len(ways) == 2  # of two sweeps: the cut is kept
+    assert timeless(read(cut)) == timeless(read(single))
 
 
 @pytest.mark.parametrize(
@@ -243,6 +245,6 @@ def test_flags_that_do_not_go_together_are_refused(flags, message):
 def test_a_command_that_cannot_share_its_runs_says_so():
     if not flags_lib.FLAGS.is_parsed():
         flags_lib.FLAGS(["test"])
-    told = {"processes": 2, "process": 0, "coordinator": "a:1"}
-    with flagsaver.flagsaver(**told), pytest.raises(InvalidConfig, match="in one process"):
+    values = {"processes": 2, "process": 0, "coordinator": "a:1"}
+    with flagsaver.flagsaver(**values), pytest.raises(InvalidConfig, match="in one process"):
         multi_host.check(many=False)

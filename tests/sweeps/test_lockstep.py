@@ -1,4 +1,4 @@
-"""Many servers and attacks in lock-step are the runs they stand for."""
+"""Runs in lock-step, with many servers and attacks, equal the same runs alone."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ def everything(method, rules=RULES, attacks=ATTACKS):
     return Lockstep(tuple(tuple(build(method, r, a) for a in attacks) for r in rules))
 
 
-def lanes_of(problem, seeds=(0, 1), rules=RULES):
+def batch_of(problem, seeds=(0, 1), rules=RULES):
     many = len(seeds)
     spread = lambda a: jnp.broadcast_to(a, (many, *a.shape))  # noqa: E731
     batched = dataclasses.replace(
@@ -42,9 +42,9 @@ def lanes_of(problem, seeds=(0, 1), rules=RULES):
     )
     steps = np.tile(np.float32(STEPS), (many, len(rules), 1))
     orders = [arrivals.uniform(jax.random.key(s), helpers.M, EVENTS) for s in seeds]
-    lies = np.tile(np.arange(helpers.M) < 2, (many, 1))
+    byzantine = np.tile(np.arange(helpers.M) < 2, (many, 1))
     return sweeps.RunBatch(
-        batched, np.asarray(seeds, np.int32), {"step_size": steps}, lies, np.stack(orders)
+        batched, np.asarray(seeds, np.int32), {"step_size": steps}, byzantine, np.stack(orders)
     )
 
 
@@ -60,12 +60,12 @@ def first(params):
         ("basgd", "fresh", [(0, 2, 1, 1), (1, 0, 0, 3)]),
     ],
 )
-def test_every_lane_is_the_run_it_stands_for(method, delivery, some):
+def test_every_run_in_lockstep_equals_the_run_alone(method, delivery, some):
     problem = helpers.digits(workers=helpers.M)
-    lanes = lanes_of(problem)
+    batch = batch_of(problem)
     columns, ends = sweeps.sweep(
         everything(method),
-        lanes,
+        batch,
         every=30,
         measure=first,
         delivery=delivery,
@@ -77,23 +77,23 @@ def test_every_lane_is_the_run_it_stands_for(method, delivery, some):
     ends = ends.params.reshape(*shape, -1)
     moved = np.abs(ends - np.asarray(problem.x0)).max(axis=-1)
     assert (moved > 0).all()
-    for lane, g, h, a in some:
+    for seed, g, h, a in some:
         system = build(method, RULES[g], ATTACKS[a])(problem, {"step_size": STEPS[h]})
         alone, _ = simulation.run(
-            problem, system, lanes.schedules[lane], seed=lane, byzantine=2, delivery=delivery
+            problem, system, batch.schedules[seed], seed=seed, byzantine=2, delivery=delivery
         )
         # Matrix products of another size add in another order: equal up to rounding.
-        end, size = ends[lane, g, h, a], moved[lane, g, h, a]
+        end, size = ends[seed, g, h, a], moved[seed, g, h, a]
         np.testing.assert_allclose(alone.server.params, end, rtol=0, atol=1e-3 * size)
 
 
-def test_lanes_differ_and_an_interrupted_panel_resumes_with_the_same_bits(tmp_path):
+def test_runs_differ_and_an_interrupted_panel_resumes_with_the_same_bits(tmp_path):
     problem = helpers.quadratic()
-    lanes = lanes_of(problem)
+    batch = batch_of(problem)
     program = everything("basgd")
-    _, whole = sweeps.sweep(program, lanes, every=30, measure=first, max_parallel_runs=1)
-    for lane in whole.params.reshape(2, -1, whole.params.shape[-1]):
-        assert len(np.unique(lane, axis=0)) == len(lane)
+    _, complete = sweeps.sweep(program, batch, every=30, measure=first, max_parallel_runs=1)
+    for runs in complete.params.reshape(2, -1, complete.params.shape[-1]):
+        assert len(np.unique(runs, axis=0)) == len(runs)
 
     class Stop(Exception):
         pass
@@ -108,25 +108,25 @@ def test_lanes_differ_and_an_interrupted_panel_resumes_with_the_same_bits(tmp_pa
     options = {"every": 30, "measure": first, "max_parallel_runs": 1, "checkpoint_every": 30}
     path = tmp_path / "panel.npz"
     with pytest.raises(Stop):
-        sweeps.sweep(program, lanes, checkpoint=path, progress=interrupt, **options)
-    columns, again = sweeps.sweep(program, lanes, checkpoint=path, **options)
-    helpers.assert_same(whole, again)
+        sweeps.sweep(program, batch, checkpoint=path, progress=interrupt, **options)
+    columns, resumed = sweeps.sweep(program, batch, checkpoint=path, **options)
+    helpers.assert_same(complete, resumed)
     assert not np.isnan(columns["first"]).any()
 
 
 def test_aggregation_stays_conditional():
-    """Side by side it is computed when a set of buffers is full, not at every event."""
+    """Side by side, it is computed when a set of buffers is full, and not at every event."""
     problem = helpers.quadratic()
-    lanes = lanes_of(problem, seeds=(0,))
+    batch = batch_of(problem, seeds=(0,))
     program = everything("basgd")
-    args = (program, "fresh", lanes.problem, jnp.asarray(lanes.seeds), lanes.hyper)
+    args = (program, "fresh", batch.problem, jnp.asarray(batch.seeds), batch.hyper)
     run = jax.eval_shape(lambda *a: sweeps.start(*args[:2], *a), *args[2:])
-    text = sweeps.advance.lower(*args, jnp.asarray(lanes.byzantine), run, lanes.schedules)
-    # One for each rule, and one for the liars that look around.
+    text = sweeps.advance.lower(*args, jnp.asarray(batch.byzantine), run, batch.schedules)
+    # One for each rule, and one for the omniscient attacks.
     assert text.as_text().count("stablehlo.case") >= len(RULES) + 1
 
 
-def test_what_does_not_fit_is_refused():
+def test_invalid_rules_and_hyperparameters_raise():
     problem = helpers.quadratic()
     program = everything("basgd", rules=("mean", "krum:f=2"))
     hyper = {"step_size": np.full((2, 1), 0.1, np.float32)}
@@ -136,16 +136,16 @@ def test_what_does_not_fit_is_refused():
         program(problem, {"step_size": np.full((3, 1), 0.1, np.float32)})
 
 
-def test_state_of_a_stateful_attack_is_kept_for_each_lane():
+def test_the_state_of_an_attack_is_kept_for_each_run():
     problem = helpers.quadratic()
     program = everything("basgd", attacks=(("mimic", ()), ("none", ())))
     hyper = {"step_size": np.tile(np.float32(STEPS), (3, 1))}
     system = program(problem, hyper)
-    lies = jnp.asarray(attacks_lib.byzantine_mask(helpers.M, 2))
+    byzantine = jnp.asarray(attacks_lib.byzantine_mask(helpers.M, 2))
     keys = keys_lib.split(0)
     run = simulation.start(system, problem, keys, "fresh")
     order = jnp.asarray([0, 1, 0, 3], jnp.int32)
-    run, _ = simulation.advance(system, problem, lies, keys, "fresh", run, order)
+    run, _ = simulation.advance(system, problem, byzantine, keys, "fresh", run, order)
     weights, count = run.attack[0]
     assert weights.shape == (3, 2, helpers.M)
-    np.testing.assert_array_equal(count, np.full((3, 2), 3))  # three of four were lies
+    np.testing.assert_array_equal(count, np.full((3, 2), 3))  # three of four were forged

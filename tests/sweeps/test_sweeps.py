@@ -27,7 +27,7 @@ def largest(params):
     return {"largest": jnp.abs(params).max(axis=-1)}
 
 
-def lanes(count=3, module=None, shape=(6, 6, 1), examples=40, workers=WORKERS):
+def digits_batch(count=3, module=None, shape=(6, 6, 1), examples=40, workers=WORKERS):
     one = [
         helpers.digits(module, seed=s, shape=shape, examples=examples, workers=workers)
         for s in range(count)
@@ -48,20 +48,20 @@ def lanes(count=3, module=None, shape=(6, 6, 1), examples=40, workers=WORKERS):
     )
 
 
-def run(given, **options):
+def run(batch, **options):
     options = {"every": 20, "measure": largest} | options
-    columns, final = sweeps.sweep(BUILD, given, **options)
+    columns, final = sweeps.sweep(BUILD, batch, **options)
     columns.pop("seconds")
     return columns, final.params
 
 
 @pytest.mark.parametrize("delivery", [pytest.param("fresh", marks=helpers.LONG), "outstanding"])
-def test_batches_of_lanes_equal_all_at_once_and_each_alone(delivery):
-    """A real MLP: matrix products and reductions must not depend on the number of lanes."""
-    given = lanes()
-    together = run(given, delivery=delivery)
-    helpers.assert_same(together, run(given, delivery=delivery, max_parallel_runs=2))
-    alone = [run(given.take(slice(lane, lane + 1)), delivery=delivery) for lane in range(3)]
+def test_chunks_of_runs_equal_all_at_once_and_each_alone(delivery):
+    """A real MLP: matrix products and reductions must not depend on the number of runs."""
+    batch = digits_batch()
+    together = run(batch, delivery=delivery)
+    helpers.assert_same(together, run(batch, delivery=delivery, max_parallel_runs=2))
+    alone = [run(batch.take(slice(i, i + 1)), delivery=delivery) for i in range(3)]
     helpers.assert_same(together, jax.tree.map(lambda *a: np.concatenate(a), *alone))
 
 
@@ -72,9 +72,9 @@ class Stop(Exception):
 @pytest.mark.parametrize("delivery", ["fresh", "outstanding"])
 @pytest.mark.parametrize("max_parallel_runs", [None, 2])
 def test_an_interrupted_sweep_ends_with_the_same_bits(tmp_path, delivery, max_parallel_runs):
-    given = lanes()
+    batch = digits_batch()
     options = {"delivery": delivery, "max_parallel_runs": max_parallel_runs}
-    whole = run(given, **options)
+    complete = run(batch, **options)
     path = tmp_path / "sweep.npz"
     stops = iter([1, 3, 2, 10**9])
     for attempt in range(4):
@@ -88,59 +88,59 @@ def test_an_interrupted_sweep_ends_with_the_same_bits(tmp_path, delivery, max_pa
 
         try:
             resumed = run(
-                given, checkpoint=path, checkpoint_every=20, progress=progress, **options
+                batch, checkpoint=path, checkpoint_every=20, progress=progress, **options
             )
             break
         except Stop:
             assert attempt < 3
-    helpers.assert_same(whole, resumed)
+    helpers.assert_same(complete, resumed)
     # Finished: nothing is computed again.
     seen = []
-    helpers.assert_same(whole, run(given, checkpoint=path, progress=seen.append, **options))
+    helpers.assert_same(complete, run(batch, checkpoint=path, progress=seen.append, **options))
     assert sum(seen) == 3 * EVENTS
 
 
-def test_a_sweep_resumes_in_the_batches_it_began_with(tmp_path, monkeypatch):
+def test_a_sweep_resumes_with_the_chunks_it_began_with(tmp_path, monkeypatch):
     """Free memory may differ from call to call; what was computed must still be found."""
     path = tmp_path / "sweep.npz"
-    given = lanes()
+    batch = digits_batch()
     monkeypatch.setattr(run_sweep, "runs_that_fit", lambda total, size: 2)
-    first = run(given, checkpoint=path)
+    first = run(batch, checkpoint=path)
     monkeypatch.setattr(run_sweep, "runs_that_fit", lambda total, size: total)
     with helpers.compilations() as compiled:
-        again = run(given, checkpoint=path)
+        again = run(batch, checkpoint=path)
     assert compiled == []
     helpers.assert_same(first, again)
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_checkpoint_of_another_sweep_is_refused(tmp_path):
+def test_a_checkpoint_of_another_sweep_raises(tmp_path):
     path = tmp_path / "sweep.npz"
-    given = lanes()
-    run(given, checkpoint=path)
-    other = dataclasses.replace(given, seeds=given.seeds + 1)
+    batch = digits_batch()
+    run(batch, checkpoint=path)
+    other = dataclasses.replace(batch, seeds=batch.seeds + 1)
     with pytest.raises(InvalidConfig, match="another method, attack"):
         run(other, checkpoint=path)
     with pytest.raises(InvalidConfig, match="another method, attack"):
         sweeps.sweep(
-            SystemSpec("far_sign", "none", (), FEEDBACK), given, every=20, measure=largest,
+            SystemSpec("far_sign", "none", (), FEEDBACK), batch, every=20, measure=largest,
             checkpoint=path,
         )  # fmt: skip
     (kept,) = tmp_path.iterdir()
-    kept.write_bytes(kept.read_bytes()[:100])  # no run of ours leaves half a file: say so
+    kept.write_bytes(kept.read_bytes()[:100])  # writes are atomic, so this is damage
     with pytest.raises(InvalidConfig, match="damaged"):
-        run(given, checkpoint=path)
+        run(batch, checkpoint=path)
 
 
 _KILLED = """
 import sys, time
 import numpy as np
-from tests.sweeps.test_sweeps import lanes, run
+from tests.sweeps.test_sweeps import digits_batch, run
 seen = []
 def progress(events):
     print("segment", flush=True)
     time.sleep(0.2)
-columns, params = run(lanes(), checkpoint=sys.argv[1], checkpoint_every=10, every=10,
+columns, params = run(digits_batch(), checkpoint=sys.argv[1], checkpoint_every=10, every=10,
                       progress=progress)
 np.save(sys.argv[2], params)
 """
@@ -150,7 +150,7 @@ np.save(sys.argv[2], params)
 def test_sigkill_at_any_moment_loses_nothing_but_the_running_segment(tmp_path):
     command = [sys.executable, "-c", _KILLED, tmp_path / "s.npz", tmp_path / "params.npy"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
-    # All attempts compile the same: the first one does it for them.
+    # All attempts need the same programs, which the first one compiles.
     environment |= {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
     environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     for segments in (1, 3):
@@ -167,26 +167,26 @@ def test_sigkill_at_any_moment_loses_nothing_but_the_running_segment(tmp_path):
         command, stdout=subprocess.PIPE, text=True, env=environment, check=True
     )
     assert done.stdout.count("segment") < EVENTS // 10 + 1
-    _, params = run(lanes(), every=10)
+    _, params = run(digits_batch(), every=10)
     np.testing.assert_array_equal(np.load(tmp_path / "params.npy"), params)
 
 
-def compiled(given, events=20, delivery="fresh", turns=None):
+def compiled(batch, events=20, delivery="fresh", turns=None):
     """The program of a segment: with 20 events, one that the runs above have compiled."""
-    given = jax.tree.map(jnp.asarray, given)
-    run = sweeps.start(BUILD, delivery, given.problem, given.seeds, given.hyper)
-    args = (given.problem, given.seeds, given.hyper, given.byzantine, run)
-    chunk = given.schedules[:, :events]
+    batch = jax.tree.map(jnp.asarray, batch)
+    run = sweeps.start(BUILD, delivery, batch.problem, batch.seeds, batch.hyper)
+    args = (batch.problem, batch.seeds, batch.hyper, batch.byzantine, run)
+    chunk = batch.schedules[:, :events]
     return sweeps.advance.lower(BUILD, delivery, *args, chunk, turns=turns).compile()
 
 
-def test_lanes_in_turns_and_side_by_side_give_the_same_bits():
-    given = jax.tree.map(jnp.asarray, lanes(3))
-    args = (given.problem, given.seeds, given.hyper, given.byzantine)
+def test_runs_in_turns_and_side_by_side_give_the_same_bits():
+    batch = jax.tree.map(jnp.asarray, digits_batch(3))
+    args = (batch.problem, batch.seeds, batch.hyper, batch.byzantine)
     after = []
     for turns in (True, False):
         run = sweeps.start(BUILD, "fresh", *args[:3])
-        chunk = given.schedules[:, :20]
+        chunk = batch.schedules[:, :20]
         after.append(sweeps.advance(BUILD, "fresh", *args, run, chunk, turns=turns))
     helpers.assert_same(*after)
 
@@ -196,9 +196,9 @@ def test_lanes_in_turns_and_side_by_side_give_the_same_bits():
     [(1, "fresh", True), (3, "fresh", True), (3, "fresh", False), (2, "outstanding", False)],
 )
 def test_the_compiled_loop_copies_no_table(count, delivery, turns):
-    given = lanes(count)
-    m, d = WORKERS, given.problem.x0.shape[1]
-    text = compiled(given, delivery=delivery, turns=turns).as_text()
+    batch = digits_batch(count)
+    m, d = WORKERS, batch.problem.x0.shape[1]
+    text = compiled(batch, delivery=delivery, turns=turns).as_text()
     assert re.search(rf"f32\[(\d+,)*{m},{d}\]", text)  # the table is there
     copies = re.findall(r"= f32\[([\d,]+)\]\S* copy(?:-start)?\(", text)
     tables = [shape for shape in copies if shape.endswith(f"{m},{d}") or shape == f"{m * d}"]
@@ -208,8 +208,8 @@ def test_the_compiled_loop_copies_no_table(count, delivery, turns):
 def test_a_run_needs_little_more_than_its_state_and_data():
     """y + x + data + 20 %, by the compiler's own account, at the size of the paper."""
     module = models.mlp()
-    given = lanes(1, module, shape=(28, 28, 1), examples=2400, workers=25)
-    program = compiled(given, events=1000).memory_analysis()
+    batch = digits_batch(1, module, shape=(28, 28, 1), examples=2400, workers=25)
+    program = compiled(batch, events=1000).memory_analysis()
     used = (
         program.argument_size_in_bytes
         + program.output_size_in_bytes
@@ -219,12 +219,12 @@ def test_a_run_needs_little_more_than_its_state_and_data():
     d = 25_450
     y, x, data = 25 * d * 4, d * 4, 25 * 2400 * (784 + 4)
     assert used <= 1.2 * (y + x + data)
-    # The state of one lane, and the table of its examples, are what lane_bytes says.
-    kept = sweeps.bytes_per_run(BUILD, given)
+    # The state of one run, and its table of examples, are what bytes_per_run counts.
+    kept = sweeps.bytes_per_run(BUILD, batch)
     assert y + 2 * x + 25 * 2400 * 4 <= kept <= 1.1 * (y + 2 * x + 25 * 2400 * 4)
 
 
-def test_lanes_that_fit_is_bounded_by_memory():
+def test_the_number_of_runs_that_fit_is_bounded_by_memory():
     assert sweeps.runs_that_fit(10, 1) == 10
     assert sweeps.runs_that_fit(10, 2**60) == 1
 
@@ -238,26 +238,26 @@ def test_lanes_that_fit_is_bounded_by_memory():
         ({"delivery": "late"}, "got 'late'"),
     ],
 )
-def test_bad_options_are_refused(change, message):
+def test_invalid_options_raise(change, message):
     with pytest.raises(InvalidConfig, match=message):
-        run(lanes(1), **change)
+        run(digits_batch(1), **change)
 
 
-def test_every_lane_is_checked_before_the_loop():
-    given = lanes(2)
-    bad = dataclasses.replace(given, hyper=given.hyper | {"average_step": np.array([0.5, 2.0])})
+def test_every_run_is_checked_before_the_loop():
+    batch = digits_batch(2)
+    bad = dataclasses.replace(batch, hyper=batch.hyper | {"average_step": np.array([0.5, 2.0])})
     with pytest.raises(InvalidConfig, match="0 < average_step <= 1: got 2"):
         run(bad)
-    bad = dataclasses.replace(given, hyper=given.hyper | {"step_size": np.array([0.5, -1.0])})
+    bad = dataclasses.replace(batch, hyper=batch.hyper | {"step_size": np.array([0.5, -1.0])})
     with pytest.raises(InvalidConfig, match="positive and finite: got -1"):
         run(bad)
-    late = given.schedules.copy()
+    late = batch.schedules.copy()
     late[1, 7] = WORKERS
     with pytest.raises(InvalidConfig, match=f"names worker {WORKERS}"):
-        run(dataclasses.replace(given, schedules=late))
+        run(dataclasses.replace(batch, schedules=late))
     build = dataclasses.replace(BUILD, feedback=OracleConfig(batch_size=41))
     with pytest.raises(InvalidConfig, match="got batch_size=41, and a worker has 40"):
-        sweeps.sweep(build, given, every=20, measure=largest)
+        sweeps.sweep(build, batch, every=20, measure=largest)
     build = dataclasses.replace(BUILD, feedback=OracleConfig(batch_size=8, directions=10**6))
     with pytest.raises(InvalidConfig, match="k <= number of directions: got k=1000000"):
-        sweeps.sweep(build, given, every=20, measure=largest)
+        sweeps.sweep(build, batch, every=20, measure=largest)

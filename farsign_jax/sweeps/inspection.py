@@ -1,0 +1,164 @@
+"""What the system of a run batch tells before anything runs: its costs, and its errors.
+
+The system is built once for all runs of the batch, and once only for the batches that differ in
+nothing but seeds and schedules.
+"""
+
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from farsign_jax import keys as keys_lib
+from farsign_jax import simulation
+from farsign_jax.base import Problem, System
+from farsign_jax.validation import InvalidConfig, check_points
+
+SystemFactory = Callable[[Problem, Any], System]  # (problem, hyper) -> system
+
+_MOST = 64  # inspections that are kept
+_inspected: dict[Any, "Inspection"] = {}
+
+
+class Inspection(NamedTuple):
+    """What all runs of a batch have in common.
+
+    Attributes:
+        evaluations: mini-batch losses or gradients per answer.
+        bits: size of an answer.
+        batch_size: examples per mini-batch.
+        state: shapes of a run's state with one open question, leaves without the axis of runs.
+        memory_advice: of the server.
+    """
+
+    evaluations: int
+    bits: int
+    batch_size: int
+    state: simulation.Run
+    memory_advice: Callable[[str, int, int, int], str] | None
+
+
+def inspect(build: SystemFactory, problem: Problem, hyper: Any) -> Inspection:
+    """Builds the system of a batch once, and checks the hyper-parameters of all runs with it.
+
+    Args:
+        build: makes the system of one run.
+        problem: of R runs, as in `RunBatch`.
+        hyper: hyper-parameters, leaves [P, ...], P >= 1.
+
+    Raises:
+        InvalidConfig: if the system of some run cannot be built; the message names the value.
+    """
+    points = _distinct(hyper)
+    leaves, tree = jax.tree.flatten(points)
+    values = tuple((leaf.shape, str(leaf.dtype), leaf.tobytes()) for leaf in leaves)
+    arrays = [problem.rows[0], problem.sizes[0], problem.x0[0], *jax.tree.leaves(problem.data)]
+    shapes = tuple((a.shape, str(a.dtype)) for a in arrays)
+    key = (build, problem.losses, problem.structure, shapes, tree, values)
+    if key not in _inspected:
+        if len(_inspected) >= _MOST:
+            _inspected.pop(next(iter(_inspected)))
+        _inspected[key] = _build_once(build, problem_of_run(problem, 0), points)
+    return _inspected[key]
+
+
+def problem_of_run(problem: Problem, run: Any) -> Problem:
+    """Returns the problem of one run of a batch; the data remain those of all runs."""
+    own = {name: getattr(problem, name)[run] for name in ("rows", "sizes", "x0")}
+    return dataclasses.replace(problem, **own)
+
+
+def _distinct(hyper: Any) -> Any:
+    """Returns the different points among the hyper-parameters of the runs."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(hyper)]
+    if not leaves:
+        return hyper
+    seen: dict[tuple[bytes, ...], int] = {}
+    for number in range(len(leaves[0])):
+        seen.setdefault(tuple(leaf[number].tobytes() for leaf in leaves), number)
+    first = list(seen.values())
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[first], hyper)
+
+
+def _build_once(build: SystemFactory, problem: Problem, points: Any) -> Inspection:
+    problem = jax.device_put(problem)  # `build` is given arrays of JAX
+    found: list[Inspection] = []
+
+    def inspect_system(system: System) -> None:
+        keys = keys_lib.split(0)
+        state = jax.eval_shape(lambda: simulation.start(system, problem, keys, "outstanding"))
+        worker = system.worker
+        found.append(
+            Inspection(
+                evaluations=worker.evaluations,
+                bits=simulation.bits_per_answer(system, problem),
+                batch_size=worker.batch_size,
+                state=state,
+                memory_advice=system.server.memory_advice,
+            )
+        )
+
+    check_points(lambda hyper: build(problem, hyper), points, inspect_system)
+    return found[0]
+
+
+def _sizes(
+    build: SystemFactory, batch: Any, delivery: str
+) -> tuple[Inspection, dict[str, tuple[int, Any]]]:
+    """Returns the bytes and shape of each array that one run keeps on the device, by name."""
+    found = inspect(build, batch.problem, batch.hyper)
+    problem, open_questions = batch.problem, simulation.depth(delivery)
+    own = {name: getattr(problem, name)[0] for name in ("rows", "sizes", "x0")}
+    sizes = {name: (_bytes(leaf), leaf) for name, leaf in own.items()}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(found.state):
+        name = jax.tree_util.keystr(path).lstrip(".")
+        times = open_questions if name.startswith("inbox") else 1
+        sizes[name] = times * _bytes(leaf), leaf
+    return found, sizes
+
+
+def _bytes(leaf: Any) -> int:
+    return leaf.size * leaf.dtype.itemsize
+
+
+def bytes_per_run(build: SystemFactory, batch: Any, delivery: str = "fresh") -> int:
+    """Returns the bytes that one run keeps on the device, without data and scratch memory."""
+    return sum(size for size, _ in _sizes(build, batch, delivery)[1].values())
+
+
+def check_memory(build: SystemFactory, batch: Any, delivery: str) -> None:
+    """Raises `InvalidConfig` if not even one run of the batch fits into a device."""
+    available = memory(len(batch))[0]
+    needed = bytes_per_run(build, batch, delivery)
+    if needed <= available:
+        return
+    found, sizes = _sizes(build, batch, delivery)
+    name, (size, leaf) = max(sizes.items(), key=lambda item: item[1][0])
+    text = f"a run needs {needed / 2**30:.3g} GiB, the device has {available / 2**30:.3g}: "
+    text += f"{name} {leaf.dtype}{list(leaf.shape)} takes {size / 2**30:.3g}"
+    if found.memory_advice is not None and name.startswith("server."):
+        field = name.removeprefix("server.")
+        advice = found.memory_advice(field, size, needed - size, available)
+        text += f"; {advice}" if advice else ""
+    raise InvalidConfig(text)
+
+
+def memory(num_runs: int) -> tuple[int, int]:
+    """Returns the bytes of one of the devices that these runs use, and how many are free."""
+    local = jax.local_devices()
+    stats = local[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"], stats["bytes_limit"] - stats["bytes_in_use"]
+    used = min(num_runs, len(local))  # devices, which divide the memory of the host
+    page = os.sysconf("SC_PAGE_SIZE")
+    total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
+    meminfo = pathlib.Path("/proc/meminfo")  # of Linux: caches can be given back
+    if meminfo.exists():
+        found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())
+        free = int(found.group(1)) * 1024 if found else free
+    return total // used, free // used
