@@ -14,7 +14,7 @@ from farsign_jax.aggregators.rule import Count
 from farsign_jax.arrivals import delays
 from farsign_jax.attacks import timing as timing_lib
 from farsign_jax.data import datasets, partitions
-from farsign_jax.methods.registry import METHODS, OracleConfig, hyper_of, options_of
+from farsign_jax.methods import METHODS, OracleConfig, hyper_of, options_of
 from farsign_jax.specs import parse
 from farsign_jax.validation import InvalidConfig, lookup, require
 
@@ -110,7 +110,7 @@ class PanelConfig:
     @property
     def in_rounds(self) -> bool:
         """Does any of the methods work in rounds?"""
-        return any(METHODS[parse(method)[0]].rounds for method in self.methods)
+        return any(METHODS[parse(method)[0]].works_in_rounds for method in self.methods)
 
     def byzantine_mask(self) -> np.ndarray:
         """bool[m], who lies; bool[m, m] where it changes from event to event."""
@@ -282,7 +282,7 @@ def check(config: PanelConfig) -> None:
             rule = f"liars share the buffers of --buffers={config.buffers}: got {method!r}"
             require(config.byzantine_placement != "one_buffer" or count == config.buffers, rule)
         entry, heard = METHODS[name], config.waiting().get("wait", config.workers)
-        rules = (entry.rule,) if entry.rule else ()
+        rules = (entry.fixed_aggregator,) if entry.fixed_aggregator else ()
         if "aggregator" in options_of(name):
             rules = config.aggregators
             rows = heard
@@ -291,7 +291,7 @@ def check(config: PanelConfig) -> None:
             for rule in rules:  # which must take as many rows as there are
                 aggregators_lib.make(rule).check(Count(rows, rows))
         robust = [rule for rule in rules if rule != "mean"]
-        if entry.rounds and robust:
+        if entry.works_in_rounds and robust:
             told = f"got q={config.byzantine}, m={heard}"
             enough = 2 * config.byzantine < heard
             require(enough, f"{name} with {robust[0]} needs q < m/2: {told}")

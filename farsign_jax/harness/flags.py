@@ -22,7 +22,7 @@ from farsign_jax.config.panel_config import (
 )
 from farsign_jax.data.datasets import DATASETS
 from farsign_jax.data.partitions import PARTITIONS
-from farsign_jax.methods.registry import METHODS
+from farsign_jax.methods import METHODS
 from farsign_jax.models.networks import MODELS
 from farsign_jax.specs import parse
 from farsign_jax.validation import lookup, require

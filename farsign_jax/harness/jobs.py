@@ -15,7 +15,7 @@ from farsign_jax import arrivals, base, keys, models, problems, simulation, swee
 from farsign_jax.base import Key
 from farsign_jax.config.panel_config import CLOCKLESS, PanelConfig, check, parse_attack
 from farsign_jax.data import datasets, partitions
-from farsign_jax.methods.registry import METHODS, SystemSpec, hyper_of, options_of
+from farsign_jax.methods import METHODS, SystemSpec, hyper_of, options_of
 from farsign_jax.problems import metrics
 from farsign_jax.specs import parse
 from farsign_jax.sweeps.lockstep import Lockstep
@@ -156,7 +156,7 @@ class Job:
 
     @property
     def in_rounds(self) -> bool:
-        return METHODS[self.builds[0].method].rounds
+        return METHODS[self.builds[0].method].works_in_rounds
 
     def delivery(self, config: PanelConfig) -> str:
         """Everybody in a round is asked when it begins."""
@@ -246,7 +246,7 @@ def jobs_of(config: PanelConfig, multiples: Sequence[float] = (1.0,)) -> list[Jo
             for key in grid[0][0]
         }
         told = {"methods": tuple(texts), "hyper": hyper}
-        if "aggregator" in known or METHODS[method].lockstep:
+        if "aggregator" in known or METHODS[method].attacks_in_lockstep:
             runs = tuple((name, attack) for name in names for attack in config.attacks)
             builds = tuple(build for row in rows for build in row)
             program = Lockstep(tuple(map(tuple, rows)))

@@ -4,17 +4,15 @@ A new method is one file in `servers/`, one function here and one line in `METHO
 command lines and the common tests find it there.
 """
 
-import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from farsign_jax import aggregators, attacks, oracles, step_sizes
+from farsign_jax import aggregators, oracles, step_sizes
 from farsign_jax import directions as directions_lib
-from farsign_jax.base import Problem, Server, System, Worker
+from farsign_jax.base import Problem, Worker
 from farsign_jax.directions import importance
 from farsign_jax.methods import average_storage
 from farsign_jax.methods.aflguard import aflguard
@@ -25,6 +23,7 @@ from farsign_jax.methods.ef_sign_sgd import ef_sign_sgd, error_feedback_sign
 from farsign_jax.methods.far_sign import far_sign
 from farsign_jax.methods.fedbuff import fedbuff
 from farsign_jax.methods.kardam import kardam
+from farsign_jax.methods.method import Hyper, Method, OracleConfig
 from farsign_jax.methods.rsa import own_model, rsa
 from farsign_jax.methods.sgd import sgd
 from farsign_jax.methods.sign_sgd import momentum_sign, sign_sgd
@@ -33,63 +32,7 @@ from farsign_jax.models.structure import MLPStructure
 from farsign_jax.oracles.coordinate_mlp import touch
 from farsign_jax.validation import lookup, require
 
-
-@dataclasses.dataclass(frozen=True)
-class OracleConfig:
-    """How workers are asked: what all methods of a comparison have in common.
-
-    Attributes:
-        batch_size: b, examples per mini-batch.
-        directions: k, directions per question of the methods that ask for directions.
-        delta: perturbation of two-point differences.
-        decay: factor in (0, 1] on all step sizes every `decay_every` answers.
-        decay_every: answers between two decays.
-        per_round: answers in a round, on average, of methods that work so; None: all m.
-    """
-
-    batch_size: int = 64
-    directions: int = 100
-    delta: float = 1e-3
-    decay: float = 0.9
-    decay_every: int = 1000
-    per_round: float | None = None
-
-    def schedule(self, initial: Any) -> Any:
-        rule = f"a step size is positive and finite: got {initial}"
-        require((initial > 0) & (initial < float("inf")), rule)
-        return step_sizes.staircase(initial, self.decay, self.decay_every)
-
-    def per_round_schedule(self, initial: Any, num_workers: int) -> Any:
-        """The same sequence as a function of rounds instead of answers."""
-        per_answer, answers = self.schedule(initial), float(self.per_round or num_workers)
-        return lambda rounds: per_answer(answers * jnp.asarray(rounds, jnp.float32))
-
-
 NORMS = {"l1": 1, "l2": 2, "linf": float("inf")}
-
-
-Hyper = Mapping[str, Any]  # step sizes and the like: numbers, or tracers in a sweep
-
-
-class Method(NamedTuple):
-    """`build(problem, feedback, hyper, **options)`, and what it needs to be told.
-
-    Attributes:
-        build: to server and worker; its keyword arguments are the options of the method, its
-            docstring says in a line what it is.
-        presets: from a preset to its hyper-parameters; every preset has the same names.
-        tuned: the step size of preset `tuned` for each aggregator, where a method takes one.
-        rounds: does the server wait? Then an event is a round (`arrivals.rounds`).
-        lockstep: do its attacks run side by side even where it takes no aggregator?
-        rule: the aggregator, where it is always the same.
-    """
-
-    build: Callable[..., tuple[Server, Worker]]
-    presets: Mapping[str, Hyper]
-    tuned: Mapping[str, float] = {}
-    rounds: bool = False
-    lockstep: bool = False
-    rule: str = ""
 
 
 def _gradients(problem: Problem, feedback: OracleConfig) -> Worker:
@@ -299,13 +242,17 @@ def _sgd(problem, feedback, hyper, *, aggregator="median", scale=1.0, weight_dec
 def _fed_sgd(problem, feedback, hyper, *, scale=1.0, weight_decay=0.0):
     """Rounds: the mean of gradients, no defence."""
     told = {"scale": scale, "weight_decay": weight_decay}
-    return _sgd(problem, feedback, hyper, aggregator=METHODS["fed_sgd"].rule, **told)
+    return _sgd(
+        problem, feedback, hyper, aggregator=METHODS["fed_sgd"].fixed_aggregator, **told
+    )
 
 
 def _byrd_saga(problem, feedback, hyper, *, scale=1.0, weight_decay=0.0):
     """Rounds: the geometric median of SAGA gradients."""
     told = {"scale": scale, "weight_decay": weight_decay}
-    server, _ = _sgd(problem, feedback, hyper, aggregator=METHODS["byrd_saga"].rule, **told)
+    server, _ = _sgd(
+        problem, feedback, hyper, aggregator=METHODS["byrd_saga"].fixed_aggregator, **told
+    )
     return server, oracles.saga_gradient(problem, batch_size=feedback.batch_size)
 
 
@@ -441,27 +388,39 @@ _RSA = {name: {"step_size": 0.02, "penalty": 0.05} for name in ("paper", "tuned"
 
 
 METHODS: dict[str, Method] = {
-    "far_sign": Method(_far_sign, _FAR_SIGN),
-    "far_sign_first_order": Method(_far_sign_first_order, _FIRST_ORDER),
+    "far_sign": Method(_far_sign, _FAR_SIGN, moves_along_coordinates=True),
+    "far_sign_first_order": Method(
+        _far_sign_first_order, _FIRST_ORDER, moves_along_coordinates=True
+    ),
     "cyber0": Method(_cyber0, _CYBER0, _CYBER0_TUNED),
     "basgd": Method(_basgd, _steps(0.2)),
     "async_sgd": Method(_async_sgd, _steps(0.1)),
     "async_sign_sgd": Method(_async_sign_sgd, _steps(0.001)),
-    "async_zo_sgd": Method(_async_zo_sgd, _steps(0.01)),
+    "async_zo_sgd": Method(_async_zo_sgd, _steps(0.01), moves_along_coordinates=True),
     "kardam": Method(_kardam, _steps(0.2)),
     "zeno_pp": Method(_zeno_pp, _steps(0.1)),
     "aflguard": Method(_aflguard, _steps(0.2)),
     "fedbuff": Method(_fedbuff, _steps(0.5)),
-    "sgd": Method(_sgd, _steps(0.5), rounds=True),
-    "brsgd": Method(_brsgd, _steps(2.0), rounds=True),
-    "fed_sgd": Method(_fed_sgd, _steps(0.5), rounds=True, lockstep=True, rule="mean"),
-    "byrd_saga": Method(
-        _byrd_saga, _steps(0.5), rounds=True, lockstep=True, rule="geometric_median"
+    "sgd": Method(_sgd, _steps(0.5), works_in_rounds=True),
+    "brsgd": Method(_brsgd, _steps(2.0), works_in_rounds=True),
+    "fed_sgd": Method(
+        _fed_sgd,
+        _steps(0.5),
+        works_in_rounds=True,
+        attacks_in_lockstep=True,
+        fixed_aggregator="mean",
     ),
-    "rsa": Method(_rsa, _RSA, rounds=True, lockstep=True),
-    "asyn_rsa_vr": Method(_asyn_rsa_vr, _RSA, rounds=True, lockstep=True),
-    "sign_sgd_mv": Method(_sign_sgd_mv, _steps(0.0025), rounds=True),
-    "ef_sign_sgd": Method(_ef_sign_sgd, _steps(1.0), rounds=True),
+    "byrd_saga": Method(
+        _byrd_saga,
+        _steps(0.5),
+        works_in_rounds=True,
+        attacks_in_lockstep=True,
+        fixed_aggregator="geometric_median",
+    ),
+    "rsa": Method(_rsa, _RSA, works_in_rounds=True, attacks_in_lockstep=True),
+    "asyn_rsa_vr": Method(_asyn_rsa_vr, _RSA, works_in_rounds=True, attacks_in_lockstep=True),
+    "sign_sgd_mv": Method(_sign_sgd_mv, _steps(0.0025), works_in_rounds=True),
+    "ef_sign_sgd": Method(_ef_sign_sgd, _steps(1.0), works_in_rounds=True),
 }
 
 
@@ -484,30 +443,3 @@ def hyper_of(method: str, preset: str, aggregator: str = "") -> dict[str, Any]:
     if preset == "tuned" and aggregator in entry.tuned:
         hyper["step_size"] = entry.tuned[aggregator]
     return hyper
-
-
-@dataclasses.dataclass(frozen=True)
-class SystemSpec:
-    """`(problem, hyper) -> System`, equal and hashed by value, so that it compiles once.
-
-    Attributes:
-        method: a name of `METHODS`.
-        attack: a name of `attacks.ATTACKS`, with its options.
-        feedback: how workers are asked.
-        options: of the method: what its function takes by keyword, such as
-            `(("aggregator", "krum:f=4"), ("buffers", 11))`.
-    """
-
-    method: str
-    attack: str = "none"
-    attack_options: tuple[tuple[str, Any], ...] = ()
-    feedback: OracleConfig = OracleConfig()
-    options: tuple[tuple[str, Any], ...] = ()
-
-    def __call__(self, problem: Problem, hyper: Hyper) -> System:
-        method = lookup("method", self.method, METHODS)
-        known = options_of(self.method)
-        for name, _ in self.options:
-            require(name in known, f"{self.method} has no option {name!r}: known: {known}")
-        server, worker = method.build(problem, self.feedback, hyper, **dict(self.options))
-        return System(server, worker, attacks.make(self.attack, **dict(self.attack_options)))

@@ -20,7 +20,7 @@ from absl import flags
 from farsign_jax import aggregators
 from farsign_jax.cli import commands
 from farsign_jax.io import run_folder
-from farsign_jax.methods.registry import METHODS, hyper_of
+from farsign_jax.methods import METHODS, hyper_of
 from farsign_jax.runtime import metrics
 from farsign_jax.runtime.core import ServerCore
 from farsign_jax.runtime.limits import Limits
@@ -28,7 +28,7 @@ from farsign_jax.runtime.setting import Setting
 from farsign_jax.runtime.store import Store
 from farsign_jax.validation import require
 
-_WAITING = [name for name, method in METHODS.items() if not method.rounds]
+_WAITING = [name for name, method in METHODS.items() if not method.works_in_rounds]
 
 
 class Driver(metrics.Watched, Protocol):

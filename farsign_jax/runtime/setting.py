@@ -14,7 +14,7 @@ from farsign_jax import keys, models, problems, simulation
 from farsign_jax.base import Problem, System
 from farsign_jax.data import datasets, partitions
 from farsign_jax.io import provenance
-from farsign_jax.methods.registry import METHODS, OracleConfig, SystemSpec, hyper_of, options_of
+from farsign_jax.methods import METHODS, OracleConfig, SystemSpec, hyper_of, options_of
 from farsign_jax.runtime.numpy_server import OnHost, contracts
 from farsign_jax.runtime.state_machine import Compiled, Machine
 from farsign_jax.validation import InvalidConfig, require
@@ -47,7 +47,7 @@ class Setting:
 
     def __post_init__(self):
         rule = f"{self.method} works in rounds, and this server waits for nobody"
-        require(self.method not in METHODS or not METHODS[self.method].rounds, rule)
+        require(self.method not in METHODS or not METHODS[self.method].works_in_rounds, rule)
         known = hyper_of(self.method, "paper")
         if self.hyper is None:
             object.__setattr__(self, "hyper", tuple(sorted(known.items())))
@@ -108,7 +108,7 @@ class Setting:
 
     def system(self, problem: Problem) -> System:
         """Server and honest worker; the attack is none, for reality brings its own."""
-        build = SystemSpec(self.method, feedback=self.feedback, options=self.options)
+        build = SystemSpec(self.method, oracle=self.feedback, options=self.options)
         system = build(problem, self.numbers)
         simulation.check_batch(system, problem.sizes)
         return system

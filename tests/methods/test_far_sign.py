@@ -295,7 +295,7 @@ def test_all_of_it_together_learns_and_is_judged_by_its_average():
 )
 def test_bad_options_beyond_the_paper_are_refused_by_name(options, message):
     build = SystemSpec(
-        "far_sign", options=tuple(options.items()), feedback=OracleConfig(directions=5)
+        "far_sign", options=tuple(options.items()), oracle=OracleConfig(directions=5)
     )
     with pytest.raises(InvalidConfig, match=message):
         build(helpers.digits(), {"step_size": 0.02, "average_step": 0.5})
