@@ -31,7 +31,7 @@ from farsign_jax.methods.kardam import kardam
 from farsign_jax.methods.online_mean import online_mean
 from farsign_jax.methods.rsa import own_model, rsa
 from farsign_jax.methods.sgd import sgd
-from farsign_jax.methods.sign_sgd import momentum_sign, sign_sgd
+from farsign_jax.methods.sign_sgd_mv import momentum_sign, sign_sgd
 from farsign_jax.methods.zeno_pp import zeno_pp
 from farsign_jax.sweeps.lockstep import Lockstep
 from farsign_jax.validation import InvalidConfig

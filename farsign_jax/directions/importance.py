@@ -73,6 +73,7 @@ def importance(
     rate: float = 0.1,
     floor: float = 0.1,
     inverse: bool = False,
+    max_weight: float = 10.0,
 ) -> Sampler:
     """A sampler by the scores above.
 
@@ -151,6 +152,6 @@ def importance(
             return 1.0
         mean = state.total.astype(jnp.float32) / size
         own = leaf(state, direction.reshape(-1)).reshape(direction.shape)
-        return mean / own.astype(jnp.float32)
+        return jnp.minimum(mean / own.astype(jnp.float32), max_weight)
 
     return Sampler(init, draw, learn, weights)

@@ -67,8 +67,13 @@ class Method(NamedTuple):
         attacks_in_lockstep: whether runs under different attacks share one compiled program
             even though the method takes no aggregator.
         fixed_aggregator: the aggregator, where it is always the same; else "".
-        moves_along_coordinates: whether an answer changes x only at the coordinates that it is
-            about.
+        moves_along_coordinates: whether an answer changes x only at the coordinates that the
+            question named, so that a worker can be sent those numbers instead of all of x.
+        dense_options: options that make the method change all of x when they are set.
+        state_dependent_options: options that make the directions of a question depend on the
+            state of the server when they are set, so that they must be sent to the worker.
+        has_numpy_server: whether `farsign_jax.runtime` can run the server of the method,
+            without options, in NumPy.
     """
 
     build: Callable[..., tuple[Server, Worker]]
@@ -78,6 +83,9 @@ class Method(NamedTuple):
     attacks_in_lockstep: bool = False
     fixed_aggregator: str = ""
     moves_along_coordinates: bool = False
+    dense_options: tuple[str, ...] = ()
+    state_dependent_options: tuple[str, ...] = ()
+    has_numpy_server: bool = False
 
 
 def step_size_presets(paper: float, tuned: float | None = None) -> dict[str, Hyper]:

@@ -28,7 +28,7 @@ class SystemSpec:
     method: str
     attack: str = "none"
     attack_options: tuple[tuple[str, Any], ...] = ()
-    oracle: OracleConfig = OracleConfig()
+    oracle: OracleConfig = dataclasses.field(default_factory=OracleConfig)
     options: tuple[tuple[str, Any], ...] = ()
 
     def __call__(self, problem: Problem, hyper: Hyper) -> System:

@@ -3,17 +3,21 @@
 Y_j = a_j . grad F(x; xi)                                                        eq. (7)
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
-from farsign_jax.base import Worker
+from farsign_jax.base import Array, PyTree, Worker
 from farsign_jax.directions.dictionary import Dictionary
 from farsign_jax.oracles.zeroth_order import check_question
 from farsign_jax.validation import require
 
+Losses = Callable[[Array, PyTree], Array]  # (x f32[d], batch) -> per-example losses f32[b]
+
 
 def directional_derivative(
-    losses, dictionary: Dictionary, *, batch_size: int, mode: str = "jvp"
+    losses: Losses, dictionary: Dictionary, *, batch_size: int, mode: str = "jvp"
 ) -> Worker:
     """Derivatives along k directions.
 
@@ -54,7 +58,7 @@ def directional_derivative(
     return Worker(lambda shard: (), respond, evaluations, batch_size)
 
 
-def stochastic_gradient(losses, *, batch_size: int) -> Worker:
+def stochastic_gradient(losses: Losses, *, batch_size: int) -> Worker:
     """The gradient of the mean loss on a mini-batch, f32[d], for servers that want it whole.
 
     Raises:
