@@ -9,7 +9,7 @@ before and (g', x') the answer accepted last and the iterate it was applied to:
     if both let g pass:   x <- x - eta * Lambda(tau) * g
 
 An honest gradient changes no faster than the loss allows, and once everybody has coefficients
-f liars cannot push the quantile above what some honest worker has shown. K_p, g_p and x_p
+f Byzantine workers cannot push the quantile above the coefficients of honest ones. K_p, g_p and x_p
 follow every answer, accepted or not, before it is judged. x_s is what the server asked about,
 never what the worker says it was.
 
@@ -19,8 +19,8 @@ where x and x' are less than 1e-12 apart, everybody passes.
 
 If the Lipschitz filter alone has turned down m answers since one was accepted, the next one
 that the frequency filter lets pass is accepted: else a sudden change would stop x for ever.
-What the frequency filter turns down does not count. A liar that answers m times while nobody
-else is accepted can still force an answer through.
+What the frequency filter turns down does not count. A Byzantine worker that answers m times
+while no other is accepted can still force an answer through.
 
 A sign-flipped gradient may pass the Lipschitz filter: convergence is to a neighbourhood.
 
