@@ -206,7 +206,7 @@ def _judge(
     setting: asyn_rsa_vr.Constants, noise: float, rounds: np.ndarray, value: np.ndarray
 ) -> Finding:
     """E T^k against (11): below it, and contracting at least as fast until near its end."""
-    liars, gamma = setting.liars, setting.participation
+    liars, gamma = setting.byzantine, setting.participation
     limit = asyn_rsa_vr.bound(setting, _first(setting), rounds)
     end = value[-len(value) // 4 :].mean()
     far = value >= np.sqrt(value[0] * end)  # the first half of the way

@@ -146,9 +146,7 @@ def _whitened(rows: np.ndarray) -> tuple[Block | None, np.ndarray | None]:
     if not k:
         return None, np.eye(d)[0]
     flat = rows.reshape(-1, d)
-    sizes = np.abs(flat).max(
-        axis=0
-    )  # the scale of each coordinate, not of the rank
+    sizes = np.abs(flat).max(axis=0)  # the scales of coordinates
     u, values, basis = np.linalg.svd(flat / sizes, full_matrices=d > len(flat))
     rank = int((values > 1e-12 * values[0]).sum())
     into = values[:rank, None] * basis[:rank] * sizes  # M

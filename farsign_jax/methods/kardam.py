@@ -8,14 +8,14 @@ before and (g', x') the answer accepted last and the iterate it was applied to:
     frequency filter:  p is not too often among the 2f answers accepted last and this one
     if both let g pass:   x <- x - eta * Lambda(tau) * g
 
-An honest gradient changes no faster than the loss allows, and once everybody has coefficients
-f Byzantine workers cannot push the quantile above the coefficients of honest ones. K_p, g_p and x_p
-follow every answer, accepted or not, before it is judged. x_s is what the server asked about,
-never what the worker says it was.
+An honest gradient changes no faster than the loss allows, and once all workers have
+coefficients, f Byzantine ones cannot push the quantile above what some honest worker has shown.
+K_p, g_p and x_p follow every answer, accepted or not, before it is judged. x_s is what the
+server asked about, never what the worker says it was.
 
-The quantile of n coefficients is the smallest of them such that a share of at least (m-f)/m
+The quantile of n coefficients is the smallest of them such that a fraction of at least (m-f)/m
 of the n is not larger: in ascending order, number ceil((m-f) n / m). While there are none, or
-where x and x' are less than 1e-12 apart, everybody passes.
+where x and x' are less than 1e-12 apart, every answer passes.
 
 If the Lipschitz filter alone has turned down m answers since one was accepted, the next one
 that the frequency filter lets pass is accepted: else a sudden change would stop x for ever.
