@@ -15,7 +15,7 @@ from farsign_jax.base import Problem, System
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.config.sweep_specs import SweepSpec, sweep_specs
 from farsign_jax.data import datasets
-from farsign_jax.methods.registry import SystemSpec
+from farsign_jax.methods import SystemSpec
 from farsign_jax.validation import require
 
 DATA_BYTES = 2**28  # of the inputs, where widening them is not to fill the memory

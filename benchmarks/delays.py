@@ -30,13 +30,13 @@ from farsign_jax.config.sweep_specs import prepare, sweep_specs
 from farsign_jax.harness.command import main
 from farsign_jax.harness.flags import BENCHMARKS, FLAGS, configure
 from farsign_jax.io import files, provenance, tables
-from farsign_jax.methods.registry import METHODS
+from farsign_jax.methods import METHODS
 from farsign_jax.validation import require
 
 EVENTS = 1_000_000
 CONFIG = PanelConfig(
     dataset="mnist_subset",
-    methods=tuple(name for name, method in METHODS.items() if not method.rounds),
+    methods=tuple(name for name, method in METHODS.items() if not method.works_in_rounds),
     aggregators=("median",),
     attacks=("sign_flip",),
     seeds=(0,),

@@ -121,7 +121,7 @@ def costs_table() -> str:
         lines.append(
             [
                 f"[`{name}`](#{name})",
-                "a round" if entry.rounds else "an answer",
+                "a round" if entry.works_in_rounds else "an answer",
                 f"{system.worker.evaluations:,}",
                 f"{simulation.bits_per_answer(system, problem):,}",
                 _megabytes(server),

@@ -87,7 +87,7 @@ def _curves() -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
     runs: dict[tuple[str, str], dict[int, list[float]]] = {}
     for row in panel.run([panel.ready(config, None)]):
         # An event of a method that waits is a round of answers.
-        heard = row["event"] * (config.workers if METHODS[row["method"]].rounds else 1)
+        heard = row["event"] * (config.workers if METHODS[row["method"]].works_in_rounds else 1)
         places = runs.setdefault((row["method"], row["attack"]), {})
         places.setdefault(heard, []).append(100 * row["test_accuracy"])
     return {

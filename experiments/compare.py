@@ -41,7 +41,7 @@ from farsign_jax.harness import summary as summary_lib
 from farsign_jax.harness.command import folder_for, main, perform
 from farsign_jax.harness.flags import FLAGS
 from farsign_jax.io import files, tables
-from farsign_jax.methods.registry import METHODS
+from farsign_jax.methods import METHODS
 from farsign_jax.validation import InvalidConfig, lookup, require
 
 flags.DEFINE_multi_string(

@@ -27,7 +27,7 @@ from farsign_jax.config.settings import PLACEMENTS
 from farsign_jax.data.datasets import DATASETS
 from farsign_jax.data.partitions import PARTITIONS
 from farsign_jax.harness.command import main
-from farsign_jax.methods.registry import METHODS, defaults_of
+from farsign_jax.methods import METHODS, defaults_of
 from farsign_jax.models.networks import MODELS
 from farsign_jax.validation import lookup
 

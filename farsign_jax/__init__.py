@@ -21,6 +21,7 @@ from farsign_jax.base import Attack, Problem, Query, Report, Server, System, Vie
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.config.run_config import RunConfig, RunResult
 from farsign_jax.interop.optax_adapter import optax_transform
+from farsign_jax.methods import METHODS, OracleConfig, SystemSpec
 from farsign_jax.methods.aflguard import aflguard
 from farsign_jax.methods.async_sgd import async_sgd
 from farsign_jax.methods.brsgd import brsgd
@@ -30,10 +31,9 @@ from farsign_jax.methods.far_sign import far_sign
 from farsign_jax.methods.fedbuff import fedbuff
 from farsign_jax.methods.kardam import kardam
 from farsign_jax.methods.online_mean import online_mean
-from farsign_jax.methods.registry import METHODS, OracleConfig, SystemSpec
 from farsign_jax.methods.rsa import own_model, rsa
 from farsign_jax.methods.sgd import sgd
-from farsign_jax.methods.sign_sgd import momentum_sign, sign_sgd
+from farsign_jax.methods.sign_sgd_mv import momentum_sign, sign_sgd
 from farsign_jax.methods.zeno_pp import zeno_pp
 from farsign_jax.sweeps.lockstep import Lockstep
 from farsign_jax.validation import InvalidConfig

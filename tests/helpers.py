@@ -11,6 +11,7 @@ import pytest
 
 from farsign_jax import attacks, directions, models, oracles, problems
 from farsign_jax.base import System
+from farsign_jax.methods import far_sign_parts as parts
 from farsign_jax.methods.far_sign import far_sign
 
 LONG = (pytest.mark.slow, pytest.mark.long)
@@ -33,11 +34,26 @@ def digits(module=None, workers=5, examples=40, seed=0, shape=(6, 6, 1), classes
     return problems.classification(module, images, labels, rows, sizes, jax.random.key(seed))
 
 
+def far_sign_of(
+    num_workers, dictionary, *, arrival_rates=None, max_weight=10.0, rate_cap=None,
+    cap_rank=None, cap_burst=10, soft=0.0, **options,
+):  # fmt: skip
+    """`far_sign` with its parts given by numbers, as on a command line."""
+    return far_sign(
+        num_workers,
+        dictionary,
+        arrival_weights=parts.arrival_weights(num_workers, arrival_rates, max_weight),
+        admit=parts.rate_cap(num_workers, rate_cap, cap_rank, cap_burst),
+        vote=parts.soft_sign(soft),
+        **options,
+    )
+
+
 def far_sign_system(problem, attack=None, k=3, dictionary=None, worker=None, **options):
     if dictionary is None:
         dictionary = directions.identity(problem.x0.size, k)
     options = {"step_size": 0.05, "average_step": 0.3} | options
-    server = far_sign(problem.num_workers, dictionary, **options)
+    server = far_sign_of(problem.num_workers, dictionary, **options)
     if worker is None:
         worker = oracles.zeroth_order(problem, dictionary, batch_size=8)
     return System(server, worker, attack or attacks.none())

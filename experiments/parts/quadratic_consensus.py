@@ -166,7 +166,7 @@ def theorem_1(
             key = method, point["liars"], point["gamma"]
             last = distance[at, -len(rounds) // 4 :].mean()
             ends.setdefault(key, []).append(last)
-            setting = asyn_rsa_vr.Setting(
+            setting = asyn_rsa_vr.Constants(
                 1.0, smoothness, EXAMPLES, HONEST, point["liars"], DIM, PENALTY, alpha,
                 point["gamma"],
             )  # fmt: skip
@@ -203,10 +203,10 @@ def theorem_1(
 
 
 def _judge(
-    setting: asyn_rsa_vr.Setting, noise: float, rounds: np.ndarray, value: np.ndarray
+    setting: asyn_rsa_vr.Constants, noise: float, rounds: np.ndarray, value: np.ndarray
 ) -> Finding:
     """E T^k against (11): below it, and contracting at least as fast until near its end."""
-    liars, gamma = setting.liars, setting.participation
+    liars, gamma = setting.byzantine, setting.participation
     limit = asyn_rsa_vr.bound(setting, _first(setting), rounds)
     end = value[-len(value) // 4 :].mean()
     far = value >= np.sqrt(value[0] * end)  # the first half of the way
@@ -221,7 +221,7 @@ def _judge(
     return Finding("Theorem 1", claim, said, verdict)
 
 
-def _first(setting: asyn_rsa_vr.Setting) -> float:
+def _first(setting: asyn_rsa_vr.Constants) -> float:
     """T^0, where all models and all tables begin at 3."""
     gap = float(((3.0 - minimiser()[0]) ** 2).sum())
     return float(

@@ -16,7 +16,7 @@ from farsign_jax.aggregators.rule import Count
 from farsign_jax.config import schedules, systems
 from farsign_jax.config.settings import PLACEMENTS, RunSettings, members
 from farsign_jax.data import datasets, partitions
-from farsign_jax.methods.registry import options_of
+from farsign_jax.methods import options_of
 from farsign_jax.validation import InvalidConfig, lookup, require
 
 
@@ -99,13 +99,13 @@ def check_method(settings: RunSettings, text: str, rules: Sequence[str]) -> None
         for rule in rules:  # which must be able to take that many rows
             aggregators.make(rule).check(Count(rows, rows))
     else:
-        rules = (entry.rule,) if entry.rule else ()
+        rules = (entry.fixed_aggregator,) if entry.fixed_aggregator else ()
     robust = [rule for rule in rules if rule != "mean"]
-    if entry.rounds and robust:
+    if entry.works_in_rounds and robust:
         rule = f"{name} with {robust[0]} needs q < m/2: got q={q}, m={received}"
         require(2 * q < received, rule)
     trace = specs.parse(settings.arrivals)[0] == "trace"
-    require(not (entry.rounds and trace), "rounds need a model of delays, not a trace")
+    require(not (entry.works_in_rounds and trace), "rounds need a model of delays, not a trace")
 
 
 def check_attack(settings: RunSettings, text: str) -> None:

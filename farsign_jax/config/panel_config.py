@@ -8,7 +8,7 @@ from farsign_jax.aggregators.registry import AGGREGATORS
 from farsign_jax.attacks.registry import ATTACKS
 from farsign_jax.config import checks, systems
 from farsign_jax.config.settings import COMPARED, RunSettings, setting
-from farsign_jax.methods.registry import METHODS
+from farsign_jax.methods import METHODS
 
 # The attacks of the paper's Table 3 and their magnitudes (inferred, the text lost them).
 # ALIE and the constant spoil the derivatives that a worker of CYBER-0 measures: spoiling the
@@ -89,7 +89,7 @@ class PanelConfig(RunSettings):
     @property
     def in_rounds(self) -> bool:
         """Whether any of the methods works in rounds."""
-        return any(systems.method_of(method).rounds for method in self.methods)
+        return any(systems.method_of(method).works_in_rounds for method in self.methods)
 
 
 def check(config: PanelConfig) -> None:

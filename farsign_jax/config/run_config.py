@@ -25,7 +25,7 @@ from farsign_jax.config.settings import (
 from farsign_jax.config.sweep_specs import prepare, sweep_specs
 from farsign_jax.data.datasets import DATASETS
 from farsign_jax.io import tables
-from farsign_jax.methods.registry import METHODS
+from farsign_jax.methods import METHODS
 from farsign_jax.problems.metrics import Measure
 from farsign_jax.validation import InvalidConfig
 

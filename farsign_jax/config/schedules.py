@@ -12,7 +12,7 @@ from farsign_jax.arrivals import delays
 from farsign_jax.attacks import timing
 from farsign_jax.base import Key
 from farsign_jax.config.settings import RunSettings
-from farsign_jax.methods.registry import OracleConfig
+from farsign_jax.methods import OracleConfig
 from farsign_jax.validation import lookup, require
 
 # How fast workers are, which every model of delays can be told.

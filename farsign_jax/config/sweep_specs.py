@@ -14,7 +14,7 @@ from farsign_jax import sweeps
 from farsign_jax.config import problem as problem_lib
 from farsign_jax.config import systems
 from farsign_jax.config.panel_config import PanelConfig, check
-from farsign_jax.methods.registry import METHODS, SystemSpec
+from farsign_jax.methods import METHODS, SystemSpec
 from farsign_jax.problems.metrics import Measure
 from farsign_jax.sweeps.lockstep import Lockstep
 
@@ -100,7 +100,7 @@ class SweepSpec:
 
     @property
     def in_rounds(self) -> bool:
-        return METHODS[self.builds[0].method].rounds
+        return METHODS[self.builds[0].method].works_in_rounds
 
     def delivery(self, config: PanelConfig) -> str:
         """All workers of a round are asked when it begins."""

@@ -5,7 +5,7 @@ from typing import Any
 from farsign_jax import attacks, specs
 from farsign_jax.config import schedules
 from farsign_jax.config.settings import RunSettings
-from farsign_jax.methods.registry import METHODS, Method, SystemSpec, hyper_of, options_of
+from farsign_jax.methods import METHODS, Method, SystemSpec, hyper_of, options_of
 from farsign_jax.validation import lookup, require
 
 Options = dict[str, Any]
@@ -73,4 +73,4 @@ def system_spec(
 
 def in_lockstep(method: str) -> bool:
     """Whether all aggregators and attacks of a method advance in one program."""
-    return takes_aggregator(method) or method_of(method).lockstep
+    return takes_aggregator(method) or method_of(method).attacks_in_lockstep

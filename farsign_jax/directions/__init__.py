@@ -1,4 +1,4 @@
-"""Directions: the directional derivatives that a server asks for."""
+"""Directions along which a server asks for derivatives, and their margin."""
 
 from farsign_jax.directions.designs import DESIGNS, Design, design
 from farsign_jax.directions.dictionary import (

@@ -11,6 +11,8 @@ from farsign_jax.validation import check_integer, require
 
 
 class Design(NamedTuple):
+    """Directions and what is known about their margin."""
+
     directions: np.ndarray  # f64[m, K, d], unit rows
     certificate: Certificate
 
@@ -29,27 +31,29 @@ def design(
     steps: int = 300,
     seed: int = 0,
 ) -> Design:
-    """A dictionary of unit directions with a good margin against q liars.
+    """Searches for unit directions with a large margin against q Byzantine workers.
 
     Args:
-        num_workers: m. Without any 2 q of them, the others must still span R^d, or somebody's
-            lies decide there: (m - 2 q) K >= d.
+        num_workers: m. Without any 2 q of them the others must still span R^d, since otherwise
+            Byzantine workers decide along some direction: (m - 2 q) K >= d.
         dim: d.
-        q: liars.
-        per_worker: K, directions of each worker: 1 takes O(m) memory, d takes O(m d).
+        q: the number of Byzantine workers.
+        per_worker: K, the number of directions of each worker: 1 takes O(m) memory, d takes
+            O(m d).
         method: "random", the best of `tries` draws from the sphere; "equiangular", rows as far
-            from each other as they go, by descent on their coherence; "optimised", the better
-            of both, then ascent on the margin itself, at its worst v.
-        tries: random draws, of which the best is taken.
-        steps: of the descent, and of the ascent.
-        seed: of the draws.
+            from each other as possible, by descent on their coherence; "optimised", the better
+            of both, followed by ascent on the margin itself, at its worst v.
+        tries: the number of random draws, of which the best is taken.
+        steps: the number of steps of the descent, and of the ascent.
+        seed: the seed of the draws.
 
     Returns:
-        The directions and their `Certificate`; its `holds` may be False, where the search found
-        none that does.
+        The directions and their `Certificate`. Its `holds` is False if the search has found no
+        directions with a positive margin.
 
     Raises:
-        InvalidConfig: where no dictionary of this size can do it, or on an unknown method.
+        InvalidConfig: if no dictionary of this size has a positive margin, or the method is
+            unknown.
     """
     m, k = (
         check_integer("design", "num_workers", num_workers, 1),
@@ -67,7 +71,7 @@ def design(
     require(method in DESIGNS, f"method is one of {', '.join(DESIGNS)}: got {method!r}")
     rng = np.random.default_rng(seed)
 
-    def value(d_i):  # cheap: a lower point of the bracket, or eta where edges are few
+    def value(d_i: np.ndarray) -> float:  # cheap: a value of the bracket, or eta
         return certify_array(d_i, q, 5_000, 0, 0, False).high
 
     candidates = []
@@ -87,7 +91,7 @@ def _unit(d_i: np.ndarray) -> np.ndarray:
 
 
 def _spread(d_i: np.ndarray, steps: int) -> np.ndarray:
-    """Lines that keep away from each other: descent on a high power of their cosines."""
+    """Spreads lines by descent on a high power of their cosines."""
     flat = d_i.reshape(-1, d_i.shape[2])
     for step in 0.3 * np.linspace(1, 0.01, steps):
         cosines = flat @ flat.T

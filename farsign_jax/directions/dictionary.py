@@ -1,6 +1,6 @@
-"""Dictionaries: the directions a_ij along which worker i can be asked (the paper's D_i).
+"""Dictionaries: the directions a_ij along which worker i can be asked (D_i in the paper).
 
-A dictionary never materialises more than it must: `identity` touches k numbers, `seeded`
+A dictionary materialises no more than necessary: `identity` touches k numbers, and `seeded`
 draws its vectors again from their ids.
 """
 
@@ -17,13 +17,14 @@ from farsign_jax.directions.margin import Certificate as Certificate
 from farsign_jax.directions.margin import certify as certify
 from farsign_jax.validation import require
 
-_ROUNDS = 16  # of the shuffle below: each halves the share of neighbours that stay so
+_ROUNDS = 16  # rounds of the shuffle below; each halves the fraction of adjacent ids
 
 
 class Dictionary(NamedTuple):
-    """K directions per worker, k of them per question.
+    """K directions per worker, of which a question has k.
 
-    `worker` is i32[...], `direction` i32[..., k], `amount` f32[..., k] for any leading axes.
+    In the functions, `worker` is i32[...], `direction` i32[..., k] and `amount` f32[..., k],
+    for any leading axes.
     """
 
     dim: int  # d
@@ -32,24 +33,24 @@ class Dictionary(NamedTuple):
     draw: Callable[[Key, Array], Array]  # (key, worker) -> i32[k] distinct ids in [0, K)
     move: Callable[[Array, Array, Array, Array], Array]  # x + sum_j amount_j a_ij
     project: Callable[[Array, Array, Array], Array]  # g f32[d] -> (a_ij . g)_j, f32[k]
-    shared: bool = True  # is direction j the same vector for every worker?
-    coordinates: bool = False  # is direction j the j-th unit vector?
-    num_workers: int | None = None  # m, where each worker has directions of its own
+    shared: bool = True  # whether direction j is the same vector for every worker
+    coordinates: bool = False  # whether direction j is the j-th unit vector
+    num_workers: int | None = None  # m, if each worker has directions of its own
 
 
 def mixed(x: Array) -> Array:
-    """u32 to u32, one to one: every bit of x moves the high bits of the result."""
+    """Mixes the bits of u32, one to one: every bit of x affects the high bits of the result."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     return (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
 
 
 def sample_distinct(key: Key, size: int, k: int) -> Array:
-    """k distinct numbers below `size`, each equally likely, in O(k) time and memory.
+    """Draws k distinct numbers below `size`, each equally likely, in O(k) time and memory.
 
-    The first k values of a keyed permutation of range(size): a random shift, which makes
-    every value equally likely, then rounds of the swap-or-not shuffle (Hoang, Morris and
-    Rogaway, CRYPTO 2012). Drawing without replacement would cost O(size) per event, and
-    drawing with replacement leaves duplicate writes undefined.
+    They are the first k values of a keyed permutation of range(size): a random shift, which
+    makes every value equally likely, followed by rounds of the swap-or-not shuffle (Hoang,
+    Morris and Rogaway, CRYPTO 2012). Drawing without replacement would cost O(size) per event,
+    and drawing with replacement would leave duplicate writes undefined.
     """
     modulus = jnp.uint32(size)
     shift_key, *round_keys = jax.random.split(key, 3)
@@ -59,7 +60,7 @@ def sample_distinct(key: Key, size: int, k: int) -> Array:
     def swap_or_not(x, offset_and_salt):
         offset, salt = offset_and_salt
         partner = jnp.where(x <= offset, offset - x, offset + (modulus - x))
-        # The same pair gives the same coin from either side, so each round is a bijection.
+        # Both members of a pair get the same coin, so that each round is a bijection.
         coin = mixed(jnp.maximum(x, partner) ^ salt)
         return jnp.where(coin >> 31 == 1, partner, x), None
 
@@ -68,8 +69,8 @@ def sample_distinct(key: Key, size: int, k: int) -> Array:
     def rounds(unroll):
         return jax.lax.scan(swap_or_not, x, (offsets % modulus, salts), unroll=unroll)[0]
 
-    # On a CPU a loop: unrolled, XLA would compute all rounds again wherever an id is used.
-    # Elsewhere that is cheaper than to launch a loop.
+    # On a CPU this is a loop: unrolled, XLA would compute all rounds again wherever an id is
+    # used. On other devices that is cheaper than launching a loop.
     x = jax.lax.platform_dependent(cpu=lambda: rounds(4), default=lambda: rounds(_ROUNDS))
     return x.astype(jnp.int32)
 
@@ -81,11 +82,11 @@ def _check(size: int, k: int) -> None:
 
 
 def identity(dim: int, k: int) -> Dictionary:
-    """D_i = I: k distinct coordinates per question (the paper's MNIST experiment)."""
+    """D_i = I, k distinct coordinates per question, as in the MNIST experiment of the paper."""
     _check(dim, k)
 
     def draw(key, worker):
-        del worker  # everybody is asked about the same coordinates
+        del worker  # all workers are asked about the same coordinates
         return sample_distinct(key, dim, k)
 
     def move(x, worker, direction, amount):
@@ -100,7 +101,7 @@ def identity(dim: int, k: int) -> Dictionary:
 
 
 def matrix(directions: Array, k: int = 1) -> Dictionary:
-    """One matrix of directions per worker, f32[m, K, d], row j = a_ij."""
+    """One matrix of directions per worker, f32[m, K, d], whose row j is a_ij."""
     require(
         np.ndim(directions) == 3,
         f"directions must be [m, K, d]: got shape {np.shape(directions)}",
@@ -126,14 +127,14 @@ def matrix(directions: Array, k: int = 1) -> Dictionary:
 def seeded(dim: int, size: int, k: int, key: Key, *, shared: bool = True) -> Dictionary:
     """K dense directions, uniform on the unit sphere, drawn again from their ids each time.
 
-    Nothing is stored and a message needs no vector: d may be large, or the worker remote.
+    Nothing is stored and no vector is sent, so that d may be large, or the worker remote.
 
     Args:
         dim: d.
-        size: K, directions per worker.
-        k: directions per question.
-        key: what the vectors are drawn from; may be traced.
-        shared: the same K vectors for every worker, or K of its own for each.
+        size: K, the number of directions per worker.
+        k: the number of directions per question.
+        key: the key that the vectors are drawn from; it may be traced.
+        shared: whether all workers have the same K vectors, or each has its own.
     """
     _check(size, k)
 
@@ -149,7 +150,7 @@ def seeded(dim: int, size: int, k: int, key: Key, *, shared: bool = True) -> Dic
     def move(x, worker, direction, amount):
         workers = jnp.broadcast_to(worker[..., None], direction.shape).reshape(-1)
 
-        def step(x, ija):  # one vector in memory at a time
+        def step(x, ija):  # with one vector in memory at a time
             i, j, a = ija
             return x + a * vector(i, j).astype(x.dtype), None
 

@@ -1,24 +1,24 @@
-"""Which directions to ask for, learnt from the answers.
+"""Sampling of directions by importance, learnt from the answers.
 
-A sampler keeps a score in [0, 1] for each of the K directions, a moving average over all
-answers, whoever gave them:
+A sampler keeps a score in [0, 1] for each of the K directions, a moving average over the
+answers of all workers:
 
     score(j) <- score(j) + rate * (vote - score(j))
-    vote = [Y != 0]                         "alive": does anything happen along j?
-    vote = rank of |Y| among k, in [0, 1]   "rank": how much, compared with the others asked?
+    vote = [Y != 0]                         "alive": whether the loss changes along j
+    vote = rank of |Y| among k, in [0, 1]   "rank": how much, relative to the other k - 1
 
-and asks for direction j with probability pi_j = k w_j / sum w, w_j = floor + (1 - floor) *
-score(j). One answer moves a score by `rate` at most, however large the number in it: liars who
-give a share q/m of the answers shift a score by q/m at most, and a probability by a factor of
-1/floor.
+and draws direction j with probability pi_j = k w_j / sum w, w_j = floor + (1 - floor) *
+score(j). One answer moves a score by at most `rate`, however large its numbers are: Byzantine
+workers that give a fraction q/m of the answers shift a score by at most q/m, and a probability
+by at most a factor of 1/floor.
 
-Steps along j may be multiplied by (k / K) / pi_j, which makes the expected move what it is
-under uniform sampling (inverse-probability weights), or not: then x moves more often along the
-directions that matter.
+Steps along j may be multiplied by (k / K) / pi_j, which makes the expected move that of uniform
+sampling (inverse-probability weights). Without this, x moves more often along the directions
+that matter.
 
-An event costs O(k log K): the weights are the leaves of a binary tree of sums, whole numbers so
-that additions are exact, and one random offset draws all k (circular systematic sampling;
-Hajek, 1981): they are distinct as no weight is larger than sum w / k.
+An event costs O(k log K): the weights are the leaves of a binary tree of sums, integers so that
+additions are exact, and one random offset draws all k directions (circular systematic sampling;
+Hajek, 1981). They are distinct, as no weight is larger than sum w / k.
 """
 
 from collections.abc import Callable
@@ -30,24 +30,31 @@ import jax.numpy as jnp
 from farsign_jax.base import Array, Key, PyTree
 from farsign_jax.validation import lookup, require
 
-_TOP = 4096  # the largest weight of a leaf, where the sum leaves room for it
+_TOP = 4096  # the largest weight of a leaf, if the sum of all leaves permits it
 
 
 class Sampler(NamedTuple):
-    """How a server chooses k of K directions; shapes as in `directions`."""
+    """How a server draws k of K directions.
+
+    Attributes:
+        init: `() -> state`.
+        draw: `(state, key) -> i32[k]`, distinct directions.
+        learn: `(state, j i32[s, k], Y f32[s, k], present bool[s]) -> state`, from answers.
+        weights: `(state, j i32[s, k]) -> f32[s, k]` or 1, the weights of steps along j.
+    """
 
     init: Callable[[], PyTree]
-    draw: Callable[[PyTree, Key], Array]  # -> i32[k], distinct
-    learn: Callable[[PyTree, Array, Array, Array], PyTree]  # (state, j [s, k], Y, present [s])
-    weights: Callable[[PyTree, Array], Array | float]  # of steps along j
+    draw: Callable[[PyTree, Key], Array]
+    learn: Callable[[PyTree, Array, Array, Array], PyTree]
+    weights: Callable[[PyTree, Array], Array | float]
 
 
 class Scores(NamedTuple):
-    """K directions; P >= K leaves, a power of two."""
+    """The state for K directions and P >= K leaves, a power of two."""
 
     scores: Array  # f32[K]
     tree: Array  # i32[2P], node n has the children 2n and 2n + 1; leaf j is node P + j
-    total: Array  # i32[], node 1: read from there, it would cost a copy of the tree
+    total: Array  # i32[], node 1; reading it from the tree would cost a copy of the tree
 
 
 def _alive(value: Array) -> Array:
@@ -59,7 +66,7 @@ def _rank(value: Array) -> Array:
     below = jnp.sum(size[:, None] > size[None], axis=1) + jnp.sum(
         size[:, None] >= size[None], 1
     )
-    return (below - 1) / (2 * max(len(size) - 1, 1))  # ties share their ranks
+    return (below - 1) / (2 * max(len(size) - 1, 1))  # ties get the mean of their ranks
 
 
 VOTES = {"alive": _alive, "rank": _rank}
@@ -73,20 +80,22 @@ def importance(
     rate: float = 0.1,
     floor: float = 0.1,
     inverse: bool = False,
+    max_weight: float = 10.0,
 ) -> Sampler:
-    """A sampler by the scores above.
+    """A sampler that uses the scores above.
 
     Args:
-        size: K, directions.
-        k: per question.
+        size: K, the number of directions.
+        k: the number of directions per question.
         score: "alive" or "rank".
-        rate: weight of the newest vote, in (0, 1].
-        floor: weight of a direction of score 0 relative to one of score 1.
-        inverse: are steps multiplied by (k / K) / pi_j?
+        rate: the weight of the newest vote, in (0, 1].
+        floor: the weight of a direction of score 0 relative to one of score 1.
+        inverse: whether steps are multiplied by (k / K) / pi_j.
+        max_weight: the upper bound of these factors.
 
     Raises:
-        InvalidConfig: on a rate outside (0, 1], or a floor outside (0, 1] or below k / K, with
-            which one direction might be drawn twice.
+        InvalidConfig: if the rate is outside (0, 1], the score is unknown, or the floor is
+            outside (0, 1] or below k / K, in which case a direction might be drawn twice.
     """
     vote = lookup("score", score, VOTES)
     require(0 < rate <= 1, f"importance needs 0 < rate <= 1: got {rate}")
@@ -114,7 +123,7 @@ def importance(
     def draw(state, key):
         tree, total = state.tree, state.total
         i = jnp.arange(k, dtype=jnp.int32)
-        at = jax.random.randint(key, (), 0, total) - total  # and no sum overflows
+        at = jax.random.randint(key, (), 0, total) - total  # so that no sum overflows
         at = at + i * (total // k) + i * (total % k) // k
         at = jnp.where(at < 0, at + total, at)
 
@@ -128,11 +137,11 @@ def importance(
         return node - leaves
 
     def leaf(state, j):
-        # XLA copies the tree in every event unless what reads it must come before the write:
-        # this read, in `hear` and in `weights`, is one and the same.
+        # XLA copies the tree in every event unless all reads must precede the write: this read,
+        # in `receive` and in `weights`, is the same one.
         return state.tree[leaves + j]
 
-    def hear(state, answer):
+    def receive(state, answer):
         j, value, present = answer
         old = state.scores[j]
         new = jnp.where(present, old + rate * (vote(value) - old), old)
@@ -143,14 +152,14 @@ def importance(
 
     def learn(state, direction, value, present):
         if len(present) == 1:
-            return hear(state, (direction[0], value[0], present[0]))[0]
-        return jax.lax.scan(hear, state, (direction, value, present))[0]
+            return receive(state, (direction[0], value[0], present[0]))[0]
+        return jax.lax.scan(receive, state, (direction, value, present))[0]
 
     def weights(state, direction):
         if not inverse:
             return 1.0
         mean = state.total.astype(jnp.float32) / size
         own = leaf(state, direction.reshape(-1)).reshape(direction.shape)
-        return mean / own.astype(jnp.float32)
+        return jnp.minimum(mean / own.astype(jnp.float32), max_weight)
 
     return Sampler(init, draw, learn, weights)

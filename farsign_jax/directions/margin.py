@@ -1,19 +1,19 @@
-"""Assumption 6, the condition on directions that bounds what liars can do: is it met, and by
-how much?
+"""The margin of Assumption 6, the condition on directions that bounds Byzantine workers.
 
     eta = min_(|v|_2 = 1) min_(|J| <= q)  sum_(i not in J) |D_i v|_1 - sum_(i in J) |D_i v|_1
 
-must be positive. The margin eta enters the rate of FAR-SIGN (Proposition C.5).
+The margin eta must be positive. It enters the rate of FAR-SIGN (Proposition C.5).
 
 For a given v the worst J holds the q workers with the largest |D_i v|_1, so what remains is a
 minimum over v of a homogeneous function that is concave on each cone between the hyperplanes
 a_ij . v = 0. If it is positive on all edges of these cones it is positive everywhere, and then
 its minimum over the sphere lies on an edge: eta is exact after as many edges as rows have
-(d - 1)-subsets. Where there are too many of them, linear programs decide (one for each J, signs
-of its rows and coordinate), or bound it.
+(d - 1)-subsets. If these are too many, linear programs decide (one for each J, signs of its
+rows and coordinate), or bound eta.
 
-Whether eta > 0 does not depend on the basis of R^d: that is decided where the columns of D are
-orthonormal, so that the scale of a coordinate cannot be taken for a margin of 0.
+Whether eta > 0 does not depend on the basis of R^d. It is decided in a basis in which the
+columns of D are orthonormal, so that the scale of a coordinate is not mistaken for a margin
+of 0.
 
 References:
     Paul et al., arXiv 2605.09337, 2026, Assumption 6. Ganesh, Reiffers-Masson and Thoppe, CDC
@@ -38,53 +38,55 @@ from farsign_jax.directions.margin_search import (
     lines_of,
     lowest_of,
     margins_of,
-    share_of_edges,
+    relative_margin,
 )
 from farsign_jax.validation import InvalidConfig, check_integer, require
 
-_FLOPS = 2e9  # to spend on edges
+_FLOPS = 2e9  # the limit of the work on edges
 
 
-_WORK = 2e7  # on linear programs, in entries of their tables: some 5 s
+_WORK = 2e7  # the limit of linear programs, in entries of their tables: about 5 s
 
 
 class Certificate(NamedTuple):
     """What is known about eta: low <= eta <= high."""
 
     low: float
-    high: float  # what `witness` and `adversaries` make of it
-    witness: np.ndarray  # f64[d], a unit vector: grad f along it is where liars do best
-    adversaries: tuple[int, ...]  # the q workers that do most there
-    how: str  # "edges", "least squares", "linear programs" or "bounds"
+    high: float  # the bracket at `witness` and `adversaries`
+    witness: np.ndarray  # f64[d], the unit vector v at which the bracket is lowest
+    adversaries: tuple[int, ...]  # J, the q workers with the largest |D_i v|_1 there
+    how: str  # how it was found: "edges", "least squares", "linear programs" or "bounds"
 
     @property
     def exact(self) -> bool:
+        """Whether eta is known up to rounding."""
         return self.high - self.low <= 1e-6 * abs(self.high)
 
     @property
     def holds(self) -> bool | None:
-        """Whether Assumption 6 holds; None where that is not decided."""
+        """Whether Assumption 6 holds; None if that is not decided."""
         return True if self.low > 0 else False if self.high <= 0 else None
 
 
 def certify(
     directions: Any, q: int, *, limit: int = 200_000, programs: int = 4_000, seed: int = 0
 ) -> Certificate:
-    """The robustness margin eta of a dictionary against q liars.
+    """Computes or bounds the margin eta of a dictionary against q Byzantine workers.
 
     Args:
-        directions: f[m, d], one direction per worker; or f[m, K, d], zero rows being none. For
-            D_i = I, `np.eye(d)` for each of m workers, eta is m - 2 q at any d.
-        q: liars.
-        limit: edges to look at, at most.
-        programs: linear programs and least squares problems to solve, at most.
-        seed: of the search for a witness where eta is only bounded.
+        directions: f[m, d], one direction per worker; or f[m, K, d], where rows of zeros do not
+            count. For D_i = I, `np.eye(d)` for each of m workers, eta is m - 2 q at any d.
+        q: the number of Byzantine workers.
+        limit: the largest number of edges to examine.
+        programs: the largest number of linear programs and least squares problems to solve.
+        seed: the seed of the search for a witness if eta is only bounded.
 
     Returns:
-        A `Certificate`, exact (up to rounding) where the limits allow it.
+        A `Certificate`, exact (up to rounding) if the limits permit it.
 
     Raises:
-        InvalidConfig: on another shape, numbers that are not finite, or q outside 0..m-1.
+        InvalidConfig: if the shape is another one, a number is not finite, or q is not in
+            0..m-1.
     """
     return certify_array(_checked(directions, q), int(q), limit, programs, seed, True)
 
@@ -92,7 +94,7 @@ def certify(
 def certify_array(
     d_i: np.ndarray, q: int, limit: int, programs: int, seed: int, sure: bool
 ) -> Certificate:
-    """`certify`; not `sure`: only from above, low = -inf where that takes linear programs."""
+    """As `certify`; unless `sure`, low may be -inf where a bound would take linear programs."""
     scale = float(np.abs(d_i).max()) or 1.0
     d_i = d_i / scale
     d = d_i.shape[2]
@@ -103,13 +105,13 @@ def certify_array(
         block, blind = _whitened(part)
         if block is not None:
             parts.append(_decide(block, q, limit, programs, seed, sure))
-        if blind is not None:  # a direction that nobody asks about
+        if blind is not None:  # a direction that no worker is asked about
             parts.append(Certificate(0.0, 0.0, blind, (), "edges"))
         for n in range(1 + (block is not None and blind is not None)):
             witness = np.zeros(d)
             witness[columns] = parts[-1 - n].witness
             parts[-1 - n] = parts[-1 - n]._replace(witness=witness)
-    return _whole(d_i, parts, q, programs, scale)
+    return _combine(d_i, parts, q, programs, scale)
 
 
 def _checked(directions: Any, q: Any) -> np.ndarray:
@@ -129,7 +131,7 @@ def _checked(directions: Any, q: Any) -> np.ndarray:
 
 
 def _blocks(d_i: np.ndarray) -> list[np.ndarray]:
-    """Coordinates that no row joins go apart: eta is then the least of theirs."""
+    """Returns groups of coordinates that no row joins; eta is the least of their margins."""
     used = scipy.sparse.csr_array(d_i.reshape(-1, d_i.shape[2]) != 0)
     graph = scipy.sparse.block_array([[None, used], [used.T, None]]).tocsr()
     found: Any = scipy.sparse.csgraph.connected_components(graph, directed=False)
@@ -139,12 +141,12 @@ def _blocks(d_i: np.ndarray) -> list[np.ndarray]:
 
 
 def _whitened(rows: np.ndarray) -> tuple[Block | None, np.ndarray | None]:
-    """The rows in an orthonormal basis, and a unit vector that none of them sees, or None."""
+    """Returns the rows in an orthonormal basis, and a unit vector orthogonal to all, or None."""
     m, k, d = rows.shape
     if not k:
         return None, np.eye(d)[0]
     flat = rows.reshape(-1, d)
-    sizes = np.abs(flat).max(axis=0)  # of each coordinate: no measure of rank
+    sizes = np.abs(flat).max(axis=0)  # the scales of coordinates
     u, values, basis = np.linalg.svd(flat / sizes, full_matrices=d > len(flat))
     rank = int((values > 1e-12 * values[0]).sum())
     into = values[:rank, None] * basis[:rank] * sizes  # M
@@ -160,10 +162,10 @@ def _whitened(rows: np.ndarray) -> tuple[Block | None, np.ndarray | None]:
     return Block(rows, white, back, (float(spread[-1]), float(spread[0]))), blind
 
 
-def _whole(
+def _combine(
     d_i: np.ndarray, parts: list[Certificate], q: int, programs: int, scale: float
 ) -> Certificate:
-    """From the blocks to all of it; where several fail, liars can press on all of them."""
+    """Combines the certificates of the blocks; if several fail, J can act on all of them."""
     lows, highs = (np.array([getattr(part, end) for part in parts]) for end in ("low", "high"))
     worst = parts[int(np.argmin(highs))]
     witness, high, how = worst.witness, worst.high, worst.how
@@ -178,15 +180,15 @@ def _whole(
             low, witness = least_squares(d_i, q)
             high, how = low, "least squares"
     low = min(low, high)
-    shares = np.abs(d_i @ witness).sum(axis=1)
-    liars = tuple(sorted(np.argsort(-shares, kind="stable")[:q].tolist()))
-    return Certificate(scale * low, scale * high, witness, liars, how)
+    sizes = np.abs(d_i @ witness).sum(axis=1)
+    adversaries = tuple(sorted(np.argsort(-sizes, kind="stable")[:q].tolist()))
+    return Certificate(scale * low, scale * high, witness, adversaries, how)
 
 
 def _decide(
     block: Block, q: int, limit: int, programs: int, seed: int, sure: bool
 ) -> Certificate:
-    """One block."""
+    """Returns the certificate of one block."""
     r = block.white.shape[2]
     lines, cases = lines_of(block.white), cases_of(block.rows, q)
     edges = math.comb(len(lines), r - 1)
@@ -196,7 +198,7 @@ def _decide(
         return Certificate(found.value, found.value, found.witness, (), "edges")
     if complete and found.sign > -TINY:
         return Certificate(0.0, 0.0, found.witness, (), "edges")
-    if found.sign <= 0 and cases <= programs:  # it fails: how deep?
+    if found.sign <= 0 and cases <= programs:  # it fails; this finds by how much
         deepest, below = least_squares(block.rows, q)
         if deepest < 0:
             return Certificate(deepest, deepest, below, (), "least squares")
@@ -215,6 +217,6 @@ def _decide(
         low = low / math.sqrt(r) * least if low > 0 else low * most
         low = 0.0 if abs(lowest) <= SURE and found.value <= 0 else low
         return Certificate(low, found.value, found.witness, (), "linear programs")
-    share = share_of_edges(block.white, q)
-    low = share * least if share > 0 else share * math.sqrt(block.white[..., 0].size) * most
+    factor = relative_margin(block.white, q)
+    low = factor * least if factor > 0 else factor * math.sqrt(block.white[..., 0].size) * most
     return Certificate(low, found.value, found.witness, (), "bounds")

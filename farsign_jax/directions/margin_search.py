@@ -11,14 +11,14 @@ import scipy
 TINY = 1e-9  # margins below this, in an orthonormal basis, are 0
 
 
-SURE = 1e-6  # what linear programs (to 1e-7) must leave
+SURE = 1e-6  # the tolerance for linear programs, which are accurate to 1e-7
 
 
-_ROWS = 128  # for which linear programs bound what they can reach
+_ROWS = 128  # the largest number of rows that are bounded by linear programs
 
 
 class Block(NamedTuple):
-    """Rows that go by themselves: D_i = U_i M, the columns of U orthonormal, w = M v."""
+    """Rows D_i = U_i M of a group of coordinates, the columns of U orthonormal, w = M v."""
 
     rows: np.ndarray  # f64[m, K, d], D_i
     white: np.ndarray  # f64[m, K, r], U_i
@@ -27,13 +27,13 @@ class Block(NamedTuple):
 
 
 def margins_of(d_i: np.ndarray, v: np.ndarray, q: int) -> np.ndarray:
-    """The bracket of Assumption 6 with the worst J, at each row of v f[n, d], f[n]."""
-    shares = np.sort(np.abs(np.einsum("mkd,nd->mkn", d_i, v)).sum(axis=1), axis=0)  # [m, n]
-    return shares.sum(axis=0) - 2 * shares[len(shares) - q :].sum(axis=0)
+    """Returns the bracket of Assumption 6 for the worst J at each row of v f[n, d], f[n]."""
+    sizes = np.sort(np.abs(np.einsum("mkd,nd->mkn", d_i, v)).sum(axis=1), axis=0)  # [m, n]
+    return sizes.sum(axis=0) - 2 * sizes[len(sizes) - q :].sum(axis=0)
 
 
 def lines_of(white: np.ndarray) -> np.ndarray:
-    """The distinct lines among all rows, unit vectors f[R, r]."""
+    """Returns the distinct lines among all rows as unit vectors f[R, r]."""
     flat = white.reshape(-1, white.shape[2])
     lengths = np.linalg.norm(flat, axis=1)
     flat = flat[lengths > 0] / lengths[lengths > 0, None]
@@ -44,7 +44,7 @@ def lines_of(white: np.ndarray) -> np.ndarray:
 
 
 def edges_of(lines: np.ndarray) -> Iterator[np.ndarray]:
-    """Unit vectors f[n, r] orthogonal to r - 1 of the lines each, all of them, in chunks."""
+    """Yields, in chunks, all unit vectors f[n, r] that are orthogonal to r - 1 of the lines."""
     r = lines.shape[1]
     if r == 1:
         yield np.ones((1, 1))
@@ -55,13 +55,13 @@ def edges_of(lines: np.ndarray) -> Iterator[np.ndarray]:
         if r == 2:
             yield np.stack([-chosen[:, 0, 1], chosen[:, 0, 0]], axis=1)
         else:
-            # Where the chosen lines are dependent, this is one of many orthogonal vectors; the
-            # edges among these are found from other subsets.
+            # If the chosen lines are dependent, this is one of many orthogonal vectors; the
+            # edges among them are found from other subsets.
             yield np.linalg.svd(chosen, full_matrices=True)[2][:, -1]
 
 
 class _Lowest(NamedTuple):
-    """Over some w: the least bracket for |w| = 1, and for |v| = 1, and where."""
+    """The least bracket over some w for |w| = 1, for |v| = 1, and where it is."""
 
     sign: float
     value: float
@@ -69,6 +69,7 @@ class _Lowest(NamedTuple):
 
 
 def lowest_of(block: Block, vectors: Iterable[np.ndarray], q: int) -> _Lowest:
+    """Returns the least bracket over the rows w of some arrays f[n, r]."""
     found = _Lowest(math.inf, math.inf, block.back[:, 0])
     for w in vectors:
         bracket, v = margins_of(block.white, w, q), w @ block.back.T
@@ -79,34 +80,35 @@ def lowest_of(block: Block, vectors: Iterable[np.ndarray], q: int) -> _Lowest:
             found = found._replace(value=value, witness=v[at] / lengths[at])
         if sign < found.sign:
             found = found._replace(sign=sign)
-            if sign <= TINY:  # what counts now is a place where it fails
+            if sign <= TINY:  # from here on only a place where it fails matters
                 at = int(np.argmin(bracket))
                 found = found._replace(witness=v[at] / lengths[at], value=min(value, 0.0))
     return found
 
 
 def cases_of(d_i: np.ndarray, q: int) -> int:
+    """Returns the number of sets J with signs of their rows."""
     return math.comb(len(d_i), q) * 2 ** (q * d_i.shape[1])
 
 
 def _cases(d_i: np.ndarray, q: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All sets of q liars with all signs of their rows: the rows of the others, f[n, d], and
-    the sum of theirs, f[d]."""
+    """Yields, for all sets J of q workers with all signs of their rows, the rows of the other
+    workers, f[n, d], and the signed sum of those of J, f[d]."""
     m, k, d = d_i.shape
-    for liars in itertools.combinations(range(m), q):
+    for chosen in itertools.combinations(range(m), q):
         mask = np.zeros(m, bool)
-        mask[list(liars)] = True
+        mask[list(chosen)] = True
         others, theirs = d_i[~mask].reshape(-1, d), d_i[mask].reshape(-1, d)
         for signs in itertools.product((-1.0, 1.0), repeat=q * k):
             yield others, np.array(signs) @ theirs if q else np.zeros(d)
 
 
 def least_squares(d_i: np.ndarray, q: int) -> tuple[float, np.ndarray]:
-    """The minimum over the unit ball, where it is negative.
+    """Returns the minimum of the bracket over the unit ball, or 0, and where it is.
 
-    For fixed J and signs, the bracket is convex and homogeneous: its minimum over the ball is
-    minus the distance of 0 from its subgradients {D'^T t - c : |t|_inf <= 1}, a box-constrained
-    least squares problem, and v points away from the nearest of them.
+    For fixed J and signs, the bracket is convex and homogeneous. Its minimum over the ball is
+    minus the distance of 0 from its subgradients {D'^T t - c : |t|_inf <= 1}, which is a
+    box-constrained least squares problem, and v points away from the nearest subgradient.
     """
     deepest, witness = 0.0, np.eye(d_i.shape[2])[0]
     for others, theirs in _cases(d_i, q):
@@ -126,7 +128,7 @@ def least_squares(d_i: np.ndarray, q: int) -> tuple[float, np.ndarray]:
 
 
 def linear_programs(white: np.ndarray, q: int) -> tuple[float, np.ndarray]:
-    """The minimum over |w|_inf = 1, one face w_l = 1 of the cube at a time (HiGHS)."""
+    """Returns the minimum over |w|_inf = 1, one face w_l = 1 of the cube at a time (HiGHS)."""
     r = white.shape[2]
     lowest, corner = math.inf, np.zeros(r)
     for others, theirs in _cases(white, q):
@@ -145,7 +147,7 @@ def linear_programs(white: np.ndarray, q: int) -> tuple[float, np.ndarray]:
 
 
 def descend(white: np.ndarray, q: int, seed: int) -> Iterator[np.ndarray]:
-    """Points f[n, r] of the sphere that go down from many places, by subgradients."""
+    """Yields points f[n, r] of the sphere that descend from many starts along subgradients."""
     r = white.shape[2]
     v = np.random.default_rng(seed).standard_normal((4096, r))
     v = np.concatenate([v, np.eye(r)])
@@ -163,11 +165,11 @@ def descend(white: np.ndarray, q: int, seed: int) -> Iterator[np.ndarray]:
         yield v
 
 
-def share_of_edges(white: np.ndarray, q: int) -> float:
-    """s with bracket >= s |U w|_1 for all w; |U w|_1 >= |U w|_2 = |w|.
+def relative_margin(white: np.ndarray, q: int) -> float:
+    """Returns s with bracket >= s |U w|_1 for all w, where |U w|_1 >= |U w|_2 = |w|.
 
     With M_i >= max |U_i w|_1 subject to |U w|_1 <= 1, s = 1 - 2 (sum of the q largest M_i): a
-    linear program for each row, or, where rows are many, the length of the row.
+    linear program for each row, or the length of the row if there are many rows.
     """
     m, k, r = white.shape
     flat = white.reshape(-1, r)
@@ -182,6 +184,6 @@ def share_of_edges(white: np.ndarray, q: int) -> float:
             cost = np.concatenate([-row, np.zeros(n)])
             found = scipy.optimize.linprog(cost, above, right, bounds=box, method="highs")
             most[i] = min(most[i], -found.fun) if found.status == 0 else most[i]
-    shares = np.sort(most.reshape(m, k).sum(axis=1))
-    share = 1 - 2 * float(shares[m - q :].sum()) - SURE
-    return 0.0 if abs(share) <= 2 * SURE else share
+    sizes = np.sort(most.reshape(m, k).sum(axis=1))
+    factor = 1 - 2 * float(sizes[m - q :].sum()) - SURE
+    return 0.0 if abs(factor) <= 2 * SURE else factor

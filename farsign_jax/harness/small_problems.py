@@ -28,6 +28,7 @@ from farsign_jax import (
 from farsign_jax.base import Problem, System
 from farsign_jax.harness.progress import Progress
 from farsign_jax.io import run_folder
+from farsign_jax.methods.far_sign_parts import arrival_weights
 from farsign_jax.step_sizes import as_schedule
 
 MEAN = np.array([1.0, -2.0])
@@ -120,8 +121,10 @@ class Trial:
         if self.server == "online_mean":
             server = online_mean(m, dictionary, **steps)
         else:
-            rates = hyper.get("rates")
-            server = far_sign(m, dictionary, sign_of=self.sign_of, arrival_rates=rates, **steps)
+            weights = arrival_weights(m, hyper.get("rates"))
+            server = far_sign(
+                m, dictionary, sign_of=self.sign_of, arrival_weights=weights, **steps
+            )
         honest = hyper.get("honest", np.ones(m, bool))
         server = theory.observed(server, dictionary, steps["step_size"], self.gradient, honest)
         if self.order == "first":

@@ -13,7 +13,8 @@ import optax
 
 from farsign_jax import directions
 from farsign_jax.base import Array, Key, PyTree, Report, Schedule, Server
-from farsign_jax.methods.average_storage import Averages
+from farsign_jax.methods import far_sign_parts as parts
+from farsign_jax.methods.average_storage import AverageStorage
 from farsign_jax.methods.far_sign import FarSignState, far_sign
 from farsign_jax.validation import is_concrete, require
 
@@ -49,7 +50,7 @@ def optax_transform(
     cap_burst: int = 10,
     gain: Callable[[Array], Array] | None = None,
     soft: float | None = None,
-    storage: Averages | None = None,
+    storage: AverageStorage | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """FAR-SIGN as an optimiser: gradients of one worker in, a step of the parameters out.
 
@@ -86,8 +87,9 @@ def optax_transform(
         k: coordinates per update; None, all d of them.
         key: what they are drawn from, a key or a seed.
         sign_of, arrival_rates, max_weight, rate_cap, cap_rank, cap_burst, gain, soft, storage:
-            of `far_sign`; `soft=None` is 0, `storage` for K = d. Its `sampler`, which has a k
-            of its own, and its `averaging` are not to be had here.
+            of `far_sign` and its parts (`far_sign_parts`); `soft=None` is 0, `storage` for
+            K = d. Its `sampler`, which has a k of its own, and its `averaging` are not to be
+            had here.
 
     Raises:
         InvalidConfig: on what `far_sign` refuses, and on numbers that are none; from `init`, on
@@ -117,6 +119,7 @@ def optax_transform(
         _static(name, numbers[name])
     _static("k", k)
     share = None if k is None else operator.index(k)
+    rank = None if cap_rank is None else operator.index(cap_rank)
 
     def server_of(d: int, m: int) -> Server:
         return far_sign(
@@ -125,13 +128,10 @@ def optax_transform(
             step_size=step_size,
             average_step=average_step,
             sign_of=sign_of,
-            arrival_rates=arrival_rates,
-            max_weight=max_weight,
-            rate_cap=rate_cap,
-            cap_rank=None if cap_rank is None else operator.index(cap_rank),
-            cap_burst=cap_burst,
+            arrival_weights=parts.arrival_weights(m, arrival_rates, max_weight),
+            admit=parts.rate_cap(m, rate_cap, rank, cap_burst),
+            vote=parts.soft_sign(0.0 if soft is None else soft),
             gain=gain,
-            soft=0.0 if soft is None else soft,
             storage=storage,
         )
 

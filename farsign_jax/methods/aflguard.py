@@ -5,9 +5,9 @@ if it is close to g_s in both direction and length:
 
     if  ||g - g_s|| <= lambda * ||g_s||:   x <- x - eta * g
 
-However many workers lie, x moves at most (1 + lambda) * eta * ||g_s||. Where g_s is small
-beside the noise of honest answers, near an optimum, everybody is rejected; lambda < 1 keeps
-answers within the half-space of g_s, lambda >= 1 lets an answer of zeros pass.
+However many workers are Byzantine, x moves by at most (1 + lambda) * eta * ||g_s||. Where g_s
+is small beside the noise of honest answers, near an optimum, every answer is rejected.
+lambda < 1 keeps answers within the half-space of g_s; lambda >= 1 lets an answer of zeros pass.
 
 References:
     Fang, Liu, Gong and Bentley, "AFLGuard: Byzantine-robust Asynchronous Federated Learning",
@@ -17,21 +17,30 @@ References:
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from farsign_jax.base import Array, PyTree, Query, Schedule, Server
+from farsign_jax.base import Array, Key, Problem, PyTree, Report, Schedule, Server, Worker
+from farsign_jax.methods.gradient_server import ask_for_gradient, check_gradients, one_by_one
+from farsign_jax.methods.method import (
+    Hyper,
+    Method,
+    OracleConfig,
+    gradient_worker,
+    step_size_presets,
+)
+from farsign_jax.methods.trusted import trusted_examples, trusted_gradient
+from farsign_jax.methods.typed import cond, norm
 from farsign_jax.step_sizes import check_step_size
 from farsign_jax.validation import check_integer, check_positive, require, sanitize
 
 
 class AFLGuardState(NamedTuple):
-    """m workers, d parameters."""
+    """The state for m workers and d parameters."""
 
     params: Array  # f32[d], x
     trusted: Array  # f32[d], g_s
-    accepted: Array  # i32[m], answers of each worker
-    heard: Array  # i32[], answers so far
+    accepted: Array  # i32[m], the number of accepted answers of each worker
+    num_answers: Array  # i32[], answers so far
     step: Array  # i32[], answers accepted so far
 
 
@@ -44,66 +53,91 @@ def aflguard(
     lam: float | Array = 1.5,
     refresh: int = 1,
 ) -> Server:
-    """Asynchronous SGD on the answers close to a trusted gradient.
+    """Asynchronous SGD on the answers that are close to a trusted gradient.
 
     Args:
         num_workers: m (static).
         losses: per-example losses `(x f32[d], batch) -> f32[R]`.
         reference: the batch that the server trusts, leaves [R, ...].
-        step_size: eta, number, tracer or schedule of the answers heard.
-        lam: lambda, the largest relative distance from the trusted gradient.
-        refresh: answers per trusted gradient (static); 1, it is never stale.
+        step_size: eta, a number, a tracer or a schedule of the number of answers so far.
+        lam: lambda, the largest distance from the trusted gradient relative to its length.
+        refresh: the number of answers for which a trusted gradient is used (static); with 1 it
+            is always that of the current iterate.
 
     Returns:
         A `Server` for m workers. Non-finite numbers count as 0 and entries are clipped to 1e6.
 
     Raises:
-        InvalidConfig: on a step size or lambda that is not positive, refresh < 1 or a reference
-            without examples.
+        InvalidConfig: if the step size or lambda is not positive, `refresh` is below 1, or the
+            reference has no examples.
     """
     m, every = num_workers, check_integer("aflguard", "refresh", refresh, 1)
     require(m > 0, f"aflguard needs at least one worker: got num_workers={m}")
     lam = check_positive("aflguard", "lam", lam)
-    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(reference)}
-    rule = f"aflguard needs a reference of R > 0 examples, leaves [R, ...]: got R in {sizes}"
-    require(len(sizes) == 1 and min(sizes) > (0,), rule)
-    step_size = check_step_size("aflguard", step_size)
+    gradient = trusted_gradient("aflguard", losses, reference)
+    eta_of = check_step_size("aflguard", step_size)
 
-    def init(params, key=None):
-        del key  # nothing to draw
+    def init(params: Array, key: Key | None = None) -> AFLGuardState:
+        del key  # nothing is drawn
         zero = jnp.zeros((), jnp.int32)
         accepted = jnp.zeros((m,), jnp.int32)
         return AFLGuardState(params, jnp.zeros_like(params), accepted, zero, zero)
 
-    def query(state, worker, key):
-        del key
-        return Query(state.params, worker, (), state.step)
-
-    def measure(params):
-        return sanitize(jax.grad(lambda x: losses(x, reference).mean())(params))
-
-    def hear(state, report):
-        """One arrival; report without the leading axis."""
+    def receive(state: AFLGuardState, report: Report) -> AFLGuardState:
         i, answer = report.worker, sanitize(report.value)
         present = i < m
-        due = present & (state.heard % every == 0)
-        trusted = jax.lax.cond(due, measure, lambda params: state.trusted, state.params)
-        near = jnp.linalg.norm(answer - trusted) <= lam * jnp.linalg.norm(trusted)
+        due = present & (state.num_answers % every == 0)
+
+        def keep(params: Array) -> Array:
+            return state.trusted
+
+        trusted = cond(due, gradient, keep, state.params)
+        near = norm(answer - trusted) <= lam * norm(trusted)
         accept = present & near
-        eta = jnp.asarray(step_size(state.heard), answer.dtype)
+        eta = jnp.asarray(eta_of(state.num_answers), answer.dtype)
         return AFLGuardState(
             params=state.params - jnp.where(accept, eta, 0) * answer,
             trusted=trusted,
             accepted=state.accepted.at[i].add(accept.astype(jnp.int32), mode="drop"),
-            heard=state.heard + present.astype(jnp.int32),
+            num_answers=state.num_answers + present.astype(jnp.int32),
             step=state.step + accept.astype(jnp.int32),
         )
 
-    def update(state, reports):
-        shape, d = reports.value.shape[1:], state.params.shape
-        require(shape == d, f"an answer is f32{list(d)}: got {list(shape)}")
-        if len(reports.worker) == 1:
-            return hear(state, jax.tree.map(lambda a: a[0], reports)), {}
-        return jax.lax.scan(lambda s, r: (hear(s, r), None), state, reports)[0], {}
+    def update(state: AFLGuardState, reports: Report) -> tuple[AFLGuardState, dict[str, Array]]:
+        check_gradients(reports, state.params)
+        return one_by_one(receive, state, reports), {}
 
-    return Server(init, query, update, m, scheduled=("heard",))
+    return Server(init, ask_for_gradient, update, m, scheduled=("num_answers",))
+
+
+def build(
+    problem: Problem,
+    oracle: OracleConfig,
+    hyper: Hyper,
+    *,
+    trusted: int = 100,
+    lam: float = 1.5,
+    refresh: int = 1,
+) -> tuple[Server, Worker]:
+    """Gradients that are near to that of the server's own data.
+
+    Args:
+        step_size: eta, the initial step size.
+        trusted: R, the number of examples that the server has of its own, the first ones of
+            each worker.
+        lam: lambda, the largest distance from the trusted gradient relative to its length.
+        refresh: the number of answers for which a trusted gradient is used; with 1 it is
+            always that of the current iterate.
+    """
+    server = aflguard(
+        problem.num_workers,
+        problem.losses,
+        trusted_examples(problem, trusted),
+        step_size=oracle.schedule(hyper["step_size"]),
+        lam=lam,
+        refresh=refresh,
+    )
+    return server, gradient_worker(problem, oracle)
+
+
+METHOD = Method(build, step_size_presets(0.2))

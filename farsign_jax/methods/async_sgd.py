@@ -1,14 +1,14 @@
-"""Plain asynchronous SGD, the method without a defence.
+"""Plain asynchronous SGD, without a defence.
 
 Each answer g, a stochastic gradient at a possibly stale iterate, is applied as it arrives:
 
     x <- x - eta_n * g
 
-Asked about k of K directions a_j instead, the workers send derivatives Y_j, and
+If the workers are asked about k of K directions a_j instead, they send derivatives Y_j, and
 
     x <- x - eta_n * (K / k) * sum_j Y_j a_j
 
-which is the same step in expectation where the directions are coordinates.
+which is the same step in expectation if the directions are coordinates.
 
 References:
     Recht, Re, Wright and Niu, "Hogwild!", NeurIPS 2011; as a parameter server: Yang and Li,
@@ -21,14 +21,21 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from farsign_jax.base import Array, Query, Schedule, Server
+from farsign_jax.base import Array, Key, Problem, Query, Report, Schedule, Server, Worker
 from farsign_jax.directions.dictionary import Dictionary
+from farsign_jax.methods.method import (
+    Hyper,
+    Method,
+    OracleConfig,
+    gradient_worker,
+    step_size_presets,
+)
 from farsign_jax.step_sizes import check_step_size
 from farsign_jax.validation import require, sanitize
 
 
 class AsyncSGDState(NamedTuple):
-    """d parameters."""
+    """The state for d parameters."""
 
     params: Array  # f32[d], x
     step: Array  # i32[], updates applied so far
@@ -45,42 +52,43 @@ def async_sgd(
 
     Args:
         num_workers: m (static).
-        dictionary: None, workers send gradients f32[d]; or the directions (static) of which
-            they are asked k at a time.
-        step_size: eta, number, tracer or schedule. Answers of one event (s > 1) are added.
-        signs: only the sign of each number counts, plain asynchronous sign descent; without
-            memory, its bias remains (Karimireddy et al., ICML 2019).
+        dictionary: None if workers send gradients f32[d]; otherwise the directions (static),
+            of which they are asked about k at a time.
+        step_size: eta, a number, a tracer or a schedule of the number of updates so far. The
+            answers of one event are added.
+        signs: whether only the sign of each number counts. This is plain asynchronous sign
+            descent; without memory, its bias remains (Karimireddy et al., ICML 2019).
 
     Returns:
-        A `Server` for m workers. It believes everybody, but not everything: non-finite
-        numbers count as 0 and entries are clipped to 1e6, so that x stays a number.
+        A `Server` for m workers. Non-finite numbers count as 0 and entries are clipped to 1e6,
+        so that x remains finite.
 
     Raises:
-        InvalidConfig: on a step size that is not positive.
+        InvalidConfig: if the step size is not positive.
     """
     m = num_workers
     require(m > 0, f"async_sgd needs at least one worker: got num_workers={m}")
-    step_size = check_step_size("async_sgd", step_size)
+    eta_of = check_step_size("async_sgd", step_size)
 
-    def init(params, key=None):
-        del key  # nothing to draw
+    def init(params: Array, key: Key | None = None) -> AsyncSGDState:
+        del key  # nothing is drawn
         d = params.shape[-1]
         size = d if dictionary is None else dictionary.dim
         require(size == d, f"the dictionary is for d={size}: got d={d}")
         return AsyncSGDState(params, jnp.zeros((), jnp.int32))
 
-    def query(state, worker, key):
+    def query(state: AsyncSGDState, worker: Array, key: Key) -> Query:
         direction = () if dictionary is None else dictionary.draw(key, worker)
         return Query(state.params, worker, direction, state.step)
 
-    def update(state, reports):
+    def update(state: AsyncSGDState, reports: Report) -> tuple[AsyncSGDState, dict[str, Array]]:
         shape, params = reports.value.shape, state.params
         want = params.shape if dictionary is None else reports.direction.shape[1:]
         require(shape[1:] == want, f"an answer is f32{list(want)}: got {list(shape[1:])}")
         present = (reports.worker < m)[:, None]  # [s, 1]
         answer = jnp.where(present, sanitize(reports.value), 0.0)
         answer = jnp.sign(answer) if signs else answer
-        eta = jnp.asarray(step_size(state.step), params.dtype)
+        eta = jnp.asarray(eta_of(state.step), params.dtype)
         if dictionary is None:
             params = params - eta * answer.sum(0)
         else:
@@ -90,3 +98,16 @@ def async_sgd(
         return AsyncSGDState(params, state.step + 1), {}
 
     return Server(init, query, update, m)
+
+
+def build(problem: Problem, oracle: OracleConfig, hyper: Hyper) -> tuple[Server, Worker]:
+    """Stochastic gradients as they come, no defence.
+
+    Args:
+        step_size: eta, the initial step size.
+    """
+    server = async_sgd(problem.num_workers, step_size=oracle.schedule(hyper["step_size"]))
+    return server, gradient_worker(problem, oracle)
+
+
+METHOD = Method(build, step_size_presets(0.1))

@@ -4,13 +4,14 @@ In round k the workers' stochastic gradients at w_k are aggregated,
 
     w_{k+1} = w_k - alpha_k Agg(g_1, ..., g_m)
 
-and alpha_k decreases. Some iterate has a small gradient; which one is not known, so one is
-drawn: R_K = k with probability W_k / sum_{j < K} W_j, where W_{-1} = 1, alpha_{-1} = alpha_0,
+and alpha_k decreases. Some iterate has a small gradient, but which one is not known, so that
+one is drawn: R_K = k with probability W_k / sum_{j < K} W_j, where W_{-1} = 1,
+alpha_{-1} = alpha_0,
 
     W_k = W_{k-1} alpha_k / (alpha_{k-1} (1 + L A' alpha_k^2))
 
-Its expected gradient is bounded as the smallest one is (Section 3.1). Drawn on line: w_k takes
-the place of the iterate kept so far with probability W_k / sum_{j <= k} W_j.
+Its expected gradient norm has the same bound as the smallest one (Section 3.1). It is drawn on
+line: w_k replaces the iterate kept so far with probability W_k / sum_{j <= k} W_j.
 
 References:
     "A simplified convergence analysis of Byzantine Resilient SGD for nonconvex objectives",
@@ -23,20 +24,29 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from farsign_jax.base import Array, Schedule, Server
+from farsign_jax import aggregators, step_sizes
+from farsign_jax.base import Array, Key, Problem, Query, Report, Schedule, Server, Worker
+from farsign_jax.methods.method import (
+    Hyper,
+    Method,
+    OracleConfig,
+    gradient_worker,
+    step_size_presets,
+)
 from farsign_jax.methods.sgd import SGDState, sgd
+from farsign_jax.methods.typed import key_of
 from farsign_jax.step_sizes import check_step_size
 from farsign_jax.validation import require
 
 
 class BRSGDState(NamedTuple):
-    """d parameters; the first five are those of `sgd.SGDState`."""
+    """The state for d parameters; the first five fields are those of `sgd.SGDState`."""
 
     params: Array  # f32[d], w_k
     aggregate: Array  # f32[d], the last one
-    heard: Array  # i32[], answers so far
-    step: Array  # i32[], rounds so far in which somebody answered, k
-    seed: Array  # u32[2], of what is drawn
+    num_answers: Array  # i32[], answers so far
+    step: Array  # i32[], rounds so far with at least one answer, k
+    seed: Array  # u32[2], the seed of what is drawn
     chosen: Array  # f32[d], w_R
     chosen_at: Array  # i32[], R, -1 before the first round
     weight: Array  # f32[], log W_{k-1}
@@ -44,7 +54,8 @@ class BRSGDState(NamedTuple):
 
     @property
     def rounds(self) -> SGDState:
-        return SGDState(self.params, self.aggregate, self.heard, self.step, self.seed)
+        """The part of the state that is that of `sgd`."""
+        return SGDState(self.params, self.aggregate, self.num_answers, self.step, self.seed)
 
 
 def brsgd(
@@ -59,26 +70,27 @@ def brsgd(
     Args:
         num_workers: m (static).
         aggregator: a rule of `aggregators`, as in `sgd`.
-        step_size: alpha, number, tracer or schedule of the *rounds*, not increasing.
-        growth: L A' >= 0 of the weights: smoothness times the constant A of expected
+        step_size: alpha, a number, a tracer or a schedule of the number of *rounds*, not
+            increasing.
+        growth: L A' >= 0 of the weights: the smoothness times the constant A of expected
             smoothness (3.2), E|G|^2 <= 2 A (F - F_low) + B |grad F|^2 + C, times that of (2.6);
-            0 where noise does not grow with F. May be traced.
+            0 if noise does not grow with F. It may be traced.
 
     Returns:
-        A `Server` for m workers; `params` is w_k, the random iterate is `state.chosen`.
+        A `Server` for m workers; `params` is w_k, and the random iterate is `state.chosen`.
 
     Raises:
-        InvalidConfig: on a step size that is not positive or growth < 0.
+        InvalidConfig: if the step size is not positive, or growth < 0.
     """
     alpha = check_step_size("brsgd", step_size)
     require(growth >= 0, f"brsgd needs growth >= 0: got {growth}")
     m = num_workers
     server = sgd(m, aggregator, step_size=alpha)
 
-    def init(params, key=None):
+    def init(params: Array, key: Key | None = None) -> BRSGDState:
         zero = jnp.zeros((), jnp.float32)
         rounds = server.init(params, key)
-        # W_{-1} = 1; nothing is kept yet.
+        # W_{-1} = 1, and no iterate is kept yet.
         return BRSGDState(
             **rounds._asdict(),
             chosen=jnp.copy(params),
@@ -87,29 +99,57 @@ def brsgd(
             total=-jnp.inf + zero,
         )
 
-    def query(state, worker, key):
+    def query(state: BRSGDState, worker: Array, key: Key) -> Query:
         return server.query(state.rounds, worker, key)
 
-    def update(state, reports):
+    def update(state: BRSGDState, reports: Report) -> tuple[BRSGDState, dict[str, Array]]:
         k = state.step
         now = jnp.asarray(alpha(k), jnp.float32)
         before = jnp.asarray(alpha(jnp.maximum(k - 1, 0)), jnp.float32)
         shrink = jnp.asarray(jnp.log1p(growth * now**2), jnp.float32)
         weight = state.weight + jnp.log(now / before) - shrink
         total = jnp.logaddexp(state.total, weight)
-        key = jax.random.wrap_key_data(state.seed, impl="threefry2x32")
+        key = key_of(state.seed)
         coin = jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, 1), k))
-        # `sgd` has steps by answers, this method by rounds.
-        after, info = server.update(state.rounds._replace(heard=k), reports)
-        after = after._replace(heard=state.heard + after.heard - k)
-        anyone = after.step > k
-        keep = anyone & (jnp.log(coin) < weight - total)
+        # The step size of `sgd` follows the number of answers, that of this method the rounds.
+        after, info = server.update(state.rounds._replace(num_answers=k), reports)
+        after = after._replace(num_answers=state.num_answers + after.num_answers - k)
+        not_empty = after.step > k
+        keep = not_empty & (jnp.log(coin) < weight - total)
         return BRSGDState(
             **after._asdict(),
             chosen=jnp.where(keep, state.params, state.chosen),
             chosen_at=jnp.where(keep, k, state.chosen_at),
-            weight=jnp.where(anyone, weight, state.weight),
-            total=jnp.where(anyone, total, state.total),
+            weight=jnp.where(not_empty, weight, state.weight),
+            total=jnp.where(not_empty, total, state.total),
         ), info
 
     return Server(init, query, update, m, scheduled=server.scheduled)
+
+
+def build(
+    problem: Problem,
+    oracle: OracleConfig,
+    hyper: Hyper,
+    *,
+    aggregator: str = "median",
+    power: float = 0.55,
+    growth: float = 0.0,
+) -> tuple[Server, Worker]:
+    """Rounds: an aggregator, steps that sum to infinity, a random iterate.
+
+    Args:
+        step_size: alpha_0 > 0 of alpha_k = alpha_0 / (k + 1)^power.
+        aggregator: a rule of `aggregators` by name, as in "krum:f=5".
+        power: the exponent in (1/2, 1).
+        growth: L A' >= 0 of the weights; 0 if noise does not grow with F.
+    """
+    alpha = step_sizes.power(hyper["step_size"], power)
+    rule = f"brsgd needs 1/2 < power < 1, so that sum alpha^2 is finite: got {power}"
+    require(0.5 < power < 1, rule)
+    rule = aggregators.make(aggregator)
+    server = brsgd(problem.num_workers, rule, step_size=alpha, growth=growth)
+    return server, gradient_worker(problem, oracle)
+
+
+METHOD = Method(build, step_size_presets(2.0), works_in_rounds=True)

@@ -1,17 +1,18 @@
-"""EF-signSGD: one sign per number and one scale, with feedback of what the signs left out.
+"""EF-signSGD: signs and one scale per answer, with feedback of the compression error.
 
-In round n every worker i of a set S, asked at x, adds its step to what its memory e_i holds,
-sends the sum compressed and remembers the error; the server averages:
+In round n every worker i of a set S, asked at x, adds its step to its memory e_i, sends the
+compressed sum and remembers the error; the server averages:
 
     p_i <- eta_n * g_i + e_i
     Delta_i = (|p_i|_1 / d) * sign(p_i);   e_i <- p_i - Delta_i     `error_feedback_sign`
     x <- x - (1 / |S|) sum_{i in S} Delta_i                                 `ef_sign_sgd`
 
-What is left out of one step is in the next: it converges, at the rate of SGD, also where
-signSGD does not. It is not robust, the scale is the sender's: one liar moves x anywhere.
+What one step leaves out is part of the next, so that the method converges at the rate of SGD
+also where signSGD does not. It is not robust: the sender chooses the scale, and one Byzantine
+worker moves x anywhere.
 
-A 0 in p_i is sent as 0. Then |Delta_i|_1 < |p_i|_1, but |p_i - Delta_i| is only smaller, and
-that is all the theory needs.
+A 0 in p_i is sent as 0. Then |Delta_i|_1 < |p_i|_1, but |p_i - Delta_i| only becomes smaller,
+which is all that the theory needs.
 
 References:
     Karimireddy, Rebjock, Stich and Jaggi, "Error Feedback Fixes SignSGD and other Gradient
@@ -25,55 +26,76 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from farsign_jax.aggregators.row_ops import mean_of, number
-from farsign_jax.base import Array, Query, Schedule, Server, Worker
+from farsign_jax.base import (
+    Array,
+    Key,
+    Problem,
+    PyTree,
+    Query,
+    Report,
+    Schedule,
+    Server,
+    Shard,
+    Worker,
+)
+from farsign_jax.methods.gradient_server import ask_for_gradient, check_gradients
+from farsign_jax.methods.method import (
+    Hyper,
+    Method,
+    OracleConfig,
+    gradient_worker,
+    step_size_presets,
+)
 from farsign_jax.step_sizes import check_step_size
 from farsign_jax.validation import check_integer, require, sanitize
 
 
 class EFSignSGDState(NamedTuple):
-    """d parameters."""
+    """The state for d parameters."""
 
     params: Array  # f32[d], x
-    heard: Array  # i32[], answers so far
-    step: Array  # i32[], rounds so far in which somebody answered
+    num_answers: Array  # i32[], answers so far
+    step: Array  # i32[], rounds so far with at least one answer
 
 
 def error_feedback_sign(
     worker: Worker, dim: int, step_size: float | Array | Schedule
 ) -> Worker:
-    """The worker half: its steps, compressed to signs and a scale, and a memory of the rest.
+    """The honest worker: its steps, compressed to signs and a scale, and a memory of the rest.
 
     Args:
-        worker: answers with whole gradients f32[d] (`oracles.stochastic_gradient`).
+        worker: a worker that answers with whole gradients f32[d], such as
+            `oracles.stochastic_gradient`.
         dim: d.
-        step_size: eta, number, tracer or schedule of `query.version`, the *rounds* before the
-            question: a worker cannot know how many answers the server has heard. With s
-            answers per round `lambda n: eta(s * n)` decays per answer, as servers do.
+        step_size: eta, a number, a tracer or a schedule of `query.version`, the number of
+            *rounds* before the question: a worker cannot know how many answers the server has
+            received. With s answers per round `lambda n: eta(s * n)` decays per answer, as
+            servers do.
 
     Returns:
         A `Worker` whose state is that of `worker` and e f32[d]. An answer is Delta f32[d],
         d + 32 bits.
 
     Raises:
-        InvalidConfig: on a step size that is not positive, a worker that encodes what it
-            sends, or (when asked) one that does not answer f32[d].
+        InvalidConfig: if the step size is not positive, the worker encodes what it sends, or
+            (when it is asked) it does not answer with f32[d].
     """
     d = check_integer("error_feedback_sign", "dim", dim, 1)
-    step_size = check_step_size("error_feedback_sign", step_size)
+    eta_of = check_step_size("error_feedback_sign", step_size)
     needs = "error_feedback_sign needs"
     rule = f"{needs} a worker that sends the gradient it measures: this one encodes"
     require(worker.encode is None, rule)
 
-    def init(shard):
+    def init(shard: Shard) -> PyTree:
         return worker.init(shard), jnp.zeros((d,))
 
-    def respond(state, query, shard, key):
+    def respond(state: PyTree, query: Query, shard: Shard, key: Key) -> tuple[PyTree, Array]:
         inner, error = state
         inner, gradient = worker.respond(inner, query, shard, key)
         shape = list(gradient.shape)
         require(shape == [d], f"{needs} gradients f32[{d}]: got {shape}")
-        eta = jnp.asarray(step_size(query.version), error.dtype)
-        # Tamed: one gradient that overflows would stay in the memory for ever.
+        eta = jnp.asarray(eta_of(query.version), error.dtype)
+        # Sanitised: one gradient that overflows would stay in the memory for ever.
         p = eta * sanitize(gradient) + error
         delta = jnp.abs(p).mean() * jnp.sign(p)
         return (inner, p - delta), delta
@@ -82,37 +104,52 @@ def error_feedback_sign(
 
 
 def ef_sign_sgd(num_workers: int) -> Server:
-    """The server half: x less the mean of the answers, which are steps, not gradients.
+    """The server: it subtracts the mean of the answers, which are steps, not gradients.
 
     Args:
         num_workers: m (static).
 
     Returns:
-        A `Server` for m workers. It believes everybody, but not everything: non-finite
-        numbers count as 0 and entries are clipped to 1e6, so that x stays a number.
+        A `Server` for m workers. Non-finite numbers count as 0 and entries are clipped to 1e6,
+        so that x remains finite.
 
     Raises:
-        InvalidConfig: without a worker.
+        InvalidConfig: if there is no worker.
     """
     m = num_workers
     require(m > 0, f"ef_sign_sgd needs at least one worker: got num_workers={m}")
 
-    def init(params, key=None):
-        del key  # nothing to draw
+    def init(params: Array, key: Key | None = None) -> EFSignSGDState:
+        del key  # nothing is drawn
         zero = jnp.zeros((), jnp.int32)
         return EFSignSGDState(params, zero, zero)
 
-    def query(state, worker, key):
-        del key  # whole gradients: nothing to draw
-        return Query(state.params, worker, (), state.step)
-
-    def update(state, reports):
-        shape, d = reports.value.shape[1:], state.params.shape
-        require(shape == d, f"an answer is f32{list(d)}: got {list(shape)}")
+    def update(
+        state: EFSignSGDState, reports: Report
+    ) -> tuple[EFSignSGDState, dict[str, Array]]:
+        check_gradients(reports, state.params)
         present = reports.worker < m
         count = number(present)
-        params = state.params - mean_of(sanitize(reports.value), present)  # zeros of nobody
+        params = state.params - mean_of(sanitize(reports.value), present)  # 0 without answers
         step = state.step + (count > 0).astype(jnp.int32)
-        return EFSignSGDState(params, state.heard + count, step), {}
+        return EFSignSGDState(params, state.num_answers + count, step), {}
 
-    return Server(init, query, update, m, scheduled=("heard", "step"))
+    return Server(init, ask_for_gradient, update, m, scheduled=("num_answers", "step"))
+
+
+def build(problem: Problem, oracle: OracleConfig, hyper: Hyper) -> tuple[Server, Worker]:
+    """Rounds: signs with error feedback, no defence.
+
+    Args:
+        step_size: eta, the initial step size.
+    """
+    m = problem.num_workers
+    worker = error_feedback_sign(
+        gradient_worker(problem, oracle),
+        problem.x0.shape[-1],
+        oracle.per_round_schedule(hyper["step_size"], m),
+    )
+    return ef_sign_sgd(m), worker
+
+
+METHOD = Method(build, step_size_presets(1.0), works_in_rounds=True)

@@ -8,7 +8,9 @@ from farsign_jax.base import Array
 
 
 class IterateAverage(NamedTuple):
-    """What the weighted mean of the iterates x_0 .. x_N has not moved yet, from moves alone:
+    """The difference between the iterate and the weighted mean of the iterates x_0 .. x_N.
+
+    It is kept from the moves alone:
 
         sum_n w_n x_n / W_N = x_N - sum_{n < N} (x_{n+1} - x_n) W_n / W_N
 
@@ -19,14 +21,18 @@ class IterateAverage(NamedTuple):
     power: Array  # f32[]
 
     @classmethod
-    def none(cls, params: Array, power: float) -> "IterateAverage":
+    def start(cls, params: Array, power: float) -> "IterateAverage":
+        """Returns the average before the first move."""
         return cls(jnp.zeros_like(params), jnp.asarray(power, jnp.float32))
 
     def weight(self, step: Array) -> Array:
+        """Returns W_n, f32[]."""
         return ((step + 1).astype(jnp.float32) / 1024) ** (self.power + 1)
 
     def moved(self, j: Array, amount: Array, step: Array) -> "IterateAverage":
+        """Returns the average after x has moved by `amount` along the coordinates j."""
         return self._replace(total=self.total.at[j].add(amount * self.weight(step)))
 
     def behind(self, step: Array) -> Array:
+        """Returns the iterate less the average, f32[d]."""
         return self.total / self.weight(step)[..., None]

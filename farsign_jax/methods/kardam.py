@@ -8,19 +8,19 @@ before and (g', x') the answer accepted last and the iterate it was applied to:
     frequency filter:  p is not too often among the 2f answers accepted last and this one
     if both let g pass:   x <- x - eta * Lambda(tau) * g
 
-An honest gradient changes no faster than the loss allows, and once everybody has coefficients
-f liars cannot push the quantile above what some honest worker has shown. K_p, g_p and x_p
-follow every answer, accepted or not, before it is judged. x_s is what the server asked about,
-never what the worker says it was.
+An honest gradient changes no faster than the loss allows, and once all workers have
+coefficients, f Byzantine ones cannot push the quantile above what some honest worker has shown.
+K_p, g_p and x_p follow every answer, accepted or not, before it is judged. x_s is what the
+server asked about, never what the worker says it was.
 
-The quantile of n coefficients is the smallest of them such that a share of at least (m-f)/m
+The quantile of n coefficients is the smallest of them such that a fraction of at least (m-f)/m
 of the n is not larger: in ascending order, number ceil((m-f) n / m). While there are none, or
-where x and x' are less than 1e-12 apart, everybody passes.
+where x and x' are less than 1e-12 apart, every answer passes.
 
 If the Lipschitz filter alone has turned down m answers since one was accepted, the next one
 that the frequency filter lets pass is accepted: else a sudden change would stop x for ever.
-What the frequency filter turns down does not count. A liar that answers m times while nobody
-else is accepted can still force an answer through.
+What the frequency filter turns down does not count. A Byzantine worker that answers m times
+while no other is accepted can still force an answer through.
 
 A sign-flipped gradient may pass the Lipschitz filter: convergence is to a neighbourhood.
 
@@ -31,18 +31,36 @@ References:
     (m-f)/m in place of its fixed 2/3.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from farsign_jax.base import Array, Query, Schedule, Server
+from farsign_jax.base import Array, Key, Problem, Query, Report, Schedule, Server, Worker
+from farsign_jax.methods.gradient_server import check_gradients, one_by_one
+from farsign_jax.methods.method import (
+    Hyper,
+    Method,
+    OracleConfig,
+    gradient_worker,
+    step_size_presets,
+)
+from farsign_jax.methods.typed import norm
 from farsign_jax.step_sizes import check_step_size
 from farsign_jax.validation import check_integer, lookup, require, sanitize
 
-_DAMPENING = {
-    "inverse": lambda tau: 1 / (1 + tau),
-    "exponential": lambda tau: jnp.exp(-0.2 * tau),
+
+def _inverse(tau: Array) -> Array:
+    return 1 / (1 + tau)
+
+
+def _exponential(tau: Array) -> Array:
+    return jnp.exp(-0.2 * tau)
+
+
+_DAMPENING: dict[str, Callable[[Array], Array]] = {
+    "inverse": _inverse,
+    "exponential": _exponential,
     "none": jnp.ones_like,
 }
 
@@ -51,19 +69,19 @@ _CLOSE = 1e-12  # iterates this close to each other are the same
 
 
 class KardamState(NamedTuple):
-    """m workers, d parameters, f Byzantine workers, H coefficients of each worker."""
+    """The state for m workers, f of them Byzantine, d parameters and H coefficients each."""
 
     params: Array  # f32[d], x
-    before: Array  # f32[d], x'; zero while nothing has been accepted, and so is
+    before: Array  # f32[d], x'; zero, as the next field is, until an answer is accepted
     last: Array  # f32[d], g'
     answers: Array  # f32[m, d], g_p, the last answer of each worker
-    asked: Array  # f32[m, d], x_p, where it was computed
-    known: Array  # bool[m], who has answered
+    asked_at: Array  # f32[m, d], x_p, where it was computed
+    known: Array  # bool[m], whether a worker has answered
     coefficients: Array  # f32[m, H], K_p, newest first; -1 where there is none yet
-    recent: Array  # i32[2f], whose answers were accepted last, newest last; -1: nobody's
+    recent: Array  # i32[2f], the workers accepted last, newest last; -1 stands for none
     rejected: Array  # i32[], by the Lipschitz filter alone since one was accepted
-    accepted: Array  # i32[m], answers of each worker
-    heard: Array  # i32[], answers so far
+    accepted: Array  # i32[m], the number of accepted answers of each worker
+    num_answers: Array  # i32[], answers so far
     step: Array  # i32[], answers accepted so far
 
 
@@ -80,60 +98,60 @@ def kardam(
 
     Args:
         num_workers: m (static).
-        byzantine: f (static), how many liars to expect; 0 leaves no frequency filter.
-        step_size: eta, number, tracer or schedule of the answers heard.
-        frequency: of the 2f answers accepted last and the candidate: "strict", all are from
-            different workers, the paper's rule that no f workers have more than f of them;
-            "count", no more than f are from the candidate's worker; "none", no filter.
+        byzantine: f (static), the number of Byzantine workers to expect; 0 leaves no frequency
+            filter.
+        step_size: eta, a number, a tracer or a schedule of the number of answers so far.
+        frequency: what must hold of the 2f answers accepted last and the candidate: "strict",
+            all are from different workers, the paper's rule that no f workers have more than f
+            of them; "count", no more than f are from the candidate's worker; "none", no filter.
         dampening: Lambda, "inverse" 1 / (1 + tau), "exponential" exp(-0.2 tau) or "none".
-        history: H, coefficients kept of each worker.
+        history: H, the number of coefficients kept of each worker.
 
     Returns:
-        A `Server` for m workers. Its directions are the iterates it asks about. Non-finite
-        numbers count as 0 and entries are clipped to 1e6.
+        A `Server` for m workers. Its directions are the iterates that it asks about.
+        Non-finite numbers count as 0 and entries are clipped to 1e6.
 
     Raises:
-        InvalidConfig: on m < 3f + 1, f < 0, an unknown filter or dampening, a history shorter
-            than 1 or a step size that is not positive.
+        InvalidConfig: if m < 3f + 1, f < 0, the filter or dampening is unknown, the history is
+            shorter than 1, or the step size is not positive.
     """
     m, f = num_workers, check_integer("kardam", "byzantine", byzantine, 0)
     require(m > 0, f"kardam needs at least one worker: got num_workers={m}")
     require(m >= 3 * f + 1, f"kardam needs m >= 3f + 1: got m={m}, f={f}")
     size = check_integer("kardam", "history", history, 1)
     most = {"strict": 1, "count": max(f, 1), "none": 2 * f + 1}
-    most = lookup("frequency filter", frequency, most)  # a worker's share of 2f + 1 answers
+    most = lookup("frequency filter", frequency, most)  # of 2f + 1 answers from one worker
     dampen = lookup("dampening", dampening, _DAMPENING)
-    step_size = check_step_size("kardam", step_size)
+    eta_of = check_step_size("kardam", step_size)
 
-    def init(params, key=None):
-        del key  # nothing to draw
+    def init(params: Array, key: Key | None = None) -> KardamState:
+        del key  # nothing is drawn
         zero, table = jnp.zeros((), jnp.int32), jnp.zeros((m, *params.shape), params.dtype)
         return KardamState(
             params=params,
             before=jnp.zeros_like(params),
             last=jnp.zeros_like(params),
             answers=table,
-            asked=table,
+            asked_at=table,
             known=jnp.zeros((m,), bool),
             coefficients=jnp.full((m, size), -1, params.dtype),
             recent=jnp.full((2 * f,), -1, jnp.int32),
             rejected=zero,
             accepted=jnp.zeros((m,), jnp.int32),
-            heard=zero,
+            num_answers=zero,
             step=zero,
         )
 
-    def query(state, worker, key):
+    def query(state: KardamState, worker: Array, key: Key) -> Query:
         del key
         return Query(state.params, worker, state.params, state.step)
 
-    def hear(state, report):
-        """One arrival; report without the leading axis."""
+    def receive(state: KardamState, report: Report) -> KardamState:
         i, x_s, answer = report.worker, report.direction, sanitize(report.value)
         present, own = i < m, jnp.minimum(i, m - 1)
 
-        change = jnp.linalg.norm(answer - state.answers[own])
-        far = jnp.linalg.norm(x_s - state.asked[own])
+        change = norm(answer - state.answers[own])
+        far = norm(x_s - state.asked_at[own])
         # Always i; but where to write now depends on what was read, and XLA need not copy both
         # tables for every answer to keep the order (on a CPU 10 ms for 100 x 100,000).
         write = jnp.where(change + far >= 0, i, m)
@@ -146,8 +164,8 @@ def kardam(
         some = largest >= 0
         place = -(-(m - f) * some.sum(dtype=jnp.int32) // m) - 1
         limit = jnp.sort(jnp.where(some, largest, jnp.inf))[jnp.maximum(place, 0)]
-        moved = jnp.linalg.norm(state.params - state.before)
-        growth = jnp.linalg.norm(answer - state.last) / jnp.maximum(moved, _CLOSE)
+        moved = norm(state.params - state.before)
+        growth = norm(answer - state.last) / jnp.maximum(moved, _CLOSE)
         smooth = (moved <= _CLOSE) | (growth <= limit)
 
         often = (state.recent == i).sum(dtype=jnp.int32) + 1
@@ -155,28 +173,57 @@ def kardam(
         accept = candidate & (smooth | (state.rejected >= m))
 
         tau = (state.step - report.version).astype(answer.dtype)
-        eta = jnp.asarray(step_size(state.heard), answer.dtype) * dampen(tau)
+        eta = jnp.asarray(eta_of(state.num_answers), answer.dtype) * dampen(tau)
         return KardamState(
             params=state.params - jnp.where(accept, eta, 0) * answer,
             before=jnp.where(accept, state.params, state.before),
             last=jnp.where(accept, answer, state.last),
             answers=state.answers.at[write].set(answer, mode="drop"),
-            asked=state.asked.at[write].set(x_s, mode="drop"),
+            asked_at=state.asked_at.at[write].set(x_s, mode="drop"),
             known=state.known.at[i].set(True, mode="drop"),
             coefficients=coefficients,
             recent=jnp.where(accept, jnp.append(state.recent, i)[1:], state.recent),
             rejected=jnp.where(accept, 0, state.rejected + candidate.astype(jnp.int32)),
             accepted=state.accepted.at[i].add(accept.astype(jnp.int32), mode="drop"),
-            heard=state.heard + present.astype(jnp.int32),
+            num_answers=state.num_answers + present.astype(jnp.int32),
             step=state.step + accept.astype(jnp.int32),
         )
 
-    def update(state, reports):
-        shape, d = reports.value.shape[1:], state.params.shape
-        require(shape == d, f"an answer is f32{list(d)}: got {list(shape)}")
-        if len(reports.worker) == 1:
-            return hear(state, jax.tree.map(lambda a: a[0], reports)), {}
-        return jax.lax.scan(lambda s, r: (hear(s, r), None), state, reports)[0], {}
+    def update(state: KardamState, reports: Report) -> tuple[KardamState, dict[str, Array]]:
+        check_gradients(reports, state.params)
+        return one_by_one(receive, state, reports), {}
 
-    scheduled = ("known", "heard")
+    scheduled = ("known", "num_answers")
     return Server(init, query, update, m, scheduled=scheduled, comparable=True)
+
+
+def build(
+    problem: Problem,
+    oracle: OracleConfig,
+    hyper: Hyper,
+    *,
+    byzantine: int = 5,
+    frequency: str = "count",
+    dampening: str = "inverse",
+) -> tuple[Server, Worker]:
+    """Gradients that change no faster than most do, and come no oftener.
+
+    Args:
+        step_size: eta, the initial step size.
+        byzantine: f, the number of Byzantine workers to expect; 0 leaves no frequency filter.
+        frequency: what must hold of the 2f answers accepted last and the candidate: "strict",
+            all are from different workers, the paper's rule that no f workers have more than f
+            of them; "count", no more than f are from the candidate's worker; "none", no filter.
+        dampening: Lambda, "inverse" 1 / (1 + tau), "exponential" exp(-0.2 tau) or "none".
+    """
+    server = kardam(
+        problem.num_workers,
+        byzantine=byzantine,
+        step_size=oracle.schedule(hyper["step_size"]),
+        frequency=frequency,
+        dampening=dampening,
+    )
+    return server, gradient_worker(problem, oracle)
+
+
+METHOD = Method(build, step_size_presets(0.2))

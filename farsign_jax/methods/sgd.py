@@ -1,17 +1,17 @@
 """Synchronous SGD with a robust aggregate.
 
-In every round the workers of a set S are asked at the same x and the server waits for their
+In every round the workers of a set S are asked at the same x, and the server waits for their
 stochastic gradients g_i:
 
     x <- x - eta_n * Aggr({g_i : i in S})
 
-or, where workers minimise a sum and the server has a regulariser f_0 of its own,
+or, if workers minimise a sum and the server has a regulariser f_0 of its own,
 
     x <- x - eta_n * (scale * Aggr({g_i : i in S}) + grad f_0(x))
 
-One round is one event. S may be everybody, a sample, or nobody: then nothing happens. A
-synchronous method waits for the slowest of S; what is gained is that all answers are
-comparable, and that q liars among |S| are all that the rule has to tolerate.
+One round is one event. S may be all workers, a sample of them, or empty, in which case nothing
+happens. A synchronous method waits for the slowest worker of S; in return all answers are
+comparable, and the rule has to tolerate only the Byzantine workers in S.
 
 References:
     Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates",
@@ -25,20 +25,30 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from farsign_jax import aggregators
 from farsign_jax.aggregators.row_ops import number
-from farsign_jax.base import Array, Query, Schedule, Server
+from farsign_jax.base import Array, Key, Problem, Report, Schedule, Server, Worker
+from farsign_jax.methods.gradient_server import ask_for_gradient, check_gradients
+from farsign_jax.methods.method import (
+    Hyper,
+    Method,
+    OracleConfig,
+    gradient_worker,
+    step_size_presets,
+)
+from farsign_jax.methods.typed import cond, key_of, seed_of
 from farsign_jax.step_sizes import check_step_size
 from farsign_jax.validation import require, sanitize
 
 
 class SGDState(NamedTuple):
-    """d parameters."""
+    """The state for d parameters."""
 
     params: Array  # f32[d], x
     aggregate: Array  # f32[d], the last one, for rules that start from it
-    heard: Array  # i32[], answers so far
-    step: Array  # i32[], rounds so far in which somebody answered
-    seed: Array  # u32[2], of what rules draw
+    num_answers: Array  # i32[], answers so far
+    step: Array  # i32[], rounds so far with at least one answer
+    seed: Array  # u32[2], the seed of what rules draw
 
 
 def sgd(
@@ -53,65 +63,106 @@ def sgd(
 
     Args:
         num_workers: m (static).
-        aggregator: a rule of `aggregators`. It sees s rows, as many as an event has slots,
-            and which are present: from fewer it makes what `rows` promises. A rule that does
-            not take s rows at all is refused when `update` is traced.
-        step_size: eta, number, tracer or schedule of the *answers* heard before the round, so
-            that methods that update more or less often decay alike.
-        scale: > 0, of the aggregate: m, where the sum of m losses is minimised.
-        weight_decay: >= 0, f_0(x) = weight_decay |x|^2 / 2.
+        aggregator: a rule of `aggregators`. It is given s rows, as many as an event has slots,
+            and a mask of those that are present. A rule that does not take s rows at all is
+            refused when `update` is traced.
+        step_size: eta, a number, a tracer or a schedule of the number of *answers* before the
+            round, so that methods that update more or less often decay alike.
+        scale: the factor > 0 of the aggregate: m, if the sum of m losses is minimised.
+        weight_decay: w >= 0 of the regulariser f_0(x) = w |x|^2 / 2.
 
     Returns:
-        A `Server` for m workers. Non-finite numbers count as 0 and entries are clipped to
-        1e6 before the rule sees them.
+        A `Server` for m workers. Non-finite numbers count as 0 and entries are clipped to 1e6
+        before the rule is applied.
 
     Raises:
-        InvalidConfig: on a step size or scale that is not positive, or weight_decay < 0.
+        InvalidConfig: if the step size or `scale` is not positive, or `weight_decay` < 0.
     """
     m = num_workers
     require(m > 0, f"sgd needs at least one worker: got num_workers={m}")
     require(scale > 0, f"sgd needs scale > 0: got {scale}")
     require(weight_decay >= 0, f"sgd needs weight_decay >= 0: got {weight_decay}")
-    step_size = check_step_size("sgd", step_size)
+    eta_of = check_step_size("sgd", step_size)
 
-    def init(params, key=None):
+    def init(params: Array, key: Key | None = None) -> SGDState:
         zero = jnp.zeros((), jnp.int32)
         return SGDState(
             params=params,
             aggregate=jnp.zeros_like(params),
-            heard=zero,
+            num_answers=zero,
             step=zero,
-            seed=jax.random.bits(jax.random.key(0) if key is None else key, (2,), jnp.uint32),
+            seed=seed_of(key),
         )
 
-    def query(state, worker, key):
-        del key  # whole gradients: nothing to draw
-        return Query(state.params, worker, (), state.step)
-
-    def update(state, reports):
-        shape, d = reports.value.shape[1:], state.params.shape
-        require(shape == d, f"an answer is f32{list(d)}: got {list(shape)}")
+    def update(state: SGDState, reports: Report) -> tuple[SGDState, dict[str, Array]]:
+        check_gradients(reports, state.params)
         present = reports.worker < m
         count = number(present)
-        anyone = count > 0
-        key = jax.random.wrap_key_data(state.seed, impl="threefry2x32")
+        not_empty = count > 0
+        key = key_of(state.seed)
 
-        def combine(rows, present, last, step):
+        def combine(rows: Array, present: Array, last: Array, step: Array) -> Array:
             return aggregator(rows, mask=present, start=last, key=jax.random.fold_in(key, step))
 
-        # The mask is an argument of the branch, so a rule never knows it when it is traced: a
-        # round that lacks some answers is no broken precondition, not even outside `jit`.
+        def keep(rows: Array, present: Array, last: Array, step: Array) -> Array:
+            return last
+
+        # The mask is an argument of the branch, so that a rule never knows it when it is
+        # traced: a round that lacks answers breaks no precondition, not even outside `jit`.
         args = (sanitize(reports.value), present, state.aggregate, state.step)
-        aggregate = jax.lax.cond(anyone, combine, lambda *args: args[2], *args)
-        eta = jnp.asarray(step_size(state.heard), state.params.dtype)
+        aggregate = cond(not_empty, combine, keep, *args)
+        eta = jnp.asarray(eta_of(state.num_answers), state.params.dtype)
         along = scale * aggregate + weight_decay * state.params
         state = SGDState(
-            params=jnp.where(anyone, state.params - eta * along, state.params),
+            params=jnp.where(not_empty, state.params - eta * along, state.params),
             aggregate=aggregate,
-            heard=state.heard + count,
-            step=state.step + anyone.astype(jnp.int32),
+            num_answers=state.num_answers + count,
+            step=state.step + not_empty.astype(jnp.int32),
             seed=state.seed,
         )
         return state, {}
 
-    return Server(init, query, update, m, scheduled=("heard", "step", "seed"))
+    scheduled = ("num_answers", "step", "seed")
+    return Server(init, ask_for_gradient, update, m, scheduled=scheduled)
+
+
+def build_server(
+    problem: Problem,
+    oracle: OracleConfig,
+    hyper: Hyper,
+    aggregator: str,
+    scale: float,
+    weight_decay: float,
+) -> Server:
+    """Returns `sgd` with a rule by name, for the methods that differ in their workers only."""
+    return sgd(
+        problem.num_workers,
+        aggregators.make(aggregator),
+        step_size=oracle.schedule(hyper["step_size"]),
+        scale=scale,
+        weight_decay=weight_decay,
+    )
+
+
+def build(
+    problem: Problem,
+    oracle: OracleConfig,
+    hyper: Hyper,
+    *,
+    aggregator: str = "median",
+    scale: float = 1.0,
+    weight_decay: float = 0.0,
+) -> tuple[Server, Worker]:
+    """Rounds: an aggregator of gradients.
+
+    Args:
+        step_size: eta, the initial step size.
+        aggregator: a rule of `aggregators` by name, as in "krum:f=5".
+        scale: the factor > 0 of the aggregate: m, if the sum of m losses is minimised.
+        weight_decay: w >= 0 of the regulariser f_0(x) = w |x|^2 / 2.
+    """
+    server = build_server(problem, oracle, hyper, aggregator, scale, weight_decay)
+    return server, gradient_worker(problem, oracle)
+
+
+METHOD = Method(build, step_size_presets(0.5), works_in_rounds=True)

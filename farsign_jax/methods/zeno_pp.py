@@ -6,12 +6,13 @@ each answer g is scaled to the length of v and scored by the descent it promises
     g <- g * ||v|| / ||g||
     if  gamma * <v, g> - rho * ||g||^2 >= -gamma * eps:   x <- x - gamma * g
 
-gamma is the step size. However many workers lie, only what points roughly along v moves x,
-and never further than gamma * ||v||: as good as the trusted data, and no better. An answer of
-zeros, one with numbers that are not finite, and any answer while v = 0 is rejected.
+gamma is the step size. However many workers are Byzantine, only what points roughly along v
+moves x, and never further than gamma * ||v||: the method is as good as the trusted data, and no
+better. An answer of zeros, one with numbers that are not finite, and any answer while v = 0 is
+rejected.
 
-The penalty rho * ||g||^2 takes the length after scaling, as in the paper, so it is
-rho * ||v||^2 for everybody; the authors' code takes the length before.
+The penalty rho * ||g||^2 takes the length after scaling, as in the paper, so that it is
+rho * ||v||^2 for every answer; the authors' code takes the length before scaling.
 
 References:
     Xie, Koyejo and Gupta, "Zeno++: Robust Fully Asynchronous SGD", ICML 2020; the authors'
@@ -21,23 +22,32 @@ References:
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from farsign_jax.base import Array, PyTree, Query, Schedule, Server
+from farsign_jax.base import Array, Key, Problem, PyTree, Report, Schedule, Server, Worker
+from farsign_jax.methods.gradient_server import ask_for_gradient, check_gradients, one_by_one
+from farsign_jax.methods.method import (
+    Hyper,
+    Method,
+    OracleConfig,
+    gradient_worker,
+    step_size_presets,
+)
+from farsign_jax.methods.trusted import trusted_examples, trusted_gradient
+from farsign_jax.methods.typed import cond, norm
 from farsign_jax.step_sizes import check_step_size
 from farsign_jax.validation import check_integer, is_concrete, require, sanitize
 
-_TINY = 1e-30  # an answer without a larger entry is one of zeros
+_TINY = 1e-30  # an answer without a larger entry counts as one of zeros
 
 
 class ZenoState(NamedTuple):
-    """m workers, d parameters."""
+    """The state for m workers and d parameters."""
 
     params: Array  # f32[d], x
     trusted: Array  # f32[d], v
-    accepted: Array  # i32[m], answers of each worker
-    heard: Array  # i32[], answers so far
+    accepted: Array  # i32[m], the number of accepted answers of each worker
+    num_answers: Array  # i32[], answers so far
     step: Array  # i32[], answers accepted so far
 
 
@@ -57,17 +67,18 @@ def zeno_pp(
         num_workers: m (static).
         losses: per-example losses `(x f32[d], batch) -> f32[R]`.
         reference: the batch that the server trusts, leaves [R, ...].
-        step_size: gamma, number, tracer or schedule of the answers heard.
-        rho: how much promised descent an answer must bring beyond none.
-        epsilon: how much ascent is forgiven.
-        refresh: answers per trusted gradient (static); the first comes before the first score.
+        step_size: gamma, a number, a tracer or a schedule of the number of answers so far.
+        rho: the weight of the penalty on the length of an answer.
+        epsilon: the ascent that is tolerated.
+        refresh: the number of answers for which a trusted gradient is used (static); the first
+            is computed before the first score.
 
     Returns:
-        A `Server` for m workers, whose x stays a number.
+        A `Server` for m workers, whose x remains finite.
 
     Raises:
-        InvalidConfig: on a step size that is not positive, negative rho or epsilon, refresh < 1
-            or a reference without examples.
+        InvalidConfig: if the step size is not positive, rho or epsilon is negative, `refresh`
+            is below 1, or the reference has no examples.
     """
     m, every = num_workers, check_integer("zeno_pp", "refresh", refresh, 1)
     require(m > 0, f"zeno_pp needs at least one worker: got num_workers={m}")
@@ -75,55 +86,82 @@ def zeno_pp(
         if is_concrete(value):
             rule = f"zeno_pp needs a finite {name} >= 0: got {value}"
             require((value >= 0) & (value < float("inf")), rule)
-    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(reference)}
-    rule = f"zeno_pp needs a reference of R > 0 examples, leaves [R, ...]: got R in {sizes}"
-    require(len(sizes) == 1 and min(sizes) > (0,), rule)
-    step_size = check_step_size("zeno_pp", step_size)
+    gradient = trusted_gradient("zeno_pp", losses, reference)
+    gamma_of = check_step_size("zeno_pp", step_size)
 
-    def init(params, key=None):
-        del key  # nothing to draw
+    def init(params: Array, key: Key | None = None) -> ZenoState:
+        del key  # nothing is drawn
         zero = jnp.zeros((), jnp.int32)
         accepted = jnp.zeros((m,), jnp.int32)
         return ZenoState(params, jnp.zeros_like(params), accepted, zero, zero)
 
-    def query(state, worker, key):
-        del key
-        return Query(state.params, worker, (), state.step)
-
-    def measure(params):
-        return sanitize(jax.grad(lambda x: losses(x, reference).mean())(params))
-
-    def hear(state, report):
-        """One arrival; report without the leading axis."""
+    def receive(state: ZenoState, report: Report) -> ZenoState:
         i, answer = report.worker, sanitize(report.value)
         present = i < m
-        due = present & (state.heard % every == 0)
-        v = jax.lax.cond(due, measure, lambda params: state.trusted, state.params)
+        due = present & (state.num_answers % every == 0)
+
+        def keep(params: Array) -> Array:
+            return state.trusted
+
+        v = cond(due, gradient, keep, state.params)
 
         # Divided by its largest entry first: tiny squares round to 0, and a length that is too
         # short would make the scaled answer longer than v.
         largest = jnp.abs(answer).max()
         usable = (largest > _TINY) & jnp.isfinite(report.value).all()
         answer = answer / jnp.where(usable, largest, 1)
-        limit, length = jnp.linalg.norm(v), jnp.linalg.norm(answer)
+        limit, length = norm(v), norm(answer)
         answer = answer * (limit / jnp.maximum(length, 1))  # length >= 1 where usable
 
-        gamma = jnp.asarray(step_size(state.heard), answer.dtype)
+        gamma = jnp.asarray(gamma_of(state.num_answers), answer.dtype)
         score = gamma * jnp.sum(v * answer) - rho * jnp.sum(answer**2)
         accept = present & usable & (limit > 0) & (score >= -gamma * epsilon)
         return ZenoState(
             params=state.params - jnp.where(accept, gamma, 0) * answer,
             trusted=v,
             accepted=state.accepted.at[i].add(accept.astype(jnp.int32), mode="drop"),
-            heard=state.heard + present.astype(jnp.int32),
+            num_answers=state.num_answers + present.astype(jnp.int32),
             step=state.step + accept.astype(jnp.int32),
         )
 
-    def update(state, reports):
-        shape, d = reports.value.shape[1:], state.params.shape
-        require(shape == d, f"an answer is f32{list(d)}: got {list(shape)}")
-        if len(reports.worker) == 1:
-            return hear(state, jax.tree.map(lambda a: a[0], reports)), {}
-        return jax.lax.scan(lambda s, r: (hear(s, r), None), state, reports)[0], {}
+    def update(state: ZenoState, reports: Report) -> tuple[ZenoState, dict[str, Array]]:
+        check_gradients(reports, state.params)
+        return one_by_one(receive, state, reports), {}
 
-    return Server(init, query, update, m, scheduled=("heard",))
+    return Server(init, ask_for_gradient, update, m, scheduled=("num_answers",))
+
+
+def build(
+    problem: Problem,
+    oracle: OracleConfig,
+    hyper: Hyper,
+    *,
+    trusted: int = 128,
+    rho: float = 0.001,
+    epsilon: float = 0.0,
+    refresh: int = 10,
+) -> tuple[Server, Worker]:
+    """Gradients that agree with the server's own data.
+
+    Args:
+        step_size: gamma, the initial step size.
+        trusted: R, the number of examples that the server has of its own, the first ones of
+            each worker.
+        rho: the weight of the penalty on the length of an answer.
+        epsilon: the ascent that is tolerated.
+        refresh: the number of answers for which a trusted gradient is used; the first is
+            computed before the first score.
+    """
+    server = zeno_pp(
+        problem.num_workers,
+        problem.losses,
+        trusted_examples(problem, trusted),
+        step_size=oracle.schedule(hyper["step_size"]),
+        rho=rho,
+        epsilon=epsilon,
+        refresh=refresh,
+    )
+    return server, gradient_worker(problem, oracle)
+
+
+METHOD = Method(build, step_size_presets(0.1))

@@ -1,6 +1,6 @@
 """Honest workers: how a question is answered.
 
-`zeroth_order` picks the fastest two-point oracle that fits the problem and the directions.
+`zeroth_order` chooses the fastest two-point oracle for the problem and the directions.
 """
 
 from typing import Any
@@ -34,7 +34,19 @@ def zeroth_order(
     noise_std: float = 0.0,
     scheme: str = "central",
 ) -> Worker:
-    """`coordinate_two_point` for coordinates of an MLP, `two_point` for everything else."""
+    """Returns the fastest worker that answers with two-point differences.
+
+    This is `coordinate_two_point` for coordinates of an MLP, and `two_point` otherwise.
+
+    Args:
+        problem: what is minimised.
+        dictionary: the directions, those of the server.
+        batch_size: b, the number of examples in a mini-batch.
+        delta: the perturbation; this and the other arguments are those of `two_point`.
+        coupled: whether both points share one mini-batch.
+        noise_std: the standard deviation of further noise on each evaluation.
+        scheme: "central" or "forward".
+    """
     options: Any = {"batch_size": batch_size, "delta": delta, "coupled": coupled}
     options |= {"noise_std": noise_std, "scheme": scheme}
     if problem.structure is not None and dictionary.coordinates:

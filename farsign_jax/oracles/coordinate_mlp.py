@@ -1,10 +1,10 @@
 """Two-point differences along coordinates of an MLP, without evaluating it twice.
 
-A step along one weight changes one pre-activation z_c of its layer by step * input. That
-change is carried forward as a *change*, from layer to layer, on top of one forward pass that
+A step along one weight changes one pre-activation z_c of its layer by step * input. This
+change is propagated as a *change*, from layer to layer, on top of one forward pass that
 all coordinates share, and the loss difference is formed from the change of the logits
-(`cross_entropy`), so that float32 keeps the answer; and a first-layer weight costs
-O(b * next width) instead of a forward pass.
+(`cross_entropy`), so that float32 is accurate enough; and a first-layer weight
+costs O(b * next width) instead of a forward pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,13 +31,14 @@ from farsign_jax.step_sizes import as_schedule
 class Touch(NamedTuple):
     """What the coordinates j, i32[k], touch within one layer."""
 
-    here: Array  # bool[k], is it a parameter of this layer?
-    weight: Array  # bool[k], of its kernel?
-    source: Array  # i32[k], the input it multiplies (0 where none)
-    unit: Array  # i32[k], the unit it feeds (any where not here)
+    here: Array  # bool[k], whether j is a parameter of this layer
+    weight: Array  # bool[k], whether it is an entry of the kernel
+    source: Array  # i32[k], the input that it multiplies (0 if there is none)
+    unit: Array  # i32[k], the unit that it feeds (arbitrary if not here)
 
 
 def touch(layer: Layer, j: Array) -> Touch:
+    """Returns what the coordinates j, i32[k], touch within a layer."""
     kernel, bias, fan_in, fan_out = layer
     weight = (j >= kernel) & (j < kernel + fan_in * fan_out)
     offset = jnp.where(weight, j - kernel, 0)
@@ -47,11 +48,12 @@ def touch(layer: Layer, j: Array) -> Touch:
 
 
 def activation_change(activation: Callable, z: Array, change: Array) -> Array:
-    """activation(z + change) - activation(z) without the cancellation, for any activation.
+    """Returns activation(z + change) - activation(z) without cancellation.
 
-    For ReLU in closed form. Otherwise the integral of the slope over the step (three Gauss
-    nodes), which has no cancellation, wherever it agrees with the plain difference up to the
-    rounding of the latter; the plain difference elsewhere, that is, across a kink.
+    ReLU has a closed form. For other activations it is the integral of the slope over the step
+    (three Gauss nodes), which has no cancellation, wherever this agrees with the plain
+    difference up to the rounding of the latter; elsewhere, that is, across a kink, it is the
+    plain difference.
     """
     if activation is nn.relu:
         return jnp.maximum(change + jnp.minimum(z, 0), -jnp.maximum(z, 0))
@@ -66,7 +68,7 @@ def activation_change(activation: Callable, z: Array, change: Array) -> Array:
     integral = change * (5 * outer + 8 * middle) / 18
     before, after = activation(z), activation(z + change)
     plain = after - before
-    # Inside, activations work with numbers of the size of z even where the result is small.
+    # Activations compute with numbers of the size of z even where the result is small.
     size = (
         jnp.abs(before)
         + jnp.abs(after)
@@ -79,14 +81,14 @@ def activation_change(activation: Callable, z: Array, change: Array) -> Array:
 def loss_changes(
     structure: MLPStructure, x: Array, batch: tuple[Array, Array], j: Array, steps: Sequence
 ) -> tuple[Array, list[Array]]:
-    """Losses at x and how their mean changes by single-coordinate steps.
+    """Returns the losses at x, and the changes of their mean by single-coordinate steps.
 
     Args:
         structure: the network.
         x: f32[d].
         batch: inputs [b, ...] and labels i32[b].
-        j: i32[k], coordinates.
-        steps: how far to go along each coordinate, one result for each entry.
+        j: i32[k], the coordinates.
+        steps: the lengths of the steps along each coordinate; there is one result per entry.
 
     Returns:
         Per-example losses f32[b], and for each step the changes of their mean, f32[k].
@@ -109,11 +111,11 @@ def loss_changes(
         h, scale = structure.activation(z[-1]), 1
     base, q = cross_entropy.gradient(z[-1], labels)
 
-    def unit_rows(n):  # one-hot rows of the units fed, f32[k, fan_out]
+    def unit_rows(n):  # one-hot rows of the units that the coordinates feed, f32[k, fan_out]
         return jax.nn.one_hot(touches[n].unit, layers[n].fan_out, dtype=x.dtype)
 
-    # As long as one number per coordinate says it all, the change is a [b, k] factor times a
-    # row [k, width]; a parameter of layer 0 stays so through layer 1.
+    # As long as a single unit changes, the change is a factor [b, k] times a row [k, width];
+    # this holds for a parameter of layer 0 up to the pre-activations of layer 1.
     rows = unit_rows(0)
     if len(layers) > 1:
         first = touches[0].here
@@ -153,17 +155,21 @@ def coordinate_two_point(
 ) -> Worker:
     """`two_point` for coordinates (`directions.identity`) of an MLP with cross entropy.
 
-    The same answers, about a hundred times cheaper and accurate in float32 at any delta. The
-    loss is meant to change little along one coordinate; where it changes by tens, the plain
-    difference is the more accurate one.
+    The answers are the same, about a hundred times cheaper and accurate in float32 for any
+    delta. The loss is assumed to change little along one coordinate; where it changes by tens,
+    the plain difference is more accurate.
 
     Args:
         structure: the network, `Problem.structure`.
-        k: coordinates per question.
-        batch_size: this, delta, coupled, noise_std and scheme are as in `two_point`.
+        k: the number of coordinates per question.
+        batch_size: b; this and the following arguments are those of `two_point`.
+        delta: the perturbation.
+        coupled: whether both points share one mini-batch.
+        noise_std: the standard deviation of further noise on each evaluation.
+        scheme: "central" or "forward".
 
     Raises:
-        InvalidConfig: on batch_size < 1, delta <= 0 or an unknown scheme.
+        InvalidConfig: if batch_size < 1, delta <= 0, or the scheme is unknown.
     """
     check(batch_size, delta, scheme)
     delta = as_schedule(delta)

@@ -42,7 +42,7 @@ def change(q: Array, own: Array, moves: Array) -> Array:
 
 
 def num_terms(dtype) -> int:
-    """Of the series, so that what is left out is an eighth of the rounding or less."""
+    """Returns the number of terms whose remainder is at most an eighth of the rounding."""
     n, error = 1, REACH / 2
     while error > jnp.finfo(dtype).eps / 8:
         n, error = n + 1, error * REACH / (n + 2)
@@ -50,13 +50,13 @@ def num_terms(dtype) -> int:
 
 
 def mean_changes(q: Array, labels: Array, rows: Array, factors: Sequence[Array]) -> list[Array]:
-    """How the mean loss changes when the logits of example i move by factor[i, j] * rows[j].
+    """Returns how the mean loss changes when the logits of example i move by f[i, j] * rows[j].
 
     Args:
         q: f[b, c], of `gradient`.
         labels: i32[b].
         rows: f[k, c].
-        factors: f[b, k], each gives one result.
+        factors: the factors f[b, k]; each gives one result.
 
     Returns:
         f[k] for each of the `factors`.
@@ -101,10 +101,10 @@ def _polynomial(coefficients: Sequence, at: Array) -> Array:
 
 
 def _unless(rarely: Array, usual: Callable[[], PyTree], other: Callable[[], PyTree]) -> PyTree:
-    """`other()` if rarely, else `usual()`; side by side, only if one of all is rare.
+    """Returns `other()` if `rarely`, else `usual()`.
 
     Under vmap a condition computes both sides. A loop of at most one round, whose condition
-    is vmapped, goes on only while some lane wants it to.
+    is vmapped, continues only while some run of the batch needs it.
     """
 
     def replace(_):

@@ -1,31 +1,37 @@
-"""First-order answers: directional derivatives and whole gradients on a mini-batch.
+"""First-order answers: directional derivatives and gradients on a mini-batch.
 
 Y_j = a_j . grad F(x; xi)                                                        eq. (7)
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
-from farsign_jax.base import Worker
+from farsign_jax.base import Array, PyTree, Worker
 from farsign_jax.directions.dictionary import Dictionary
 from farsign_jax.oracles.zeroth_order import check_question
 from farsign_jax.validation import require
 
+Losses = Callable[[Array, PyTree], Array]  # (x f32[d], batch) -> per-example losses f32[b]
+
 
 def directional_derivative(
-    losses, dictionary: Dictionary, *, batch_size: int, mode: str = "jvp"
+    losses: Losses, dictionary: Dictionary, *, batch_size: int, mode: str = "jvp"
 ) -> Worker:
-    """Derivatives along k directions.
+    """A worker that answers with derivatives along k directions.
 
     Args:
         losses: per-example losses `(x f32[d], batch) -> f32[b]`.
-        dictionary: the directions, the server's own.
-        batch_size: b, examples per mini-batch, drawn with replacement from the shard.
-        mode: "jvp", k forward-mode derivatives; "grad", one gradient, then its projections,
-            cheaper from a few directions on. The same numbers up to rounding.
+        dictionary: the directions, those of the server.
+        batch_size: b, the number of examples in a mini-batch, drawn with replacement from the
+            shard.
+        mode: "jvp", k forward-mode derivatives; "grad", one gradient and its projections, which
+            is cheaper for more than a few directions. Both give the same numbers up to
+            rounding.
 
     Raises:
-        InvalidConfig: on batch_size < 1 or an unknown mode.
+        InvalidConfig: if batch_size < 1, or the mode is unknown.
     """
     require(batch_size >= 1, f"need batch_size >= 1: got {batch_size}")
     require(mode in ("jvp", "grad"), f"mode is 'jvp' or 'grad': got {mode!r}")
@@ -54,11 +60,16 @@ def directional_derivative(
     return Worker(lambda shard: (), respond, evaluations, batch_size)
 
 
-def stochastic_gradient(losses, *, batch_size: int) -> Worker:
-    """The gradient of the mean loss on a mini-batch, f32[d], for servers that want it whole.
+def stochastic_gradient(losses: Losses, *, batch_size: int) -> Worker:
+    """A worker that answers with the gradient of the mean loss on a mini-batch, f32[d].
+
+    Args:
+        losses: per-example losses `(x f32[d], batch) -> f32[b]`.
+        batch_size: b, the number of examples in a mini-batch, drawn with replacement from the
+            shard.
 
     Raises:
-        InvalidConfig: on batch_size < 1.
+        InvalidConfig: if batch_size < 1.
     """
     require(batch_size >= 1, f"need batch_size >= 1: got {batch_size}")
 

@@ -1,16 +1,16 @@
 """SAGA: stochastic gradients without most of their noise.
 
-A worker remembers what each of its J examples last said, t_j. Asked at x it draws one, xi, and
-answers
+A worker remembers t_j, the last gradient of each of its J examples. When it is asked at x it
+draws an example xi and answers
 
     g = grad f(x; xi) - t_xi + (1/J) sum_j t_j;    t_xi <- grad f(x; xi)
 
 which has the mean of grad f(x; xi), and no variance once the t_j are gradients near x. With a
-mini-batch, the mean of b such differences.
+mini-batch, it uses the mean of b such differences.
 
-The table. A gradient takes d numbers, J of them J d. Where logits are linear in x (softmax
-regression), grad f(x; j) is the residual softmax(logits) - onehot(label), times what example j
-alone decides: the residual is kept, J c numbers for c classes.
+A table of gradients takes J d numbers. If logits are linear in x (softmax regression),
+grad f(x; j) is the residual softmax(logits) - onehot(label) times a factor that depends on
+example j alone, and only the residuals are kept, J c numbers for c classes.
 
 References:
     Defazio, Bach and Lacoste-Julien, "SAGA", NeurIPS 2014; "Asynchronous Byzantine-Robust
@@ -27,21 +27,23 @@ from farsign_jax.base import Array, Problem, Table, Worker
 from farsign_jax.models.flat import as_float
 from farsign_jax.validation import require, sanitize
 
-_CHUNK = 256  # examples side by side when the table is first filled: bounds the memory
+_CHUNK = 256  # examples at a time when the table is first filled, which bounds the memory
 
 
 class SagaState(NamedTuple):
-    """n examples (padded), d parameters."""
+    """The state for n examples (padded) and d parameters."""
 
     table: Table  # f32[n, c] residuals, or f32[n, d] gradients
     mean: Array  # f32[d], of all J gradients in the table
 
 
 class Entries(NamedTuple):
-    """What is kept of a gradient, e f32[b, ...], and how it is one again.
+    """What is kept of each gradient, and how gradients are computed from it.
 
-    `of(x, batch)` gives e; `combined(e, batch, weights f32[b])` the weighted sum of the
-    gradients, f32[d]: linear in e.
+    Attributes:
+        of: `(x, batch) -> e f32[b, ...]`, what is kept.
+        combined: `(e, batch, weights f32[b]) -> f32[d]`, the weighted sum of the gradients,
+            which is linear in e.
     """
 
     of: Callable[[Array, Any], Array]
@@ -82,25 +84,26 @@ def _residuals(problem: Problem) -> Entries:
 
 
 def entries_of(problem: Problem) -> Entries:
-    """Residuals where the model is a single dense layer, else whole gradients."""
+    """Returns residuals if the model is a single dense layer, else gradients."""
     structure = problem.structure
     linear = structure is not None and len(structure.layers) == 1
     return _residuals(problem) if linear else _gradients(problem)
 
 
 def saga_gradient(problem: Problem, *, batch_size: int = 1) -> Worker:
-    """Stochastic gradients corrected by what the same examples said last.
+    """A worker that answers with SAGA gradients.
 
     Args:
-        problem: whose losses are minimised; tables begin with the gradients at its x0.
-        batch_size: b, examples per answer, drawn with replacement; 1 in the papers.
+        problem: what is minimised; the tables begin with the gradients at its x0.
+        batch_size: b, the number of examples per answer, drawn with replacement; 1 in the
+            papers.
 
     Returns:
-        A `Worker` that answers g f32[d]. Its state is O(J c) for a softmax regression,
-        O(J d) for any other model.
+        A `Worker` that answers with g f32[d]. Its state has O(J c) numbers for softmax
+        regression and O(J d) for any other model.
 
     Raises:
-        InvalidConfig: on batch_size < 1 or a shard without examples.
+        InvalidConfig: if batch_size < 1, or a shard has no examples.
     """
     require(batch_size >= 1, f"need batch_size >= 1: got {batch_size}")
     entries, b = entries_of(problem), batch_size
@@ -113,9 +116,10 @@ def saga_gradient(problem: Problem, *, batch_size: int = 1) -> Worker:
 
         def part(mean, places):
             batch = shard.take(jnp.minimum(places, count - 1))
-            told = entries.of(problem.x0, batch)
-            counted = (places < shard.size).astype(told.dtype) / shard.size.astype(told.dtype)
-            return mean + entries.combined(told, batch, counted), told
+            fresh = entries.of(problem.x0, batch)
+            counted = (places < shard.size).astype(fresh.dtype)
+            counted = counted / shard.size.astype(fresh.dtype)
+            return mean + entries.combined(fresh, batch, counted), fresh
 
         mean, table = jax.lax.scan(part, jnp.zeros_like(problem.x0), places)
         return SagaState(Table(table.reshape(-1, *table.shape[2:])[:count]), mean)
@@ -123,16 +127,16 @@ def saga_gradient(problem: Problem, *, batch_size: int = 1) -> Worker:
     def respond(state, query, shard, key):
         places = shard.draw(key, b)
         batch = shard.take(places)
-        # Tamed: one gradient that overflows would stay in the mean for ever.
-        told = sanitize(entries.of(query.params, batch))
-        change = told - state.table.rows
+        # Sanitised: one gradient that overflows would stay in the mean for ever.
+        fresh = sanitize(entries.of(query.params, batch))
+        change = fresh - state.table.rows
         step = entries.combined(change, batch, jnp.full(b, 1 / b, change.dtype))
-        size, news = shard.size.astype(change.dtype), step
-        if b > 1:  # an example drawn twice says the same twice, and is replaced once
+        size, replaced = shard.size.astype(change.dtype), step
+        if b > 1:  # an example that is drawn twice is replaced once
             before = jnp.tril(places[:, None] == places[None], -1)
             first = ~before.any(axis=1)
-            news = entries.combined(change, batch, first.astype(change.dtype))
-        return SagaState(Table(told), state.mean + news / size), step + state.mean
+            replaced = entries.combined(change, batch, first.astype(change.dtype))
+        return SagaState(Table(fresh), state.mean + replaced / size), step + state.mean
 
     def touched(shard, key):
         return shard.draw(key, b)

@@ -1,7 +1,7 @@
 """The worker of CYBER-0: two-point differences along fresh directions of the unit sphere.
 
     D_l = [F(x + delta u_l; xi) - F(x - delta u_l; xi)] / (2 delta),   l = 1..k
-    g   = d/k sum_l D_l u_l                    the dense estimate that it sends, E g = grad F
+    g   = d/k sum_l D_l u_l                    the dense estimate that is sent, E g = grad F
 
 References:
     Neto, Egger, Bakshi and Bitar, "Communication-Efficient Byzantine-Resilient Federated
@@ -34,20 +34,24 @@ def sphere_two_point(
     noise_std: float = 0.0,
     message: str = "dense",
 ) -> Worker:
-    """Two-point differences along k dense directions given by a seed.
+    """A worker that answers with two-point differences along k dense directions from a seed.
 
     Args:
-        problem: its losses and, where it has one, the structure that makes them cheap.
-        sphere: the directions, the server's own.
-        batch_size: b, examples per mini-batch, drawn with replacement from the shard.
-        delta: perturbation: number, tracer or schedule of the step at which it was asked.
-        coupled: one mini-batch and one noise for both points, or independent ones.
-        noise_std: standard deviation of further noise on each evaluation (cancels if coupled).
-        message: "dense", it sends g f32[d]; "scalar", it sends D f32[k] and the server, which
-            knows the seed, rebuilds.
+        problem: what is minimised; its structure, if it has one, makes evaluations cheaper.
+        sphere: the directions, those of the server.
+        batch_size: b, the number of examples in a mini-batch, drawn with replacement from the
+            shard.
+        delta: the perturbation: a number, a tracer or a schedule of the server step at which
+            the worker was asked.
+        coupled: whether both points share one mini-batch and one noise, or have independent
+            ones.
+        noise_std: the standard deviation of further noise on each evaluation, which cancels if
+            the points are coupled.
+        message: "dense", the worker sends g f32[d]; "scalar", it sends D f32[k] and the server,
+            which knows the seed, rebuilds g.
 
     Raises:
-        InvalidConfig: on batch_size < 1, delta <= 0 or an unknown message.
+        InvalidConfig: if batch_size < 1, delta <= 0, or the message is unknown.
     """
     check(batch_size, delta)
     require(message in MESSAGES, f"message is one of {MESSAGES}: got {message!r}")
@@ -89,6 +93,6 @@ def sphere_two_point(
         noise = evaluation_noise(noise_key, k, noise_std, coupled)
         return state, (difference + noise) / (2 * radius)
 
-    # The directions are drawn again from the seed; in one program the compiler sees that.
+    # The directions are drawn again from the seed; within one program the compiler shares them.
     encode = sphere.rebuild if message == "dense" else None
     return Worker(lambda shard: (), respond, 2 * k, batch_size, encode)

@@ -1,15 +1,15 @@
 """Two-point differences of an MLP along dense directions.
 
-A step along a dense direction moves every weight, so each point is a forward pass; but what
-the direction contributes to the first layer, inputs times its weights, depends on no iterate:
-runs that are asked the same question share it, and with it nearly all of the cost. As in
-`coordinate_mlp`, the change is carried forward as a change, and the loss difference formed
-from the change D of the logits, so that float32 keeps the answer:
+A step along a dense direction moves every weight, so that each point is a forward pass. But the
+contribution of the direction to the first layer, inputs times its weights, does not depend on
+the iterate: runs that are asked the same question share it, and with it nearly all of the cost.
+As in `coordinate_mlp`, the change is propagated as a change, and the loss difference is formed
+from the change D of the logits, so that float32 is accurate enough:
 
     F(x + step) - F(x) = log(sum_c p_c exp(D_c - D_label))
                        = log1p(sum_c p_c expm1(D_c - D_label))
 
-Arrays are [k, units, b]: the mini-batch is the long axis, and matrix products run along it.
+Arrays are [k, units, b]: the mini-batch is the last axis, along which matrix products run.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from farsign_jax.oracles.coordinate_mlp import activation_change
 
 
 def _split(vectors: Array, layer: Layer) -> tuple[Array, Array]:
-    """Kernel [..., fan_in, fan_out] and bias [..., fan_out] of one layer."""
+    """Returns the kernel [..., fan_in, fan_out] and the bias [..., fan_out] of one layer."""
     kernel, bias, fan_in, fan_out = layer
     weights = vectors[..., kernel : kernel + fan_in * fan_out]
     weights = weights.reshape(*vectors.shape[:-1], fan_in, fan_out)
@@ -39,15 +39,15 @@ def dense_loss_changes(
     step: Array,
     signs: Sequence[int] = (1, -1),
 ) -> tuple[Array, list[Array]]:
-    """Losses at x and their changes by steps along dense directions.
+    """Returns the losses at x, and their changes by steps along dense directions.
 
     Args:
         structure: the network.
         x: f32[d].
         batch: inputs [b, ...] and labels i32[b].
         directions: f32[k, d], of any length.
-        step: f32[k], how far to go along each direction.
-        signs: there (1), or the other way (-1); one result for each entry.
+        step: f32[k], the length of the step along each direction.
+        signs: 1 for a step forwards, -1 for a step backwards; there is one result per entry.
 
     Returns:
         Per-example losses f32[b], and for each entry of `signs` the changes f32[k, b].
@@ -81,8 +81,8 @@ def dense_loss_changes(
     is_label = jax.nn.one_hot(labels, z.shape[0], axis=0, dtype=x.dtype)
     p = jnp.exp(log_p)[None]
 
-    def total(terms, least):  # over classes; no term is below `least`
-        # Without the maximum XLA on a CPU makes matrix products of these sums, which takes
+    def total(terms, least):  # the sum over classes; no term is below `least`
+        # Without the maximum, XLA on a CPU turns these sums into matrix products, which take
         # twice the time of the whole function.
         return jnp.sum(jnp.maximum(terms, least), axis=1)
 

@@ -3,11 +3,11 @@
     Y_j = [F(x + delta a_j; xi+) - F(x - delta a_j; xi-)] / (2 delta)               eq. (8)
 
 F(.; xi) is the mean loss on a mini-batch. Coupled answers use one mini-batch (and one noise)
-for both points, the paper's CN; otherwise each point has its own, DN.
+for both points, CN in the paper; otherwise each point has its own, DN.
 
 Forward differences, [F(x + delta a_j; xi+) - F(x; xi-)] / delta, share the evaluation at x: k
 answers cost k + 1 evaluations instead of 2 k. Their bias is delta/2 times the curvature along
-a_j where that of eq. (8) is of the order of delta^2; both vanish with delta.
+a_j, while that of eq. (8) is of the order of delta^2; both vanish with delta.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ SCHEMES = ("central", "forward")
 
 
 def check(batch_size: int, delta: float | Schedule, scheme: str = "central") -> None:
-    """Raises `InvalidConfig` on a batch or a perturbation that no two-point oracle can use."""
+    """Raises `InvalidConfig` on an invalid batch size, perturbation or scheme."""
     lookup("scheme", scheme, dict.fromkeys(SCHEMES))
     require(batch_size >= 1, f"need batch_size >= 1: got {batch_size}")
     if not callable(delta):
@@ -34,7 +34,7 @@ def check(batch_size: int, delta: float | Schedule, scheme: str = "central") -> 
 
 
 def check_question(query: Query, k: int) -> None:
-    """Raises `InvalidConfig` where the server asks something else than k directions."""
+    """Raises `InvalidConfig` unless the server asks about k directions."""
     asked = np.shape(query.direction)
     what = "the whole gradient" if asked == (0,) else asked
     rule = f"this worker answers about k={k} directions: the server asks about {what}"
@@ -42,14 +42,14 @@ def check_question(query: Query, k: int) -> None:
 
 
 def evaluations(k: int, scheme: str) -> int:
-    """Of the loss, for k answers."""
+    """Returns the number of evaluations of the loss for k directions."""
     return 2 * k if scheme == "central" else k + 1
 
 
 def evaluation_noise(
     key: Key, k: int, std: float, coupled: bool, scheme: str = "central"
 ) -> Array | float:
-    """xi+ - xi-, the additive noise of both evaluations, f32[k]: nothing where coupled."""
+    """Returns xi+ - xi-, the additive noise of both evaluations, f32[k]; 0 if coupled."""
     if coupled or not std:
         return 0.0
     plus, minus = std * jax.random.normal(key, (2, k))
@@ -66,22 +66,28 @@ def two_point(
     noise_std: float = 0.0,
     scheme: str = "central",
 ) -> Worker:
-    """The generic oracle: 2k evaluations of the loss, for any model and dictionary.
+    """A worker that evaluates the loss 2k times, for any model and dictionary.
 
     Args:
         losses: per-example losses `(x f32[d], batch) -> f32[b]`.
-        dictionary: the directions, the server's own.
-        batch_size: b, examples per mini-batch, drawn with replacement from the shard.
-        delta: perturbation: number, tracer or schedule of the step at which it was asked.
-        coupled: one mini-batch and one noise for both points, or independent ones.
-        noise_std: standard deviation of further noise on each evaluation (cancels if coupled).
+        dictionary: the directions, those of the server.
+        batch_size: b, the number of examples in a mini-batch, drawn with replacement from the
+            shard.
+        delta: the perturbation: a number, a tracer or a schedule of the server step at which
+            the worker was asked.
+        coupled: whether both points share one mini-batch and one noise, or have independent
+            ones.
+        noise_std: the standard deviation of further noise on each evaluation, which cancels if
+            the points are coupled.
         scheme: "central", or "forward" for k + 1 evaluations.
 
-    In float32 the answer carries an error of about eps * loss / delta: per-example losses
-    are subtracted before they are averaged, which is all a black box allows.
+    Returns:
+        A `Worker` that answers with f32[k]. In float32 an answer has an error of about
+        eps * loss / delta: per-example losses are subtracted before they are averaged, which is
+        all that a black box allows.
 
     Raises:
-        InvalidConfig: on batch_size < 1, delta <= 0 or an unknown scheme.
+        InvalidConfig: if batch_size < 1, delta <= 0, or the scheme is unknown.
     """
     check(batch_size, delta, scheme)
     delta = as_schedule(delta)

@@ -16,7 +16,7 @@ from farsign_jax.config import schedules, systems
 from farsign_jax.config.run_config import RunConfig
 from farsign_jax.config.settings import from_dict
 from farsign_jax.io import provenance
-from farsign_jax.methods.registry import METHODS, defaults_of
+from farsign_jax.methods import METHODS, defaults_of
 from farsign_jax.runtime.numpy_server import OnHost, contracts
 from farsign_jax.runtime.state_machine import Compiled, Machine
 from farsign_jax.validation import InvalidConfig, require
@@ -78,7 +78,7 @@ def check(config: RunConfig) -> None:
     """Raises `InvalidConfig` if a run cannot be served."""
     name, options, _ = systems.parse_method(config.method, config.preset)
     rule = f"{name} works in rounds, and this server waits for nobody"
-    require(not METHODS[name].rounds, rule)
+    require(not METHODS[name].works_in_rounds, rule)
     rule = "arrival_rates=known is for simulations: here nobody knows the rates of workers"
     require(options.get("arrival_rates") != "known", rule)
     rule = f"{name} must know how many workers are Byzantine at most: got byzantine=0"
@@ -123,7 +123,8 @@ def machine(config: RunConfig, problem: Problem) -> Machine:
             directions_lib.identity(d, config.directions),
             problem.x0,
             config.seed,
-            **{name: schedule(value) for name, value in config.hyper.items()},
+            step_size=schedule(config.hyper["step_size"]),
+            average_step=schedule(config.hyper["average_step"]),
         )
     return compiled(config, problem)
 

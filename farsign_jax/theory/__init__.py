@@ -1,4 +1,4 @@
-"""Theory: what the papers prove, measured."""
+"""Theory: what the papers prove, measured along runs."""
 
 from farsign_jax.theory.adversaries import greedy, lookahead
 from farsign_jax.theory.far_sign import Gradient, Observed, Sums, bound, observed, rows

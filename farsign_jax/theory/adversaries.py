@@ -1,4 +1,4 @@
-"""Adversaries that the theorems are tried against: greedy, and looking one step ahead."""
+"""Adversaries against which the theorems are tested: greedy, and with a lookahead."""
 
 from typing import Any
 
@@ -11,25 +11,30 @@ from farsign_jax.directions.dictionary import Dictionary
 from farsign_jax.theory.far_sign import Gradient, rows
 
 
-def _say(server: Any, i: Array, j: Array, target: Array, average_step: Schedule) -> Array:
-    """What makes the new average `target`: y + beta (Y - y) = target."""
+def _answer(server: Any, i: Array, j: Array, target: Array, average_step: Schedule) -> Array:
+    """Returns the answer Y for which the new average is `target`: y + beta (Y - y) = target."""
     old = server.averages[i, j]
     beta = jnp.clip(jnp.asarray(average_step(server.step), old.dtype), 1e-6, 1)
     return old + (target - old) / beta
 
 
 def greedy(gradient: Gradient, dictionary: Dictionary, average_step: Schedule) -> Attack:
-    """Answers so that its average has the sign that takes x uphill the fastest.
+    """An adversary whose average has the sign that increases the objective most.
 
-    Knows the objective, the iterate, the server's averages and beta. Its average is +-1, so
-    that it can turn at once.
+    It knows the objective, the iterate, the server's averages and beta. Its average is +-1, so
+    that its sign can change at once.
+
+    Args:
+        gradient: the gradient of the objective.
+        dictionary: the directions of the server.
+        average_step: beta of the server.
     """
 
     def forge(state, report, view, key):
         del key
         x, i, j = view.server.params, report.worker, report.direction
         target = -jnp.sign(dictionary.project(gradient(x), i, j))
-        return state, _say(view.server, i, j, target, average_step)
+        return state, _answer(view.server, i, j, target, average_step)
 
     return Attack(lambda num_workers: (), forge)
 
@@ -43,11 +48,19 @@ def lookahead(
     horizon: int = 8,
     stride: float = 1.0,
 ) -> Attack:
-    """Searches all signs of its K averages for those that keep the gradient large.
+    """An adversary that searches the signs of its K averages that keep the gradient large.
 
-    Follows each of the 2^K choices for `horizon` steps of the mean motion, each of `stride`
-    rounds of questions to everybody, honest averages being where they should be; the choice
-    with the largest sum of |grad f| is the target.
+    It follows each of the 2^K choices for `horizon` steps of the mean motion, with the averages
+    of honest workers at their limits. Each step stands for `stride` rounds of questions to all
+    workers. The choice with the largest sum of |grad f| is the target.
+
+    Args:
+        gradient: the gradient of the objective.
+        dictionary: the directions of the server.
+        average_step: beta of the server.
+        step_size: alpha of the server.
+        horizon: the number of steps of the mean motion.
+        stride: the number of rounds in a step.
     """
     choices = np.array(np.meshgrid(*[[-1.0, 1.0]] * dictionary.size)).reshape(
         dictionary.size, -1
@@ -70,6 +83,6 @@ def lookahead(
 
         signs = jnp.asarray(choices.T, x.dtype)
         best = signs[jnp.argmax(jax.vmap(follow)(signs))]
-        return state, _say(view.server, i, j, best[j], average_step)
+        return state, _answer(view.server, i, j, best[j], average_step)
 
     return Attack(lambda num_workers: (), forge)

@@ -1,8 +1,9 @@
-"""What the theorems of FAR-SIGN speak of, measured along a run, and what they promise.
+"""The quantities in the theorems of FAR-SIGN, measured along a run, and their bounds.
 
 `observed` is a server that keeps, beside its own state, the sums in the bound of Proposition
-C.5; `bound` puts them together; `slope` fits a rate with its uncertainty; `greedy` and
-`lookahead` are liars who know the objective and choose the worst sign each time.
+C.5, and `bound` combines them. `rates.slope` fits a rate with its uncertainty;
+`adversaries.greedy` and `adversaries.lookahead` know the objective and choose the worst sign
+each time.
 
 References:
     Paul, Roy, Talagani, Ganesh, Thoppe and Reiffers-Masson, "Adversary-Robust Learning from
@@ -19,11 +20,11 @@ import jax.numpy as jnp
 from farsign_jax.base import Array, Schedule, Server
 from farsign_jax.directions.dictionary import Dictionary
 
-Gradient = Callable[[Array], Array]  # f32[d] -> f32[d], of the function itself, without noise
+Gradient = Callable[[Array], Array]  # f32[d] -> f32[d], the gradient of f without noise
 
 
 class Sums(NamedTuple):
-    """Over the events n so far, f32[] each; alpha_n is the step size of event n."""
+    """Sums over the events n so far, f32[] each; alpha_n is the step size of event n."""
 
     steps: Array  # sum alpha_n
     gradient: Array  # sum alpha_n |grad f(x_n)|_2
@@ -33,13 +34,11 @@ class Sums(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """The state of a server, and what has been seen of it."""
+    """The state of a server, and the sums along its run."""
 
     server: Any
     sums: Sums
-    tracking: (
-        Array  # f32[], mean of |y_n(i) - D_i grad f(x_n)|_2^2, at the last event, i honest
-    )
+    tracking: Array  # f32[], mean_(i honest) |y_n(i) - D_i grad f(x_n)|_2^2 at the last event
 
     @property
     def params(self) -> Array:
@@ -55,7 +54,7 @@ class Observed(NamedTuple):
 
 
 def rows(dictionary: Dictionary, num_workers: int) -> Array:
-    """D f32[m, K, d], all directions written out: for few of them in few dimensions."""
+    """Returns all directions, D f32[m, K, d], for few of them in few dimensions."""
     ids = jnp.arange(dictionary.size, dtype=jnp.int32)
     basis = jnp.eye(dictionary.dim)
 
@@ -68,15 +67,18 @@ def rows(dictionary: Dictionary, num_workers: int) -> Array:
 def observed(
     server: Server, dictionary: Dictionary, step_size: Schedule, gradient: Gradient, honest: Any
 ) -> Server:
-    """`far_sign`, watched: every event costs O(m K d) more, and x moves as it would have.
+    """Wraps `far_sign` to keep the sums; every event costs O(m K d) more, and x is unchanged.
 
     Args:
-        server: with this dictionary and this step size. Of a server whose averages are of
-            something else (`online_mean`), only what concerns x means what it says.
-        dictionary: its directions.
+        server: a server with this dictionary and this step size. For a server whose averages
+            are those of other quantities (`online_mean`), only the sums about x are meaningful.
+        dictionary: the directions of the server.
         step_size: alpha_n, as a schedule.
-        gradient: of f.
-        honest: bool[m], whose averages are compared with the truth.
+        gradient: the gradient of f.
+        honest: bool[m], the workers whose averages are compared with the true derivatives.
+
+    Returns:
+        A `Server` whose state is `Observed`.
     """
     m = server.num_workers
     honest = jnp.asarray(honest, bool)
@@ -120,7 +122,9 @@ def observed(
 def bound(
     sums: Mapping[str, Any], *, gap: float, smoothness: float, margin: float, pairs: int
 ) -> Any:
-    """Proposition C.5, for one direction per event, `sign_of="old"` and uniform pairs.
+    """Returns the bound of Proposition C.5.
+
+    It holds for one direction per event, `sign_of="old"` and uniformly drawn pairs:
 
     sum_k alpha_k |grad f(x_k)| / sum_k alpha_k is at most, in expectation,
 

@@ -1,4 +1,4 @@
-"""Rates of convergence: slopes on logarithmic axes, with intervals."""
+"""Rates of convergence: slopes on logarithmic axes, with confidence intervals."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ from farsign_jax.validation import require
 
 
 class Slope(NamedTuple):
-    """A rate: log of the mean over replicas against log n, and where 95 % of resamples lie."""
+    """A rate, the slope of log mean over log n, and the interval of 95 % of the resamples."""
 
     value: float
     low: float
@@ -18,16 +18,17 @@ class Slope(NamedTuple):
 def slope(events: Any, values: Any, *, resamples: int = 2000, seed: int = 0) -> Slope:
     """Fits the mean over replicas to C n^slope, by least squares on a log-log scale.
 
-    What a run measures at two times is correlated, so replicas are drawn again, not records.
+    Values of one run at two times are correlated, so that replicas are resampled, not records.
 
     Args:
-        events: [E], n > 0, evenly spread on a log scale.
-        values: [R, E] > 0, R replicas.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        events: [E], n > 0, evenly spaced on a log scale.
+        values: [R, E] > 0, for R replicas.
+        resamples: the number of resamples of the bootstrap.
+        seed: the seed of the bootstrap.
 
     Raises:
-        InvalidConfig: on fewer than two records or replicas, or a value that is not positive.
+        InvalidConfig: if there are fewer than two records or replicas, or a value is not
+            positive and finite.
     """
     x, values = np.log(np.asarray(events, np.float64)), np.asarray(values, np.float64)
     replicas, records = values.shape
@@ -40,19 +41,19 @@ def slope(events: Any, values: Any, *, resamples: int = 2000, seed: int = 0) -> 
 
 
 def resampled(values: np.ndarray, resamples: int = 2000, seed: int = 0) -> np.ndarray:
-    """Means over replicas, drawn again with replacement: f64[resamples, ...] from [R, ...]."""
+    """Returns means over replicas drawn with replacement, f64[resamples, ...] from [R, ...]."""
     rng = np.random.default_rng(seed)
     return values[rng.integers(len(values), size=(resamples, len(values)))].mean(axis=1)
 
 
 def middle(samples: np.ndarray) -> tuple[float, float]:
-    """Where 95 % of them lie."""
+    """Returns the interval that contains the middle 95 % of the samples."""
     low, high = np.percentile(samples, [2.5, 97.5])
     return float(low), float(high)
 
 
 def log_spaced(events: Any, first: float, count: int = 25) -> np.ndarray:
-    """Indices of `count` records from `first` on, evenly spread on a log scale."""
+    """Returns indices of `count` records from event `first` on, evenly on a log scale."""
     events = np.asarray(events)
     wanted = np.geomspace(first, events[-1], count)
     return np.unique(np.searchsorted(events, wanted).clip(0, len(events) - 1))

@@ -1,12 +1,12 @@
-"""How resilient is an aggregate, here, against this attack? Estimated at one iterate.
+"""The resilience of an aggregate against an attack, estimated at one iterate.
 
 alpha-Byzantine resilience (Assumption 2.2): for some alpha < pi / 2,
 
     (1)  <E A, grad F> >= (1 - sin alpha) |grad F|^2
     (2)  E|A|^2 <= E_agg E|G|^2
 
-where A is what the rule makes of m answers of which q are lies, and G is an honest stochastic
-gradient. Where (1) fails, sin alpha >= 1, and nothing is promised.
+where A is the aggregate of m answers, q of which come from Byzantine workers, and G is an
+honest stochastic gradient. If (1) fails, sin alpha >= 1, and the theorem does not apply.
 
 References:
     "A simplified convergence analysis of Byzantine Resilient SGD for nonconvex objectives",
@@ -29,24 +29,24 @@ from farsign_jax.validation import check_integer, require, sanitize
 
 
 class Resilience(NamedTuple):
-    """At one iterate; (1) and (2) with the means over samples in place of expectations."""
+    """An estimate at one iterate, with means over samples in place of expectations."""
 
     sin_alpha: float  # 1 - <E A, grad F> / |grad F|^2: below 1, (1) holds
-    error: float  # standard error of that
+    error: float  # the standard error of sin_alpha
     moment: float  # E|A|^2 / E|G|^2, the least E_agg
     gradient: float  # |grad F|
     deviation: float  # sqrt(E|G - grad F|^2)
 
     @property
     def holds(self) -> bool | None:
-        """Of (1); None where the samples do not tell (two standard errors)."""
+        """Whether (1) holds; None if the samples do not decide (two standard errors)."""
         if abs(self.sin_alpha - 1) < 2 * self.error:
             return None
         return self.sin_alpha < 1
 
 
 def krum_factor(num_workers: int, q: int) -> float:
-    """eta(m, q): Krum is resilient where eta sqrt(E|G - grad F|^2) < |grad F|.
+    """Returns eta(m, q): Krum is resilient where eta sqrt(E|G - grad F|^2) < |grad F|.
 
     eta^2 = 2 (m - q + (q (m - q - 2) + q^2 (m - q - 1)) / (m - 2 q - 2)).
 
@@ -59,38 +59,40 @@ def krum_factor(num_workers: int, q: int) -> float:
 
 
 class Answers(NamedTuple):
-    """What is said in as many rounds as there are samples, all at the same iterate."""
+    """The answers of as many rounds as there are samples, all at the same iterate."""
 
     honest: Array  # f32[samples, m, d], stochastic gradients of all m workers
-    heard: Array  # f32[samples, m, d], lies in the rows of those who lie
-    byzantine: np.ndarray  # bool[m]
+    received: Array  # f32[samples, m, d], with the messages of Byzantine workers in their rows
+    byzantine: np.ndarray  # bool[m], which workers are Byzantine
 
 
-class _Heard(NamedTuple):
+class _Received(NamedTuple):
     params: Array  # f32[d]
     step: Array  # i32[]
-    heard: Array  # f32[m, d]
+    received: Array  # f32[m, d]
 
 
-@functools.lru_cache(maxsize=16)  # the same functions each time: jit caches by identity
+@functools.lru_cache(maxsize=16)  # the same functions each time, as jit caches by identity
 def _recorder(num_workers: int) -> Server:
-    """A server that only writes down what it is told."""
+    """Returns a server that only records the answers."""
 
     def init(params, key=None):
-        heard = jnp.zeros((num_workers, *params.shape), params.dtype)
-        return _Heard(params, jnp.zeros((), jnp.int32), heard)
+        received = jnp.zeros((num_workers, *params.shape), params.dtype)
+        return _Received(params, jnp.zeros((), jnp.int32), received)
 
     def query(state, worker, key):
         return Query(state.params, worker, (), state.step)
 
     def update(state, reports):
-        return state._replace(heard=sanitize(reports.value)), {}  # as `sgd` hears it
+        return state._replace(received=sanitize(reports.value)), {}  # as `sgd` does
 
     return Server(init, query, update, num_workers)
 
 
 @functools.partial(jax.jit, static_argnames=("system", "samples"))
-def _sample(system: System, problem: Problem, lies: Array, seed: Array, samples: int) -> Any:
+def _sample(
+    system: System, problem: Problem, byzantine: Array, seed: Array, samples: int
+) -> Any:
     everyone = jnp.arange(problem.num_workers, dtype=jnp.int32)
 
     def one(number):
@@ -102,8 +104,8 @@ def _sample(system: System, problem: Problem, lies: Array, seed: Array, samples:
         run = simulation.start(system, problem, keys, "fresh")
         queries = simulation.ask(system, run.server, everyone, run.events, keys)
         _, reports = simulation.answer(system, problem, run.workers, queries, run.events, keys)
-        run, _ = simulation.deliver(system, run, reports, lies, keys)
-        return reports.value, run.server.heard
+        run, _ = simulation.deliver(system, run, reports, byzantine, keys)
+        return reports.value, run.server.received
 
     return jax.lax.map(one, jnp.arange(samples, dtype=jnp.int32))
 
@@ -117,18 +119,18 @@ def answers(
     samples: int = 1000,
     seed: int = 0,
 ) -> Answers:
-    """Asks everybody at `problem.x0`, `samples` times.
+    """Asks all workers at `problem.x0`, `samples` times.
 
     Args:
-        problem: whose x0 is the iterate (`dataclasses.replace`).
-        worker: sends gradients.
-        attack: of the liars, or its name, as in "alie".
-        byzantine: how many lie, or a mask bool[m].
-        samples: rounds.
-        seed: of everything random; the same honest gradients for all attacks.
+        problem: a problem whose x0 is the iterate (`dataclasses.replace`).
+        worker: an honest worker that sends gradients.
+        attack: the attack, or its name, as in "alie".
+        byzantine: the number of Byzantine workers, or a mask bool[m].
+        samples: the number of rounds.
+        seed: the seed of all random numbers; honest gradients are the same for all attacks.
 
     Raises:
-        InvalidConfig: on fewer than two samples.
+        InvalidConfig: if there are fewer than two samples.
     """
     require(samples >= 2, f"an estimate needs samples >= 2: got {samples}")
     programs.release_if_many()
@@ -136,40 +138,40 @@ def answers(
     attack = attacks.make(attack) if isinstance(attack, str) else attack
     mask = attacks.byzantine_mask(m, byzantine)
     system = System(_recorder(m), worker, attack)
-    honest, heard = _sample(system, problem, jnp.asarray(mask), jnp.int32(seed), samples)
-    return Answers(honest, heard, mask)
+    honest, received = _sample(system, problem, jnp.asarray(mask), jnp.int32(seed), samples)
+    return Answers(honest, received, mask)
 
 
 @functools.partial(jax.jit, static_argnames="rule")
-def _aggregates(rule: Callable[..., Array], heard: Array) -> Array:
+def _aggregates(rule: Callable[..., Array], received: Array) -> Array:
     def one(at):
         number, rows = at
         return rule(rows, start=jnp.zeros_like(rows[0]), key=jax.random.key(number))
 
-    return jax.lax.map(one, (jnp.arange(len(heard)), heard))
+    return jax.lax.map(one, (jnp.arange(len(received)), received))
 
 
 def estimate(
-    rule: Callable[..., Array] | str, told: Answers, gradient: Array | np.ndarray
+    rule: Callable[..., Array] | str, given: Answers, gradient: Array | np.ndarray
 ) -> Resilience:
     """Estimates Assumption 2.2 for a rule of `aggregators`.
 
     Args:
-        rule: as in `sgd`, or its name, as in "krum:f=2".
-        told: `answers` at the iterate in question.
+        rule: a rule, as in `sgd`, or its name, as in "krum:f=2".
+        given: the `answers` at the iterate in question.
         gradient: f32[d], grad F there.
 
     Raises:
-        InvalidConfig: on a gradient that is 0 or of another shape.
+        InvalidConfig: if the gradient is 0 or has another shape.
     """
     programs.release_if_many()
-    g, d = np.asarray(gradient, np.float64), told.heard.shape[2:]
+    g, d = np.asarray(gradient, np.float64), given.received.shape[2:]
     require(g.shape == d, f"need the gradient f32{list(d)}: got {list(g.shape)}")
     rule = aggregators.make(rule) if isinstance(rule, str) else rule
     squared = float(g @ g)
     require(squared > 0, "resilience is about iterates where the gradient is not 0")
-    aggregates = np.asarray(_aggregates(rule, told.heard), np.float64)
-    honest = np.asarray(told.honest, np.float64)[:, ~told.byzantine].reshape(-1, len(g))
+    aggregates = np.asarray(_aggregates(rule, given.received), np.float64)
+    honest = np.asarray(given.honest, np.float64)[:, ~given.byzantine].reshape(-1, len(g))
     along = aggregates @ g / squared
     return Resilience(
         sin_alpha=1 - float(along.mean()),
@@ -191,7 +193,7 @@ def bound(
     c: float,
     a: float = 0.0,
 ) -> float:
-    """Corollary 4.1: what min_{k < K} E|grad F(w_k)|, and that of R_K, cannot exceed.
+    """Returns the bound of Corollary 4.1 on min_{k < K} E|grad F(w_k)|, and on that of R_K.
 
     With alpha_k = (1 - sin alpha) / (L B' (k + 1)^p) and Q = sum_{k < K} alpha_k^2,
 
@@ -202,13 +204,13 @@ def bound(
         power: p in (1/2, 1).
         gap: F(w_0) - F_low.
         smoothness: L.
-        sin_alpha: of Assumption 2.2, in [0, 1).
+        sin_alpha: sin alpha of Assumption 2.2, in [0, 1).
         a: A' of E|A|^2 <= 2 A' (F - F_low) + B' |grad F|^2 + C'.
-        b: B' of it.
-        c: C' of it.
+        b: B' of the same inequality.
+        c: C' of the same inequality.
 
     Raises:
-        InvalidConfig: on p outside (1/2, 1), sin_alpha outside [0, 1), or K < 1.
+        InvalidConfig: if p is outside (1/2, 1), sin_alpha outside [0, 1), or K < 1.
     """
     require(0.5 < power < 1, f"the bound needs 1/2 < p < 1: got p={power:g}")
     require(0 <= sin_alpha < 1, f"the bound needs 0 <= sin alpha < 1: got {sin_alpha:g}")

@@ -57,7 +57,7 @@ def test_inverse_probability_makes_the_expected_move_that_of_uniform_sampling():
     dictionary = directions.identity(K, ASKED)
     told = {"step_size": 0.5, "average_step": 1.0}
     server = far_sign(1, dictionary, **told, sampler=sampler)
-    begin = server.init(jnp.zeros(K), jax.random.key(0))._replace(asked=state)
+    begin = server.init(jnp.zeros(K), jax.random.key(0))._replace(sampler=state)
     gradient = jnp.where(jnp.arange(K) % 3 == 0, -1.0, 1.0)
 
     def move(key):

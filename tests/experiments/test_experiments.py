@@ -23,7 +23,7 @@ from farsign_jax.config.sweep_specs import prepare
 from farsign_jax.harness import figure_grid, panel
 from farsign_jax.harness import flags as flags_lib
 from farsign_jax.harness import summary as summary_lib
-from farsign_jax.methods.registry import METHODS
+from farsign_jax.methods import METHODS
 from farsign_jax.validation import InvalidConfig
 from tests import helpers
 

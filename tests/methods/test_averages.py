@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from farsign_jax import arrivals, simulation, sweeps
-from farsign_jax.methods import average_storage
-from farsign_jax.methods.registry import OracleConfig, SystemSpec
+from farsign_jax.methods import OracleConfig, SystemSpec, average_storage
 from farsign_jax.sweeps import inspection
 from farsign_jax.sweeps.run_batch import RunBatch
 from farsign_jax.validation import InvalidConfig

@@ -115,7 +115,7 @@ def test_rounds_count_whoever_answers():
     np.testing.assert_allclose(state.params, -alpha.sum(), rtol=1e-6)
     np.testing.assert_allclose(state.weight, np.log(alpha[-1] / alpha[0]), rtol=1e-5)
     np.testing.assert_allclose(state.total, np.log(alpha.sum() / alpha[0]), rtol=1e-5)
-    assert int(state.heard) == 2 * rounds and int(state.step) == rounds
+    assert int(state.num_answers) == 2 * rounds and int(state.step) == rounds
 
 
 def test_an_estimate_says_what_it_does_not_know():

@@ -61,7 +61,7 @@ def test_nothing_moves_until_no_buffer_is_empty_and_a_set_is_heard_one_by_one():
     assert int(after.step) == 1  # 2 fills the last buffer, 6 begins the next set
     np.testing.assert_array_equal(after.params, -1)
     np.testing.assert_array_equal(after.counts, [1, 0, 0])
-    assert int(after.heard) == 5
+    assert int(after.num_answers) == 5
 
 
 def test_an_empty_slot_and_non_finite_numbers_leave_no_trace():
@@ -104,8 +104,8 @@ def test_scalar_messages_share_directions_until_the_next_update():
     old = Report(jnp.zeros(1, jnp.int32), jnp.full(1, -1, jnp.int32), (), jnp.ones((1, 4)))
     after, _ = server.update(state, old)
     # Along other directions: not comparable. But time goes on.
-    helpers.assert_same(after, state._replace(heard=after.heard))
-    assert int(after.heard) == 1
+    helpers.assert_same(after, state._replace(num_answers=after.num_answers))
+    assert int(after.num_answers) == 1
 
     worker = oracles.sphere_two_point(problem, sphere, batch_size=8, message="scalar")
     system = System(server, worker, attacks.constant(50.0))

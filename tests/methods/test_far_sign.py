@@ -18,6 +18,7 @@ from farsign_jax import (
 from farsign_jax.base import Report, System
 from farsign_jax.methods.async_sgd import async_sgd
 from farsign_jax.methods.far_sign import far_sign
+from farsign_jax.methods.far_sign_parts import arrival_weights, soft_sign
 from farsign_jax.validation import InvalidConfig
 from tests import helpers, reference
 
@@ -52,7 +53,7 @@ def random_events(num_events, sizes=(1, 2, 4), hostile=True, seed=0):
 def test_matches_the_paper_in_numpy(sign_of, weights):
     alpha, beta = step_sizes.staircase(0.1, 0.5, 10), step_sizes.power(0.9, 0.3)
     rates = None if weights is None else 1 / np.asarray(weights)
-    server = far_sign(
+    server = helpers.far_sign_of(
         M, directions.identity(D, K), step_size=alpha, average_step=beta, sign_of=sign_of,
         arrival_rates=rates,
     )  # fmt: skip
@@ -73,7 +74,7 @@ def test_matches_the_paper_in_numpy(sign_of, weights):
 
 def server_and_state(**options):
     options = {"step_size": 0.1, "average_step": 0.5} | options
-    server = far_sign(M, directions.identity(D, K), **options)
+    server = helpers.far_sign_of(M, directions.identity(D, K), **options)
     return server, server.init(jnp.zeros(D))
 
 
@@ -174,7 +175,10 @@ def test_weights_remove_the_pull_of_fast_workers(rates):
     schedule = arrivals.weighted(jax.random.key(0), fast, 4000)
     drift = {}
     for name, given in (("none", None), ("weighted", fast if rates == "known" else "estimate")):
-        server = far_sign(2, dictionary, step_size=0.01, average_step=1.0, arrival_rates=given)
+        weights = arrival_weights(2, given)
+        server = far_sign(
+            2, dictionary, step_size=0.01, average_step=1.0, arrival_weights=weights
+        )
 
         def step(state, worker, server=server):
             value = jnp.where(worker == 0, 1.0, -1.0)[None, None]
@@ -250,8 +254,8 @@ def test_soft_steps_shrink_with_the_average_and_gains_multiply_them():
     def gain(j):
         return jnp.where(j == 2, 3.0, 1.0)
 
-    told = {"step_size": 0.1, "average_step": 1.0, "soft": 2.0, "gain": gain}
-    server = far_sign(M, directions.identity(D, K), **told)
+    options = {"step_size": 0.1, "average_step": 1.0, "vote": soft_sign(2.0), "gain": gain}
+    server = far_sign(M, directions.identity(D, K), **options)
     state = server.init(jnp.zeros(D))
     answer = np.asarray([1.0, -8.0, 0.0])  # mean |y| is 3, so 6 is a whole step
     after, _ = server.update(state, reports([(1, np.asarray([4, 2, 7]), answer)]))
@@ -295,7 +299,7 @@ def test_all_of_it_together_learns_and_is_judged_by_its_average():
 )
 def test_bad_options_beyond_the_paper_are_refused_by_name(options, message):
     build = SystemSpec(
-        "far_sign", options=tuple(options.items()), feedback=OracleConfig(directions=5)
+        "far_sign", options=tuple(options.items()), oracle=OracleConfig(directions=5)
     )
     with pytest.raises(InvalidConfig, match=message):
         build(helpers.digits(), {"step_size": 0.02, "average_step": 0.5})

@@ -12,7 +12,7 @@ import pytest
 from farsign_jax import METHODS, OracleConfig, SystemSpec, arrivals, attacks, simulation, sweeps
 from farsign_jax import keys as keys_lib
 from farsign_jax.base import Attack
-from farsign_jax.methods.registry import options_of
+from farsign_jax.methods import options_of
 from farsign_jax.simulation import runner
 from farsign_jax.validation import InvalidConfig
 from tests import helpers
@@ -56,7 +56,7 @@ def schedule(events, seed=1):
 
 def outstanding(name):
     # With two open, what is kept of answers has a shape of its own.
-    return "outstanding" if METHODS[name].rounds else "outstanding:2"
+    return "outstanding" if METHODS[name].works_in_rounds else "outstanding:2"
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_converges_on_a_quadratic_when_nobody_lies(name, delivery):
     assert records[-1]["distance"] < 0.15 * float(measure(PROBLEM.x0)["distance"])
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if not METHODS[n].rounds])
+@pytest.mark.parametrize("name", [n for n in NAMES if not METHODS[n].works_in_rounds])
 def test_what_is_on_its_way_is_not_copied_at_every_event(name):
     system, delivery = system_of(name), outstanding(name)
     keys, lies = keys_lib.split(0), jnp.arange(helpers.M) < 2

@@ -9,7 +9,7 @@ from farsign_jax import aggregators, attacks, oracles, simulation
 from farsign_jax.base import Query, Report, System, Worker
 from farsign_jax.methods.ef_sign_sgd import ef_sign_sgd, error_feedback_sign
 from farsign_jax.methods.sgd import sgd
-from farsign_jax.methods.sign_sgd import momentum_sign, sign_sgd
+from farsign_jax.methods.sign_sgd_mv import momentum_sign, sign_sgd
 from farsign_jax.validation import InvalidConfig
 from tests import helpers
 
@@ -60,7 +60,7 @@ def follow(server, workers, values, move):
         # Numbers up to 1e6 come and go: what is left of them is rounding.
         np.testing.assert_allclose(state.params, x, rtol=1e-5, atol=1e-6 * max(1, abs(x).max()))
         x = np.asarray(state.params, np.float64)
-        assert (int(state.heard), int(state.step)) == (heard, step)
+        assert (int(state.num_answers), int(state.step)) == (heard, step)
     assert 5 < step < heard or values.shape[1] == 1
 
 
@@ -199,7 +199,7 @@ def ran(server, worker, attack=None, byzantine=0, schedules=(EVERYBODY,), **opti
             PROBLEM, system, order, byzantine=byzantine, measure=measure, **options
         )
         assert np.isfinite(run.server.params).all()
-        assert int(run.server.heard) == (order >= 0).sum()
+        assert int(run.server.num_answers) == (order >= 0).sum()
         assert int(run.server.step) == (order >= 0).any(axis=1).sum()
         parts.append(records[-1]["distance"] / begin)
     return parts

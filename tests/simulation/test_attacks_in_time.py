@@ -113,7 +113,7 @@ def test_synchronous_rounds_have_a_clock(options):
     present = rounds.workers >= 0
     received = np.bincount(rounds.workers[present], minlength=M)
     np.testing.assert_array_equal(end.staleness.answers, received)
-    assert int(end.server.heard) == present.sum()
+    assert int(end.server.num_answers) == present.sum()
     assert int(end.server.step) == present.any(axis=1).sum()
     assert records[-1]["staleness"] == 0
 

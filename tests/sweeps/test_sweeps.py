@@ -255,9 +255,9 @@ def test_every_run_is_checked_before_the_loop():
     late[1, 7] = WORKERS
     with pytest.raises(InvalidConfig, match=f"names worker {WORKERS}"):
         run(dataclasses.replace(batch, schedules=late))
-    build = dataclasses.replace(BUILD, feedback=OracleConfig(batch_size=41))
+    build = dataclasses.replace(BUILD, oracle=OracleConfig(batch_size=41))
     with pytest.raises(InvalidConfig, match="got batch_size=41, and a worker has 40"):
         sweeps.sweep(build, batch, every=20, measure=largest)
-    build = dataclasses.replace(BUILD, feedback=OracleConfig(batch_size=8, directions=10**6))
+    build = dataclasses.replace(BUILD, oracle=OracleConfig(batch_size=8, directions=10**6))
     with pytest.raises(InvalidConfig, match="k <= number of directions: got k=1000000"):
         sweeps.sweep(build, batch, every=20, measure=largest)

@@ -1,0 +1,46 @@
+"""BASGD: asynchronous SGD with buffers and a robust aggregate of their means.
+
+The server is `buffered`, whose workers send stochastic gradients f32[d].
+
+References:
+    Yang and Li, "BASGD: Buffered Asynchronous SGD for Byzantine Learning", ICML 2021,
+    Algorithm 2.
+"""
+
+from farsign_jax import aggregators
+from farsign_jax.base import Problem, Server, Worker
+from farsign_jax.methods.buffered import buffered
+from farsign_jax.methods.method import (
+    Hyper,
+    Method,
+    OracleConfig,
+    gradient_worker,
+    step_size_presets,
+)
+
+
+def build(
+    problem: Problem,
+    oracle: OracleConfig,
+    hyper: Hyper,
+    *,
+    aggregator: str = "median",
+    buffers: int = 11,
+) -> tuple[Server, Worker]:
+    """An aggregator of buffers of stochastic gradients.
+
+    Args:
+        step_size: eta, the initial step size.
+        aggregator: a rule of `aggregators` by name, as in "krum:f=4", for B rows.
+        buffers: B, the number of buffers; q Byzantine workers need B >= 2q + 1.
+    """
+    server = buffered(
+        problem.num_workers,
+        aggregators.make(aggregator),
+        buffers=buffers,
+        step_size=oracle.schedule(hyper["step_size"]),
+    )
+    return server, gradient_worker(problem, oracle)
+
+
+METHOD = Method(build, step_size_presets(0.2))

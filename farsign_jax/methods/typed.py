@@ -1,0 +1,41 @@
+"""Functions of JAX whose own annotations are incomplete, with complete ones."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from farsign_jax.base import Array, Key
+
+Result = TypeVar("Result")
+
+
+def cond(
+    predicate: Array,
+    when_true: Callable[..., Result],
+    when_false: Callable[..., Result],
+    *args: Any,
+) -> Result:
+    """`jax.lax.cond`: the result of one of two functions."""
+    return jax.lax.cond(predicate, when_true, when_false, *args)  # pyright: ignore
+
+
+def grad(function: Callable[[Array], Array], x: Array) -> Array:
+    """The gradient of a function at x, f32[d]."""
+    return jax.grad(function)(x)  # pyright: ignore
+
+
+def norm(x: Array) -> Array:
+    """The Euclidean norm of x, f32[]."""
+    return jnp.linalg.norm(x)  # pyright: ignore
+
+
+def seed_of(key: Key | None) -> Array:
+    """A seed u32[2] that is drawn from a key, by default from that of seed 0."""
+    return jax.random.bits(jax.random.key(0) if key is None else key, (2,), jnp.uint32)
+
+
+def key_of(seed: Array) -> Key:
+    """The key with the bits of a seed u32[2], which is kept in a state in place of a key."""
+    return jax.random.wrap_key_data(seed, impl="threefry2x32")  # pyright: ignore
