@@ -1,4 +1,4 @@
-"""Aggregators: many vectors, of which some may be forged, become one."""
+"""Robust aggregation: many vectors, of which some may be Byzantine, become one."""
 
 from farsign_jax.aggregators.coordinatewise import (
     around_median,
@@ -34,6 +34,8 @@ from farsign_jax.aggregators.rule import (
     Count,
     Need,
     Rule,
+    RuleCore,
+    RuleFactory,
     validate_rows,
     without_options,
 )
@@ -50,6 +52,8 @@ __all__ = [
     "Count",
     "Need",
     "Rule",
+    "RuleCore",
+    "RuleFactory",
     "Stage",
     "around_median",
     "bulyan",

@@ -339,7 +339,7 @@ def test_trimmed_fraction_counts_like_arithmetic():
         (9, 0.1, 0),
         (9, 0.4, 3),
     ):
-        assert coordinatewise._share(fraction, n)[n] == f
+        assert coordinatewise._trimmed_counts(fraction, n)[n] == f
     x = sample(n=12)
     # Of the rows present: 0.2 of 10, not of 12.
     mask = np.arange(12) < 10
