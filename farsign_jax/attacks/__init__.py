@@ -1,4 +1,4 @@
-"""Attacks: what Byzantine workers send, and when."""
+"""Attacks: what Byzantine workers send instead of honest messages, and when they send it."""
 
 from farsign_jax.attacks.messages import (
     alie,
@@ -12,11 +12,12 @@ from farsign_jax.attacks.messages import (
     replay,
     sign_flip,
 )
-from farsign_jax.attacks.registry import ATTACKS, SPACES, byzantine_mask, make
+from farsign_jax.attacks.registry import ATTACKS, SPACES, AttackFactory, byzantine_mask, make
 
 __all__ = [
     "ATTACKS",
     "SPACES",
+    "AttackFactory",
     "alie",
     "alie_z",
     "byzantine_mask",

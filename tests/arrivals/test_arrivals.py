@@ -471,7 +471,7 @@ def test_no_rounds_are_an_empty_schedule():
         ([ONE] * 3, {"participation": 0.0}, "0 < participation <= 1: got 0.0"),
         ([ONE] * 3, {"participation": 1.5}, "0 < participation <= 1: got 1.5"),
         ([ONE] * 3, {"participation": np.nan}, "0 < participation <= 1: got nan"),
-        ([ONE] * 3, {"wait": 2, "participation": 0.5}, "either wait"),
+        ([ONE] * 3, {"wait": 2, "participation": 0.5}, "cannot be combined"),
         ([], {}, "at least one worker"),
         ([ONE, table(1.0, -2.0)], {}, "seconds >= 0: worker 1 took -2"),
         ([ONE, table(1.0, np.nan)], {}, "seconds >= 0: worker 1 took nan"),
@@ -623,7 +623,7 @@ def test_a_schedule_written_as_a_trace_is_read_bit_by_bit(tmp_path):
         ("time,worker\n0,1,2\n", "has 3 columns"),
         ("time,worker\n0,1\n1\n", "number of columns changed"),
         ("time,worker\n0\n", "has 1 columns"),
-        ("time,worker\n0,1\n1,3\n", "line 3: unknown worker 3: workers are whole numbers 0..2"),
+        ("time,worker\n0,1\n1,3\n", "line 3: unknown worker 3: workers are integers 0..2"),
         ("time,worker\n0,-1\n", "line 2: unknown worker -1"),
         ("time,worker\n0,1e20\n", r"line 2: unknown worker 1e\+20"),
         ("time,worker\n0,inf\n", "line 2: unknown worker"),
@@ -655,7 +655,7 @@ def test_a_saved_schedule_is_a_trace(tmp_path):
 def test_what_is_no_trace_is_refused_in_one_line(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x81")
     for path in (tmp_path, tmp_path / "absent", tmp_path / "binary"):
-        with pytest.raises(InvalidConfig, match="no trace of arrivals"):
+        with pytest.raises(InvalidConfig, match="cannot read a trace of arrivals"):
             arrivals.trace(path, 3)
 
 
@@ -766,7 +766,7 @@ def test_fleets_that_cannot_work_are_refused(make, fleet, events, message):
         (lambda: timing.apply_timing_attack(EXP, "floood"), "did you mean 'flood'"),
         (
             lambda: timing.apply_timing_attack(EXP, "flood", speed=2.0),
-            "attack on time 'flood': .*speed",
+            "timing attack 'flood': .*speed",
         ),
         (lambda: timing.apply_timing_attack(EXP, "flood", rate=0.0), "rate > 0: got 0"),
         (lambda: timing.apply_timing_attack(EXP, "withhold", after=-1.0), "after >= 0: got -1"),
@@ -781,9 +781,9 @@ def test_fleets_that_cannot_work_are_refused(make, fleet, events, message):
             lambda: timing.apply_timing_attack(EXP, "burst", silence=np.nan),
             "silence > 0: got nan",
         ),
-        (lambda: EXP.at_speed(0.0), "speed > 0, or it is never heard: got 0"),
-        (lambda: EXP.at_speed(-1.0), "speed > 0, or it is never heard: got -1"),
-        (lambda: EXP.at_speed(np.nan), "never heard: got nan"),
+        (lambda: EXP.at_speed(0.0), "speed > 0, or it never answers: got 0"),
+        (lambda: EXP.at_speed(-1.0), "speed > 0, or it never answers: got -1"),
+        (lambda: EXP.at_speed(np.nan), "never answers: got nan"),
         (lambda: EXP.at_speed(np.inf), "finite speed > 0.*got inf"),
         (lambda: EXP.within((-1.0, 2.0)), "windows are"),
         (lambda: EXP.within((2.0, 1.0)), "windows are"),

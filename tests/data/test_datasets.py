@@ -77,7 +77,7 @@ def test_reads_what_tensorflow_datasets_prepared_without_tensorflow(tmp_path):
     code = (
         "import sys\n"
         "import numpy as np\n"
-        "from farsign_jax import datasets\n"
+        "from farsign_jax.data import datasets\n"
         "d = datasets.load('mnist', sys.argv[1], sys.argv[2])\n"
         "assert 'tensorflow' not in sys.modules\n"
         "np.savez(sys.argv[3], *d)\n"
@@ -95,10 +95,11 @@ def test_a_damaged_prepared_directory_is_named(tmp_path):
     (folder / "mnist-test.array_record-00000-of-00001").write_bytes(b"cut")
     code = (
         "import sys\n"
-        "from farsign_jax import datasets\n"
+        "from farsign_jax.data import datasets\n"
+        "from farsign_jax.validation import DataError\n"
         "try:\n"
         "    datasets.load('mnist', sys.argv[1], sys.argv[2])\n"
-        "except datasets.DataError as error:\n"
+        "except DataError as error:\n"
         "    print(error)\n"
     )
     command = [sys.executable, "-c", code, tmp_path / "data", tmp_path / "cache"]
@@ -174,7 +175,7 @@ def test_a_cut_idx_file_is_named(tmp_path):
         (path,) = source.glob("t10k-images*")
         path.write_bytes(path.read_bytes()[:-100])
         with pytest.raises(
-            validation.DataError, match=r"t10k-images.* is not a whole IDX file"
+            validation.DataError, match=r"t10k-images.* is not a complete IDX file"
         ):
             datasets.load("mnist", str(source), str(tmp_path / "cache"))
 
@@ -211,7 +212,7 @@ def test_downloads_are_verified_and_kept(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sources.urllib.request, "urlopen", urlopen)
     load = lambda: datasets.load("kmnist", str(tmp_path / "data"), str(tmp_path / "cache"))  # noqa: E731
-    with pytest.raises(validation.DataError, match="not the file expected: MD5"):
+    with pytest.raises(validation.DataError, match="not the expected file: its MD5"):
         load()
     sums = tuple(
         hashlib.md5((tmp_path / "server" / f"{n}.gz").read_bytes()).hexdigest()

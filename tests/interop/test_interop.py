@@ -85,14 +85,14 @@ def test_trees_of_any_shape_go_in_and_come_out():
 
 def test_what_is_not_copied():
     x = aligned(ROWS)
-    assert address(arrays.entered(x)) == x.ctypes.data
-    assert address(arrays.entered(Foreign(x))) == x.ctypes.data
-    assert address(arrays.entered(own := jnp.ones(3))) == address(own)
-    assert arrays.left(own, x).ctypes.data == address(own)
+    assert address(arrays.to_jax(x)) == x.ctypes.data
+    assert address(arrays.to_jax(Foreign(x))) == x.ctypes.data
+    assert address(arrays.to_jax(own := jnp.ones(3))) == address(own)
+    assert arrays.from_jax(own, x).ctypes.data == address(own)
     shifted, fixed = aligned(ROWS, 4), aligned(ROWS)
     fixed.flags.writeable = False
     for copied in (shifted, fixed, x[:, ::2], x.T, x[:0], np.arange(6)):
-        got = arrays.entered(copied)
+        got = arrays.to_jax(copied)
         np.testing.assert_array_equal(got, copied.astype(np.float32))
         if copied.size:
             assert address(got) != copied.ctypes.data
@@ -241,7 +241,7 @@ def test_answers_come_late_in_any_order_and_are_checked():
         (lambda: server.ask(3), r"workers 0..2: got worker=3"),
         (lambda: server.ask("a"), r"workers 0..2: got worker='a'"),
         (lambda: server.ask(1.5), r"workers 0..2: got worker=1.5"),
-        (lambda: server.tell(early, np.ones(5)), "told once, .* number 0 is not open"),
+        (lambda: server.tell(early, np.ones(5)), "answered once, .* number 0 is not open"),
         (lambda: server.tell(last, np.ones(4)), r"per direction, 5 here: got shape \(4,\)"),
         (lambda: server.tell(last, ["a"] * 5), r"of real numbers: got \['a', "),
         (lambda: server.tell(last, np.ma.ones(5)), "without a mask: got MaskedArray"),
@@ -264,11 +264,11 @@ def test_answers_come_late_in_any_order_and_are_checked():
 
 def test_tensors_are_read_where_they_lie(torch):
     x = torch.from_numpy(aligned(ROWS))
-    assert address(arrays.entered(x)) == x.data_ptr()
-    got = arrays.left(own := jnp.arange(5.0), x)
+    assert address(arrays.to_jax(x)) == x.data_ptr()
+    got = arrays.from_jax(own := jnp.arange(5.0), x)
     assert isinstance(got, torch.Tensor) and got.data_ptr() == address(own)
     for copied in (x[:, ::2], x[:0], torch.arange(6), x.bool()):
-        np.testing.assert_array_equal(arrays.entered(copied), copied.float().numpy())
+        np.testing.assert_array_equal(arrays.to_jax(copied), copied.float().numpy())
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
         for got in (
             interop.aggregate("median", x.to(dtype)),

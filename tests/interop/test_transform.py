@@ -187,7 +187,7 @@ def test_what_is_not_a_number_moves_nothing():
         (lambda: optax_transform(2, **STEPS, k=9).init(jnp.ones(4)), "k=9, K=4"),
         (lambda: optax_transform(2, **STEPS).init(jnp.arange(4)), r"floats: got \['int32'\]"),
         (lambda: optax_transform(2, **STEPS).init({}), r"floats: got \[\]"),
-        (lambda: update(jnp.ones(4)), "whose gradients: worker=i"),
+        (lambda: update(jnp.ones(4)), "the worker of the gradients: worker=i"),
         (lambda: update(jnp.ones(4), worker=2), r"workers 0..1: got worker=2"),
         (lambda: update(jnp.ones(4), worker=2**40), "workers 0..1: got worker=1099511627776"),
         (lambda: update(jnp.ones(4), worker=1.7), r"an integer of shape \(\) .* got 1.7"),
