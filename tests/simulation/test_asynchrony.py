@@ -29,7 +29,7 @@ from farsign_jax.methods.sgd import sgd
 from farsign_jax.problems.synthetic import _quadratic_losses
 from farsign_jax.validation import InvalidConfig
 from tests import helpers, reference
-from tests.arrivals.test_arrivals import at_wall, stream
+from tests.helpers import at_wall, stream
 
 M, D, K = helpers.M, helpers.D, 3
 ALPHA, BETA = step_sizes.staircase(0.05, 0.8, 10), step_sizes.power(0.9, 0.3)
