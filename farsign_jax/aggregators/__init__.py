@@ -11,14 +11,13 @@ from farsign_jax.aggregators.coordinatewise import (
 from farsign_jax.aggregators.distance_based import (
     BULYAN,
     KRUM,
-    MDA_SUBSETS,
     NEIGHBOURS,
     bulyan,
     krum,
-    mda,
     multi_krum,
 )
 from farsign_jax.aggregators.geometric import centered_clipping, geometric_median, rfa
+from farsign_jax.aggregators.minimum_diameter import MDA_SUBSETS, mda
 from farsign_jax.aggregators.registry import (
     AGGREGATORS,
     ALIASES,

@@ -38,8 +38,9 @@ from farsign_jax.aggregators.coordinatewise import (
     median,
     trimmed_mean,
 )
-from farsign_jax.aggregators.distance_based import bulyan, krum, mda, multi_krum
+from farsign_jax.aggregators.distance_based import bulyan, krum, multi_krum
 from farsign_jax.aggregators.geometric import centered_clipping, geometric_median, rfa
+from farsign_jax.aggregators.minimum_diameter import mda
 from farsign_jax.aggregators.preaggregators import PREAGGREGATORS, PreAggregator
 from farsign_jax.aggregators.rule import Count, Rule, RuleFactory
 from farsign_jax.base import Array, Key
