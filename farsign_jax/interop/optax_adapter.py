@@ -116,25 +116,9 @@ def optax_transform(
         Paul, Roy, Talagani, Ganesh, Thoppe and Reiffers-Masson, arXiv 2605.09337, Algorithm 1
         and eq. (7).
     """
-    rule = (
-        f"optax_transform needs an integer number of workers: got num_workers={num_workers!r}"
-    )
-    require(_is_integer(num_workers), rule)
-    rule = f"optax_transform needs an integer k >= 1 or None: got {k!r}"
-    require(k is None or (_is_integer(k) and (not is_concrete(k) or k >= 1)), rule)
-    require(_is_key(key), f"optax_transform needs a key or an integer: got key={key!r}")
-    for name, rate in (("step_size", step_size), ("average_step", average_step)):
-        rule = f"optax_transform needs a number or a schedule: got {name}={rate!r}"
-        require(callable(rate) or _is_number(rate), rule)
+    _check_numbers(num_workers, k, key, step_size=step_size, average_step=average_step)
     numbers = {"max_weight": max_weight, "rate_cap": rate_cap, "soft": soft}
-    numbers |= {"cap_rank": cap_rank, "cap_burst": cap_burst}
-    for name, number in numbers.items():
-        rule = f"optax_transform needs a number: got {name}={number!r}"
-        require(number is None or _is_number(number), rule)
-    rule = f"optax_transform needs an integer: got cap_rank={cap_rank!r}"
-    require(cap_rank is None or _is_integer(cap_rank), rule)
-    for name in ("rate_cap", "cap_rank", "soft"):
-        _static(name, numbers[name])
+    _check_options(numbers | {"cap_rank": cap_rank, "cap_burst": cap_burst})
     _static("k", k)
     coordinates = None if k is None else operator.index(k)
 
@@ -174,14 +158,8 @@ def optax_transform(
         **_: Any,
     ) -> tuple[PyTree, OptaxState]:
         del params
-        require(
-            worker is not None, "optax_transform needs the worker of the gradients: worker=i"
-        )
-        rule = f"optax_transform needs an integer of shape () as worker: got {worker!r}"
-        require(_is_integer(worker), rule)
         m, d = state.server.counts.shape[-1], state.size.d  # num_workers may be traced
-        rule = f"optax_transform has workers 0..{m - 1}: got worker={worker}"
-        require(not is_concrete(worker) or 0 <= operator.index(worker) < m, rule)
+        _check_worker(worker, m)
         g = _flat(updates)
         require(d == g.size, f"optax_transform needs gradients of d={d}: got d={g.size}")
         server = server_of(d, m)
@@ -201,6 +179,41 @@ def optax_transform(
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _check_numbers(num_workers: Any, k: Any, key: Any, **rates: Any) -> None:
+    """Raises `InvalidConfig` if a required argument is not a number of the right type."""
+    rule = (
+        f"optax_transform needs an integer number of workers: got num_workers={num_workers!r}"
+    )
+    require(_is_integer(num_workers), rule)
+    rule = f"optax_transform needs an integer k >= 1 or None: got {k!r}"
+    require(k is None or (_is_integer(k) and (not is_concrete(k) or k >= 1)), rule)
+    require(_is_key(key), f"optax_transform needs a key or an integer: got key={key!r}")
+    for name, rate in rates.items():
+        rule = f"optax_transform needs a number or a schedule: got {name}={rate!r}"
+        require(callable(rate) or _is_number(rate), rule)
+
+
+def _check_options(numbers: dict[str, Any]) -> None:
+    """Raises `InvalidConfig` if an option of `far_sign` is not a number, or must be static."""
+    for name, number in numbers.items():
+        rule = f"optax_transform needs a number: got {name}={number!r}"
+        require(number is None or _is_number(number), rule)
+    rank = numbers["cap_rank"]
+    rule = f"optax_transform needs an integer: got cap_rank={rank!r}"
+    require(rank is None or _is_integer(rank), rule)
+    for name in ("rate_cap", "cap_rank", "soft"):
+        _static(name, numbers[name])
+
+
+def _check_worker(worker: Any, m: int) -> None:
+    """Raises `InvalidConfig` unless the worker is an integer, in 0 .. m - 1 if it is known."""
+    require(worker is not None, "optax_transform needs the worker of the gradients: worker=i")
+    rule = f"optax_transform needs an integer of shape () as worker: got {worker!r}"
+    require(_is_integer(worker), rule)
+    rule = f"optax_transform has workers 0..{m - 1}: got worker={worker}"
+    require(not is_concrete(worker) or 0 <= operator.index(worker) < m, rule)
 
 
 def _static(name: str, value: Any) -> None:
