@@ -9,25 +9,15 @@ on the images alone, not on the order or the format in which they come. The comm
 mnist_subset.npz in the package.
 """
 
+import argparse
 import hashlib
 import sys
 
 import numpy as np
-from absl import flags
 
-from farsign_jax.cli import commands
 from farsign_jax.data import dataset, datasets, sources
 from farsign_jax.io.files import atomic_write
-
-FLAGS = flags.FlagValues()
-_define = commands.definer(FLAGS)
-_define(
-    "string",
-    "data_dir",
-    None,
-    "The folder of MNIST, as prepared by tensorflow-datasets or as IDX files.",
-)
-_define("bool", "check", False, "Compare with the embedded file instead of writing it.")
+from farsign_jax.validation import DataError
 
 
 def select(images: np.ndarray, labels: np.ndarray, per_class: int) -> np.ndarray:
@@ -62,8 +52,20 @@ def build(mnist: dataset.Dataset) -> dataset.Dataset:
 
 def main() -> None:
     """Writes the subset, or compares it with the embedded file."""
-    subset = build(datasets.load("mnist", FLAGS.data_dir))
-    if not FLAGS.check:
+    # This package cannot use the command line of `farsign_jax.cli`, which depends on it.
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    text = "The folder of MNIST, prepared by tensorflow-datasets or with IDX files."
+    parser.add_argument("--data_dir", help=text)
+    text = "Compare with the embedded file instead of writing it."
+    parser.add_argument("--check", action="store_true", help=text)
+    arguments = parser.parse_args()
+    try:
+        subset = build(datasets.load("mnist", arguments.data_dir))
+    except DataError as error:
+        parser.error(str(error))
+    if not arguments.check:
         atomic_write(
             sources.EMBEDDED, lambda file: np.savez_compressed(file, **subset._asdict())
         )
@@ -77,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    commands.main(main, FLAGS, __doc__)
+    main()
