@@ -25,13 +25,13 @@ from tests.arrivals.workers import (
 
 @pytest.mark.parametrize("name", ALIKE | WINDOWED)
 def test_schedules_equal_a_heap_to_the_last_bit(name):
-    fleet = (ALIKE | WINDOWED)[name]
+    models = (ALIKE | WINDOWED)[name]
     last = 1 if name == "withhold" else 150  # its workers give few answers
-    events = len(simulated(KEY, fleet, last if name != "withhold" else 10**6)[0])
+    events = len(simulated(KEY, models, last if name != "withhold" else 10**6)[0])
     for count in (0, 1, events // 3, events):
-        workers, times = simulated(KEY, fleet, count)
-        vectorised = arrivals.by_time(KEY, fleet, count)
-        by_heap = arrivals.by_heap(KEY, fleet, count)
+        workers, times = simulated(KEY, models, count)
+        vectorised = arrivals.by_time(KEY, models, count)
+        by_heap = arrivals.by_heap(KEY, models, count)
         for schedule in (vectorised, by_heap):
             assert schedule.workers.dtype == np.int32 and schedule.times.dtype == np.float64
             np.testing.assert_array_equal(schedule.workers, workers)
@@ -39,14 +39,14 @@ def test_schedules_equal_a_heap_to_the_last_bit(name):
         assert vectorised.times.tobytes() == by_heap.times.tobytes()
         if name in ALIKE and name != "withhold":  # without windows there is no further rounding
             assert vectorised.times.tobytes() == times.tobytes()
-        arrivals.check_schedule(vectorised, len(fleet))
+        arrivals.check_schedule(vectorised, len(models))
 
 
 def test_random_workers_equal_a_heap():
     rng = np.random.default_rng(0)
     pool = [*MODELS.values(), *TIMED.values(), ONE, ONE]
     for trial in range(40):
-        fleet = []
+        models = []
         for _ in range(rng.integers(1, 7)):
             delay = pool[rng.integers(len(pool))].at_speed(2.0 ** rng.integers(-4, 5))
             if rng.random() < 0.5:
@@ -54,11 +54,11 @@ def test_random_workers_equal_a_heap():
                 if rng.random() < 0.5:
                     ends[-1] = np.inf
                 delay = delay.within(*ends.reshape(-1, 2).tolist())
-            fleet.append(delay)
+            models.append(delay)
         key = jax.random.key(trial)
-        workers, times = simulated(key, fleet, 120)
+        workers, times = simulated(key, models, 120)
         got, slow = (
-            make(key, fleet, len(times)) for make in (arrivals.by_time, arrivals.by_heap)
+            make(key, models, len(times)) for make in (arrivals.by_time, arrivals.by_heap)
         )
         np.testing.assert_array_equal(got.workers, workers)
         np.testing.assert_allclose(got.times, times, rtol=1e-12, atol=1e-12)
@@ -68,13 +68,13 @@ def test_random_workers_equal_a_heap():
             message = f"all workers are dead after {len(times)} of 120 events"
             for make in (arrivals.by_time, arrivals.by_heap):
                 with pytest.raises(InvalidConfig, match=message):
-                    make(key, fleet, 120)
+                    make(key, models, 120)
 
 
 def test_order_of_answers_at_the_same_time():
     """At equal times, fewer earlier answers come first, then the smaller id."""
-    fleet = [ONE.at_speed(0.5), ONE, ZERO.within((2, 2)), ONE]
-    got = arrivals.by_time(KEY, fleet, 12)
+    models = [ONE.at_speed(0.5), ONE, ZERO.within((2, 2)), ONE]
+    got = arrivals.by_time(KEY, models, 12)
     # At 2 s: worker 0 gives its answer number 0, worker 2 its numbers 0, 1, 2 and so on.
     assert got.workers.tolist() == [1, 3, 0, 2, 1, 2, 3, *[2] * 5]
     assert got.times.tolist() == [1, 1, *[2] * 10]
@@ -90,8 +90,8 @@ def test_a_window_stops_the_work_and_keeps_it():
 
 
 def test_dead_workers_never_arrive():
-    fleet = [EXP.within(), EXP, EXP.within((0.0, 20.0)), timing.withhold(EXP)]
-    got = arrivals.by_time(KEY, fleet, 200)
+    models = [EXP.within(), EXP, EXP.within((0.0, 20.0)), timing.withhold(EXP)]
+    got = arrivals.by_time(KEY, models, 200)
     assert set(got.workers.tolist()) == {1, 2}
     assert got.times[got.workers == 2].max() <= 20 < got.times[-1]
     late = arrivals.by_time(KEY, [EXP, EXP.within((30.0, np.inf))], 200)
@@ -100,17 +100,17 @@ def test_dead_workers_never_arrive():
 
 @pytest.mark.parametrize("make", [arrivals.by_time, arrivals.by_heap])
 def test_a_longer_schedule_begins_like_a_shorter_one(make):
-    for fleet in (ALIKE["all_kinds"], ALIKE["twenty_in_step"], WINDOWED["pauses"]):
-        full = make(KEY, fleet, 120)
+    for models in (ALIKE["all_kinds"], ALIKE["twenty_in_step"], WINDOWED["pauses"]):
+        full = make(KEY, models, 120)
         for count in (0, 1, 17, 119):
-            part = make(KEY, fleet, count)
+            part = make(KEY, models, count)
             assert part.workers.tobytes() == full.workers[:count].tobytes()
             assert part.times.tobytes() == full.times[:count].tobytes()
 
 
 def test_keys_and_workers_have_different_streams():
-    fleet = [EXP] * 3
-    a, b = (arrivals.by_time(jax.random.key(s), fleet, 50) for s in (0, 1))
+    models = [EXP] * 3
+    a, b = (arrivals.by_time(jax.random.key(s), models, 50) for s in (0, 1))
     assert not np.array_equal(a.times, b.times)
     firsts = [a.times[a.workers == i][0] for i in range(3)]
     assert len(set(firsts)) == 3
@@ -130,8 +130,8 @@ def test_exponential_delays_give_the_distribution_of_weighted():
     """The next worker does not depend on the last one, and gaps are exponential."""
     speeds = np.array([1.0, 3.0, 6.0])
     rates = speeds / speeds.sum()
-    fleet = [delays.exponential().at_speed(s) for s in speeds]
-    clock = arrivals.by_time(KEY, fleet, 20_001)
+    models = [delays.exponential().at_speed(s) for s in speeds]
+    clock = arrivals.by_time(KEY, models, 20_001)
     law = arrivals.weighted(jax.random.key(11), speeds, 20_001)
     for workers in (clock.workers, law):
         pairs = np.zeros((3, 3))
@@ -144,7 +144,7 @@ def test_exponential_delays_give_the_distribution_of_weighted():
 
 @pytest.mark.parametrize("make", [arrivals.by_time, arrivals.by_heap])
 @pytest.mark.parametrize(
-    ("fleet", "events", "message"),
+    ("models", "events", "message"),
     [
         ([], 3, "at least one worker"),
         ([EXP], -1, "num_events >= 0: got -1"),
@@ -156,6 +156,6 @@ def test_exponential_delays_give_the_distribution_of_weighted():
         ([EXP, table(1.0, np.nan)], 9, "seconds >= 0: worker 1 took nan"),
     ],
 )
-def test_impossible_workers_are_refused(make, fleet, events, message):
+def test_impossible_workers_are_refused(make, models, events, message):
     with pytest.raises(InvalidConfig, match=message):
-        make(KEY, fleet, events)
+        make(KEY, models, events)

@@ -14,15 +14,15 @@ from tests.arrivals.workers import ALIKE, EXP, KEY, ONE, WINDOWED, ZERO, table
 from tests.helpers import at_wall, stream
 
 
-def rounds_by_hand(key, fleet, num_rounds, wait=None, present=None):
+def rounds_by_hand(key, models, num_rounds, wait=None, present=None):
     """Rounds one by one; `present` lists the workers of each round, None stands for all."""
-    rngs = [stream(key, i) for i in range(len(fleet))]
+    rngs = [stream(key, i) for i in range(len(models))]
     now, received, times = 0.0, [], []
     for r in range(num_rounds):
-        took = [float(s.draw(g, r, 1)[0]) for s, g in zip(fleet, rngs, strict=True)]
+        took = [float(s.draw(g, r, 1)[0]) for s, g in zip(models, rngs, strict=True)]
         done = []
-        for i in range(len(fleet)) if present is None else present[r]:
-            left = [(max(b, now), e) for b, e in fleet[i].windows if e >= now]
+        for i in range(len(models)) if present is None else present[r]:
+            left = [(max(b, now), e) for b, e in models[i].windows if e >= now]
             done.append((at_wall(left, took[i]), i))
         done = sorted(done)[:wait]
         now = max((time for time, _ in done), default=now)
@@ -48,12 +48,12 @@ ROUNDS = {name: ALIKE[name] for name in ("all_kinds", "twenty_in_step", "bimodal
 @pytest.mark.parametrize("name", ROUNDS)
 @pytest.mark.parametrize("mode", ["barrier", "fastest", "partial"])
 def test_rounds_equal_a_loop(name, mode):
-    fleet = ROUNDS[name]
-    m = len(fleet)
+    models = ROUNDS[name]
+    m = len(models)
     options = {"barrier": {}, "fastest": {"wait": m // 2}, "partial": {"participation": 0.4}}
-    got = arrivals.rounds(KEY, fleet, 30, **options[mode])
+    got = arrivals.rounds(KEY, models, 30, **options[mode])
     present = unpadded(got) if mode == "partial" else None  # participation is tested below
-    received, times = rounds_by_hand(KEY, fleet, 30, options[mode].get("wait"), present)
+    received, times = rounds_by_hand(KEY, models, 30, options[mode].get("wait"), present)
     assert got.workers.dtype == np.int32 and got.times.dtype == np.float64
     assert got.workers.shape == (30, m // 2 if mode == "fastest" else m)
     assert unpadded(got) == received
@@ -65,15 +65,15 @@ def test_rounds_equal_a_loop(name, mode):
 
 @pytest.mark.parametrize("name", ROUNDS)
 def test_waiting_for_fewer_workers_never_takes_longer(name):
-    fleet = ROUNDS[name]
-    m = len(fleet)
-    ends = [arrivals.rounds(KEY, fleet, 30, wait=q).times for q in range(1, m + 1)]
+    models = ROUNDS[name]
+    m = len(models)
+    ends = [arrivals.rounds(KEY, models, 30, wait=q).times for q in range(1, m + 1)]
     for sooner, later in itertools.pairwise(ends):
         assert np.all(sooner <= later)
         if "ends" not in name and "joins" not in name:  # then in every round
             lasts = [np.diff(t, prepend=0.0) for t in (sooner, later)]
             assert np.all(lasts[0] <= lasts[1] + 1e-9)
-    barrier = arrivals.rounds(KEY, fleet, 30)
+    barrier = arrivals.rounds(KEY, models, 30)
     np.testing.assert_array_equal(ends[-1], barrier.times)
 
 
@@ -100,8 +100,8 @@ def test_participation_is_independent_of_delays():
     """They have separate streams: workers are not slower in rounds that they take part in."""
     straggler = delays.bimodal(1.0, 10.0, share=0.5, jitter=0.0)
     for straggles in (0, 1):
-        fleet = [straggler if i == straggles else ONE for i in range(2)]
-        got = arrivals.rounds(KEY, fleet, 2000, participation=0.5)
+        models = [straggler if i == straggles else ONE for i in range(2)]
+        got = arrivals.rounds(KEY, models, 2000, participation=0.5)
         took = np.diff(got.times, prepend=0.0)
         present = np.array([straggles in row for row in unpadded(got)])
         slow = took[present] > 5
@@ -114,7 +114,7 @@ def test_no_rounds_are_an_empty_schedule():
 
 
 @pytest.mark.parametrize(
-    ("fleet", "options", "message"),
+    ("models", "options", "message"),
     [
         ([ONE, ONE.within((0, 2.5))], {}, r"round 2 waits for worker 1.*dead at 2 s"),
         ([ONE, ONE.within()], {}, r"round 0 waits for worker 1, which is dead at 0 s"),
@@ -132,9 +132,9 @@ def test_no_rounds_are_an_empty_schedule():
         ([ONE, table(1.0, np.nan)], {}, "seconds >= 0: worker 1 took nan"),
     ],
 )
-def test_impossible_rounds_are_refused(fleet, options, message):
+def test_impossible_rounds_are_refused(models, options, message):
     with pytest.raises(InvalidConfig, match=message):
-        arrivals.rounds(KEY, fleet, 5, **options)
+        arrivals.rounds(KEY, models, 5, **options)
 
 
 def test_rounds_continue_without_dead_workers_that_are_not_needed():
@@ -144,10 +144,10 @@ def test_rounds_continue_without_dead_workers_that_are_not_needed():
 
 def test_vectorised_rounds_equal_those_with_windows():
     """Rounds are computed at once, or one by one if a worker has windows, here idle ones."""
-    key, fleet = jax.random.key(3), [delays.pareto(1.5)] * 6
+    key, models = jax.random.key(3), [delays.pareto(1.5)] * 6
     for options in ({}, {"wait": 4}, {"participation": 0.4}):
-        quick = arrivals.rounds(key, fleet, 300, **options)
-        late = [s.within((0.0, 1e9), (1e9, np.inf)) for s in fleet]
+        quick = arrivals.rounds(key, models, 300, **options)
+        late = [s.within((0.0, 1e9), (1e9, np.inf)) for s in models]
         slow = arrivals.rounds(key, late, 300, **options)
         np.testing.assert_array_equal(quick.workers, slow.workers)
         np.testing.assert_array_equal(quick.times, slow.times)

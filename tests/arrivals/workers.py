@@ -15,20 +15,20 @@ from tests.helpers import at_wall, stream
 KEY = jax.random.key(7)
 
 
-def simulated(key, fleet, num_events):
+def simulated(key, models, num_events):
     """A simulation with a heap of the answers to come, which draws one delay at a time."""
-    rngs = [stream(key, i) for i in range(len(fleet))]
-    work, number, heap, events = [0.0] * len(fleet), [0] * len(fleet), [], []
+    rngs = [stream(key, i) for i in range(len(models))]
+    work, number, heap, events = [0.0] * len(models), [0] * len(models), [], []
 
     def ask(i):
-        (took,) = fleet[i].draw(rngs[i], number[i], 1)
+        (took,) = models[i].draw(rngs[i], number[i], 1)
         work[i] += float(took)
-        time = at_wall(fleet[i].windows, work[i])
+        time = at_wall(models[i].windows, work[i])
         if time < np.inf:
             heapq.heappush(heap, (time, number[i], i))
         number[i] += 1
 
-    for i in range(len(fleet)):
+    for i in range(len(models)):
         ask(i)
     while heap and len(events) < num_events:
         time, _, i = heapq.heappop(heap)
