@@ -207,7 +207,10 @@ def test_flags_take_dictionaries_too(tmp_path):
         ({"aggregators": named("krum", q=1)}, 'aggregators {"name": "krum"'),
         ({"aggregators": [named("NNM", f=1)]}, "nnm is a pre-aggregator: a rule must follow"),
         ({"aggregators": [named("SMEA", f=1)]}, "ByzFL's SMEA is not available here: its"),
-        ({"aggregators": [named("CenteredClipping", m=1)]}, "available with m=None only: got 1"),
+        (
+            {"aggregators": [named("CenteredClipping", m=1)]},
+            "available with m=None only: got 1",
+        ),
         ({"aggregators": [named("TrMean", f=[1, 2])]}, "trimmed_mean needs a whole number f"),
         ({"attacks": [named("Optimal_ALittleIsEnough")]}, "give a tau to ALittleIsEnough"),
         ({"attacks": [named("LabelFlipping")]}, "it changes the data of workers"),
