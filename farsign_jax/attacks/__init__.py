@@ -12,12 +12,11 @@ from farsign_jax.attacks.messages import (
     replay,
     sign_flip,
 )
-from farsign_jax.attacks.registry import ATTACKS, SPACES, AttackFactory, byzantine_mask, make
+from farsign_jax.attacks.registry import ATTACKS, SPACES, byzantine_mask, make
 
 __all__ = [
     "ATTACKS",
     "SPACES",
-    "AttackFactory",
     "alie",
     "alie_z",
     "byzantine_mask",
