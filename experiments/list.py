@@ -117,7 +117,7 @@ REGISTRIES: dict[str, Callable[[], list[Entry]]] = {
         Entry(name, each.summary, dict.fromkeys(each.options, ...))
         for name, each in ROUNDS.items()
     ],
-    "datasets": lambda: [Entry(name, source.says) for name, source in DATASETS.items()],
+    "datasets": lambda: [Entry(name, source.description) for name, source in DATASETS.items()],
     "partitions": _partitions,
     "models": lambda: _functions(MODELS, skip=1),
     "presets": lambda: [Entry(name, each.summary) for name, each in PRESETS.items()],

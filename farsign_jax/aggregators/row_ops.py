@@ -1,32 +1,36 @@
-"""Rows: what rules and pre-aggregators share, f[n, d] with a mask of the rows that count.
+"""Operations on rows f[n, d] with a mask of the rows that count.
 
-What holds for every rule of `aggregators` and every one of `preaggregators`:
+Rules and pre-aggregators share these operations, and with them the following properties.
 
-Who is absent. A row outside the mask counts for nothing: the result is the one of x[mask].
-A row with NaN or an infinity is treated like an absent one, and so is, where distances or
-norms matter, a finite number too large to be squared and summed: above
-sqrt(largest number) / 2^14, 1e15 in float32. (Nothing is done about the other end: distances
-below 1e-19 are 0 in float32.)
+Absent rows. A row outside the mask counts for nothing: the result is that of x[mask]. A row
+with NaN or an infinity is treated like an absent one. Where distances or norms matter, so is
+a row with a finite number too large to be squared and summed, above
+sqrt(largest number) / 2^14, which is 1e15 in float32. Small numbers are not treated
+specially: distances below 1e-19 are 0 in float32.
 
-Why that keeps the guarantee. Honest rows are finite, so of f liars the k rows left out were
-liars, and at most f - k of the n - k that stay are. The rule then runs with
-min(f, the most liars that n - k rows admit). Where n rows admitted f, n - k rows admit
-f - k, so what is used is never less than the liars that stay. Beyond f bad rows nothing can
-be promised but finite numbers, and those are delivered; zeros where no row is left.
+Why that keeps the guarantee. Honest rows are finite, so of f Byzantine rows the k rows left
+out were Byzantine, and at most f - k of the n - k that stay are. The rule then runs with
+min(f, the most Byzantine rows that n - k rows admit). Where n rows admitted f, n - k rows
+admit f - k, so what is used is never less than the Byzantine rows that stay. Beyond f bad
+rows nothing can be promised but finite numbers, and those are delivered; zeros where no row
+is left.
 
-What is checked. Shapes and the numbers of a concrete mask are known when a rule is called:
-a broken precondition is an `InvalidConfig` with its numbers. Under `jit` a mask is not
-known, and f shrinks instead, as above. f and other numbers may be traced, then they are not
-checked either: a sweep over f compiles once.
+Checks. Shapes and the entries of a concrete mask are known when a rule is called: a broken
+precondition raises `InvalidConfig` with its numbers. Under `jit` a mask is not known, and f
+shrinks instead, as above. f and other numbers may be traced; they are then not checked
+either, and a sweep over f compiles once.
 
-Types. float32 and float64 stay what they are; integers, booleans and half precision are
-computed, and returned, in float32. Ties go to the lowest index.
+Types. float32 and float64 inputs keep their type; integers, booleans and half precision are
+computed and returned in float32. Ties go to the lowest index.
 """
+
+# The signatures of JAX are typed in part only.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 import functools
 import operator
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -35,20 +39,25 @@ from farsign_jax.base import Array
 
 NETWORK_ROWS = 64  # a sorting network for more rows takes seconds to compile
 
-
-# Columns per step of a loop over all pairs: 25 rows of them fit into a cache of 2 MiB, and
-# a step is long beside the cost of a loop (25 x 1,000,000 numbers on two cores: 60 ms; all
-# columns at once 1.4 s, row by row 0.23 s).
+# Columns per step of a loop over all pairs. 25 rows of them fit into a cache of 2 MiB, and a
+# step takes long enough to hide the cost of the loop: 60 ms for 25 x 1,000,000 numbers on two
+# cores, against 1.4 s for all columns at once and 0.23 s row by row.
 BLOCK = 1 << 14
 
 
 def number(present: Array) -> Array:
-    """i32[], how many."""
+    """The number of true entries of bool[n], i32[]."""
     return present.sum(dtype=jnp.int32)
 
 
 def usable(x: Array, mask: Array, squares: bool = False) -> Array:
-    """bool[n], which rows count: see the top of this file."""
+    """The rows that count, bool[n]: those inside the mask whose numbers are all usable.
+
+    Args:
+        x: f[n, d], the rows.
+        mask: bool[n], the rows that are present.
+        squares: whether the numbers will be squared, which lowers the limit on their size.
+    """
     limit = float(jnp.finfo(x.dtype).max)
     if squares:
         limit = limit**0.5 / 2**14
@@ -56,78 +65,84 @@ def usable(x: Array, mask: Array, squares: bool = False) -> Array:
 
 
 def cleaned(x: Array, mask: Array, squares: bool = True) -> tuple[Array, Array]:
-    """x with zeros in the rows that do not count, and which do."""
+    """x with zeros in the rows that do not count, and bool[n], the rows that do."""
     present = usable(x, mask, squares)
     return jnp.where(present[:, None], x, 0), present
 
 
 def headroom(n: int) -> float:
-    """A power of two: numbers divided by it can be subtracted and n of them summed."""
+    """A power of two by which n numbers are divided so that their sum cannot overflow."""
     return 2.0 ** (2 * n).bit_length()
 
 
 def square_distances(x: Array, present: Array | None = None) -> Array:
-    """f[n, n], squared distances between rows, from differences: identical rows have 0.
+    """The squared distances between rows, f[n, n], in O(n^2 d).
 
-    Rows that do not count are taken as zeros, block by block: a copy of all of x would take
-    a third of the time. Never |a|^2 + |b|^2 - 2ab: in float32 that loses all digits for
-    rows that are close together and far from the origin. O(n^2 d).
+    They are sums of squared differences, so that identical rows have distance 0. The formula
+    |a|^2 + |b|^2 - 2ab is not used: in float32 it loses all digits for rows that are close
+    together and far from the origin. Rows that do not count are replaced by zeros block by
+    block, as a copy of all of x would take a third of the time.
     """
     n, d = x.shape
     blocks = d // BLOCK
-    some = jnp.ones(n, bool) if present is None else present
+    counted = jnp.ones(n, bool) if present is None else present
 
-    def part(block):
-        block = jnp.where(some[:, None], block, 0)
+    def of_block(block: Array) -> Array:
+        block = jnp.where(counted[:, None], block, 0)
         return ((block[:, None] - block[None]) ** 2).sum(axis=2)
 
-    def add(i, total):
-        return total + part(jax.lax.dynamic_slice(x, (0, i * BLOCK), (n, BLOCK)))
+    def add(i: Array, total: Array) -> Array:
+        return total + of_block(jax.lax.dynamic_slice(x, (0, i * BLOCK), (n, BLOCK)))
 
     if not blocks:
-        return part(x)
+        return of_block(x)
     total = jax.lax.fori_loop(0, blocks, add, jnp.zeros((n, n), x.dtype))
-    return total + part(x[:, blocks * BLOCK :])
+    return total + of_block(x[:, blocks * BLOCK :])
 
 
 def norms(x: Array) -> Array:
-    """f[n], Euclidean norms of rows."""
+    """The Euclidean norms of the rows, f[n]."""
     return jnp.sqrt((x**2).sum(axis=1))
 
 
 def shorten(size: Array, longest: Array) -> Array:
-    """The factor min(1, longest / size) that clips a vector of that size; 1 at size 0."""
+    """The factor min(1, longest / size) that clips a vector of norm `size`; 1 at size 0."""
     return jnp.where(size > longest, longest / jnp.where(size > 0, size, 1), 1)
 
 
 def positions(values: Array) -> Array:
-    """i32[..., n], the place of each value in ascending order, ties by index."""
+    """The rank of each value in ascending order, i32[..., n]; ties are broken by index."""
     order = jnp.argsort(values, axis=-1, stable=True)
     return jnp.argsort(order, axis=-1).astype(jnp.int32)
 
 
-# Rows one by one: on a CPU a reduction along the rows is fifty times slower.
-def listed(x: Array, present: Array, other: float = 0, scale: float = 1) -> list[Array]:
-    """The rows one by one, divided by `scale`; `other` in those that do not count.
+# The functions below take the rows one by one: on a CPU a reduction along the rows of one array
+# is fifty times slower.
 
-    Sums over a list of rows fuse into one pass; a reduction along the rows is far slower.
+
+def listed(x: Array, present: Array, other: float = 0, scale: float = 1) -> list[Array]:
+    """A list of the rows f[d], divided by `scale`, with `other` in those that do not count.
+
+    Sums over the list fuse into one pass over the numbers.
     """
     return [jnp.where(p, x[i] / scale, other) for i, p in enumerate(present)]
 
 
-def add_up(terms: Any) -> Array:
+def add_up(terms: Iterable[Array]) -> Array:
+    """The sum of the terms, added from the first to the last."""
     return functools.reduce(operator.add, terms)
 
 
 def pull(x: Array, weights: Array, center: Array) -> Array:
-    """f[d], sum_i w_i (x_i - center)."""
+    """sum_i w_i (x_i - center), f[d], for rows x f[n, d] and weights f[n]."""
     return add_up(w * (x[i] - center) for i, w in enumerate(weights))
 
 
 def mean_of(x: Array, keep: Array) -> Array:
-    """f[d], the mean of some rows, as the first of them plus the mean difference to it.
+    """The mean of the rows for which keep bool[n] is true, f[d]; zeros where there is none.
 
-    Equal rows then have exactly that mean; zeros where there is none.
+    It is computed as the first of these rows plus the mean difference to it, so that the mean
+    of equal rows is exactly that row.
     """
     scale = headroom(x.shape[0])
     rows = listed(x, keep, scale=scale)
@@ -140,12 +155,12 @@ def mean_of(x: Array, keep: Array) -> Array:
 
 @functools.cache
 def network(n: int) -> tuple[tuple[int, int], ...]:
-    """Pairs to compare and exchange, in order, to sort n values.
+    """The pairs to compare and exchange, in order, to sort n values.
 
-    Batcher's odd-even merge sort (AFIPS 1968), with pairs beyond n left out: they would
-    compare with +inf.
+    The network is Batcher's odd-even merge sort (AFIPS 1968). Pairs beyond n are left out, as
+    they would compare with +inf.
     """
-    pairs = []
+    pairs: list[tuple[int, int]] = []
     run = 1
     while run < n:
         reach = run
@@ -160,7 +175,7 @@ def network(n: int) -> tuple[tuple[int, int], ...]:
 
 
 def sort_rows(rows: Sequence[Array]) -> list[Array]:
-    """Each coordinate in ascending order over the rows."""
+    """Sorts each coordinate in ascending order over the rows."""
     if len(rows) > NETWORK_ROWS:
         return list(jnp.sort(jnp.stack(rows), axis=0))
     rows = list(rows)
@@ -172,12 +187,12 @@ def sort_rows(rows: Sequence[Array]) -> list[Array]:
 
 
 def listed_last(x: Array, present: Array, scale: float = 1) -> list[Array]:
-    """The rows divided by `scale`, those that do not count above all that do."""
+    """As `listed`, with the rows that do not count above the others, to be sorted last."""
     return listed(x, present, float(jnp.finfo(x.dtype).max), scale)
 
 
 def pick(rows: Sequence[Array], place: Array) -> Array:
-    """rows[place] for an index that is known only later."""
+    """rows[place], for a place i32[] that may be traced."""
     found = rows[0]
     for i, row in enumerate(rows[1:], start=1):
         found = jnp.where(place == i, row, found)
@@ -185,6 +200,13 @@ def pick(rows: Sequence[Array], place: Array) -> Array:
 
 
 def middle_of(ordered: Sequence[Array], n: Array, even: str = "mean") -> Array:
-    """The median of the first n of sorted rows; halves are added, so nothing overflows."""
+    """The median of the first n of sorted rows, f[d].
+
+    Args:
+        ordered: rows f[d], sorted by `sort_rows`.
+        n: i32[], the number of rows that count.
+        even: what an even number of rows gives, as for `median`. The mean of the two middle
+            values adds their halves, which cannot overflow.
+    """
     low = pick(ordered, (n - 1) // 2)
     return low if even == "low" else low / 2 + pick(ordered, n // 2) / 2

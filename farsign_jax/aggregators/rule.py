@@ -1,8 +1,12 @@
-"""What all aggregators share: their type, their preconditions and the checks of their input."""
+"""The contract of an aggregation rule, its preconditions and the checks of its input."""
+
+# The signatures of JAX are typed in part only.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,18 +17,28 @@ from farsign_jax.validation import InvalidConfig, is_concrete, require
 
 
 class Count(NamedTuple):
-    """How many rows count, as far as shapes and a concrete mask tell."""
+    """The number of rows that count, as far as shapes and a concrete mask tell.
+
+    Attributes:
+        present: the number of rows inside the mask.
+        rows: the number of rows of the input, n.
+    """
 
     present: int
     rows: int
 
     def __str__(self) -> str:
-        some = f" present of {self.rows} rows" if self.present < self.rows else ""
-        return f"n={self.present}{some}"
+        suffix = f" present of {self.rows} rows" if self.present < self.rows else ""
+        return f"n={self.present}{suffix}"
 
 
 class Need(NamedTuple):
-    """The precondition n >= times * f + plus."""
+    """The precondition n >= times * f + plus on the number of rows n.
+
+    Attributes:
+        times: the rows needed for each Byzantine row.
+        plus: the rows needed in addition.
+    """
 
     times: int
     plus: int
@@ -34,13 +48,19 @@ class Need(NamedTuple):
             return f"n > {self.times}f"
         return f"n >= {self.times}f + {self.plus}"
 
-    def check(self, name: str, count: Count, f: Any) -> None:
+    def check(self, name: str, count: Count, f: int | Array) -> None:
+        """Raises `InvalidConfig` if f is known and the rows that are present are too few."""
         if is_concrete(f):
             enough = count.present >= self.times * f + self.plus
             require(enough, f"{name} needs {self}: got {count}, f={f}")
 
     def clamp(self, f: Array, present: Array) -> Array:
-        """i32[], f or the most that the rows left admit."""
+        """The smaller of f and the largest f that the remaining rows admit, i32[].
+
+        Args:
+            f: i32[], the number of Byzantine rows to tolerate.
+            present: bool[n], the rows that count.
+        """
         return jnp.clip(jnp.minimum(f, (number(present) - self.plus) // self.times), 0)
 
 
@@ -48,7 +68,20 @@ MAJORITY = Need(2, 1)
 
 
 def validate_rows(name: str, x: Any, mask: Any) -> tuple[Array, Array, Count]:
-    """Rows f[n, d], mask bool[n] and how many rows count, from whatever was handed over."""
+    """Converts the arguments of a rule to arrays and checks their shapes.
+
+    Args:
+        name: the name of the rule, for messages.
+        x: rows [n, d], an array or nested sequences of numbers.
+        mask: bool[n], the rows that count; None for all.
+
+    Returns:
+        The rows f[n, d], the mask bool[n] and the `Count` of rows.
+
+    Raises:
+        InvalidConfig: if the rows have different lengths, are not real numbers or are fewer
+            than one, if the mask has another length, or if a concrete mask is false everywhere.
+    """
     try:
         x = jnp.asarray(x)
     except (TypeError, ValueError) as error:
@@ -71,30 +104,94 @@ def validate_rows(name: str, x: Any, mask: Any) -> tuple[Array, Array, Count]:
     return x, jnp.asarray(mask), Count(present, n)
 
 
+class RuleCore(Protocol):
+    """The numerical part of a rule; it is traceable and never checks its arguments.
+
+    Args:
+        x: f[n, d] in float32 or float64, one row per worker. Rows may hold any number, also
+            NaN and infinities.
+        mask: bool[n], the rows that count.
+        start: f[d], the previous output of a rule that continues from it, or None.
+        key: a key for rules that draw, or None.
+
+    Returns:
+        f[d], the aggregate, finite for every input and of the same type as `x`.
+    """
+
+    def __call__(self, x: Array, mask: Array, start: Any, key: Key | None, /) -> Array: ...
+
+
+def _accept(count: Count) -> None:
+    """The check of a rule without preconditions."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """An aggregation rule: `check` sees how many rows there are, `core` the numbers."""
+    """An aggregation rule: n rows, of which some may be Byzantine, become one vector.
+
+    A rule is a pure function, and works under `jit`, `vmap`, `lax.cond` and `lax.scan`.
+
+    Attributes:
+        name: the name of the rule, for messages.
+        core: computes the aggregate; see `RuleCore`.
+        check: receives the number of rows and raises `InvalidConfig` if they are too few.
+    """
 
     name: str
-    core: Callable[[Array, Array, Any, Any], Array]
-    check: Callable[[Count], None] = lambda count: None
+    core: RuleCore
+    check: Callable[[Count], None] = _accept
 
     def __call__(
         self, x: Any, mask: Any = None, *, start: Any = None, key: Key | None = None
     ) -> Array:
+        """Aggregates the rows.
+
+        Args:
+            x: [n, d], one row per worker.
+            mask: bool[n], the rows that count; None for all.
+            start: f[d], the previous output, from which `centered_clipping` continues.
+            key: a key for rules that draw (`bucketing`).
+
+        Returns:
+            f[d], the aggregate.
+
+        Raises:
+            InvalidConfig: if the rows or the mask do not fit, or are too few for the rule.
+        """
         x, mask, count = validate_rows(self.name, x, mask)
         self.check(count)
         return self.core(x, mask, start, key)
 
 
+class RuleFactory(Protocol):
+    """A function in `AGGREGATORS`: its parameters are the options of the rule.
+
+    A parameter is called `f` if it is the number of Byzantine rows to tolerate. The factory
+    checks its options and raises `InvalidConfig` with the value and the rule.
+    """
+
+    def __call__(self, *args: Any, **options: Any) -> Rule: ...
+
+
 def without_options(
-    name: str, core: Callable[..., Array], need: Need | None = None, f: Any = 0
+    name: str, core: Callable[..., Array], need: Need | None = None, f: int | Array = 0
 ) -> Rule:
-    """A rule without state; `core(x, mask, f)` where it has a precondition on f."""
+    """Makes a rule that uses neither `start` nor `key`.
+
+    Args:
+        name: the name of the rule.
+        core: `core(x, mask)`, or `core(x, mask, f)` where `need` is given.
+        need: the precondition on f, or None for a rule without f.
+        f: the number of Byzantine rows to tolerate.
+    """
     if need is None:
-        return Rule(name, lambda x, mask, start, key: core(x, mask))
-    return Rule(
-        name,
-        lambda x, mask, start, key: core(x, mask, jnp.asarray(f, jnp.int32)),
-        lambda count: need.check(name, count, f),
-    )
+
+        def plain(x: Array, mask: Array, start: Any, key: Key | None) -> Array:
+            return core(x, mask)
+
+        return Rule(name, plain)
+
+    def tolerant(x: Array, mask: Array, start: Any, key: Key | None) -> Array:
+        return core(x, mask, jnp.asarray(f, jnp.int32))
+
+    return Rule(name, tolerant, lambda count: need.check(name, count, f))

@@ -1,6 +1,6 @@
-"""Arrivals: which worker is received at which event, and when."""
+"""Arrivals: which worker the server receives at which event, and when."""
 
-from farsign_jax.arrivals.asynchronous import by_heap, by_time, draw_streams
+from farsign_jax.arrivals.asynchronous import by_heap, by_time, open_streams
 from farsign_jax.arrivals.files import load, save, trace
 from farsign_jax.arrivals.schedule import (
     Schedule,
@@ -20,8 +20,8 @@ __all__ = [
     "by_time",
     "check_schedule",
     "check_workers",
-    "draw_streams",
     "load",
+    "open_streams",
     "rounds",
     "save",
     "sets",

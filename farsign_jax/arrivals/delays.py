@@ -1,13 +1,16 @@
-"""How long a worker takes to answer, honestly or to do harm; `arrivals` makes schedules of it.
+"""Delay models: how long a worker takes to answer.
 
-Times are virtual seconds, drawn on the host in float64. A worker is asked again at the moment
-it is heard, so the answers of one worker are a renewal process, stopped and continued by the
-windows in which it works.
+Delays are virtual seconds, drawn on the host in float64. A worker receives its next question at
+the moment when its answer arrives, so the answers of one worker form a renewal process, which
+the windows in which the worker is at work stop and continue.
+
+To add a model, write a function whose parameters are its options and which returns a
+`DelayModel`, and enter it in `DELAYS`.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,28 +19,43 @@ from farsign_jax.validation import InvalidConfig, lookup, require
 NUMBER = (int, float, np.integer, np.floating)
 
 
-Draw = Callable[[np.random.Generator, int, int], np.ndarray]
+class Draw(Protocol):
+    """Draws the delays of consecutive answers of one worker.
+
+    Two draws in a row must give what one longer draw gives, so that the schedule does not
+    depend on how far ahead is drawn.
+
+    Args:
+        rng: the random generator of this worker.
+        first: the number of the first answer, counted from 0.
+        count: how many delays to draw.
+
+    Returns:
+        Seconds >= 0, f64[count], of the answers first .. first + count - 1. A delay of inf
+        means that the worker never answers again.
+    """
+
+    def __call__(self, rng: np.random.Generator, first: int, count: int, /) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class DelayModel:
-    """The times that one worker takes.
+    """The delays of one worker and the times at which it works.
 
     Attributes:
-        draw: `(rng, first, count)`, seconds for its answers number first .. first + count - 1,
-            f64[count] >= 0. Two draws in a row give what one longer draw gives. inf: it never
-            answers again.
-        typical: seconds, about the median; only decides how far ahead is drawn.
-        windows: when it works, ascending: it joins at the first begin, dies at the last end.
-            What it has in hand at the end of a window it finishes in the next one. Everybody
-            is asked at time 0: who joins late finds that question waiting.
+        draw: draws the delays; see `Draw`.
+        typical: about the median delay, in seconds. It only decides how far ahead to draw.
+        windows: intervals (begin, end) in seconds, in ascending order, in which the worker is
+            at work. It joins at the first begin and dies at the last end. An answer that is
+            unfinished at the end of a window is finished in the next one. All workers receive
+            their first question at time 0, also those that join later.
     """
 
     draw: Draw
     typical: float
     windows: tuple[tuple[float, float], ...] = ((0.0, np.inf),)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         rule = f"windows are (begin, end), begin >= 0, one after the other: got {self.windows}"
         require(all(np.shape(window) == (2,) for window in self.windows), rule)
         ends = np.ravel(self.windows)
@@ -48,21 +66,32 @@ class DelayModel:
         require(0 <= self.typical < np.inf, rule)
 
     def within(self, *windows: tuple[float, float]) -> "DelayModel":
-        """The same worker, at work only in these windows; none: dead from the beginning."""
+        """The same worker, at work only in these windows; without any, it never answers."""
         return dataclasses.replace(self, windows=windows)
 
     def at_speed(self, speed: float) -> "DelayModel":
-        """A worker that takes 1 / speed of the time."""
-        rule = f"a worker needs a finite speed > 0, or it is never heard: got {speed}"
+        """A worker whose delays are 1 / speed times as long.
+
+        Raises:
+            InvalidConfig: if the speed is not finite and > 0.
+        """
+        rule = f"a worker needs a finite speed > 0, or it never answers: got {speed}"
         require(isinstance(speed, NUMBER) and 0 < speed < np.inf, rule)
 
-        def draw(rng, first, count):
+        def draw(rng: np.random.Generator, first: int, count: int) -> np.ndarray:
             return self.draw(rng, first, count) / speed
 
         return dataclasses.replace(self, draw=draw, typical=self.typical / speed)
 
-    def wall(self, work: np.ndarray) -> np.ndarray:
-        """When it has worked for so long: seconds since the start, inf where it dies before."""
+    def arrival_times(self, work: np.ndarray) -> np.ndarray:
+        """The times at which the worker has worked for `work` seconds in total.
+
+        Args:
+            work: seconds of work, f64[n].
+
+        Returns:
+            Seconds since the start, f64[n]; inf where the worker dies before.
+        """
         if not self.windows:
             return np.full(np.shape(work), np.inf)
         begin, end = np.asarray(self.windows, np.float64).T
@@ -73,39 +102,55 @@ class DelayModel:
         return np.where(at < len(worked), begin[last] + (work - before[last]), np.inf)
 
 
-def check_positive_number(model: str, **options: float) -> None:
+def check_nonnegative_number(model: str, **options: Any) -> None:
+    """Raises `InvalidConfig` unless every option is a finite number >= 0."""
+    for name, value in options.items():
+        rule = f"{model} needs a finite {name} >= 0: got {value}"
+        require(isinstance(value, NUMBER) and 0 <= value < np.inf, rule)
+
+
+def check_positive_number(model: str, **options: Any) -> None:
+    """Raises `InvalidConfig` unless every option is a finite number > 0."""
     for name, value in options.items():
         rule = f"{model} needs a finite {name} > 0: got {value}"
         require(isinstance(value, NUMBER) and 0 < value < np.inf, rule)
 
 
 def deterministic(time: float = 1.0) -> DelayModel:
-    """Always the same time; 0 is allowed: an answer at once.
+    """The same delay for every answer.
 
     Args:
-        time: seconds, >= 0.
+        time: seconds, >= 0; with 0, the worker answers at once.
+
+    Raises:
+        InvalidConfig: if the time is not finite and >= 0.
     """
-    rule = f"deterministic needs a finite time >= 0: got {time}"
-    require(isinstance(time, NUMBER) and 0 <= time < np.inf, rule)
+    check_nonnegative_number("deterministic", time=time)
     return DelayModel(lambda rng, first, count: np.full(count, float(time)), time)
 
 
 def exponential(mean: float = 1.0) -> DelayModel:
-    """Memoryless: with equal means, every worker is equally likely to be the next.
+    """Exponential delays, without memory: workers with equal means are equally likely next.
 
     Args:
         mean: seconds, > 0.
+
+    Raises:
+        InvalidConfig: if the mean is not finite and > 0.
     """
     check_positive_number("exponential", mean=mean)
     return DelayModel(lambda rng, first, count: mean * rng.exponential(size=count), mean)
 
 
 def lognormal(mean: float = 1.0, sigma: float = 1.0) -> DelayModel:
-    """exp(N(mu, sigma^2)) with this mean: skewed, all moments finite.
+    """Log-normal delays exp(N(mu, sigma^2)), which are skewed and have all moments.
 
     Args:
-        mean: seconds, > 0.
-        sigma: standard deviation of the logarithm of the time, > 0, no unit.
+        mean: the mean, which determines mu, in seconds, > 0.
+        sigma: the standard deviation of the logarithm of the delay, > 0, without unit.
+
+    Raises:
+        InvalidConfig: if an option is not finite and > 0.
     """
     check_positive_number("lognormal", mean=mean, sigma=sigma)
     mu = np.log(mean) - sigma**2 / 2
@@ -113,18 +158,21 @@ def lognormal(mean: float = 1.0, sigma: float = 1.0) -> DelayModel:
 
 
 def pareto(shape: float = 2.5, scale: float = 1.0) -> DelayModel:
-    """P(time > t) = (scale / t)^shape for t >= scale.
+    """Pareto delays: P(delay > t) = (scale / t)^shape for t >= scale.
 
-    The mean, scale * shape / (shape - 1), is infinite for shape <= 1, the second moment, and
-    with it that of staleness (Assumption 5), for shape <= 2.
+    The mean, scale * shape / (shape - 1), is infinite for shape <= 1. The second moment, and
+    with it that of staleness (Assumption 5), is infinite for shape <= 2.
 
     Args:
-        shape: exponent of the tail, > 0, no unit.
-        scale: the shortest time, seconds, > 0.
+        shape: the exponent of the tail, > 0, without unit.
+        scale: the shortest delay, in seconds, > 0.
+
+    Raises:
+        InvalidConfig: if an option is not finite and > 0.
     """
     check_positive_number("pareto", shape=shape, scale=scale)
 
-    def draw(rng, first, count):
+    def draw(rng: np.random.Generator, first: int, count: int) -> np.ndarray:
         return scale * (1 + rng.pareto(shape, count))
 
     return DelayModel(draw, min(scale * np.exp(min(np.log(2) / shape, 690)), 1e300))
@@ -133,29 +181,39 @@ def pareto(shape: float = 2.5, scale: float = 1.0) -> DelayModel:
 def bimodal(
     usual: float = 1.0, slow: float = 10.0, share: float = 0.1, jitter: float = 0.1
 ) -> DelayModel:
-    """A straggler now and then: `slow` with probability `share`, else `usual`.
+    """Occasional stragglers: the delay is `slow` with probability `share`, else `usual`.
 
-    Either is spread evenly by a factor 1 +- jitter, as real answers do not come in step.
+    Either delay is multiplied by a factor that is uniform in 1 +- jitter, so that workers do
+    not answer in step.
 
     Args:
         usual: seconds, > 0.
         slow: seconds, > 0.
-        share: probability of a slow answer, in [0, 1].
-        jitter: in [0, 1], no unit.
+        share: the probability of a slow answer, in [0, 1].
+        jitter: the relative spread, in [0, 1], without unit.
+
+    Raises:
+        InvalidConfig: if an option is out of range.
     """
     check_positive_number("bimodal", usual=usual, slow=slow)
     for name, value in (("share", share), ("jitter", jitter)):
         rule = f"bimodal needs 0 <= {name} <= 1: got {value}"
         require(isinstance(value, NUMBER) and 0 <= value <= 1, rule)
 
-    def draw(rng, first, count):
+    def draw(rng: np.random.Generator, first: int, count: int) -> np.ndarray:
         coin, place = rng.random((count, 2)).T
         return np.where(coin < share, slow, usual) * (1 + jitter * (2 * place - 1))
 
     return DelayModel(draw, slow if share > 0.5 else usual)
 
 
-DELAYS: dict[str, Callable[..., DelayModel]] = {
+class DelayFactory(Protocol):
+    """A function in `DELAYS`: its parameters are the options of the model, all numbers."""
+
+    def __call__(self, *args: Any, **options: Any) -> DelayModel: ...
+
+
+DELAYS: dict[str, DelayFactory] = {
     "deterministic": deterministic,
     "exponential": exponential,
     "lognormal": lognormal,
@@ -165,8 +223,21 @@ DELAYS: dict[str, Callable[..., DelayModel]] = {
 
 
 def make_checked(
-    kind: str, name: str, table: dict[str, Callable], *args: Any, **options: Any
+    kind: str, name: str, table: Mapping[str, Callable[..., Any]], *args: Any, **options: Any
 ) -> Any:
+    """Calls `table[name]` with options that must be numbers.
+
+    Args:
+        kind: what the table contains, for messages.
+        name: a name in the table.
+        table: functions by name.
+        args: positional arguments of the function.
+        options: the options that were given.
+
+    Raises:
+        InvalidConfig: if the name or an option does not exist, or a value is not a number or is
+            refused by the function.
+    """
     for option, value in options.items():
         rule = f"{kind} {name!r} needs a number for {option}: got {value!r}"
         require(isinstance(value, NUMBER), rule)
@@ -177,12 +248,31 @@ def make_checked(
 
 
 def make(name: str, **options: Any) -> DelayModel:
-    """The service model of that name; an `InvalidConfig` names close names or wrong options."""
+    """Makes the delay model of that name.
+
+    Args:
+        name: one of `DELAYS`.
+        options: the options of the model, all numbers.
+
+    Raises:
+        InvalidConfig: if the name or an option does not exist, or a value is refused.
+    """
     return make_checked("delay model", name, DELAYS, **options)
 
 
 def geometric_speeds(num_workers: int, spread: float) -> np.ndarray:
-    """Speeds f64[m] from 1 down to 1 / spread, by a constant factor from worker to worker."""
+    """Speeds from 1 down to 1 / spread, with a constant factor from worker to worker.
+
+    Args:
+        num_workers: m.
+        spread: the ratio of the largest to the smallest speed, >= 1.
+
+    Returns:
+        f64[m].
+
+    Raises:
+        InvalidConfig: if the spread is not finite and >= 1.
+    """
     good = isinstance(spread, NUMBER) and 1 <= spread < np.inf
     require(good, f"need a finite spread >= 1: got {spread}")
     return np.geomspace(1.0, 1.0 / spread, num_workers)

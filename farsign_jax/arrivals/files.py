@@ -1,4 +1,4 @@
-"""Schedules in files: saved ones, and traces of what happened elsewhere."""
+"""Schedules in files: saved ones, and traces of arrivals that were recorded elsewhere."""
 
 import io
 import os
@@ -12,12 +12,17 @@ from farsign_jax.arrivals.schedule import Schedule, as_schedule, check_schedule
 from farsign_jax.io import files
 from farsign_jax.validation import InvalidConfig, require
 
-# What reading a damaged archive, or an .npy file, can raise.
+# The exceptions that reading a damaged archive, or an .npy file, can raise.
 _DAMAGED = (ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile)
 
 
 def save(path: str | os.PathLike, schedule: Schedule) -> None:
-    """Writes .npz, whole or not at all."""
+    """Writes a schedule to an .npz file, completely or not at all.
+
+    Args:
+        path: the file; its folder is created.
+        schedule: a `Schedule` or an array of workers.
+    """
     arrays: Any = {
         name: a for name, a in as_schedule(schedule)._asdict().items() if a is not None
     }
@@ -25,14 +30,15 @@ def save(path: str | os.PathLike, schedule: Schedule) -> None:
 
 
 def load(path: str | os.PathLike) -> Schedule:
-    """What `save` wrote, bit by bit.
+    """Reads a schedule that `save` wrote.
 
     Raises:
-        InvalidConfig: where it is damaged, or no schedule.
+        FileNotFoundError: if there is no such file.
+        InvalidConfig: if the file is damaged, or does not contain a schedule.
     """
     try:
-        whole = pathlib.Path(path).read_bytes()  # no such file is no damaged file
-        with np.load(io.BytesIO(whole), allow_pickle=False) as arrays:
+        content = pathlib.Path(path).read_bytes()  # a missing file is not a damaged one
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             schedule = Schedule(arrays["workers"], arrays.get("times"))
     except _DAMAGED as error:
         raise InvalidConfig(f"{path} is not a saved schedule: {error}") from error
@@ -44,16 +50,23 @@ def load(path: str | os.PathLike) -> Schedule:
 
 
 def trace(path: str | os.PathLike, num_workers: int, num_events: int | None = None) -> Schedule:
-    """Arrivals that were recorded: a file written by `save`, or CSV with columns `time,worker`.
+    """Reads recorded arrivals: an .npz file written by `save`, or a CSV file.
+
+    A CSV file has the header `time,worker` and one arrival per line, in the order of time: the
+    seconds since the start and the id of the worker, 0..m-1.
 
     Args:
-        path: .npz; or seconds and worker ids 0..m-1, one arrival per line, in their order.
+        path: the file; one that does not end in .npz is read as CSV.
         num_workers: m.
-        num_events: T, the first so many; None: all.
+        num_events: T, the number of arrivals to use; None for all.
+
+    Returns:
+        The first T events.
 
     Raises:
-        InvalidConfig: on a file that cannot be read, lines that are not a number and a whole
-            number, unknown workers, times negative, NaN or out of order, or too few lines.
+        InvalidConfig: if the file cannot be read, a line is not a number and an integer, a
+            worker is unknown, times are negative, not finite or out of order, or there are
+            fewer than T arrivals.
     """
     path = pathlib.Path(path)
     try:
@@ -62,7 +75,7 @@ def trace(path: str | os.PathLike, num_workers: int, num_events: int | None = No
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
-        raise InvalidConfig(f"no trace of arrivals: {path}: {why}") from None
+        raise InvalidConfig(f"cannot read a trace of arrivals: {path}: {why}") from None
     header, _, body = text.partition("\n")
     header = header.strip().replace(" ", "")
     require(header == "time,worker", f"{path} begins with 'time,worker': got {header!r}")
@@ -80,7 +93,7 @@ def trace(path: str | os.PathLike, num_workers: int, num_events: int | None = No
     unknown = np.flatnonzero(~((ids >= 0) & (ids < num_workers) & (ids == np.floor(ids))))
     if len(unknown):
         line, worker = lines[unknown[0]][0], ids[unknown[0]]
-        known = f"workers are whole numbers 0..{num_workers - 1}"
+        known = f"workers are integers 0..{num_workers - 1}"
         raise InvalidConfig(f"{path}, line {line}: unknown worker {worker:g}: {known}")
     before = np.concatenate([[0.0], times[:-1]])
     for rule, good in (
@@ -96,11 +109,11 @@ def trace(path: str | os.PathLike, num_workers: int, num_events: int | None = No
 def _first(
     schedule: Schedule, num_workers: int, num_events: int | None, path: pathlib.Path
 ) -> Schedule:
-    """The first events of a saved schedule."""
+    """The first `num_events` events of a saved schedule, checked."""
     workers, times = schedule
     rule = f"{path} has {len(workers)} arrivals: asked for {num_events}"
     require(num_events is None or len(workers) >= num_events, rule)
-    rule = f"{path} is of sets of workers: a trace has one at a time"
+    rule = f"a trace has one worker per event: {path} has sets of workers"
     require(workers.ndim == 1, rule)
     part = slice(None, num_events)
     return check_schedule(

@@ -1,12 +1,12 @@
-"""Schedules: which worker is heard at which event, and when, drawn before the loop.
+"""Schedules: which worker the server receives at which event, drawn before the run.
 
-Where every worker is asked again as soon as it has answered, the order of arrivals is all there
-is to know about an asynchronous run; staleness follows from it. What time it is then concerns
-the reader of the results only, so the clock, float64, stays on the host.
+If every worker receives its next question as soon as it has answered, the order of arrivals
+determines an asynchronous run, staleness included. The times of the events are not used in the
+run, only in its results; they stay on the host, in float64.
 
-Three ways to a schedule: a law of who comes next (`uniform`, `weighted`, `sets`: no clock); how
-long each worker takes (`by_time`, and `rounds` where the server waits); and what happened
-elsewhere (`load`, `trace`).
+There are three ways to obtain a schedule: a distribution of the next worker, without times
+(`uniform`, `weighted`, `sets`); the delays of the workers (`by_time`, or `rounds` for a server
+that waits); and a record of earlier arrivals (`load`, `trace`).
 """
 
 from typing import Any, NamedTuple
@@ -21,22 +21,47 @@ from farsign_jax.validation import require
 class Schedule(NamedTuple):
     """T events.
 
-    Where a function takes a schedule, it also takes `workers` alone.
+    Functions that take a schedule also accept the array `workers` alone.
+
+    Attributes:
+        workers: i32[T], the worker received at each event; or i32[T, s], sets of workers,
+            padded with -1.
+        times: f64[T], virtual seconds in ascending order; None without a clock.
     """
 
-    workers: np.ndarray  # i32[T], who is heard; or i32[T, s], sets, padded with -1
-    times: np.ndarray | None = None  # f64[T], virtual seconds, ascending
+    workers: np.ndarray
+    times: np.ndarray | None = None
 
 
 def uniform(key: Key, num_workers: int, num_events: int) -> np.ndarray:
-    """Every worker is equally likely at every event (the paper's experiment): i32[T]."""
+    """Every worker is equally likely at every event, as in the paper's experiment.
+
+    Args:
+        key: a run's `keys.schedule`.
+        num_workers: m.
+        num_events: T.
+
+    Returns:
+        Workers i32[T].
+    """
     return weighted(key, np.ones(num_workers), num_events)
 
 
 def weighted(key: Key, rates: Any, num_events: int) -> np.ndarray:
-    """Worker i arrives with probability proportional to `rates[i]`: i32[T].
+    """Worker i arrives with probability proportional to `rates[i]` at every event.
 
-    Exactly the order of arrivals of workers with exponential service times at these rates.
+    This is the order of arrivals of workers with exponential delays at these rates.
+
+    Args:
+        key: a run's `keys.schedule`.
+        rates: f64[m], finite and > 0.
+        num_events: T.
+
+    Returns:
+        Workers i32[T].
+
+    Raises:
+        InvalidConfig: if a rate is not finite and > 0, or there is none.
     """
     rates = np.asarray(rates, np.float64)
     require(rates.ndim == 1 and rates.size > 0, f"need one rate per worker: got {rates}")
@@ -45,14 +70,27 @@ def weighted(key: Key, rates: Any, num_events: int) -> np.ndarray:
     rule = f"rates are finite and > 0: worker {worst} has rate {rates[worst]:g}"
     require(good, rule)
     require(num_events >= 0, f"need num_events >= 0: got {num_events}")
-    rates = rates / rates.max()  # whose sum is finite
-    share = np.cumsum(rates) / rates.sum()
+    rates = rates / rates.max()  # so that the sum is finite
+    cumulative = np.cumsum(rates) / rates.sum()
     draws = host_rng(key).random(num_events)
-    return np.searchsorted(share, draws, side="right").astype(np.int32)
+    return np.searchsorted(cumulative, draws, side="right").astype(np.int32)
 
 
 def sets(key: Key, num_workers: int, num_events: int, size: int) -> np.ndarray:
-    """`size` distinct workers at every event, all sets equally likely, i32[T, size]."""
+    """`size` distinct workers at every event, with all sets equally likely.
+
+    Args:
+        key: a run's `keys.schedule`.
+        num_workers: m.
+        num_events: T.
+        size: s, in 1..m.
+
+    Returns:
+        Sets of workers i32[T, s].
+
+    Raises:
+        InvalidConfig: if the size is not in 1..m.
+    """
     require(
         1 <= size <= num_workers,
         f"a set needs 1 <= size <= workers: got size={size}, workers={num_workers}",
@@ -62,16 +100,23 @@ def sets(key: Key, num_workers: int, num_events: int, size: int) -> np.ndarray:
 
 
 def as_schedule(schedule: Any) -> Schedule:
-    """A `Schedule` as it is, an array as the workers of one without a clock."""
+    """The schedule itself, or a schedule without times for an array of workers."""
     return schedule if isinstance(schedule, Schedule) else Schedule(np.asarray(schedule))
 
 
 def check_schedule(schedule: Any, num_workers: int) -> Schedule:
-    """The schedule, its workers as i32[T] or i32[T, s], its times as f64[T].
+    """Checks a schedule for a run with m workers.
+
+    Args:
+        schedule: a `Schedule` or an array of workers.
+        num_workers: m.
+
+    Returns:
+        The schedule with workers i32[T] or i32[T, s] and times f64[T] or None.
 
     Raises:
-        InvalidConfig: where an id is not a worker's, an event names one twice, or times are
-            negative, NaN, out of order or not one per event.
+        InvalidConfig: if an id is not that of a worker, an event names a worker twice, or times
+            are negative, not finite, out of order or not one per event.
     """
     workers, times = as_schedule(schedule)
     workers = check_workers(workers, num_workers)
@@ -94,10 +139,10 @@ def check_schedule(schedule: Any, num_workers: int) -> Schedule:
 
 
 def check_workers(schedule: Any, num_workers: int) -> np.ndarray:
-    """The schedule as i32[T] or i32[T, s].
+    """Checks the workers of a schedule, and returns them as i32[T] or i32[T, s].
 
     Raises:
-        InvalidConfig: where an id is not a worker's, or an event names one twice.
+        InvalidConfig: if an id is not that of a worker, or an event names a worker twice.
     """
     schedule = np.asarray(schedule)
     rule = f"a schedule is an integer array [T] or [T, s]: got {schedule.dtype}"

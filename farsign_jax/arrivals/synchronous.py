@@ -1,11 +1,11 @@
-"""Schedules of rounds: the server waits for all workers, or for some."""
+"""Schedules of rounds, in which the server waits for all workers or for some of them."""
 
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from farsign_jax.arrivals.asynchronous import draw_streams
+from farsign_jax.arrivals.asynchronous import open_streams
 from farsign_jax.arrivals.delays import DelayModel
 from farsign_jax.arrivals.schedule import Schedule
 from farsign_jax.base import Key
@@ -14,52 +14,58 @@ from farsign_jax.validation import require
 
 def rounds(
     key: Key,
-    services: Sequence[DelayModel],
+    delays: Sequence[DelayModel],
     num_rounds: int,
     *,
     wait: int | None = None,
     participation: float = 1.0,
 ) -> Schedule:
-    """Rounds, for servers that wait: all are asked at once, and heard once enough are done.
+    """The schedule of a server that asks all workers at once and waits for their answers.
 
-    A round lasts until the last answer that it waits for; the others are dropped and their
-    workers asked anew. The service times are those of `by_time`: waiting costs what it costs.
+    A round lasts until the last answer that the server waits for has arrived. Later answers
+    are dropped, and their workers receive the question of the next round. The delays are those
+    of `by_time`, so that the cost of waiting can be compared.
 
     Args:
         key: a run's `keys.schedule`.
-        services: how long each of the m workers takes.
+        delays: the delay models of the m workers.
         num_rounds: R.
-        wait: q, the answers that end a round; None: of everybody who takes part, a barrier.
+        wait: q, the number of answers that end a round; None for those of all workers that
+            take part, a barrier.
         participation: gamma, the probability with which a worker takes part in a round,
-            independently; where nobody does, the round is empty and takes no time.
+            independently of the others. If no worker takes part, the round is empty and takes
+            no time.
 
     Returns:
-        Sets i32[R, q] (q = m for a barrier), ascending ids padded with -1, and their times.
+        R events with sets of workers i32[R, q] (q = m for a barrier), in ascending order and
+        padded with -1, and times f64[R].
 
     Raises:
-        InvalidConfig: on q outside 1..m or gamma outside (0, 1], or where a round would never
-            end because those it waits for are dead.
+        InvalidConfig: if q is not in 1..m or gamma not in (0, 1], if both are given, or if a
+            round would never end because a worker that it waits for is dead.
     """
     require(num_rounds >= 0, f"need num_rounds >= 0: got {num_rounds}")
-    streams, m = draw_streams(key, services, num_rounds), len(services)
+    streams, m = open_streams(key, delays, num_rounds), len(delays)
     num_rounds = int(num_rounds)
-    rule = f"need a whole number 1 <= wait <= workers: got wait={wait}, workers={m}"
+    rule = f"need an integer 1 <= wait <= workers: got wait={wait}, workers={m}"
     require(wait is None or (wait == int(wait) and 1 <= wait <= m), rule)
     size = m if wait is None else int(wait)
     rule = f"need 0 < participation <= 1: got {participation}"
     require(0 < participation <= 1, rule)
-    require(wait is None or participation == 1, "either wait for some or let some take part")
-    took = np.stack([s.service.draw(s.rng, 0, num_rounds) for s in streams], axis=1)  # [R, m]
+    require(wait is None or participation == 1, "wait and participation cannot be combined")
+    took = np.stack([s.delay.draw(s.rng, 0, num_rounds) for s in streams], axis=1)  # [R, m]
     worst = int(np.argmin((took >= 0).all(axis=0)))
-    rule = "a service time is a number of seconds >= 0"
+    rule = "a delay is a number of seconds >= 0"
     require(took >= 0, f"{rule}: worker {worst} took {took[:, worst].min(initial=np.inf)}")
-    rng = np.random.default_rng([*np.asarray(jax.random.key_data(key)), m])  # no worker's
+    rng = np.random.default_rng(
+        [*np.asarray(jax.random.key_data(key)), m]
+    )  # not a worker's stream
     takes_part = rng.random((num_rounds, m)) < participation
     sets, times, now = np.full((num_rounds, size), -1, np.int32), np.empty(num_rounds), 0.0
-    if np.isfinite(took).all() and all(s.windows == ((0.0, np.inf),) for s in services):
+    if np.isfinite(took).all() and all(s.windows == ((0.0, np.inf),) for s in delays):
         return _rounds_at_work(took, takes_part, wait)
     for r in range(num_rounds):
-        done = np.array([_done(s.service, now, took[r, i]) for i, s in enumerate(streams)])
+        done = np.array([_done(s.delay, now, took[r, i]) for i, s in enumerate(streams)])
         done = np.where(takes_part[r], done, np.inf)
         first = np.argsort(done, kind="stable")[:size]
         if wait is None:
@@ -76,7 +82,7 @@ def rounds(
 
 
 def _rounds_at_work(took: np.ndarray, takes_part: np.ndarray, wait: int | None) -> Schedule:
-    """`rounds` of workers that neither pause nor die: a round costs what its slowest takes."""
+    """`rounds` of workers that neither pause nor die, for all rounds at once."""
     ids = np.arange(took.shape[1], dtype=np.int32)
     if wait is None:
         sets = np.sort(np.where(takes_part, ids, len(ids)), axis=1)
@@ -89,9 +95,9 @@ def _rounds_at_work(took: np.ndarray, takes_part: np.ndarray, wait: int | None) 
     return Schedule(sets.astype(np.int32), np.cumsum(lasts))
 
 
-def _done(service: DelayModel, now: float, work: float) -> float:
-    """When a worker that begins now has worked for so long."""
-    for begin, end in service.windows:
+def _done(delay: DelayModel, now: float, work: float) -> float:
+    """The time at which a worker that begins now has worked for `work` seconds."""
+    for begin, end in delay.windows:
         start = max(begin, now)
         if start <= end and work <= end - start:
             return start + work

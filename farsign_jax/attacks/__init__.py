@@ -1,4 +1,4 @@
-"""Attacks: what Byzantine workers send, and when."""
+"""Attacks: what Byzantine workers send instead of honest messages, and when they send it."""
 
 from farsign_jax.attacks.messages import (
     alie,

@@ -1,6 +1,10 @@
-"""Attacks by name, and masks of the workers that carry them out."""
+"""Attacks by name, and masks of the Byzantine workers.
 
-from typing import Any
+To add an attack, write a function whose parameters are its options and which returns an
+`Attack`, and enter it in `ATTACKS`.
+"""
+
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,7 +23,17 @@ from farsign_jax.attacks.messages import (
 from farsign_jax.base import Attack
 from farsign_jax.validation import InvalidConfig, lookup, require
 
-ATTACKS = {
+
+class AttackFactory(Protocol):
+    """A function in `ATTACKS`: its parameters are the options of the attack.
+
+    The factory checks its options and raises `InvalidConfig` with the value and the rule.
+    """
+
+    def __call__(self, *args: Any, **options: Any) -> Attack: ...
+
+
+ATTACKS: dict[str, AttackFactory] = {
     "none": none,
     "sign_flip": sign_flip,
     "constant": constant,
@@ -32,8 +46,7 @@ ATTACKS = {
     "nonfinite": nonfinite,
 }
 
-
-SPACES = ("message", "measured")
+SPACES = ("message", "measured")  # see `messages`
 
 
 def parameters(name: str) -> specs.Parameters:
@@ -52,7 +65,16 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def make(name: str, space: str | None = None, **options: Any) -> Attack:
-    """The attack of that name; an `InvalidConfig` names close names or wrong options."""
+    """Makes the attack of that name.
+
+    Args:
+        name: one of `ATTACKS`.
+        space: what the attack replaces, "message" or "measured"; None for its own default.
+        options: the options of the attack.
+
+    Raises:
+        InvalidConfig: if the name or an option does not exist, or a value is refused.
+    """
     factory = lookup("attack", name, ATTACKS)
     require(space in (None, *SPACES), f"space is one of {SPACES}: got {space!r}")
     known = parameters(name)
@@ -66,15 +88,23 @@ def make(name: str, space: str | None = None, **options: Any) -> Attack:
 
 
 def byzantine_mask(num_workers: int, byzantine: Any) -> np.ndarray:
-    """bool[m] from a count (the first q workers) or from a mask, bool[P, m] from P masks.
+    """The mask of the Byzantine workers.
+
+    Args:
+        num_workers: m.
+        byzantine: the number q of Byzantine workers, which are then the first ones; or a mask
+            bool[m]; or P masks bool[P, m].
+
+    Returns:
+        bool[m], or bool[P, m] for P masks.
 
     Raises:
-        InvalidConfig: where no honest worker is left, or the mask does not have m entries.
+        InvalidConfig: if no worker is honest, or a mask does not have m entries.
     """
     m = num_workers
     if np.ndim(byzantine) == 0:
         q = byzantine
-        require(q == int(q), f"byzantine is a whole number: got {q}")
+        require(q == int(q), f"byzantine is an integer: got {q}")
         require(0 <= q < m, f"need 0 <= byzantine < workers: got byzantine={q}, workers={m}")
         return np.arange(m) < q
     mask = np.asarray(byzantine, bool)

@@ -1,1 +1,1 @@
-"""The embedded data: 12,000 MNIST images and the script that selects them."""
+"""Data sets as NumPy arrays, and partitions of their examples among workers."""

@@ -1,31 +1,36 @@
-"""Rebuilds the embedded subset of MNIST, bit for bit.
+"""Rebuilds the embedded subset of MNIST, bit by bit.
 
     python -m farsign_jax.data.build_mnist_subset --data_dir DIR --check
     python -m farsign_jax.data.build_mnist_subset --data_dir DIR
 
-From each split and class, the images whose SHA-256 sums are smallest: 1,000 per class for
-training and 200 for testing, in the order of the sums. The choice depends on the images
-alone, not on the order or the format they come in. Writes mnist_subset.npz in the package.
+The subset contains, from each split and class, the images with the smallest SHA-256 sums:
+1,000 per class for training and 200 for testing, in the order of the sums. The choice depends
+on the images alone, not on the order or the format in which they come. The command writes
+mnist_subset.npz in the package.
 """
 
+import argparse
 import hashlib
 import sys
 
 import numpy as np
-from absl import flags
 
-from farsign_jax.cli import commands
 from farsign_jax.data import dataset, datasets, sources
 from farsign_jax.io.files import atomic_write
-
-FLAGS = flags.FlagValues()
-_define = commands.definer(FLAGS)
-_define("string", "data_dir", None, "Where MNIST lies, prepared or as IDX files.")
-_define("bool", "check", False, "Compare with the embedded file, write nothing.")
+from farsign_jax.validation import DataError
 
 
 def select(images: np.ndarray, labels: np.ndarray, per_class: int) -> np.ndarray:
-    """Rows of the chosen images, i64[classes * per_class]."""
+    """Selects images of every class by their SHA-256 sums.
+
+    Args:
+        images: u8[N, ...].
+        labels: i32[N].
+        per_class: the number of images of each class.
+
+    Returns:
+        The rows of the selected images, i64[classes * per_class].
+    """
     sums = np.asarray([hashlib.sha256(image.tobytes()).hexdigest() for image in images])
     order = np.argsort(sums, kind="stable")
     chosen = [order[labels[order] == label][:per_class] for label in np.unique(labels)]
@@ -34,6 +39,7 @@ def select(images: np.ndarray, labels: np.ndarray, per_class: int) -> np.ndarray
 
 
 def build(mnist: dataset.Dataset) -> dataset.Dataset:
+    """The subset of the full data set."""
     train = select(mnist.train_images, mnist.train_labels, 1000)
     test = select(mnist.test_images, mnist.test_labels, 200)
     return dataset.Dataset(
@@ -45,8 +51,21 @@ def build(mnist: dataset.Dataset) -> dataset.Dataset:
 
 
 def main() -> None:
-    subset = build(datasets.load("mnist", FLAGS.data_dir))
-    if not FLAGS.check:
+    """Writes the subset, or compares it with the embedded file."""
+    # This package cannot use the command line of `farsign_jax.cli`, which depends on it.
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    text = "The folder of MNIST, prepared by tensorflow-datasets or with IDX files."
+    parser.add_argument("--data_dir", help=text)
+    text = "Compare with the embedded file instead of writing it."
+    parser.add_argument("--check", action="store_true", help=text)
+    arguments = parser.parse_args()
+    try:
+        subset = build(datasets.load("mnist", arguments.data_dir))
+    except DataError as error:
+        parser.error(str(error))
+    if not arguments.check:
         atomic_write(
             sources.EMBEDDED, lambda file: np.savez_compressed(file, **subset._asdict())
         )
@@ -60,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    commands.main(main, FLAGS, __doc__)
+    main()

@@ -1,9 +1,9 @@
-"""Image data sets as NumPy arrays.
+"""Data sets by name, as NumPy arrays.
 
-`load` reads, in this order: the decoded arrays it cached last time; a directory prepared by
-tensorflow-datasets (array_record; TensorFlow is not imported); raw IDX files, gzipped or not;
-else it downloads and verifies the IDX files. `mnist_subset` and `license_text` (`texts`) are
-part of the package.
+`load` tries these sources in turn: the decoded arrays that it cached last time; a directory
+prepared by tensorflow-datasets (in array_record format; TensorFlow is not imported); raw IDX
+files, gzipped or not; and a download of the IDX files, which it verifies. `mnist_subset` and
+`license_text` are part of the package.
 """
 
 import hashlib
@@ -12,14 +12,14 @@ import pathlib
 import numpy as np
 
 from farsign_jax.data import license_text
-from farsign_jax.data.dataset import Dataset, IdxSource, Other, check_data
+from farsign_jax.data.dataset import Dataset, IdxSource, LocalSource, check_data
 from farsign_jax.data.idx import read_idx
 from farsign_jax.data.sources import EMBEDDED, download, read_npz, read_prepared
 from farsign_jax.io import cache as cache_lib
 from farsign_jax.io.files import atomic_write
 from farsign_jax.validation import DataError, lookup
 
-DATASETS: dict[str, IdxSource | Other] = {
+DATASETS: dict[str, IdxSource | LocalSource] = {
     "mnist": IdxSource(
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         (
@@ -50,11 +50,15 @@ DATASETS: dict[str, IdxSource | Other] = {
         ),
         "60,000 Japanese characters, and 10,000 for testing",
     ),
-    "cifar10": Other(
-        "50,000 colour photographs, and 10,000; to be prepared by tensorflow-datasets"
+    "cifar10": LocalSource(
+        "50,000 colour photographs, and 10,000 for testing; prepared by tensorflow-datasets"
     ),
-    "mnist_subset": Other("10,000 digits of mnist, and 2,000 for testing; part of the package"),
-    "license_text": Other("The next character of the Apache License; part of the package"),
+    "mnist_subset": LocalSource(
+        "10,000 digits of mnist, and 2,000 for testing; part of the package"
+    ),
+    "license_text": LocalSource(
+        "the next character of the Apache License; part of the package"
+    ),
 }
 
 
@@ -63,14 +67,17 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
 
     Args:
         name: one of `DATASETS`.
-        data_dir: where prepared or raw files lie, as given to tensorflow-datasets or a
-            folder of IDX files. Default: ~/tensorflow_datasets.
-        cache_dir: where the decoded arrays are kept, one file per data set and data_dir.
+        data_dir: the folder of prepared or raw files, either as given to tensorflow-datasets
+            or a folder of IDX files. Default: ~/tensorflow_datasets.
+        cache_dir: the folder for decoded arrays, one file per data set and data_dir.
             Default: `cache.folder`.
 
+    Returns:
+        The images and labels.
+
     Raises:
-        InvalidConfig: on an unknown name.
-        DataError: where the files are neither here nor to be had, or damaged.
+        InvalidConfig: if the name is unknown.
+        DataError: if the files are damaged, or are neither found nor can be downloaded.
     """
     lookup("dataset", name, DATASETS)
     if name == "license_text":
@@ -97,6 +104,6 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
         try:
             check_data(dataset)
         except ValueError as error:
-            raise DataError(f"what was read as {name} cannot be it: {error}") from error
+            raise DataError(f"the files of {name} contain another data set: {error}") from error
         atomic_write(cached, lambda file: np.savez(file, **dataset._asdict()))
     return dataset

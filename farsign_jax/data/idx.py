@@ -1,4 +1,4 @@
-"""Files in the IDX format of MNIST."""
+"""Files in IDX, the format in which MNIST is published."""
 
 import gzip
 import pathlib
@@ -20,12 +20,23 @@ IDX_FILES = (
 
 
 def read_idx(name: str, directory: pathlib.Path) -> Dataset | None:
-    """Reads four IDX files from `directory`/`name` or `directory`; None where not all are."""
+    """Reads the four IDX files of a data set.
+
+    Args:
+        name: the name of the data set.
+        directory: the folder that is searched, with its subfolders `name` and `name`/raw.
+
+    Returns:
+        The data set, or None if no folder contains all four files.
+
+    Raises:
+        DataError: if a file is damaged.
+    """
     for folder in (directory / name, directory / name / "raw", directory):
         paths = []
         for file in IDX_FILES:
-            here = [folder / file, folder / f"{file}.gz"]
-            paths += [path for path in here if path.is_file()][:1]
+            candidates = [folder / file, folder / f"{file}.gz"]
+            paths += [path for path in candidates if path.is_file()][:1]
         if len(paths) == 4:
             images, labels, test_images, test_labels = map(_idx_array, paths)
             return Dataset(
@@ -38,7 +49,7 @@ def read_idx(name: str, directory: pathlib.Path) -> Dataset | None:
 
 
 def _idx_array(path: pathlib.Path) -> np.ndarray:
-    """One IDX file of unsigned bytes: 0, 0, type 8, rank, sizes (big-endian), data."""
+    """Reads one IDX file of unsigned bytes: 0, 0, type 8, rank, sizes (big-endian), data."""
     opened: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     try:
         with opened(path, "rb") as file:
@@ -48,4 +59,4 @@ def _idx_array(path: pathlib.Path) -> np.ndarray:
         require(zero == 0 and kind == 8, "not an IDX file of unsigned bytes")
         return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
     except (OSError, EOFError, ValueError, struct.error) as error:
-        raise DataError(f"{path} is not a whole IDX file: {error}") from error
+        raise DataError(f"{path} is not a complete IDX file: {error}") from error

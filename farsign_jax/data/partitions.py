@@ -1,4 +1,11 @@
-"""Who holds which example: every example belongs to exactly one worker, but in `unbalanced`."""
+"""Partitions of the examples of a data set among workers.
+
+In every partition but `unbalanced`, each example belongs to exactly one worker. To add a
+partition, write a function `(labels, m, rng, heterogeneity)` that returns the rows of each
+worker, and enter it in `PARTITIONS` with its default heterogeneity.
+"""
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -8,14 +15,14 @@ from farsign_jax.validation import lookup, require
 
 
 def _iid(labels: np.ndarray, m: int, rng: np.random.Generator, _: float) -> list[np.ndarray]:
-    """At random, in equal parts."""
+    """A random split into equal parts."""
     return np.array_split(rng.permutation(len(labels)), m)
 
 
 def _dirichlet(
     labels: np.ndarray, m: int, rng: np.random.Generator, alpha: float
 ) -> list[np.ndarray]:
-    """Each class in Dirichlet(heterogeneity) proportions."""
+    """Each class is split in Dirichlet(alpha) proportions."""
     parts: list[list[np.ndarray]] = [[] for _ in range(m)]
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
@@ -28,7 +35,7 @@ def _dirichlet(
 def _unbalanced(
     labels: np.ndarray, m: int, rng: np.random.Generator, alpha: float
 ) -> list[np.ndarray]:
-    """As dirichlet, but all get equally many: some are lost, some are there twice."""
+    """As `_dirichlet`, with N // m examples for everyone: some are lost, some are repeated."""
     size = len(labels) // m
     parts = _dirichlet(labels, m, rng, alpha)
     rule = "partition unbalanced leaves a worker without examples: "
@@ -45,28 +52,30 @@ def _unbalanced(
 def _label_skew(
     labels: np.ndarray, m: int, rng: np.random.Generator, pieces: float
 ) -> list[np.ndarray]:
-    """Sorted by label, in pieces of which everybody gets `heterogeneity`."""
+    """The examples are sorted by label and cut, with `pieces` pieces for each worker."""
     shuffled = rng.permutation(len(labels))
     ordered = shuffled[np.argsort(labels[shuffled], kind="stable")]
     cut = np.array_split(ordered, m * int(pieces))
-    dealt = rng.permutation(len(cut)).reshape(m, -1)
-    return [np.concatenate([cut[i] for i in hand]) for hand in dealt]
+    assigned = rng.permutation(len(cut)).reshape(m, -1)
+    return [np.concatenate([cut[i] for i in indices]) for indices in assigned]
 
 
 def _two_camps(
-    labels: np.ndarray, m: int, rng: np.random.Generator, share: float
+    labels: np.ndarray, m: int, rng: np.random.Generator, fraction: float
 ) -> list[np.ndarray]:
-    """The first m * heterogeneity workers hold the lower half of the labels only."""
-    camp, size = min(max(round(share * m), 1), m - 1), len(labels) // m
+    """The first fraction * m workers hold examples of the lower half of the labels only."""
+    camp, size = min(max(round(fraction * m), 1), m - 1), len(labels) // m
     low = labels < np.median(np.unique(labels))
     order = rng.permutation(len(labels))
-    theirs = order[low[order]][: camp * size]
-    others = rng.permutation(np.setdiff1d(order, theirs))
-    first = np.array_split(theirs, camp) if camp else []
-    return [*first, *np.array_split(others, m - camp)]
+    lower = order[low[order]][: camp * size]
+    rest = rng.permutation(np.setdiff1d(order, lower))
+    first = np.array_split(lower, camp) if camp else []
+    return [*first, *np.array_split(rest, m - camp)]
 
 
-PARTITIONS = {
+Split = Callable[[np.ndarray, int, np.random.Generator, float], list[np.ndarray]]
+
+PARTITIONS: dict[str, tuple[Split, float]] = {
     "iid": (_iid, 0.0),
     "dirichlet": (_dirichlet, 0.5),
     "unbalanced": (_unbalanced, 1.0),
@@ -82,29 +91,35 @@ def partition(
     key: Key,
     heterogeneity: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Deals the examples out.
+    """Distributes the examples among the workers.
 
     Args:
         labels: i32[N].
         num_workers: m.
-        kind: "iid", a random split into equal parts; "dirichlet", each class is split in
-            Dirichlet(heterogeneity) proportions (Hsu, Qi and Brown, 2019); "unbalanced", the same, but
-            all get N // m examples: who has more loses some at random, who has fewer gets some
-            of its own twice ("Asynchronous Byzantine-Robust Stochastic Aggregation with
-            Variance Reduction", Section IV, as far as it is stated); "label_skew", sorted by
-            label and cut into m * heterogeneity pieces of which each worker gets `heterogeneity` (McMahan et
-            al., AISTATS 2017); "two_camps", the first m * heterogeneity workers hold nothing but the
-            lower half of the labels, the others share what is left.
+        kind: the partition:
+            "iid" is a random split into equal parts.
+            "dirichlet" splits each class in Dirichlet(heterogeneity) proportions (Hsu, Qi and
+            Brown, 2019).
+            "unbalanced" does the same, but gives every worker N // m examples: a worker with
+            more loses some at random, and one with fewer gets some of its own twice
+            ("Asynchronous Byzantine-Robust Stochastic Aggregation with Variance Reduction",
+            Section IV, as far as it is stated).
+            "label_skew" sorts the examples by label and cuts them into m * heterogeneity
+            pieces, of which each worker gets `heterogeneity` (McMahan et al., AISTATS 2017).
+            "two_camps" gives the first m * heterogeneity workers examples of the lower half of
+            the labels only, and splits the remaining ones among the other workers.
         key: a run's `keys.partition`.
-        heterogeneity: default 0.5 for dirichlet (smaller is more uneven), 1 for unbalanced, 2 for
-            label_skew, 0.2 for two_camps.
+        heterogeneity: how different the data of the workers are; the default is 0.5 for
+            dirichlet (smaller is more uneven), 1 for unbalanced, 2 for label_skew and 0.2 for
+            two_camps.
 
     Returns:
-        rows i32[m, n], each worker's examples, padded to the largest n with the worker's
+        rows i32[m, n], the examples of each worker, padded to the largest n with the worker's
         first one, and sizes i32[m], how many of them count.
 
     Raises:
-        InvalidConfig: on an unknown kind, more workers than examples, or a heterogeneity <= 0.
+        InvalidConfig: if the kind is unknown, there are more workers than examples, or the
+            heterogeneity is out of range.
     """
     split, default = lookup("partition", kind, PARTITIONS)
     require(
@@ -112,11 +127,9 @@ def partition(
         f"partition iid takes no heterogeneity: got {heterogeneity}",
     )
     heterogeneity = float(default if heterogeneity is None else heterogeneity)
-    whole = kind != "label_skew" or heterogeneity == int(heterogeneity)
-    require(
-        whole,
-        f"partition label_skew needs a whole number of pieces: got heterogeneity={heterogeneity:g}",
-    )
+    rule = "partition label_skew needs a whole number of pieces: got "
+    rule += f"heterogeneity={heterogeneity:g}"
+    require(kind != "label_skew" or heterogeneity == int(heterogeneity), rule)
     rule = f"partition two_camps needs 0 < heterogeneity <= 0.5: got {heterogeneity:g}"
     require(kind != "two_camps" or heterogeneity <= 0.5, rule)
     require(

@@ -1,6 +1,6 @@
-"""Arrays of other libraries as arrays of JAX and back, in the same memory where that can be.
+"""Arrays of other libraries as arrays of JAX and back, in the same memory where possible.
 
-What `interop` promises about memory and types is kept here.
+This module implements what the docstring of `aggregation` says about memory and types.
 """
 
 import contextlib
@@ -16,36 +16,36 @@ from farsign_jax.validation import InvalidConfig, require
 
 
 def is_tensor(x: Any) -> bool:
-    """Whether that is PyTorch's."""
-    torch = sys.modules.get("torch")  # who hands over a tensor has imported it
+    """Whether x is a tensor of PyTorch."""
+    torch = sys.modules.get("torch")  # whoever passes a tensor has imported it
     return torch is not None and isinstance(x, torch.Tensor)
 
 
 def library(x: Any) -> str:
-    """Whose array that is, and where it lies if they say so."""
+    """The name of the library of an array, with the device of a tensor."""
     if is_tensor(x):
         return f"torch on {x.device}"
     return "numpy" if isinstance(x, np.ndarray) else type(x).__module__.partition(".")[0]
 
 
 def dtype(x: Any) -> str:
-    """The name of its type, which libraries share; "" of what is no array."""
+    """The name of the type of an array, which libraries share; "" for other objects."""
     return str(getattr(x, "dtype", "")).removeprefix("torch.")
 
 
 def result_dtype(x: Any) -> Any:
-    """Of what is made of such arrays: float32 where they are no floats."""
+    """The type of results for arrays like x: its own, or float32 if that is not a float."""
     name = dtype(x)
     return jnp.dtype(name if "float" in name else "float32")
 
 
 def work_dtype(*types: Any) -> Any:
-    """What numbers of such types are computed in."""
+    """The type in which numbers of these types are computed."""
     return jnp.dtype("float64" if "float64" in map(str, types) else "float32")
 
 
 def precision(*trees: PyTree) -> contextlib.AbstractContextManager:
-    """float64 for as long as one of these needs it."""
+    """A context in which float64 is enabled if one of these arrays has that type."""
     if not any(dtype(leaf) == "float64" for leaf in jax.tree.leaves(trees)):
         return contextlib.nullcontext()
     if callable(getattr(jax, "enable_x64", None)):
@@ -55,11 +55,11 @@ def precision(*trees: PyTree) -> contextlib.AbstractContextManager:
     return enable_x64(True)  # jax before 0.8
 
 
-def checked(x: Any) -> Any:
-    """x, if it is an array of real numbers.
+def check_array(x: Any) -> Any:
+    """Returns x, after a check that it is an array of real numbers.
 
     Raises:
-        InvalidConfig: where it is none, has a mask, or is a tensor that requires grad.
+        InvalidConfig: if it is not one, has a mask, or is a tensor that requires grad.
     """
     known = hasattr(x, "__dlpack__") and hasattr(x, "shape") and bool(dtype(x))
     require(known, f"need arrays or tensors: got {type(x).__name__}")
@@ -71,34 +71,34 @@ def checked(x: Any) -> Any:
     return x
 
 
-def entered(x: Any) -> Array:
-    """The same numbers as floats of JAX: in the same memory, if it can be.
+def to_jax(x: Any) -> Array:
+    """The same numbers as floats of JAX, in the same memory where possible.
 
     Raises:
-        InvalidConfig: where JAX cannot read them.
+        InvalidConfig: if JAX cannot read them.
     """
     name = dtype(x)
-    whole = "int" in name or name == "bool"
+    integral = "int" in name or name == "bool"
     if isinstance(x, jax.Array):
-        return x.astype(jnp.float32) if whole else x
+        return x.astype(jnp.float32) if integral else x
     try:
         if is_tensor(x):
-            return jax.dlpack.from_dlpack((x.float() if whole else x).contiguous())
+            return jax.dlpack.from_dlpack((x.float() if integral else x).contiguous())
         if not isinstance(x, np.ndarray):
-            told = jax.dlpack.from_dlpack(x)
-            return told.astype(jnp.float32) if whole else told
-        x = np.ascontiguousarray(x, np.float32 if whole else None).reshape(x.shape)
-        if name == "bfloat16":  # which DLPack of NumPy does not know, nor read-only arrays
+            array = jax.dlpack.from_dlpack(x)
+            return array.astype(jnp.float32) if integral else array
+        x = np.ascontiguousarray(x, np.float32 if integral else None).reshape(x.shape)
+        if name == "bfloat16":  # NumPy exports neither bfloat16 nor read-only arrays
             return jax.device_put(x.copy(), jax.local_devices(backend="cpu")[0])
         return jax.dlpack.from_dlpack(x if x.flags.writeable else x.copy())
-    except Exception as error:  # every library has errors of its own for what it cannot share
+    except Exception as error:  # each library raises errors of its own
         reason = str(error).partition("\n")[0]
-        told = f"{name} of {library(x)}"
-        raise InvalidConfig(f"JAX cannot read an array of {told}: {reason}") from error
+        kind = f"{name} of {library(x)}"
+        raise InvalidConfig(f"JAX cannot read an array of {kind}: {reason}") from error
 
 
-def entered_ids(ids: Any) -> Array:
-    """i32[k] from whole numbers of any kind."""
+def ids_to_jax(ids: Any) -> Array:
+    """i32[k] from integers of any library."""
     if isinstance(ids, jax.Array):
         return ids.astype(jnp.int32)
     if is_tensor(ids):
@@ -106,22 +106,25 @@ def entered_ids(ids: Any) -> Array:
     return jnp.asarray(np.asarray(ids), jnp.int32)
 
 
-def left(x: Array, like: Any) -> Any:
-    """An array of JAX that nobody else has, as what `like` is. Waits for it."""
+def from_jax(x: Array, like: Any) -> Any:
+    """An array of JAX that is not used elsewhere as an array of the library of `like`.
+
+    It waits for the array to be computed.
+    """
     x = jax.block_until_ready(x)
     if is_tensor(like):
         return sys.modules["torch"].from_dlpack(x)
     return np.asarray(x) if isinstance(like, np.ndarray) else x
 
 
-def left_ids(ids: Array, like: Any) -> Any:
-    """Whole numbers by which the library of `like` indexes: int64, i32 of JAX."""
-    told = left(ids, like)
-    if is_tensor(told):
-        return told.long()
-    return told.astype(np.int64) if isinstance(told, np.ndarray) else told
+def ids_from_jax(ids: Array, like: Any) -> Any:
+    """Integers as the library of `like` uses them for indexing: int64, or i32 in JAX."""
+    array = from_jax(ids, like)
+    if is_tensor(array):
+        return array.long()
+    return array.astype(np.int64) if isinstance(array, np.ndarray) else array
 
 
-def mask(told: Any) -> np.ndarray:
-    """Flags of any kind, on any device, as bool[n]."""
-    return np.asarray(told.tolist() if hasattr(told, "tolist") else told)
+def mask(flags: Any) -> np.ndarray:
+    """A mask bool[n], or a number, of any library and on any device, as an array of NumPy."""
+    return np.asarray(flags.tolist() if hasattr(flags, "tolist") else flags)

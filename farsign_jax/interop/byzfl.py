@@ -1,28 +1,30 @@
-"""What ByzFL says in dictionaries, in the texts of this library.
+"""Translates the dictionaries of ByzFL into the descriptions of this library.
 
     byzfl.text("aggregator", {"name": "TrMean", "parameters": {"f": 3}})  # trimmed_mean:f=3
     byzfl.text("attack", {"name": "ALittleIsEnough"})  # alie:z=1.5,sign=1,ddof=1
 
-A name that is spelled as a class of ByzFL (0.0.11) means what that class does, with its
-defaults and its conventions, but for what is listed below, or is refused with the reason. Any
-other name is one of ours, and the dictionary another way to write `name:option=value,...`.
-(In texts, and in `aggregators.make`, ByzFL's names are aliases: numbers and conventions are
-ours there.)
+A name that is spelled as a class of ByzFL (0.0.11) stands for what that class does, with its
+defaults and conventions, apart from the differences listed below; classes that cannot be
+reproduced are refused with the reason. Any other name is a name of this library, and the
+dictionary is another way to write `name:option=value,...`. (In texts, and in
+`aggregators.make`, the names of ByzFL are aliases, with the defaults and conventions of this
+library.)
 
-What is different, beside that:
+The remaining differences are:
 
-    Krum, MultiKrum      need n >= 2f + 3 here, n > 2f there
-    NNM, ARC             need n > 2f here; n > f, or n >= f for ARC, there
-    every aggregator     leaves out rows that are not finite here; there they count (only
+    Krum, MultiKrum      need n >= 2f + 3 here, n > 2f in ByzFL
+    NNM, ARC             need n > 2f here; n > f, or n >= f for ARC, in ByzFL
+    every aggregator     leaves out rows that are not finite here; in ByzFL they count (only
                          GeometricMedian leaves out those with infinities)
-    GeometricMedian      T = 0 is refused here; zeros there
-    CenteredClipping     L = 0 is refused here; the start there
-    f                    must be written down here; 0 by default there
-    ARC                  rounds its count of rows exactly here; a product of floats there
+    GeometricMedian      T = 0 is refused here, and gives zeros in ByzFL
+    CenteredClipping     L = 0 is refused here, and gives the start in ByzFL
+    f                    must be given here, and is 0 by default in ByzFL
+    ARC                  computes its count of rows in integers here, in floats in ByzFL
 
-Two more things have no translation, as there are no rounds in which all liars speak together. A
-liar of ByzFL sees the honest gradients of the round, ours what honest workers last said. And
-ByzFL's liars all send the same vector: of `Gaussian` one draw, here each has its own.
+Two more differences follow from the absence of rounds in which all Byzantine workers act
+together. A Byzantine worker of ByzFL sees the honest gradients of the round; here it sees what
+honest workers last reported. And the Byzantine workers of ByzFL all send the same vector, with
+one draw of `Gaussian`; here each has its own.
 """
 
 import re
@@ -35,23 +37,23 @@ from farsign_jax.validation import InvalidConfig, require
 
 
 class Peer(NamedTuple):
-    """What a class of ByzFL is here.
+    """The counterpart of a class of ByzFL.
 
     Attributes:
-        name: in our registries.
-        takes: its parameters, as they are called here.
-        told: our options that make it ByzFL's; a parameter that is given comes first.
-        fixed: parameters that can only be what they are by default.
+        name: its name in the registries of this library.
+        takes: the names of its parameters here, by their names in ByzFL.
+        defaults: options that make it equal to ByzFL's; parameters that are given override
+            them.
+        fixed: parameters of ByzFL that can only have their default value here.
     """
 
     name: str
     takes: Mapping[str, str] = {}
-    told: Mapping[str, Any] = {}
+    defaults: Mapping[str, Any] = {}
     fixed: Mapping[str, Any] = {}
 
 
 _F = {"f": "f"}
-
 
 AGGREGATORS = {
     "Average": Peer("mean"),
@@ -78,7 +80,6 @@ AGGREGATORS = {
     "Clipping": Peer("clipping", {"c": "c"}, {"c": 2.0}),
 }
 
-
 ATTACKS = {
     "NoAttack": Peer("none"),
     "SignFlipping": Peer("sign_flip", {}, {"source": "honest_mean"}),
@@ -89,34 +90,32 @@ ATTACKS = {
     "Inf": Peer("nonfinite", {}, {"kind": "inf"}),
 }
 
-
 _SEARCH = "it searches for tau against one aggregator in every round: give a tau to {}"
-
 
 REFUSED = {
     "Optimal_InnerProductManipulation": _SEARCH.format("InnerProductManipulation"),
     "Optimal_ALittleIsEnough": _SEARCH.format("ALittleIsEnough"),
-    "LabelFlipping": "it spoils what workers learn from; attacks here are on what they say",
-    "MoNNA": "it trusts one of the workers, of its own choice",
-    "CAF": "its result depends on a random start that it does not let one choose",
-    "SMEA": "its result depends on a random start that it does not let one choose",
+    "LabelFlipping": "it changes the data of workers; attacks here change their messages",
+    "MoNNA": "it trusts one of the workers, which it chooses itself",
+    "CAF": "its result depends on a random start that cannot be chosen",
+    "SMEA": "its result depends on a random start that cannot be chosen",
 }
-
 
 PEERS = {"aggregator": AGGREGATORS, "attack": ATTACKS}
 
 
 def text(kind: str, entry: Any) -> str:
-    """The text for a dictionary; of aggregators, for a list of stages too.
+    """The description `name:option=value,...` for a dictionary or a list of stages.
 
     Args:
-        kind: what it names: "aggregator", "attack", or anything else that ByzFL has no
-            dictionaries for here ("method", "model", "partition", ...).
-        entry: `{"name": ..., "parameters": {...}}`, or a text, which stays what it is.
+        kind: what is described: "aggregator", for which a list of stages is accepted too,
+            "attack", or a kind without translation from ByzFL ("method", "model", "partition",
+            ...).
+        entry: `{"name": ..., "parameters": {...}}`, or a text, which is returned unchanged.
 
     Raises:
-        InvalidConfig: on anything else, on what cannot be written as a text, and on classes of
-            ByzFL, or parameters of these, that mean something that is not to be had here.
+        InvalidConfig: if the entry has another form or a value that cannot be written as text,
+            or if it is a class of ByzFL, or has a parameter, without counterpart here.
     """
     if isinstance(entry, str):
         return entry
@@ -130,42 +129,42 @@ def text(kind: str, entry: Any) -> str:
     name, given = entry["name"], entry.get("parameters") or {}
     require(isinstance(name, str) and isinstance(given, Mapping), f"{kind} {rule}")
     if name in REFUSED and kind in PEERS:
-        raise InvalidConfig(f"ByzFL's {name} is not to be had here: {REFUSED[name]}")
+        raise InvalidConfig(f"ByzFL's {name} is not available here: {REFUSED[name]}")
     options, peer = dict(given), PEERS.get(kind, {}).get(name)
     if peer is not None:
         name, options = peer.name, _translated(name, peer, given)
-    told = ",".join(f"{_word(o)}={_word(v)}" for o, v in options.items())
-    return f"{_word(name)}:{told}" if told else _word(name)
+    rest = ",".join(f"{_word(o)}={_word(v)}" for o, v in options.items())
+    return f"{_word(name)}:{rest}" if rest else _word(name)
 
 
 def _translated(name: str, peer: Peer, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Our options for those of ByzFL."""
+    """The options of this library for the parameters of a class of ByzFL."""
     options: dict[str, Any] = {}
     for parameter, value in given.items():
         if parameter in peer.fixed:
             only = peer.fixed[parameter]
             require(
-                value == only, f"{name} is to be had with {parameter}={only}: got {value!r}"
+                value == only,
+                f"{name} is available with {parameter}={only} only: got {value!r}",
             )
             continue
         known = ", ".join((*peer.takes, *peer.fixed)) or "none"
         require(parameter in peer.takes, f"{name} has no {parameter!r}: it has {known}")
         options[peer.takes[parameter]] = value
     if "f" in peer.takes:
-        rule = f"{name} needs f (ByzFL's run_benchmark fills it in, here it is written down)"
+        rule = f"{name} needs f (ByzFL's run_benchmark adds it, here it must be given)"
         require("f" in options, rule)
-    return options | {o: v for o, v in peer.told.items() if o not in options}
+    return options | {o: v for o, v in peer.defaults.items() if o not in options}
 
 
 def _word(value: Any) -> str:
-    """A name or a number as it stands in a text; widths of layers as in 256x128."""
-    whole = isinstance(value, list) and value and all(type(one) is int for one in value)
-    if whole:
+    """A name or a number as part of a description; a list of widths becomes 256x128."""
+    if isinstance(value, list) and value and all(type(width) is int for width in value):
         return "x".join(map(str, value))
     good = isinstance(value, str | int | float)
     if isinstance(value, float):
         good = bool(np.isfinite(value))
     elif isinstance(value, str):
         good = bool(value) and not re.search(r"[\s,:+=]", value)
-    require(good, f"a name or a finite number stands in parameters: got {value!r}")
+    require(good, f"parameters are names and finite numbers: got {value!r}")
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""Models: Flax modules, and their parameters as one vector."""
+"""Models: Flax modules, and their view as functions of one parameter vector."""
 
 from farsign_jax.models.flat import Flat, as_float, byte_scale, flatten
 from farsign_jax.models.networks import CNN, MLP, MODELS, cnn, make, mlp, softmax_regression

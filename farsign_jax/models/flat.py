@@ -1,7 +1,8 @@
-"""Flax models and their view as functions of one flat vector.
+"""The view of a Flax module as a function of one parameter vector.
 
-Servers know vectors f32[d]; only this file and `problems` know the parameter tree. Any
-`flax.linen` module that maps inputs to logits and keeps nothing but `params` will do.
+Servers work with vectors f32[d]; only this file and `problems` know the tree of parameters. Any
+`flax.linen` module that maps inputs to logits and has no collection other than `params` can be
+used.
 """
 
 import functools
@@ -20,31 +21,44 @@ from farsign_jax.validation import InvalidConfig, require
 
 
 class Flat(NamedTuple):
-    """A module as a function of one vector f32[d]."""
+    """A module as a function of one vector f32[d].
 
-    dim: int  # d
-    offsets: Any  # the parameter tree, each leaf its first index in the vector
-    shapes: Any  # the parameter tree, each leaf its shape
-    init: Callable[[Key], Array]  # key -> f32[d]
-    apply: Callable[[Array, Array], Array]  # (x f32[d], inputs [b, ...]) -> logits f32[b, c]
+    Attributes:
+        dim: d, the number of parameters.
+        offsets: the tree of parameters, with the first index of each leaf in the vector.
+        shapes: the tree of parameters, with the shape of each leaf.
+        init: `(key) -> f32[d]`, draws initial parameters.
+        apply: `(x f32[d], inputs [b, ...]) -> f32[b, c]`, the logits of c classes.
+    """
+
+    dim: int
+    offsets: Any
+    shapes: Any
+    init: Callable[[Key], Array]
+    apply: Callable[[Array, Array], Array]
 
 
 def byte_scale(inputs: Array) -> int:
-    """What inputs are divided by: bytes (images) lie in [0, 1] then, the rest is as it is."""
+    """The divisor of inputs: 255 for bytes (images), which it scales to [0, 1], else 1."""
     return 255 if inputs.dtype == jnp.uint8 else 1
 
 
 def as_float(inputs: Array, dtype: Any) -> Array:
-    """Bytes (images) scaled to [0, 1], anything else as it is."""
+    """Inputs as floats of this type, with bytes (images) scaled to [0, 1]."""
     return inputs.astype(dtype) / jnp.asarray(byte_scale(inputs), dtype)
 
 
-@functools.lru_cache(maxsize=64)  # the same function object each time: jit caches by identity
+@functools.lru_cache(maxsize=64)  # the same functions each time, as jit caches by identity
 def flatten(module: nn.Module, input_shape: tuple[int, ...]) -> Flat:
-    """The flat view of `module` on inputs [b, *input_shape]. Leaves lie in tree order.
+    """The flat view of a module, with the leaves of the parameters in tree order.
+
+    Args:
+        module: maps inputs [b, *input_shape] to logits [b, classes].
+        input_shape: the shape of one input.
 
     Raises:
-        InvalidConfig: where the module keeps anything beside `params` (BatchNorm statistics).
+        InvalidConfig: if the module cannot be initialised, or has a collection other than
+            `params`, such as the statistics of BatchNorm.
     """
     example = jnp.zeros((1, *input_shape), jnp.float32)
     try:
@@ -65,12 +79,14 @@ def flatten(module: nn.Module, input_shape: tuple[int, ...]) -> Flat:
     starts = [0, *np.cumsum(sizes).tolist()]
 
     @jax.jit
-    def init(key):
+    def init(key: Key) -> Array:
         params = module.init(key, example)["params"]
         return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(params)])
 
-    def apply(x, inputs):
-        parts = jax.lax.split(x, sizes)  # slices would make a gradient a sum of padded parts
+    def apply(x: Array, inputs: Array) -> Array:
+        parts = jax.lax.split(
+            x, sizes
+        )  # with slices, a gradient would be a sum of padded parts
         leaves = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
         params = jax.tree.unflatten(tree, leaves)
         logits = module.apply({"params": params}, as_float(inputs, x.dtype))

@@ -1,4 +1,8 @@
-"""Networks by name: Flax modules that map images to logits."""
+"""Networks by name: Flax modules that map images to logits.
+
+To add a model, write a function of the number of classes that returns a module, and enter it in
+`MODELS`.
+"""
 
 from collections.abc import Callable
 
@@ -10,16 +14,21 @@ from farsign_jax.validation import lookup, require
 
 
 class MLP(nn.Module):
-    """Dense layers with He-normal weights and zero biases; the input is flattened.
+    """A multi-layer perceptron with He-normal weights and zero biases on flattened inputs.
 
     With ReLU and features (32, 10) on MNIST this is the paper's network, d = 25,450.
+
+    Attributes:
+        features: the widths of the dense layers; the last one is the number of classes.
+        activation: the function between layers.
     """
 
-    features: tuple[int, ...] = (32, 10)  # widths, the last one is the number of classes
+    features: tuple[int, ...] = (32, 10)
     activation: Callable[[Array], Array] = nn.relu
 
     @nn.compact
-    def __call__(self, inputs):
+    def __call__(self, inputs: Array) -> Array:
+        """Maps inputs [b, ...] to logits [b, classes]."""
         h = inputs.reshape(inputs.shape[0], -1)
         for width in self.features[:-1]:
             h = self.activation(nn.Dense(width, kernel_init=nn.initializers.he_normal())(h))
@@ -27,13 +36,19 @@ class MLP(nn.Module):
 
 
 class CNN(nn.Module):
-    """Two 3x3 convolutions with stride 2, then one dense layer; no batch statistics."""
+    """Two 3x3 convolutions with stride 2, then one dense layer, without batch statistics.
+
+    Attributes:
+        channels: the output channels of the convolutions.
+        num_classes: the number of classes.
+    """
 
     channels: tuple[int, ...] = (8, 16)
     num_classes: int = 10
 
     @nn.compact
-    def __call__(self, inputs):
+    def __call__(self, inputs: Array) -> Array:
+        """Maps images [b, height, width, channels] to logits [b, classes]."""
         h = inputs
         for channels in self.channels:
             h = nn.relu(nn.Conv(channels, (3, 3), strides=(2, 2))(h))
@@ -48,7 +63,7 @@ def mlp(num_classes: int = 10, hidden: tuple[int, ...] = (32,)) -> MLP:
 
 
 def softmax_regression(num_classes: int = 10) -> MLP:
-    """One dense layer."""
+    """Softmax regression: one dense layer."""
     return MLP((num_classes,))
 
 

@@ -1,4 +1,4 @@
-"""What faster oracles must know about a network: its layers and its activation."""
+"""The structure of a multi-layer perceptron that faster oracles make use of."""
 
 import functools
 from collections.abc import Callable
@@ -14,7 +14,14 @@ from farsign_jax.models.networks import MLP
 
 
 class Layer(NamedTuple):
-    """Where a dense layer lies in the vector: kernel [fan_in, fan_out], bias [fan_out]."""
+    """The place of a dense layer in the parameter vector.
+
+    Attributes:
+        kernel: the first index of the kernel [fan_in, fan_out].
+        bias: the first index of the bias [fan_out].
+        fan_in: the width of its input.
+        fan_out: the width of its output.
+    """
 
     kernel: int
     bias: int
@@ -23,14 +30,18 @@ class Layer(NamedTuple):
 
 
 class MLPStructure(NamedTuple):
-    """All that the oracle must know about a network: its layers and its activation."""
+    """The layers and the elementwise activation of a multi-layer perceptron."""
 
     layers: tuple[Layer, ...]
     activation: Callable[[Array], Array]
 
     @classmethod
     def of(cls, module: Any, flat: Flat) -> "MLPStructure | None":
-        """The structure of an `MLP`; None for anything else, subclasses included."""
+        """The structure of a module, or None if faster oracles cannot use it.
+
+        They need an `MLP`, not a subclass, which may compute something else, and an activation
+        that acts on each element by itself.
+        """
         if type(module) is not MLP or not _elementwise(module.activation):
             return None
         layers = []
@@ -41,11 +52,11 @@ class MLPStructure(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def _elementwise(activation: Callable) -> bool:
-    """Whether each output depends on its own input alone (softmax's do not)."""
+def _elementwise(activation: Callable[[Array], Array]) -> bool:
+    """Whether each output depends on its own input alone, unlike those of softmax."""
 
     @jax.jit
-    def both(z):
+    def both(z: Array) -> tuple[Array, Array]:
         alone = [activation(a.reshape(1, 1)) for a in z.reshape(-1)]
         return activation(z), jnp.stack(alone).reshape(z.shape)
 

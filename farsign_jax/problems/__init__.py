@@ -1,4 +1,4 @@
-"""Problems: what is minimised, and how well."""
+"""Problems, which define the objective, and the metrics of their solutions."""
 
 from farsign_jax.problems.supervised import classification, cross_entropy
 from farsign_jax.problems.synthetic import (

@@ -1,4 +1,4 @@
-"""What is measured between segments: functions `params -> {name: number}`."""
+"""Metrics that are computed between segments of a run: functions `params -> {name: value}`."""
 
 import functools
 from collections.abc import Callable
@@ -15,15 +15,18 @@ from farsign_jax.base import Array
 Measure = Callable[[Array], dict[str, Array]]
 
 
-_CHUNK = 2000  # images side by side: bounds the memory of activations
+_CHUNK = 2000  # images evaluated at once, which bounds the memory of activations
 
 
 @functools.lru_cache(maxsize=16)
-def _evaluator(module: nn.Module, input_shape: tuple[int, ...]):
+def _evaluator(
+    module: nn.Module, input_shape: tuple[int, ...]
+) -> tuple[Callable[..., dict[str, Array]], Callable[..., dict[str, Array]]]:
+    """The metrics of one parameter vector, and of several, as compiled functions."""
     flat = models.flatten(module, input_shape)
 
-    def evaluate(params, images, labels):
-        def one(example):
+    def evaluate(params: Array, images: Array, labels: Array) -> dict[str, Array]:
+        def one(example: tuple[Array, Array]) -> tuple[Array, Array]:
             image, label = example
             logits = flat.apply(params, image[None])[0]
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
@@ -36,33 +39,42 @@ def _evaluator(module: nn.Module, input_shape: tuple[int, ...]):
             .at[:, labels]
             .add(jnp.stack([hit.astype(jnp.float32), jnp.ones(labels.shape)]))
         )
-        right, number = per_class
+        correct, number = per_class
         return {
             "test_accuracy": hit.mean(dtype=jnp.float32),
             "test_loss": loss.mean(),
-            "worst_class": jnp.min(jnp.where(number > 0, right / number, 1.0)),
+            "worst_class": jnp.min(jnp.where(number > 0, correct / number, 1.0)),
         }
 
-    def one_by_one(params, images, labels):
+    def one_by_one(params: Array, images: Array, labels: Array) -> dict[str, Array]:
         return jax.lax.map(lambda x: evaluate(x, images, labels), params)
 
-    # On a CPU side by side is no faster, half as fast for a CNN, and the last bit of a loss
-    # would depend on how many there are.
+    # On a CPU, vmap is not faster, and half as fast for a CNN, and the last bit of a loss would
+    # depend on the number of vectors.
     together = jax.vmap(evaluate, in_axes=(0, None, None))
     on_cpu = jax.default_backend() == "cpu"
     return jax.jit(evaluate), jax.jit(one_by_one if on_cpu else together)
 
 
 def classification(module: nn.Module, images: np.ndarray, labels: np.ndarray) -> Measure:
-    """`test_accuracy` (a fraction), `test_loss` (mean cross entropy) and `worst_class`, the
-    accuracy among the examples of the class that fares worst.
+    """The metrics of a classifier on test data.
 
-    The measure takes one vector f32[d], or several f32[..., d].
+    They are `test_accuracy`, the fraction of examples classified correctly; `test_loss`, the
+    mean cross entropy; and `worst_class`, the smallest accuracy among the classes.
+
+    Args:
+        module: maps inputs to logits.
+        images: [N, ...], the test inputs.
+        labels: i32[N].
+
+    Returns:
+        A function of one parameter vector f32[d], or of several f32[..., d], that returns each
+        metric as f32[] or f32[...].
     """
     one, many = _evaluator(module, tuple(images.shape[1:]))
     data = jax.device_put((images, np.asarray(labels, np.int32)))
 
-    def measure(params):
+    def measure(params: Array) -> dict[str, Array]:
         if params.ndim == 1:
             return one(params, *data)
         values = many(params.reshape(-1, params.shape[-1]), *data)

@@ -1,6 +1,7 @@
-"""Classification problems: examples of many workers and the cross-entropy of a Flax module."""
+"""Classification problems: the examples of the workers and the cross entropy of a module."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -10,17 +11,22 @@ import numpy as np
 import optax
 
 from farsign_jax import models
-from farsign_jax.base import Key, Problem
+from farsign_jax.base import Array, Key, Problem
 from farsign_jax.models.structure import MLPStructure
 from farsign_jax.validation import require
 
 
 @functools.lru_cache(maxsize=64)
-def cross_entropy(module: nn.Module, input_shape: tuple[int, ...]):
-    """Per-example cross entropy `(x, (inputs, labels)) -> f32[b]`, one object per model."""
+def cross_entropy(
+    module: nn.Module, input_shape: tuple[int, ...]
+) -> Callable[[Array, tuple[Array, Array]], Array]:
+    """The cross entropy of each example, `(x f32[d], (inputs, labels)) -> f32[b]`.
+
+    The same function object is returned for the same model, as programs are cached by it.
+    """
     flat = models.flatten(module, input_shape)
 
-    def losses(x, batch):
+    def losses(x: Array, batch: tuple[Array, Array]) -> Array:
         inputs, labels = batch
         logits = flat.apply(x, inputs)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -29,13 +35,14 @@ def cross_entropy(module: nn.Module, input_shape: tuple[int, ...]):
 
 
 def _check(flat: models.Flat, inputs: Any, labels: Any, rows: Any, sizes: Any) -> None:
+    """Raises `InvalidConfig` where the arguments of `classification` do not fit together."""
     count, labels, rows, sizes = len(inputs), *map(np.asarray, (labels, rows, sizes))
     example = jax.ShapeDtypeStruct((1, *np.shape(inputs)[1:]), jnp.float32)
     x = jax.ShapeDtypeStruct((flat.dim,), jnp.float32)
     classes = jax.eval_shape(flat.apply, x, example).shape[-1]
     require(labels.shape == (count,), f"need one label per input: {labels.shape} for {count}")
     kind = np.issubdtype(labels.dtype, np.integer)
-    require(kind, f"labels are whole numbers: got {labels.dtype}")
+    require(kind, f"labels are integers: got {labels.dtype}")
     low, high = labels.min(), labels.max()
     rule = f"labels are 0..{classes - 1} for this model: got {low}..{high}"
     require(low >= 0 and high < classes, rule)
@@ -51,26 +58,26 @@ def _check(flat: models.Flat, inputs: Any, labels: Any, rows: Any, sizes: Any) -
 def classification(
     module: nn.Module, inputs: Any, labels: Any, rows: Any, sizes: Any, key: Key
 ) -> Problem:
-    """Classification with a Flax module.
+    """Makes the problem of classification with a Flax module.
 
     Args:
         module: maps inputs [b, ...] to logits [b, classes]; for a `models.MLP` the fast
             coordinate oracle is available.
-        inputs: [N, ...], bytes are scaled to [0, 1] as they are used.
+        inputs: [N, ...]; bytes are scaled to [0, 1] when they are used.
         labels: i32[N].
-        rows: i32[m, n], see `partitions.partition`.
-        sizes: i32[m].
-        key: what the initial parameters are drawn from.
+        rows: i32[m, n], the examples of each worker, from `partitions.partition`.
+        sizes: i32[m], how many of the n rows count.
+        key: the key of the initial parameters.
 
     Raises:
-        InvalidConfig: on a model that keeps state, labels or rows that are not there, or a
-            worker without examples.
+        InvalidConfig: if the module has state, labels or rows are out of range, or a worker has
+            no examples.
     """
     shape = tuple(np.shape(inputs)[1:])
     flat = models.flatten(module, shape)
     _check(flat, inputs, labels, rows, sizes)
     return Problem(
-        # Put there by `device_put`, which compiles nothing.
+        # `device_put` compiles nothing, unlike `jnp.asarray`.
         data=jax.device_put((inputs, np.asarray(labels, np.int32))),
         rows=jax.device_put(np.asarray(rows, np.int32)),
         sizes=jax.device_put(np.asarray(sizes, np.int32)),

@@ -1,4 +1,4 @@
-"""What liars say, by definition and whatever the situation."""
+"""Attacks on messages: their definitions, and the numbers of other libraries."""
 
 import json
 
@@ -13,17 +13,17 @@ from farsign_jax.base import Report, View
 from farsign_jax.validation import InvalidConfig
 
 M, K = 6, 5
-SAID = np.random.default_rng(0).normal(size=(M, K)).astype(np.float32)
+REPORTED = np.random.default_rng(0).normal(size=(M, K)).astype(np.float32)
 BYZANTINE = np.asarray([True, False, False, True, False, False])
-HONEST = SAID[~BYZANTINE]
+HONEST = REPORTED[~BYZANTINE]
 OWN = np.linspace(-2, 2, K).astype(np.float32)
 
 
-def lie(attack, said=SAID, heard=None, seed=0, state=None):
-    heard = np.ones((M, K), bool) if heard is None else heard
+def send(attack, reported=REPORTED, received=None, seed=0, state=None):
+    received = np.ones((M, K), bool) if received is None else received
     zero = jnp.zeros((), jnp.int32)
     report = Report(zero, zero, jnp.arange(K), jnp.asarray(OWN))
-    view = View(None, jnp.asarray(BYZANTINE), jnp.asarray(said), jnp.asarray(heard))
+    view = View(None, jnp.asarray(BYZANTINE), jnp.asarray(reported), jnp.asarray(received))
     state = attack.init(M) if state is None else state
     state, value = jax.jit(attack.forge)(state, report, view, jax.random.key(seed))
     return np.asarray(value), state
@@ -43,14 +43,14 @@ def test_definitions():
         (attacks.alie(z=1.5), mean - 1.5 * std),
         (attacks.alie(z=1.5, sign=1, ddof=1), mean + 1.5 * sample_std),
         (attacks.ipm(epsilon=0.5), -0.5 * mean),
-        (attacks.mimic(target=4), SAID[4]),
+        (attacks.mimic(target=4), REPORTED[4]),
         (attacks.nonfinite("nan"), np.full(K, np.nan)),
         (attacks.nonfinite("huge"), np.full(K, 3e38)),
     ):
-        np.testing.assert_allclose(lie(attack)[0], want, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(send(attack)[0], want, rtol=1e-5, atol=1e-6)
 
 
-def test_alie_z_is_the_table_of_the_paper():
+def test_alie_z_matches_the_paper():
     # (n, q) -> z: Phi^-1((n - q - s) / (n - q)), s = floor(n / 2 + 1) - q
     for n, q, z in (
         (25, 5, 0.2533), (11, 5, 0.9674), (11, 4, 0.5659), (11, 3, 0.3186),
@@ -62,27 +62,27 @@ def test_alie_z_is_the_table_of_the_paper():
 
 def test_gaussian_is_fresh_and_has_its_deviation():
     attack = attacks.gaussian(std=7.0)
-    draws = np.stack([lie(attack, seed=s)[0] for s in range(400)])
+    draws = np.stack([send(attack, seed=s)[0] for s in range(400)])
     assert abs(draws.std() / 7 - 1) < 5 / np.sqrt(2 * draws.size)
     assert len(np.unique(draws)) == draws.size
 
 
 def test_nonfinite_mixes_all_kinds():
     attack = attacks.nonfinite()
-    draws = np.concatenate([lie(attack, seed=s)[0] for s in range(40)])
+    draws = np.concatenate([send(attack, seed=s)[0] for s in range(40)])
     assert np.isnan(draws).any() and np.isposinf(draws).any() and np.isneginf(draws).any()
     assert (draws[np.isfinite(draws)] > 1e38).all()
 
 
-def test_statistics_use_the_honest_and_the_heard_only():
-    said = SAID.copy()
-    said[BYZANTINE] = np.nan  # what liars said must not matter
-    heard = np.ones((M, K), bool)
-    heard[1, 0] = False
-    heard[[1, 2, 4], 1] = False  # one left: nothing to imitate
-    said[~heard] = np.inf
-    value, _ = lie(attacks.alie(z=1.0), said, heard)
-    seen = SAID[[2, 4, 5], 0]
+def test_statistics_use_received_honest_reports_only():
+    reported = REPORTED.copy()
+    reported[BYZANTINE] = np.nan  # the reports of Byzantine workers must not matter
+    received = np.ones((M, K), bool)
+    received[1, 0] = False
+    received[[1, 2, 4], 1] = False  # a single honest report is not enough
+    reported[~received] = np.inf
+    value, _ = send(attacks.alie(z=1.0), reported, received)
+    seen = REPORTED[[2, 4, 5], 0]
     assert value[0] == pytest.approx(seen.mean() - seen.std(), rel=1e-5)
     assert value[1] == OWN[1]
     np.testing.assert_allclose(value[2:], (HONEST.mean(0) - HONEST.std(0))[2:], rtol=1e-5)
@@ -97,20 +97,20 @@ def test_mimic_finds_the_direction_in_which_the_honest_differ():
     state = attack.init(M)
     chosen = []
     for step in range(40):
-        said = (place[:, None] * z + 0.05 * rng.normal(size=(M, K))).astype(np.float32)
-        value, state = lie(attack, said, seed=step, state=state)
-        chosen.append(int(np.argmin(np.abs(said - value).sum(axis=1))))
-    assert set(chosen[5:]) <= {4} or set(chosen[5:]) <= {1}  # one end of z, and it stays
-    never_heard = lie(attack, heard=np.zeros((M, K), bool), state=state)[0]
-    np.testing.assert_array_equal(never_heard, OWN)
+        reported = (place[:, None] * z + 0.05 * rng.normal(size=(M, K))).astype(np.float32)
+        value, state = send(attack, reported, seed=step, state=state)
+        chosen.append(int(np.argmin(np.abs(reported - value).sum(axis=1))))
+    assert set(chosen[5:]) <= {4} or set(chosen[5:]) <= {1}  # one end of z, always the same
+    never_received = send(attack, received=np.zeros((M, K), bool), state=state)[0]
+    np.testing.assert_array_equal(never_received, OWN)
 
 
 @pytest.mark.parametrize("name", attacks.ATTACKS)
-def test_every_attack_keeps_shape_and_type_and_is_a_function_of_its_key(name):
+def test_attacks_keep_shape_and_type_and_are_functions_of_their_key(name):
     attack = attacks.make(name)
-    for heard in (None, np.zeros((M, K), bool)):
-        value, state = lie(attack, heard=heard)
-        again, _ = lie(attack, heard=heard)
+    for received in (None, np.zeros((M, K), bool)):
+        value, state = send(attack, received=received)
+        again, _ = send(attack, received=received)
         assert value.shape == (K,) and value.dtype == np.float32
         np.testing.assert_array_equal(value, again)
         assert jax.tree.structure(state) == jax.tree.structure(attack.init(M))
@@ -131,20 +131,20 @@ def test_wrong_names_and_options_are_refused(name, options, message):
         attacks.make(name, **options)
 
 
-def test_mimic_refuses_a_target_that_is_not_there():
+def test_mimic_refuses_unknown_targets():
     for target in (M, -1, 1.5):
         with pytest.raises(InvalidConfig, match=f"in 0..{M - 1}: got {target}"):
             attacks.mimic(target=target).init(M)
 
 
-def test_cross_check_with_byzfl_numbers():
-    """ByzFL 0.0.11 on [[1,2,3],[4,5,6],[7,8,9]]: its conventions are options of ours."""
+def test_values_match_byzfl():
+    """ByzFL 0.0.11 on [[1,2,3],[4,5,6],[7,8,9]]: its conventions are options here."""
     honest = np.asarray(json.loads("[[1,2,3],[4,5,6],[7,8,9]]"), np.float32)
     zero = jnp.zeros((), jnp.int32)
     report = Report(zero, zero, jnp.arange(3), jnp.zeros(3))
-    liars = jnp.asarray([True, False, False, False])
-    said = jnp.concatenate([jnp.zeros((1, 3)), honest])
-    view = View(None, liars, said, jnp.ones((4, 3), bool))
+    byzantine = jnp.asarray([True, False, False, False])
+    reported = jnp.concatenate([jnp.zeros((1, 3)), honest])
+    view = View(None, byzantine, reported, jnp.ones((4, 3), bool))
     for attack, want in (
         (attacks.sign_flip(source="honest_mean"), [-4, -5, -6]),
         (attacks.ipm(epsilon=2), [-8, -10, -12]),

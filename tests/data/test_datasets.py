@@ -1,4 +1,4 @@
-"""Reading, caching and dealing out data; no test needs a network or prepared data."""
+"""Reading and caching data sets; no test needs a network or prepared data."""
 
 import gzip
 import hashlib
@@ -72,12 +72,12 @@ def test_reads_idx_files_once_and_then_the_cache(tmp_path, zipped, inside):
     assert_equal(datasets.load("mnist", str(source), str(cache)), fake())
 
 
-def test_reads_what_tensorflow_datasets_prepared_without_tensorflow(tmp_path):
+def test_reads_prepared_data_without_tensorflow(tmp_path):
     write_prepared(tmp_path / "data" / "mnist" / "3.0.1", fake())
     code = (
         "import sys\n"
         "import numpy as np\n"
-        "from farsign_jax import datasets\n"
+        "from farsign_jax.data import datasets\n"
         "d = datasets.load('mnist', sys.argv[1], sys.argv[2])\n"
         "assert 'tensorflow' not in sys.modules\n"
         "np.savez(sys.argv[3], *d)\n"
@@ -95,10 +95,11 @@ def test_a_damaged_prepared_directory_is_named(tmp_path):
     (folder / "mnist-test.array_record-00000-of-00001").write_bytes(b"cut")
     code = (
         "import sys\n"
-        "from farsign_jax import datasets\n"
+        "from farsign_jax.data import datasets\n"
+        "from farsign_jax.validation import DataError\n"
         "try:\n"
         "    datasets.load('mnist', sys.argv[1], sys.argv[2])\n"
-        "except datasets.DataError as error:\n"
+        "except DataError as error:\n"
         "    print(error)\n"
     )
     command = [sys.executable, "-c", code, tmp_path / "data", tmp_path / "cache"]
@@ -107,7 +108,7 @@ def test_a_damaged_prepared_directory_is_named(tmp_path):
 
 
 def write_prepared(folder, dataset):
-    """What `tfds build mnist --file_format=array_record` leaves, written without TensorFlow."""
+    """Writes the files of `tfds build mnist --file_format=array_record` without TensorFlow."""
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.core.example_parser import tf_example_pb2
 
@@ -156,13 +157,18 @@ def test_a_half_written_cache_is_rebuilt(tmp_path, caplog):
     write_idx(source, fake(), False)
     datasets.load("mnist", str(source), str(cache))
     (path,) = cache.iterdir()
-    whole = path.read_bytes()
-    for damage in (whole[: len(whole) // 2], b"", whole[:-200] + bytes(200), b"\0" * 5000):
+    content = path.read_bytes()
+    for damage in (
+        content[: len(content) // 2],
+        b"",
+        content[:-200] + bytes(200),
+        b"\0" * 5000,
+    ):
         path.write_bytes(damage)
         assert_equal(datasets.load("mnist", str(source), str(cache)), fake())
-        assert path.read_bytes() == whole
-    middle = bytearray(whole)
-    middle[len(whole) // 3] ^= 1  # one bit of one image
+        assert path.read_bytes() == content
+    middle = bytearray(content)
+    middle[len(content) // 3] ^= 1  # one bit of one image
     path.write_bytes(bytes(middle))
     assert_equal(datasets.load("mnist", str(source), str(cache)), fake())
 
@@ -174,7 +180,7 @@ def test_a_cut_idx_file_is_named(tmp_path):
         (path,) = source.glob("t10k-images*")
         path.write_bytes(path.read_bytes()[:-100])
         with pytest.raises(
-            validation.DataError, match=r"t10k-images.* is not a whole IDX file"
+            validation.DataError, match=r"t10k-images.* is not a complete IDX file"
         ):
             datasets.load("mnist", str(source), str(tmp_path / "cache"))
 
@@ -186,7 +192,7 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
         datasets.load("mnist", str(tmp_path / "data"), str(tmp_path / "cache"))
 
 
-def test_without_files_and_network_the_error_says_what_to_do(tmp_path, no_network):
+def test_the_error_without_files_and_network_says_what_to_do(tmp_path, no_network):
     (tmp_path / "data").mkdir()
     with pytest.raises(
         validation.DataError, match=r"cannot be reached.*--data_dir.*mnist_subset"
@@ -203,15 +209,15 @@ def test_without_files_and_network_the_error_says_what_to_do(tmp_path, no_networ
 def test_downloads_are_verified_and_kept(tmp_path, monkeypatch):
     write_idx(tmp_path / "server", fake(), True)
     (tmp_path / "data").mkdir()
-    asked = []
+    requested = []
 
     def urlopen(url, timeout):
-        asked.append(url)
+        requested.append(url)
         return open(tmp_path / "server" / url.rsplit("/", 1)[1], "rb")
 
     monkeypatch.setattr(sources.urllib.request, "urlopen", urlopen)
     load = lambda: datasets.load("kmnist", str(tmp_path / "data"), str(tmp_path / "cache"))  # noqa: E731
-    with pytest.raises(validation.DataError, match="not the file expected: MD5"):
+    with pytest.raises(validation.DataError, match="not the expected file: its MD5"):
         load()
     sums = tuple(
         hashlib.md5((tmp_path / "server" / f"{n}.gz").read_bytes()).hexdigest()
@@ -220,9 +226,9 @@ def test_downloads_are_verified_and_kept(tmp_path, monkeypatch):
     source = dataset_lib.IdxSource("http://example.invalid/", sums)
     monkeypatch.setitem(datasets.DATASETS, "kmnist", source)
     assert_equal(load(), fake())
-    asked.clear()
+    requested.clear()
     assert_equal(load(), fake())
-    assert asked == []
+    assert requested == []
 
 
 def test_unknown_names_are_refused():
@@ -254,12 +260,12 @@ def test_the_selection_of_the_subset_does_not_depend_on_the_order():
     assert (np.bincount(labels[a]) == 10).all()
 
 
-def test_licence_lies_beside_the_data():
+def test_the_licence_is_beside_the_data():
     licence = pathlib.Path(datasets.__file__).parent / "LICENSE-mnist.md"
     assert "Attribution-Share Alike 3.0" in licence.read_text()
 
 
-def test_license_text_is_text():
+def test_license_text_contains_the_license():
     data = datasets.load("license_text")
     assert data.train_images.shape[1:] == (license_text.CONTEXT, len(license_text.ALPHABET), 1)
     assert data.train_images.dtype == np.uint8 and data.num_classes == len(

@@ -1,3 +1,5 @@
+"""Partitions of examples among workers."""
+
 import jax
 import numpy as np
 import pytest
@@ -21,12 +23,12 @@ def test_every_example_belongs_to_exactly_one_worker(kind, workers):
         assert rows.shape != other.shape or (rows != other).any()
 
 
-def test_partitions_are_as_even_or_uneven_as_they_say():
+def test_heterogeneity_of_partitions():
     def skewness(kind, heterogeneity=None):
         rows, sizes = partitions.partition(LABELS, 10, kind, jax.random.key(0), heterogeneity)
         pairs = zip(rows, sizes, strict=True)
-        shares = [np.bincount(LABELS[r[:s]], minlength=10) / max(s, 1) for r, s in pairs]
-        return np.abs(np.asarray(shares) - np.bincount(LABELS) / len(LABELS)).sum(
+        fractions = [np.bincount(LABELS[r[:s]], minlength=10) / max(s, 1) for r, s in pairs]
+        return np.abs(np.asarray(fractions) - np.bincount(LABELS) / len(LABELS)).sum(
             1
         ).mean(), sizes
 
@@ -35,14 +37,14 @@ def test_partitions_are_as_even_or_uneven_as_they_say():
     assert even < skewness("dirichlet", 1.0)[0] < skewness("dirichlet", 0.1)[0]
     rows, sizes = partitions.partition(LABELS, 10, "label_skew", jax.random.key(0), 2)
     held = [len(np.unique(LABELS[r[:s]])) for r, s in zip(rows, sizes, strict=True)]
-    assert max(held) <= 4  # two pieces, each across one border at most
+    assert max(held) <= 4  # two pieces, each with at most two labels
 
 
 def test_unbalanced_shards_are_of_one_size_and_disjoint():
     rows, sizes = partitions.partition(LABELS, 10, "unbalanced", jax.random.key(0))
     assert rows.shape == (10, 100) and (sizes == 100).all()
     sets = [set(row.tolist()) for row in rows]
-    assert sum(map(len, sets)) == len(set.union(*sets)) < 1000  # some twice, at one worker
+    assert sum(map(len, sets)) == len(set.union(*sets)) < 1000  # some repeated, at one worker
     even, _ = partitions.partition(LABELS, 10, "iid", jax.random.key(0))
     largest = lambda rows: max(np.bincount(LABELS[row]).max() for row in rows)  # noqa: E731
     assert largest(rows) > 1.5 * largest(even[:, :100])

@@ -62,7 +62,7 @@ def test_every_class_of_byzfl_is_known_by_its_parameters():
     ):
         for peer in peers.values():
             options = set(inspect.signature(ours[peer.name]).parameters)
-            assert {*peer.takes.values(), *peer.told} <= options
+            assert {*peer.takes.values(), *peer.defaults} <= options
         assert not set(peers) & set(byzfl.REFUSED)
 
 
@@ -201,18 +201,21 @@ def test_flags_take_dictionaries_too(tmp_path):
             {"aggregators": ["mean", named("TrMean", g=3)]},
             'aggregators[1] {"name": "TrMean", "parameters": {"g": 3}}: TrMean has no \'g\'',
         ),
-        ({"aggregators": [named("TrMean")]}, "TrMean needs f (ByzFL's run_benchmark fills it"),
+        ({"aggregators": [named("TrMean")]}, "TrMean needs f (ByzFL's run_benchmark adds it"),
         ({"aggregators": [named("trimed_mean", f=1)]}, "did you mean 'trimmed_mean'"),
         ({"aggregators": named("krum", q=1)}, 'aggregators {"name": "krum"'),
         ({"aggregators": [named("NNM", f=1)]}, "nnm is a pre-aggregator: a rule must follow"),
-        ({"aggregators": [named("SMEA", f=1)]}, "ByzFL's SMEA is not to be had here: its"),
-        ({"aggregators": [named("CenteredClipping", m=1)]}, "to be had with m=None: got 1"),
+        ({"aggregators": [named("SMEA", f=1)]}, "ByzFL's SMEA is not available here: its"),
+        (
+            {"aggregators": [named("CenteredClipping", m=1)]},
+            "available with m=None only: got 1",
+        ),
         ({"aggregators": [named("TrMean", f=[1, 2])]}, "trimmed_mean needs a whole number f"),
         ({"attacks": [named("Optimal_ALittleIsEnough")]}, "give a tau to ALittleIsEnough"),
-        ({"attacks": [named("LabelFlipping")]}, "it spoils what workers learn from"),
+        ({"attacks": [named("LabelFlipping")]}, "it changes the data of workers"),
         (
             {"attacks": [named("Gaussian", mu=1.0)]},
-            "Gaussian is to be had with mu=0.0: got 1.0",
+            "Gaussian is available with mu=0.0 only: got 1.0",
         ),
         ({"attacks": [named("alie", tau=1.5)]}, "unknown option of alie 'tau'"),
         ({"attacks": [named("Mimic", epsilon=20)]}, "needs target < honest workers: got 20"),
@@ -220,9 +223,9 @@ def test_flags_take_dictionaries_too(tmp_path):
         ({"attacks": [named("alie") | {"f": 1}]}, "attack has a name and parameters: got f"),
         (
             {"attacks": [named("alie", z=None)]},
-            "a name or a finite number stands in parameters",
+            "parameters are names and finite numbers",
         ),
-        ({"attacks": [named("alie", z="1,sign=1")]}, "a name or a finite number stands in"),
+        ({"attacks": [named("alie", z="1,sign=1")]}, "parameters are names and finite numbers"),
         ({"methods": [named("far_sign", soft="x")]}, 'methods[0] {"name": "far_sign"'),
         ({"methods": [named("far_sing")]}, "did you mean 'far_sign'"),
         ({"model": named("mlp", hidden=[0])}, 'model {"name": "mlp"'),
