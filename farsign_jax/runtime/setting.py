@@ -15,8 +15,8 @@ from farsign_jax.base import Problem, System
 from farsign_jax.data import datasets, partitions
 from farsign_jax.io import provenance
 from farsign_jax.methods.registry import METHODS, OracleConfig, SystemSpec, hyper_of, options_of
-from farsign_jax.runtime.numpy_server import OnHost, contracts
-from farsign_jax.runtime.state_machine import Compiled, Machine
+from farsign_jax.runtime.numpy_server import NumpyServer, uses_multiply_add
+from farsign_jax.runtime.state_machine import CompiledServer, StateMachine
 from farsign_jax.validation import InvalidConfig, require
 
 # Methods whose x changes along the directions of an answer alone.
@@ -129,13 +129,13 @@ class Setting:
         drawn = dict(self.options).get("sampler", "uniform") == "uniform"
         return self.coordinates and drawn
 
-    def machine(self, problem: Problem) -> Machine:
-        """`OnHost` for `far_sign` without options, where it has the bits of the compiled
-        update on this machine; for everything else `Compiled`."""
+    def machine(self, problem: Problem) -> StateMachine:
+        """`NumpyServer` for `far_sign` without options, where it has the bits of the compiled
+        update on this machine; for everything else `CompiledServer`."""
         plain = self.method in ("far_sign", "far_sign_first_order") and not self.options
-        if plain and contracts() is not None:
+        if plain and uses_multiply_add() is not None:
             d, schedule = problem.x0.shape[-1], self.feedback.schedule
-            return OnHost(
+            return NumpyServer(
                 self.workers,
                 directions_lib.identity(d, self.directions),
                 problem.x0,
@@ -144,10 +144,12 @@ class Setting:
             )
         return self.compiled(problem)
 
-    def compiled(self, problem: Problem) -> Compiled:
+    def compiled(self, problem: Problem) -> CompiledServer:
         system = self.system(problem)
         told = system, problem, self.seed
-        return Compiled(system.server, problem.x0, self.seed, answer(*told), self.coordinates)
+        return CompiledServer(
+            system.server, problem.x0, self.seed, answer(*told), self.coordinates
+        )
 
 
 def answer(system: System, problem: Problem, seed: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The cluster and the benchmark of the runtime, small: what they write, not how fast."""
+"""A small local cluster and a small benchmark: what the commands write."""
 
 import csv
 import json
@@ -12,17 +12,17 @@ from tests import helpers
 from tests.experiments import test_experiments as commands
 
 
-def ran(module, *flags):
-    """What a command printed."""
+def output_of(module, *flags):
+    """Runs a command and returns what it prints."""
     code, out, err = commands.run(module, *flags)
     assert code == 0, err
     return out
 
 
-def clustered(out, attack, *flags):
-    """The table, the lines of the workers and the rows of a cluster of two, one hostile."""
+def run_cluster(out, attack, *flags):
+    """Runs two workers, one Byzantine; returns the table, the workers' lines and the rows."""
     few = ["--workers=2", "--byzantine=1", f"--attacks={attack}", f"--out={out}"]
-    text = ran("experiments.cluster", *few, *flags)
+    text = output_of("experiments.cluster", *few, *flags)
     table = (out / "table.md").read_text()
     assert table in text and (out / "workers.md").read_text() in text
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -31,17 +31,17 @@ def clustered(out, attack, *flags):
     return table, (out / "workers.md").read_text().splitlines()[2:], rows
 
 
-def test_a_cluster_of_two_is_replayed_and_told_of(tmp_path):
+def test_a_cluster_with_an_adversarial_client_is_replayed(tmp_path):
     flags = ["--events=300", "--behaviours=nonfinite"]
-    table, workers, rows = clustered(tmp_path / "out", "none", *flags)
-    assert "simulator, %" not in table and "--behaviours none compares" in table
+    table, workers, rows = run_cluster(tmp_path / "out", "none", *flags)
+    assert "simulator, %" not in table and "Use --behaviours none to compare" in table
     assert re.search(r"\| none +\| 300 .*\| equal", table)
     arrivals = journal.read(tmp_path / "out" / "none" / "arrivals.log")
-    heard = np.bincount(arrivals["worker"], minlength=2).tolist()
-    assert heard == [0, 300]  # NaN is never heard
-    kinds = ("misbehaves", "honest")
+    accepted = np.bincount(arrivals["worker"], minlength=2).tolist()
+    assert accepted == [0, 300]  # NaN is never accepted
+    kinds = ("adversarial client", "honest")
     for line, worker, kind in zip(workers, range(2), kinds, strict=True):
-        start = ["none", str(worker), kind, str(heard[worker])]
+        start = ["none", str(worker), kind, str(accepted[worker])]
         assert [cell.strip() for cell in line.split("|")][1:5] == start
     assert {row["method"] for row in rows} == {"real processes"}
     assert max(int(row["event"]) for row in rows) == 300
@@ -49,12 +49,12 @@ def test_a_cluster_of_two_is_replayed_and_told_of(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_cluster_of_liars_is_compared_with_the_simulator(tmp_path):
+def test_a_cluster_with_an_attack_is_compared_with_the_simulator(tmp_path):
     flags = ["--events=300", "--behaviours=none"]
-    table, workers, rows = clustered(tmp_path / "out", "sign_flip:scale=10", *flags)
+    table, workers, rows = run_cluster(tmp_path / "out", "sign_flip:scale=10", *flags)
     header, _, line = ([c.strip() for c in text.split("|")] for text in table.splitlines())
     assert header[-3:-1] == ["simulator, %", "replayed bits"] and line[-2] == "equal"
-    assert "lies" in workers[0] and "honest" in workers[1]
+    assert "Byzantine" in workers[0] and "honest" in workers[1]
     simulated = [row for row in rows if row["method"] == "simulator"]
     assert len(simulated) == 5 and {row["event"] for row in simulated} == {"300"}
 
@@ -62,7 +62,7 @@ def test_a_cluster_of_liars_is_compared_with_the_simulator(tmp_path):
 @pytest.mark.parametrize("mnist", [False, pytest.param(True, marks=helpers.LONG)])
 def test_the_benchmark_reports_every_figure(tmp_path, mnist):
     tiny = ["--dims=500", "--counts=2", "--seconds=0.5", f"--mnist={mnist}"]
-    text = ran("benchmarks.runtime", *tiny, f"--out={tmp_path}")
+    text = output_of("benchmarks.runtime", *tiny, f"--out={tmp_path}")
     record = json.loads((tmp_path / "runtime.json").read_text())
     (row,) = record["trivial"]
     assert (row["dim"], row["workers"], row["x_and_y"]) == (500, 2, 4 * 500 * 3)
