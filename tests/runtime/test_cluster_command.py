@@ -6,10 +6,15 @@ import re
 
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 
+from benchmarks import runtime
+from experiments import cluster
 from farsign_jax.runtime import journal
+from farsign_jax.runtime.rows import RowFile
 from tests import helpers
 from tests.experiments import test_experiments as commands
+from tests.runtime.recorded_runs import SETTING, converse, open_run
 
 
 def output_of(module, *flags):
@@ -31,6 +36,40 @@ def run_cluster(out, attack, *flags):
     return table, (out / "workers.md").read_text().splitlines()[2:], rows
 
 
+@pytest.mark.parametrize("behaviours", [[], ["stall"]])
+def test_a_recorded_run_is_evaluated(tmp_path, behaviours):
+    (tmp_path / "config.json").write_text(SETTING.to_json())
+    problem, _ = SETTING.problem()
+    core, store, _ = open_run(tmp_path, problem)
+    values = np.random.default_rng(0).normal(size=(40, 20)).astype(np.float32)
+    answers = iter(values)
+    converse(core, [1, 2, 1, 3] * 10, lambda i, x, question: next(answers))
+    store.close()
+    row = {"event": 40, "seconds": 1.5, "test_accuracy": 0.5}
+    RowFile(tmp_path).append(row)
+    config = {"behaviours": behaviours, "byzantine": 1}
+    with flagsaver.flagsaver():
+        cluster.FLAGS.mark_as_parsed()
+        line, rows = cluster.evaluate(config, "sign_flip:scale=10", tmp_path)
+    assert line[:2] == ["sign_flip:scale=10", "40"] and line[-1] == "equal"
+    assert rows[0] == row | {"attack": line[0], "method": "real processes"}
+    assert len(line) == (5 if behaviours else 6) and len(rows) == (1 if behaviours else 6)
+    last = {
+        "farsign_answers_total": {
+            (("verdict", "accepted"), ("worker", "1")): 20.0,
+            (("verdict", "nonce"), ("worker", "0")): 3.0,
+        },
+        "farsign_staleness": {(("worker", "1"),): 2.0},
+        "farsign_strikes": {(("worker", "0"),): 3.0},
+    }
+    kinds = ["adversarial client", "honest", "honest", "honest"]
+    assert cluster.worker_lines(last, kinds, tmp_path)[:2] == [
+        ["0", "adversarial client", "0", "3 nonce", "0", "3"],
+        ["1", "honest", "20", "none", "2", "0"],
+    ]
+
+
+@pytest.mark.slow
 def test_a_cluster_with_an_adversarial_client_is_replayed(tmp_path):
     flags = ["--events=300", "--behaviours=nonfinite"]
     table, workers, rows = run_cluster(tmp_path / "out", "none", *flags)
@@ -59,6 +98,17 @@ def test_a_cluster_with_an_attack_is_compared_with_the_simulator(tmp_path):
     assert len(simulated) == 5 and {row["event"] for row in simulated} == {"300"}
 
 
+def test_the_report_of_the_benchmark_contains_every_number():
+    row = {"dim": 500, "workers": 2, "rate": 123.4, "pull_bytes": 456.7, "server_us": 78.9}
+    row |= {"memory": 3 * 2**20, "x_and_y": 2**21}
+    record = {"environment": {"cpu": "A processor", "cpu_cores": 2}, "trivial": [row]}
+    text = runtime.report(record | {"mnist": [{"workers": 4, "rate": 5.6}]})
+    assert text.startswith("A processor, 2 CPU cores")
+    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
+    assert ["500", "2", "123", "457", "79", "3", "2"] in cells and ["4", "6"] in cells
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("mnist", [False, pytest.param(True, marks=helpers.LONG)])
 def test_the_benchmark_reports_every_figure(tmp_path, mnist):
     tiny = ["--dims=500", "--counts=2", "--seconds=0.5", f"--mnist={mnist}"]

@@ -143,3 +143,37 @@ def test_f7_messages_of_a_megabyte_are_rejected_by_their_length(certificates, co
                 assert reply.verdict == "size"
 
     asyncio.run(run())
+
+
+# The verdict on the messages of a behaviour, or the reason for which its session ends.
+EXPECTED = {
+    "outliers": "accepted",
+    "nonfinite": "nonfinite",
+    "pipeline": "nonce",
+    "heartbeat": "flood",
+    "garbage": "garbage",
+    "oversize": "gone",
+    "stall": "silent",
+    "rejoin": "left",
+}
+
+
+@pytest.mark.parametrize("behaviour", adversarial_client.BEHAVIOURS)
+def test_each_behaviour_of_the_adversarial_client_has_its_effect(behaviour, tmp_path):
+    core = network_core()
+    flags = ["", "--worker=1", "--seconds=2", "--times=1", f"--directions={NET_K}"]
+    adversarial_client.FLAGS([*flags, f"--canary={tmp_path / 'canary'}"])
+
+    async def run():
+        async with serving(core, None, ConnectionLimits(silence=0.4)) as (_, target):
+            task = asyncio.create_task(
+                adversarial_client.repeat(behaviour, target, None, NET_K)
+            )
+            counts = core.statistics[1]
+            await until(lambda: (counts.verdicts + counts.leaves)[EXPECTED[behaviour]])
+            task.cancel()
+
+    asyncio.run(run())
+    assert not (tmp_path / "canary").exists()
+    assert (core.events > 0) == (behaviour == "outliers")
+    assert list(core.statistics[0].verdicts) == []

@@ -5,11 +5,9 @@ import pathlib
 import numpy as np
 import pytest
 
-messages = pytest.importorskip("farsign_jax.runtime.messages")
-
-from farsign_jax.runtime import messages_pb2  # noqa: E402
-from farsign_jax.runtime.delta_history import NO_CHANGE, Delta  # noqa: E402
-from farsign_jax.runtime.session import Question, Reply  # noqa: E402
+from farsign_jax.runtime import messages, messages_pb2
+from farsign_jax.runtime.delta_history import NO_CHANGE, Delta
+from farsign_jax.runtime.session import Question, Reply
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCHEMA = "farsign_jax/runtime/messages.proto"

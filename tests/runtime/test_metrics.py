@@ -6,12 +6,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from prometheus_client import parser
 
-parser = pytest.importorskip("prometheus_client.parser")
-
-from farsign_jax.runtime import metrics  # noqa: E402
-from farsign_jax.runtime.session import SessionClosed  # noqa: E402
-from tests.runtime.helpers import K, answer_question, make_core  # noqa: E402
+from farsign_jax.runtime import metrics
+from farsign_jax.runtime.session import SessionClosed
+from tests.runtime.helpers import K, answer_question, make_core
 
 
 class Server:
