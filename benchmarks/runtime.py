@@ -1,15 +1,15 @@
-"""How many answers a real server hears, what they cost, and what it takes to hold them.
+"""Measures the throughput, the cost per answer and the memory of a real server.
 
     python -m benchmarks.runtime                 about 5 minutes on two cores
     python -m benchmarks.runtime --dims 25450 --counts 4
 
-One server and 1 to 8 workers as processes of this machine, over TLS on loopback addresses.
-They share its cores. After a second of warm-up, answers are counted for --seconds:
+One server and 1 to 8 workers run as processes of this machine, use TLS over loopback addresses
+and share the cores. After a warm-up of one second, answers are counted for --seconds:
 
-1. trivial workers, which answer 64 ones at once, for d = 25,450, a million and a hundred
-   million: answers per second, bytes that a worker pulls per answer, the memory of the server
-   beside 4 d (1 + m), x and y, and the processor time of the server per answer;
-2. workers of the MNIST setting, 100 directions and mini-batches of 64.
+1. Trivial workers answer with 64 ones at once, for d = 25,450, a million and a hundred million:
+   answers per second, bytes that a worker receives per answer, the memory of the server beside
+   that of x and y, 4 d (1 + m) bytes, and the processor time of the server per answer.
+2. Workers of the MNIST setting use 100 directions and mini-batches of 64.
 
 Writes runtime.json and runtime.md under --out (default results/runtime).
 """
@@ -32,10 +32,10 @@ from farsign_jax import directions
 from farsign_jax.cli import commands
 from farsign_jax.io import files, provenance, tables
 from farsign_jax.runtime.core import ServerCore
-from farsign_jax.runtime.journal import Log
+from farsign_jax.runtime.journal import Journal
 from farsign_jax.runtime.limits import Limits
-from farsign_jax.runtime.numpy_server import OnHost
-from farsign_jax.runtime.worker import Kind
+from farsign_jax.runtime.numpy_server import NumpyServer
+from farsign_jax.runtime.worker import Responder
 from farsign_jax.validation import require
 
 try:
@@ -43,28 +43,28 @@ try:
     from farsign_jax.runtime.connection import Security
     from farsign_jax.runtime.grpc_server import GrpcServer
     from farsign_jax.runtime.grpc_worker import Credentials, GrpcWorker
-    from farsign_jax.runtime.tls import Allowed
+    from farsign_jax.runtime.tls import AllowList
 except ModuleNotFoundError as error:
     commands.missing(error, __name__)
 
 FLAGS = flags.FlagValues()
 _define = commands.definer(FLAGS)
-_define("list", "dims", "25450,1000000,100000000", "d of the trivial workers.")
+_define("list", "dims", "25450,1000000,100000000", "Dimensions d for the trivial workers.")
 _define("list", "counts", "1,2,4,8", "Numbers of workers.")
-_define("bool", "mnist", True, "Whether the MNIST setting is timed.")
-_define("float", "seconds", 5.0, "For which answers are counted.")
-_define("string", "out", "results/runtime", "Folder of the report.")
-_define("string", "role", None, "server or worker: what a process of this benchmark is.")
-_define("string", "keys", None, "Of such a process.")
-_define("string", "target", None, "Of such a process.")
+_define("bool", "mnist", True, "Whether to measure the MNIST setting.")
+_define("float", "seconds", 5.0, "Seconds for which answers are counted.")
+_define("string", "out", "results/runtime", "Folder of the results.")
+_define("string", "role", None, "Role of a process of this benchmark, server or worker.")
+_define("string", "keys", None, "Folder of the certificates of such a process.")
+_define("string", "target", None, "HOST:PORT of the server, for a worker.")
 
 OWN = ("dims", "counts", "mnist", "seconds", "out")
 K = 64
 
 
 async def _serve(dim: int, count: int) -> None:
-    """A server of trivial workers; says its port, then a line for each line it is sent."""
-    machine = OnHost(
+    """Serves trivial workers; prints the port, and then its counters for each line of input."""
+    machine = NumpyServer(
         count,
         directions.identity(dim, K),
         np.zeros(dim, np.float32),
@@ -72,29 +72,29 @@ async def _serve(dim: int, count: int) -> None:
         step_size=0.01,
         average_step=0.3,
     )
-    machine.averages[:] = 0  # all of y in memory, as after a long run
+    machine.averages[:] = 0  # brings all of y into memory, as after a long run
     keys = pathlib.Path(FLAGS.keys)
-    security = Security(*_read(keys, "server"), Allowed(keys / "allowed.txt", count))
-    log = Log(keys / f"{dim}-{count}.log", K, "benchmark-of-run")
-    limits = Limits(rate=1e6, burst=1e6, history=2**16)  # to send all of x takes seconds
-    core = ServerCore(machine, limits, by_seed=True, log=log.append)
+    security = Security(*_read(keys, "server"), AllowList(keys / "allowed.txt", count))
+    journal = Journal(keys / f"{dim}-{count}.log", K, "benchmark-of-run")
+    limits = Limits(rate=1e6, burst=1e6, history=2**16)  # sending all of x takes seconds
+    core = ServerCore(machine, limits, by_seed=True, log=journal.append)
     server = GrpcServer(core, "{}", "", security=security)
     port = await server.start("127.0.0.1:0")
     print(port, flush=True)
     while await asyncio.to_thread(sys.stdin.readline):
         used = time.process_time()
-        told = {"events": core.events, "down": server.bytes["down"], "cpu": used}
-        print(json.dumps(told | {"sessions": len(core.sessions)}), flush=True)
+        counters = {"events": core.events, "down": server.bytes["down"], "cpu": used}
+        print(json.dumps(counters | {"sessions": len(core.sessions)}), flush=True)
     await server.stop()
 
 
 async def _work(number: int) -> None:
-    """A trivial worker."""
+    """Runs a trivial worker."""
     ones, nothing = np.ones(K, np.float32), np.zeros(0, np.float32)
-    kind = Kind(lambda x, question: ones, nothing)
+    responder = Responder(lambda x, question: ones, nothing)
     credentials = Credentials(*_read(pathlib.Path(FLAGS.keys), f"worker-{number}"))
     worker = GrpcWorker(
-        FLAGS.target, number, lambda *_: kind, credentials=credentials, threaded=False
+        FLAGS.target, number, lambda *_: responder, credentials=credentials, threaded=False
     )
     await worker.run()
 
@@ -106,18 +106,18 @@ def _read(keys: pathlib.Path, name: str) -> tuple[bytes, bytes, bytes]:
 
 
 def _memory(pid: int) -> int:
-    """Bytes that a process holds itself."""
+    """Returns the proportional set size of a process in bytes."""
     for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return 1024 * int(line.split()[1])
     raise OSError(f"no Pss of {pid}")
 
 
-def _start(*told: str, **options: Any) -> subprocess.Popen:
+def _start(*arguments: str, **options: Any) -> subprocess.Popen:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     single = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
     return subprocess.Popen(
-        [sys.executable, "-m", *told], env=os.environ | single, **pipes, **options
+        [sys.executable, "-m", *arguments], env=os.environ | single, **pipes, **options
     )
 
 
@@ -129,7 +129,7 @@ def _ask(server: subprocess.Popen) -> dict[str, Any]:
 
 
 def trivial(dim: int, count: int, keys: pathlib.Path) -> dict[str, Any]:
-    """Question 1, one of its figures."""
+    """Measures `count` trivial workers in dimension `dim`."""
     module, common = "benchmarks.runtime", [f"--keys={keys}", f"--dims={dim}"]
     server = _start(module, "--role=server", f"--counts={count}", *common)
     processes = [server]
@@ -141,16 +141,16 @@ def trivial(dim: int, count: int, keys: pathlib.Path) -> dict[str, Any]:
         while (first := _ask(server))["sessions"] < count or first["events"] < 100 * count:
             time.sleep(0.1)
         time.sleep(1.0)
-        before, at = _ask(server), time.monotonic()
+        before, then = _ask(server), time.monotonic()
         time.sleep(FLAGS.seconds)
-        after, took = _ask(server), time.monotonic() - at
-        heard = after["events"] - before["events"]
+        after, took = _ask(server), time.monotonic() - then
+        answers = after["events"] - before["events"]
         return {
             "dim": dim,
             "workers": count,
-            "rate": heard / took,
-            "pull_bytes": (after["down"] - before["down"]) / heard,
-            "server_us": 1e6 * (after["cpu"] - before["cpu"]) / heard,
+            "rate": answers / took,
+            "pull_bytes": (after["down"] - before["down"]) / answers,
+            "server_us": 1e6 * (after["cpu"] - before["cpu"]) / answers,
             "memory": _memory(server.pid),
             "x_and_y": 4 * dim * (1 + count),
         }
@@ -159,26 +159,26 @@ def trivial(dim: int, count: int, keys: pathlib.Path) -> dict[str, Any]:
 
 
 def mnist(count: int) -> dict[str, Any]:
-    """Question 2, one of its figures."""
-    from farsign_jax.runtime.testing.local_cluster import Fleet
+    """Measures `count` workers of the MNIST setting."""
+    from farsign_jax.runtime.testing.local_cluster import LocalCluster
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        Fleet(pathlib.Path(folder) / "run", count) as fleet,
+        LocalCluster(pathlib.Path(folder) / "run", count) as local,
     ):
-        fleet.serve("--rate=1e6", "--burst=1e6", "--eval_every=1000")
+        local.start_server("--rate=1e6", "--burst=1e6", "--eval_every=1000")
         for i in range(count):
-            fleet.work(i)
+            local.start_worker(i)
 
-        def heard() -> dict[str, float]:
-            return fleet.seen().get(metrics.ANSWERS, {})
+        def answers() -> metrics.Samples:
+            return local.metrics().get(metrics.ANSWERS, {})
 
-        while len(found := heard()) < count or min(found.values()) < 20:
+        while len(found := answers()) < count or min(found.values()) < 20:
             time.sleep(0.2)
         time.sleep(1.0)
-        before, at = sum(heard().values()), time.monotonic()
+        before, then = sum(answers().values()), time.monotonic()
         time.sleep(FLAGS.seconds)
-        after, took = sum(heard().values()), time.monotonic() - at
+        after, took = sum(answers().values()), time.monotonic() - then
         return {"workers": count, "rate": (after - before) / took}
 
 
@@ -192,7 +192,7 @@ def _end(processes: list[subprocess.Popen]) -> None:
 
 
 def report(record: dict[str, Any]) -> str:
-    """The figures as Markdown."""
+    """Returns the measurements as Markdown."""
     machine = record["environment"]
     text = [f"{machine['cpu']}, {machine['cpu_cores']} CPU cores shared by all processes\n"]
     header = ["d", "workers", "answers/s", "bytes pulled per answer", "server, us per answer"]
@@ -214,17 +214,18 @@ def report(record: dict[str, Any]) -> str:
 def _numbers(name: str) -> list[int]:
     values = getattr(FLAGS, name)
     good = bool(values) and all(value.isdecimal() and int(value) > 0 for value in values)
-    require(good, f"--{name} are positive whole numbers: got {','.join(values) or 'none'}")
+    require(good, f"--{name} needs positive integers: got {','.join(values) or 'none'}")
     return [int(value) for value in values]
 
 
 def runtime() -> pathlib.Path | None:
+    """Runs the command; returns the folder of its results, or None in a subprocess."""
     commands.prepare_jax()
     if FLAGS.role == "server":
         asyncio.run(_serve(int(FLAGS.dims[0]), int(FLAGS.counts[0])))
         return None
     if FLAGS.role == "worker":
-        asyncio.run(_work(int(FLAGS.counts[0])))  # its number
+        asyncio.run(_work(int(FLAGS.counts[0])))  # the number of the worker
         return None
     dims, counts = _numbers("dims"), _numbers("counts")
     require(min(dims) >= K, f"need --dims >= {K}: got {FLAGS.dims}")
@@ -248,7 +249,7 @@ def runtime() -> pathlib.Path | None:
     out = pathlib.Path(FLAGS.out)
     files.write_text(out / "runtime.json", json.dumps(record, indent=1) + "\n")
     files.write_text(out / "runtime.md", report(record))
-    print(f"\n{report(record)}\nwritten to {out}")
+    print(f"\n{report(record)}\nThe results are in {out}")
     return out
 
 

@@ -1,17 +1,19 @@
-"""The real thing on one machine: a server and 8 workers as processes, two of them hostile.
+"""Runs a server and 8 workers, two of them Byzantine, as processes of this machine.
 
     python -m experiments.cluster
-    python -m experiments.cluster --attacks none,sign_flip,gaussian,constant,alie --behaviours none
+    python -m experiments.cluster --attacks none,sign_flip,gaussian,constant,alie \\
+        --behaviours none
 
-On the embedded digits, over TLS on loopback addresses. Of the hostile ones, the last does what
---behaviours says, one thing after the other (`adversarial_client`), and the others lie (--attacks);
-with --behaviours none all of them lie. Nobody is heard before all have loaded data and compiled.
-About half a minute per attack on two cores.
+The run uses the embedded digits and TLS over loopback addresses. The last Byzantine worker runs
+the --behaviours of `farsign_jax.runtime.testing.adversarial_client`, one after the other, and
+the others run the attack. With --behaviours none, all of them run the attack. No answer is
+applied before all workers have loaded the data and compiled. One attack takes about half a
+minute on two cores.
 
-While it runs: answers heard, answers per second, accuracy, the largest staleness, strikes. In
-the end, for every attack: the log is replayed, which must lead the simulator to the same bits.
-With --behaviours none, where the simulator's liars do the same, it runs from the recorded schedule
-alone, too, with five seeds, and its accuracy stands beside the real one.
+During the run, the command reports the number of answers, answers per second, the accuracy, the
+largest staleness, and strikes. At the end of each attack it replays the journal, which must
+lead the simulator to the same bits. With --behaviours none, where the simulator has the same
+attack, it also simulates the recorded schedule with five seeds and compares the accuracies.
 
 Writes table.md, workers.md, results.csv, results.json and curves.png under --out.
 """
@@ -38,231 +40,251 @@ from farsign_jax.validation import InvalidConfig, lookup, require
 
 try:
     from farsign_jax.runtime import metrics
+    from farsign_jax.runtime.metrics import Samples
     from farsign_jax.runtime.testing.adversarial_client import BEHAVIOURS
-    from farsign_jax.runtime.testing.local_cluster import Fleet
+    from farsign_jax.runtime.testing.local_cluster import LocalCluster
 except ModuleNotFoundError as error:
     commands.missing(error, __name__)
 
 flags.DEFINE_string(
     "behaviours",
-    "lies,nonfinite,stall,garbage,pipeline",
-    "What the last of them does, or none.",
+    "outliers,nonfinite,stall,garbage,pipeline",
+    "Behaviours of the last Byzantine worker, or none.",
 )
 
 CONFIG = PanelConfig(
     workers=8, byzantine=2, attacks=("sign_flip:scale=10",), events=8000, seeds=(0,)
 )
 SEEDS = range(5)
+REAL = "real processes"
 READ = ("out", "workers", "byzantine", "attacks", "events", "data_dir", "seeds")
 READ += ("tensorboard",)
 
 
-def told() -> dict[str, Any]:
-    """What the flags say.
+def experiment_config() -> dict[str, Any]:
+    """Returns the configuration that the flags describe.
 
     Raises:
-        InvalidConfig: where that cannot be.
+        InvalidConfig: if it is invalid.
     """
-    workers, q, events = (
+    workers, byzantine, events = (
         getattr(CONFIG if getattr(FLAGS, name) is None else FLAGS, name)
         for name in ("workers", "byzantine", "events")
     )
     require(workers > 0, f"need workers > 0: got {workers}")
-    attacks.byzantine_mask(workers, q)
-    require(FLAGS.seeds is None or FLAGS.seeds.isdecimal(), "--seeds is one seed of the run")
+    attacks.byzantine_mask(workers, byzantine)
+    rule = "--seeds is the one seed of the run"
+    require(FLAGS.seeds is None or FLAGS.seeds.isdecimal(), f"{rule}: got {FLAGS.seeds}")
     names = split(FLAGS.attacks or CONFIG.attacks, "attacks")
     for name in names:
         attacks.parse(name)
-    deeds = [] if FLAGS.behaviours == "none" or not q else FLAGS.behaviours.split(",")
-    for deed in deeds:
-        lookup("deed", deed, BEHAVIOURS)
-    require(len(names) > 0, "--attacks names none")
+    without = FLAGS.behaviours == "none" or not byzantine
+    behaviours = [] if without else FLAGS.behaviours.split(",")
+    for behaviour in behaviours:
+        lookup("behaviour", behaviour, BEHAVIOURS)
+    require(len(names) > 0, "--attacks needs at least one attack: got none")
     require(events > 0, f"need events > 0: got {events}")
     return {
         "workers": workers,
-        "byzantine": q,
+        "byzantine": byzantine,
         "attacks": list(names),
-        "behaviours": deeds,
+        "behaviours": behaviours,
         "events": events,
         "seed": int(FLAGS.seeds or CONFIG.seeds[0]),
     }
 
 
-def watch(fleet: Fleet, events: int) -> dict[str, dict[str, float]]:
-    """Says how far the server is until it ends; what its metrics were last."""
-    last = fleet.seen()
-    before, at = 0.0, time.monotonic()
-    while fleet.server.poll() is None:
+def watch(local: LocalCluster, events: int) -> dict[str, Samples]:
+    """Reports the progress of the server until it ends, and returns its last metrics."""
+    last = local.metrics()
+    before, then = 0.0, time.monotonic()
+    while local.server.poll() is None:
         time.sleep(1.0)
-        if not (seen := fleet.seen()):
+        if not (found := local.metrics()):
             continue
-        last, now = seen, time.monotonic()
-        heard = seen["farsign_events_total"][""]
-        rate, before, at = (heard - before) / (now - at), heard, now
-        accuracy = 100 * seen.get("farsign_test_accuracy", {}).get("", float("nan"))
-        stale = max(seen["farsign_staleness"].values())
-        strikes = {k.split('"')[1]: int(v) for k, v in seen["farsign_strikes"].items() if v}
-        line = f"{heard:5.0f} of {events} answers, {rate:4.0f}/s, accuracy {accuracy:4.1f} %, "
-        line += f"staleness {stale:.0f}, strikes {strikes or 'none'}"
+        last, now = found, time.monotonic()
+        applied = metrics.total(found, "events_total")
+        rate, before, then = (applied - before) / (now - then), applied, now
+        accuracy = found.get("farsign_test_accuracy", {}).get((), float("nan"))
+        staleness = max(found["farsign_staleness"].values())
+        strikes = {
+            dict(labels)["worker"]: int(count)
+            for labels, count in found["farsign_strikes"].items()
+            if count
+        }
+        line = f"{applied:5.0f} of {events} answers, {rate:4.0f}/s, "
+        line += f"accuracy {100 * accuracy:4.1f} %, "
+        line += f"staleness {staleness:.0f}, strikes {strikes or 'none'}"
         print(line, file=sys.stderr, flush=True)
     return last
 
 
-def run(config: dict[str, Any], attack: str, folder: pathlib.Path) -> dict[str, Any]:
-    """One cluster, from its first process to its last; metrics of its server."""
-    q, m, kinds = config["byzantine"], config["workers"], {}
-    with Fleet(folder, config["workers"]) as fleet:
-        there = pathlib.Path(FLAGS.data_dir or "").expanduser().absolute()
-        known = [f"--data_dir={there}"] if FLAGS.data_dir else []
-        steps = [f"--events={config['events']}", f"--seed={config['seed']}", "--eval_every=1"]
-        bad = q - 1 if config["behaviours"] else None
-        ready = m - (bad is not None)
-        fleet.serve(*steps, "--silence=10", f"--wait_for={ready}", *known)
-        for worker in range(m):
-            if worker == bad:
-                kinds[worker] = "misbehaves"
-            elif worker < q and attack != "none":
-                kinds[worker] = "lies"
-                fleet.work(worker, f"--attack={attack}", *known)
-            else:
-                kinds[worker] = "honest"
-                fleet.work(worker, *known)
-        hostile: Any = None
-        if bad is not None:
-            deeds = [f"--behaviours={','.join(config['deeds'])}", "--seconds=2", "--times=1"]
-            hostile = fleet.work(
-                bad,
-                *deeds,
-                "--prompted",
-                module="farsign_jax.runtime.testing.adversarial_client",
-            )
-        wait(fleet, ready)
-        if hostile is not None:
-            print("begin", file=hostile.stdin, flush=True)
-        seen = watch(fleet, config["events"])
-        if fleet.server.wait() != 0:
-            raise InvalidConfig(f"the server of {attack} failed: see above")
-    return {"seen": seen, "kinds": kinds}
+def start(local: LocalCluster, config: dict[str, Any], attack: str) -> tuple[list[str], Any]:
+    """Starts the server and all workers.
 
-
-def wait(fleet: Fleet, count: int) -> None:
-    """Until so many workers have joined and the first answer is heard.
-
-    Raises:
-        InvalidConfig: where one ends before.
+    Returns:
+        The kind of each worker, and the process of the adversarial client, or None.
     """
-    before = ""
-    while fleet.server.poll() is None:
-        seen = fleet.seen() or {"farsign_sessions": {"": 0}, "farsign_events_total": {"": 0}}
-        if seen["farsign_events_total"][""]:
-            return
-        joined = min(round(seen["farsign_sessions"][""]), count)
-        said = f"{joined} of {count} workers have joined"
-        said += ", and compile" if joined == count else ""
-        if said != before:
-            print(said, file=sys.stderr, flush=True)
-        before = said
-        require(not (why := fleet.failure()), why)
-        time.sleep(0.1)
+    byzantine, workers = config["byzantine"], config["workers"]
+    directory = pathlib.Path(FLAGS.data_dir or "").expanduser().absolute()
+    data = [f"--data_dir={directory}"] if FLAGS.data_dir else []
+    flags_of_run = [f"--events={config['events']}", f"--seed={config['seed']}"]
+    flags_of_run += ["--eval_every=1", "--silence=10"]
+    adversary = byzantine - 1 if config["behaviours"] else None
+    wait_for = workers - (adversary is not None)
+    local.start_server(*flags_of_run, f"--wait_for={wait_for}", *data)
+    kinds, client = [], None
+    for worker in range(workers):
+        if worker == adversary:
+            kinds.append("adversarial client")
+        elif worker < byzantine and attack != "none":
+            kinds.append("Byzantine")
+            local.start_worker(worker, f"--attack={attack}", *data)
+        else:
+            kinds.append("honest")
+            local.start_worker(worker, *data)
+    if adversary is not None:
+        behaviours = [f"--behaviours={','.join(config['behaviours'])}", "--seconds=2"]
+        client = local.start_worker(
+            adversary,
+            *behaviours,
+            "--times=1",
+            "--prompted",
+            module="farsign_jax.runtime.testing.adversarial_client",
+        )
+    local.wait_for_first_answer(wait_for)
+    return kinds, client
 
 
-def simulated(
+def run(
+    config: dict[str, Any], attack: str, folder: pathlib.Path
+) -> tuple[dict[str, Samples], list[str]]:
+    """Runs one cluster from its first process to its last.
+
+    Returns:
+        The last metrics of the server, and the kind of each worker.
+    """
+    with LocalCluster(folder, config["workers"]) as local:
+        kinds, client = start(local, config, attack)
+        if client is not None:
+            print("begin", file=client.stdin, flush=True)
+        last = watch(local, config["events"])
+        if local.server.wait() != 0:
+            raise InvalidConfig(f"the server of {attack} failed: see above")
+    return last, kinds
+
+
+def simulate(
     config: dict[str, Any], attack: str, folder: pathlib.Path, schedule: np.ndarray
 ) -> list[float]:
-    """Final accuracies of the simulator, led by a recorded schedule alone, one per seed."""
+    """Simulates a recorded schedule and returns the final accuracy of each seed."""
     name, options = attacks.parse(attack)
     recorded = replay.load_config(folder)
-    found = []
+    accuracies = []
     for seed in SEEDS:
         one = dataclasses.replace(recorded, seed=seed)
         problem, measure = one.problem(FLAGS.data_dir)
         system = one.system(problem)._replace(attack=attacks.make(name, **options))
-        more = {"seed": seed, "byzantine": config["byzantine"], "delivery": "outstanding"}
-        _, records = simulation.run(problem, system, schedule, measure=measure, **more)
-        found.append(records[-1]["test_accuracy"])
-    return found
+        _, records = simulation.run(
+            problem,
+            system,
+            schedule,
+            measure=measure,
+            seed=seed,
+            byzantine=config["byzantine"],
+            delivery="outstanding",
+        )
+        accuracies.append(records[-1]["test_accuracy"])
+    return accuracies
 
 
-def judged(
+def evaluate(
     config: dict[str, Any], attack: str, folder: pathlib.Path
 ) -> tuple[list[str], list[dict[str, Any]]]:
-    """A line of the table and its rows: what was recorded, replayed and simulated again.
+    """Replays a run, and simulates it if the simulator has the same attack.
+
+    Returns:
+        A line of the table, and the rows of the results.
 
     Raises:
-        InvalidConfig: where the replay ends with other bits than the server.
+        InvalidConfig: if the replay does not end with the same bits as the server.
     """
-    verdict = replay.verify(folder, FLAGS.data_dir)
-    rule = f"{attack}: replayed, {', '.join(verdict.differing)} differ"
-    require(not verdict.differing, rule)
-    arrivals, curve = journal.read(folder / "arrivals.log"), replay.recorded_rows(folder)
+    found = replay.verify(folder, FLAGS.data_dir)
+    rule = f"{attack}: after the replay, {', '.join(found.differing)} differ"
+    require(not found.differing, rule)
+    arrivals, recorded = journal.read(folder / "arrivals.log"), replay.recorded_rows(folder)
     times = arrivals["seconds"]
-    rate = verdict.events / max(times[-1] - times[0], 1e-9)
-    real = summary.percent(curve[-1]["test_accuracy"])
-    line = [attack, f"{verdict.events}", f"{rate:.0f}", real, "equal"]
-    rows = [row | {"attack": attack, "method": "real processes"} for row in curve]
+    rate = found.events / max(times[-1] - times[0], 1e-9)
+    accuracy = summary.percent(recorded[-1]["test_accuracy"])
+    line = [attack, f"{found.events}", f"{rate:.0f}", accuracy, "equal"]
+    rows = [row | {"attack": attack, "method": REAL} for row in recorded]
     if not config["behaviours"]:
         schedule = arrivals["worker"].astype(np.int32)
-        accuracies = simulated(config, attack, folder, schedule)
+        accuracies = simulate(config, attack, folder, schedule)
         spread = float(np.std(accuracies, ddof=1))
         line.insert(-1, summary.percent(float(np.mean(accuracies)), spread))
-        end = {"event": verdict.events, "seconds": curve[-1]["seconds"], "attack": attack}
+        end = {"event": found.events, "seconds": recorded[-1]["seconds"], "attack": attack}
         rows += [
-            end | {"method": "simulator", "seed": seed, "test_accuracy": accuracy}
-            for seed, accuracy in zip(SEEDS, accuracies, strict=True)
+            end | {"method": "simulator", "seed": seed, "test_accuracy": value}
+            for seed, value in zip(SEEDS, accuracies, strict=True)
         ]
     return line, rows
 
 
-def by_worker(
-    seen: dict[str, dict[str, float]], kinds: dict[int, str], folder: pathlib.Path
+def worker_lines(
+    last: dict[str, Samples], kinds: list[str], folder: pathlib.Path
 ) -> list[list[str]]:
-    """A line per worker: what it is, what was heard, what was not, how stale, strikes."""
+    """Returns a line per worker: kind, accepted and rejected answers, staleness, strikes."""
     workers = journal.read(folder / "arrivals.log")["worker"]
-    heard, lines = np.bincount(workers, minlength=len(kinds)), []
-    for worker, kind in kinds.items():
-        mine = f'worker="{worker}",verdict="'
-        told = seen.get(metrics.ANSWERS, {})
-        verdicts = {k[len(mine) : -1]: v for k, v in told.items() if mine in k}
-        verdicts.pop("accepted", 0)
-        refused = ", ".join(f"{v:.0f} {k}" for k, v in verdicts.items()) or "none"
-        own = f'worker="{worker}"'
-        stale, strikes = (seen[f"farsign_{n}"][own] for n in ("staleness", "strikes"))
-        numbers = [f"{heard[worker]}", refused, f"{stale:.0f}", f"{strikes:.0f}"]
+    accepted, lines = np.bincount(workers, minlength=len(kinds)), []
+    for worker, kind in enumerate(kinds):
+        rejected = []
+        for labels, count in last.get(metrics.ANSWERS, {}).items():
+            found = dict(labels)
+            if found["worker"] == str(worker) and found["verdict"] != "accepted":
+                rejected.append(f"{count:.0f} {found['verdict']}")
+        staleness, strikes = (
+            f"{metrics.total(last, name, worker=worker):.0f}"
+            for name in ("staleness", "strikes")
+        )
+        numbers = [f"{accepted[worker]}", ", ".join(rejected) or "none", staleness, strikes]
         lines.append([str(worker), kind, *numbers])
     return lines
 
 
 def cluster() -> pathlib.Path:
-    config = told()
+    """Runs the command and returns the folder of its results."""
+    config = experiment_config()
     described = {"experiment": "cluster"} | config
     out = FLAGS.out or f"results/cluster-{provenance.fingerprint(described)[:8]}"
     folder = run_folder.open_folder(out, described)
     folder.claim()
     rows, lines, workers = [], [], []
     for attack in config["attacks"]:
-        mine = folder.path / attack.replace(":", "-").replace("=", "").replace(",", "-")
+        own = folder.path / attack.replace(":", "-").replace("=", "").replace(",", "-")
         print(f"{attack}: starting {config['workers']} workers", file=sys.stderr, flush=True)
-        ran = run(config, attack, mine)
-        line, recorded = judged(config, attack, mine)
+        last, kinds = run(config, attack, own)
+        line, recorded = evaluate(config, attack, own)
         lines.append(line)
         rows += recorded
-        workers += [[attack, *line] for line in by_worker(ran["seen"], ran["kinds"], mine)]
+        workers += [[attack, *line] for line in worker_lines(last, kinds, own)]
     header = ["attack", "answers", "per second", "real, %", "replayed bits"]
     if not config["behaviours"]:
         header.insert(-1, "simulator, %")
     table = tables.markdown_table(header, lines)
     if config["behaviours"]:
         table += (
-            "\nNo simulator beside it: none does these deeds. --behaviours none compares.\n"
+            "\nThe simulator does not have these behaviours. Use --behaviours none to compare "
+            "with it.\n"
         )
-    header = ["attack", "worker", "it", "heard", "refused", "staleness", "strikes"]
-    told_of = tables.markdown_table(header, workers)
+    header = ["attack", "worker", "kind", "accepted", "rejected", "staleness", "strikes"]
+    by_worker = tables.markdown_table(header, workers)
     files.write_text(folder.path / "table.md", table)
-    files.write_text(folder.path / "workers.md", told_of)
+    files.write_text(folder.path / "workers.md", by_worker)
     folder.write_rows(rows)
-    shown = [row | {"aggregator": ""} for row in rows if row["method"] == "real processes"]
-    plots.curves(shown, folder.path / "curves.png", ("event",))
-    print(f"\n{told_of}\n{table}\nall of it is in {folder.path}")
+    real = [row | {"aggregator": ""} for row in rows if row["method"] == REAL]
+    plots.curves(real, folder.path / "curves.png", ("event",))
+    print(f"\n{by_worker}\n{table}\nThe results are in {folder.path}")
     return folder.path
 
 

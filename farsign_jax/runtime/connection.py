@@ -1,31 +1,33 @@
-"""What a connection is held to: who may have one, and what the C core enforces."""
+"""The security and the limits of a network connection."""
 
 from typing import NamedTuple
 
 from farsign_jax.runtime import messages
-from farsign_jax.runtime.tls import Allowed
+from farsign_jax.runtime.tls import AllowList
 
 
 class Security(NamedTuple):
-    """Keys and certificates, PEM, and who may join."""
+    """The server's key and certificates in PEM form, and the list of workers that may join."""
 
     key: bytes
     certificate: bytes
     authority: bytes
-    allowed: Allowed
+    allowed: AllowList
 
 
-class Terms(NamedTuple):
-    """What a connection is held to.
+class ConnectionLimits(NamedTuple):
+    """Limits on each connection.
 
     Attributes:
-        silence: seconds after which a worker that has said nothing is gone.
+        silence: seconds without a message after which a worker is disconnected.
         ping: seconds between two pings of an idle connection.
-        handshake: seconds in which a connection must have shown its certificate.
-        joins: sessions that a worker may open at once; one more every second.
-        wait_for: nobody is heard before so many workers have a first answer, so that all
-            begin alike however long they load and compile; a run that goes on does not wait.
-            One that never comes keeps all others waiting.
+        handshake: seconds within which a connection must complete the TLS handshake, and
+            within which it must send its first message.
+        joins: number of sessions that a worker may open in a burst; the long-run limit is one
+            per second.
+        wait_for: number of workers that must have answered before any answer is processed, so
+            that all workers start together however long they take to load data and compile. A
+            run that is resumed does not wait. A worker that never arrives blocks all others.
     """
 
     silence: float = 30.0
@@ -35,19 +37,20 @@ class Terms(NamedTuple):
     wait_for: int = 1
 
 
-def options(terms: Terms, size: int) -> list[tuple[str, int]]:
-    """Of the C core, for answers of `size` numbers."""
-    ping = round(1000 * terms.ping)
+def channel_options(limits: ConnectionLimits, size: int) -> list[tuple[str, int]]:
+    """Returns the options of the gRPC core of a server with `size` values per answer."""
+    ping = round(1000 * limits.ping)
     return [
-        ("grpc.max_receive_message_length", messages.answer_bytes(size)),
+        ("grpc.max_receive_message_length", messages.max_message_bytes(size)),
         ("grpc.max_metadata_size", 8192),
         ("grpc.max_concurrent_streams", 4),
-        ("grpc.http2.bdp_probe", 0),  # windows that grow would be memory that a flood fills
-        ("grpc.server_handshake_timeout_ms", round(1000 * terms.handshake)),
+        ("grpc.http2.bdp_probe", 0),  # a growing window is memory that a flood would fill
+        ("grpc.server_handshake_timeout_ms", round(1000 * limits.handshake)),
         ("grpc.max_connection_idle_ms", 30_000),
         ("grpc.keepalive_time_ms", ping),
         ("grpc.keepalive_timeout_ms", max(ping // 2, 1)),
-        ("grpc.http2.ping_timeout_ms", max(3 * ping // 4, 1)),  # the one that is kept
+        # gRPC uses this timeout when both are set.
+        ("grpc.http2.ping_timeout_ms", max(3 * ping // 4, 1)),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", max(ping // 4, 1)),
         ("grpc.so_reuseport", 0),

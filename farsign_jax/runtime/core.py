@@ -1,106 +1,64 @@
-"""The server's side of the conversation: who may speak, what is heard, what is answered.
+"""The server's side of the conversation: it checks each answer, applies it and replies.
 
-No I/O and no clock: bytes, times and sessions come from a driver, one call at a time, so every
-arrival is atomic and every rule can be tested without a network. What a worker can do to the
-server is what `hear` lets it do:
+This module performs no I/O and reads no clock. A driver passes in bytes, times and sessions,
+one call at a time, so every arrival is atomic and every rule can be tested without a network.
+What a worker can do to the server is limited to what `handle` permits:
 
-- an answer is a nonce, the version of x it is about, and numbers. Who answers is known from
-  the connection, which directions are meant from the question: neither can be forged;
-- one question is open per worker, and its nonce cannot be guessed: no answer can come twice,
-  come early, or be prepared before the question is asked;
-- whatever is not an answer to that question, as many finite numbers as it takes, changes
-  nothing but the count of its strikes. These outlive the connection; who has too many is out;
-- who answers often waits for the next question (a token bucket per worker).
+- An answer consists of a nonce, the version of x at which it was computed, and values. The
+  connection determines which worker answers and the question determines the directions, so
+  neither can be forged.
+- Each worker has one open question with an unpredictable nonce, so an answer can be neither
+  repeated, nor sent early, nor prepared before the question is asked.
+- A message that does not answer the open question with the right number of finite values
+  changes nothing except the worker's strike count. Strikes survive reconnection, and a worker
+  with too many of them is excluded.
+- A worker that answers too often waits for its next question (one token bucket per worker).
 
-Whatever passes goes into the log, and then into `Machine.hear`.
+An accepted answer is first written to the journal and then passed to `StateMachine.update`.
 """
 
-import dataclasses
 import secrets
-from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from farsign_jax.runtime.delta_history import NOTHING, Delta, History
+from farsign_jax.runtime.delta_history import NO_CHANGE, DeltaHistory
 from farsign_jax.runtime.journal import Arrival
-from farsign_jax.runtime.limits import Bucket, Limits
-from farsign_jax.runtime.state_machine import Machine, check_alike
-
-
-class Question(NamedTuple):
-    """What a worker is asked."""
-
-    nonce: int  # to be sent back with the answer
-    version: int  # events heard when x was read; with that, too
-    number: int  # what directions and mini-batch are drawn from
-    step: int  # of the server at that x
-    direction: np.ndarray | None  # None: drawn from the number
-
-
-class Reply(NamedTuple):
-    """What a worker is told."""
-
-    verdict: str  # of its message, one of `VERDICTS`; or "joined"
-    question: Question
-    delta: Delta | None  # from the x it has to that of the question; None: too far behind
-    wait: float  # seconds before it is sent
-
-
-# Of messages; those in `STRIKES` are no honest mistakes.
-STRIKES = ("garbage", "size", "nonce", "version", "nonfinite", "flood")
-VERDICTS = ("accepted", "stale", *STRIKES)
-
-
-class Out(Exception):
-    """A worker that is not listened to; the message says why."""
-
-
-@dataclasses.dataclass(eq=False)
-class Session:
-    """A worker that has joined, until it leaves or joins again."""
-
-    worker: int
-    nonce: int = -1  # of the open question; -1, none
-    version: int = 0
-    step: int = 0
-    over: str = ""  # why, once it is
-
-
-@dataclasses.dataclass
-class Tally:
-    """What is known of one worker, for those who watch."""
-
-    verdicts: Counter = dataclasses.field(default_factory=Counter)
-    staleness: Counter = dataclasses.field(default_factory=Counter)  # 0, 1, 2..3, 4..7, ...
-    latest: int = 0  # staleness of its last answer
-    joins: int = 0
-    leaves: Counter = dataclasses.field(default_factory=Counter)
+from farsign_jax.runtime.limits import Limits, TokenBucket
+from farsign_jax.runtime.session import (
+    STRIKES,
+    Question,
+    Reply,
+    Session,
+    SessionClosed,
+    WorkerStatistics,
+)
+from farsign_jax.runtime.state_machine import StateMachine, check_alike
 
 
 class ServerCore:
-    """One run, seen from its server.
+    """The server's side of one run.
 
     Args:
-        machine: what answers do to x and y.
-        limits: see there.
+        machine: the state that answers change.
+        limits: limits on each worker.
         by_seed: whether workers draw the directions from the number of the question.
-        log: told of every accepted arrival, before it is heard.
-        struck: told the strikes i64[m] whenever they change.
-        last: the run is over when so many answers have been heard; None, never.
-        nonce: draws what nobody can guess, 0 .. 2^63 - 1.
-        strikes: of each worker, so far.
+        log: called with every accepted arrival before it is applied.
+        on_strike: called with all strike counts, i64[m], whenever one of them changes.
+        last: the number of events after which the run is over; None runs forever.
+        nonce: draws an unpredictable number in 0 .. 2^63 - 1.
+        strikes: the initial strike counts, i64[m].
     """
 
     def __init__(
         self,
-        machine: Machine,
+        machine: StateMachine,
         limits: Limits,
         *,
         by_seed: bool,
         log: Callable[[Arrival], Any],
-        struck: Callable[[np.ndarray], Any] = lambda strikes: None,
+        on_strike: Callable[[np.ndarray], Any] = lambda strikes: None,
         nonce: Callable[[], int] = lambda: secrets.randbits(63),
         strikes: np.ndarray | None = None,
         last: int | None = None,
@@ -108,92 +66,99 @@ class ServerCore:
         m = machine.num_workers
         self.machine, self.limits, self.events = machine, limits, 0
         self.last, self.sessions = last, dict[int, Session]()
-        self.tallies = [Tally() for _ in range(m)]
+        self.statistics = [WorkerStatistics() for _ in range(m)]
         self.strikes = np.zeros(m, np.int64) if strikes is None else strikes
-        self._by_seed, self._log, self._nonce, self._struck = by_seed, log, nonce, struck
-        self._history = History(machine, limits.history, 0)
-        self._buckets = [Bucket(limits.rate, limits.burst) for _ in range(m)]
+        self._by_seed, self._log, self._nonce = by_seed, log, nonce
+        self._on_strike = on_strike
+        self._history = DeltaHistory(machine, limits.history, 0)
+        self._buckets = [TokenBucket(limits.rate, limits.burst) for _ in range(m)]
         self._size = int(np.prod(machine.shape))
         self._numbers = np.zeros(m, np.int64)
-        self._directions = [machine.ask(i, 0) for i in range(m)]
+        self._directions = [machine.query(i, 0) for i in range(m)]
 
     def join(self, worker: int, have: int | None, now: float) -> tuple[Session, Reply]:
-        """A worker is there, again or for the first time, with the x of version `have`.
+        """Opens a session of a worker and closes the one that it had before.
 
-        A session it had before is over. It is asked what it was asked, about x as it is now.
+        The worker receives the question it was last asked, at the current x.
+
+        Args:
+            worker: its number.
+            have: the version of x that it has, or None.
+            now: the time in seconds of the run.
 
         Raises:
-            Out: where it has too many strikes, or the run is over.
+            SessionClosed: if the worker has too many strikes, or the run is over.
         """
-        self.refuse_out(worker)
+        self.check_strikes(worker)
         if self.over:
-            raise Out("over")
+            raise SessionClosed("over")
         if worker in self.sessions:
             self.leave(self.sessions[worker], "replaced")
         session = self.sessions[worker] = Session(worker)
-        self.tallies[worker].joins += 1
-        wait = self._buckets[worker].due(now)
+        self.statistics[worker].joins += 1
+        wait = self._buckets[worker].delay(now)
         return session, self._ask(session, "joined", have, wait)
 
-    def refuse_out(self, worker: int) -> None:
-        """Raises `Out` where a worker has too many strikes."""
+    def check_strikes(self, worker: int) -> None:
+        """Raises `SessionClosed` if a worker has too many strikes."""
         count = self.strikes[worker]
         if count >= self.limits.strikes:
-            raise Out(f"worker {worker} has {count} strikes")
+            raise SessionClosed(f"worker {worker} has {count} strikes")
 
     @property
     def over(self) -> bool:
-        """Whether all answers have been heard."""
+        """Whether the run has processed all of its events."""
         return self.last is not None and self.events >= self.last
 
-    def leave(self, session: Session, why: str) -> None:
-        """Ends a session. y keeps what the worker said; nobody waits for it."""
-        if session.over:
+    def leave(self, session: Session, reason: str) -> None:
+        """Closes a session. The worker's part of y stays, and no one waits for the worker."""
+        if session.reason:
             return
-        session.over, session.nonce = why, -1
-        self.tallies[session.worker].leaves[why] += 1
+        session.reason, session.nonce = reason, -1
+        self.statistics[session.worker].leaves[reason] += 1
         if self.sessions.get(session.worker) is session:
             del self.sessions[session.worker]
 
     def handle(
         self, session: Session, nonce: int, version: int, value: bytes, now: float
     ) -> Reply:
-        """Judges one answer; hears it, if it is one; and asks again.
+        """Checks one answer, applies it if it is valid, and asks the next question.
 
         Raises:
-            Out: where the session or the run is over, or that was one strike too many.
+            SessionClosed: if the session is closed, the run is over, or this answer was one
+                strike too many.
         """
         if self.over:
             self.leave(session, "over")
-        if session.over:
-            raise Out(session.over)
-        verdict, numbers = self._judge(session, nonce, version, value)
+        if session.reason:
+            raise SessionClosed(session.reason)
+        verdict, values = self._check(session, nonce, version, value)
         if verdict in STRIKES:
-            self.strike(session, verdict)  # its question stays open
+            self.strike(session, verdict)  # the question stays open
             wait = self._buckets[session.worker].take(now)
-            return Reply(verdict, self._question(session), NOTHING, wait)
+            return Reply(verdict, self._question(session), NO_CHANGE, wait)
         worker, have, wait = session.worker, session.version, 0.0
         if verdict == "accepted":
-            self._hear(session, numbers, now)
+            self._accept(session, values, now)
             wait = self._buckets[worker].take(now)
-        self.tallies[worker].verdicts[verdict] += 1
+        self.statistics[worker].verdicts[verdict] += 1
         return self._ask(session, verdict, have, wait)
 
     def strike(self, session: Session, verdict: str) -> None:
         """Counts a message that no honest worker sends.
 
         Raises:
-            Out: where that was one too many; the session is over.
+            SessionClosed: if the worker now has too many strikes; its session is closed.
         """
         worker = session.worker
         self.strikes[worker] += 1
-        self.tallies[worker].verdicts[verdict] += 1
-        self._struck(self.strikes)
+        self.statistics[worker].verdicts[verdict] += 1
+        self._on_strike(self.strikes)
         if self.strikes[worker] >= self.limits.strikes:
             self.leave(session, "strikes")
-            self.refuse_out(worker)
+            self.check_strikes(worker)
 
-    def _judge(
+    def _check(
         self, session: Session, nonce: int, version: int, value: bytes
     ) -> tuple[str, np.ndarray]:
         none = np.zeros(0, np.float32)
@@ -203,31 +168,32 @@ class ServerCore:
             return "version", none
         if len(value) != 4 * self._size:
             return "size", none
-        numbers = np.frombuffer(value, "<f4")
-        if not np.isfinite(numbers).all():
+        values = np.frombuffer(value, "<f4")
+        if not np.isfinite(values).all():
             return "nonfinite", none
         limit = self.limits.staleness
         if limit is not None and self.machine.step - session.step > limit:
             return "stale", none
-        return "accepted", numbers.reshape(self.machine.shape)
+        return "accepted", values.reshape(self.machine.shape)
 
-    def _hear(self, session: Session, numbers: np.ndarray, now: float) -> None:
+    def _accept(self, session: Session, values: np.ndarray, now: float) -> None:
         worker, machine = session.worker, self.machine
         number = int(self._numbers[worker])
-        self._log(Arrival(worker, number, session.step, now, numbers))
-        late = machine.step - session.step
-        tally = self.tallies[worker]
-        tally.latest = late
-        tally.staleness[late.bit_length()] += 1
-        self.apply(worker, session.step, numbers)
+        self._log(Arrival(worker, number, session.step, now, values))
+        staleness = machine.step - session.step
+        statistics = self.statistics[worker]
+        statistics.latest = staleness
+        statistics.total_staleness += staleness
+        statistics.staleness[staleness.bit_length()] += 1
+        self.apply(worker, session.step, values)
 
-    def apply(self, worker: int, step: int, numbers: np.ndarray) -> None:
-        """Hears an answer that has been accepted, now or in a log, and asks anew."""
+    def apply(self, worker: int, step: int, values: np.ndarray) -> None:
+        """Applies an accepted answer, a new or a recorded one, and draws the next question."""
         machine = self.machine
-        self._history.add(machine.hear(worker, step, self._directions[worker], numbers))
+        self._history.add(machine.update(worker, step, self._directions[worker], values))
         self.events += 1
         self._numbers[worker] = self.events
-        self._directions[worker] = machine.ask(worker, self.events)
+        self._directions[worker] = machine.query(worker, self.events)
 
     def _ask(self, session: Session, verdict: str, have: int | None, wait: float) -> Reply:
         session.version, session.step = self.events, self.machine.step
@@ -235,7 +201,7 @@ class ServerCore:
         return Reply(verdict, self._question(session), self._history.since(have), wait)
 
     def ask_again(self, session: Session, verdict: str, have: int) -> Reply:
-        """The open question about x as it is now, for a worker with the x of `have`."""
+        """Returns the open question at the current x, for a worker with version `have` of x."""
         return self._ask(session, verdict, have, 0.0)
 
     def _question(self, session: Session) -> Question:
@@ -244,14 +210,14 @@ class ServerCore:
         return Question(session.nonce, session.version, number, session.step, direction)
 
     def snapshot(self) -> tuple[int, np.ndarray]:
-        """The version of x, and x, to be read before the next call."""
+        """Returns the version of x, and x itself, which must be read before the next call."""
         return self.events, self.machine.params
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """All that a checkpoint needs, by name; to be written before the next call.
+        """Returns the content of a checkpoint, to be written before the next call.
 
-        Nonces are not part of it: whoever joins after a restart is given a new one. Nor are
-        strikes, which must not wait for a checkpoint.
+        Nonces are not included: a worker that joins after a restart receives a new one. Strikes
+        are not included either, since they must not wait for a checkpoint.
         """
         return {f"machine/{name}": a for name, a in self.machine.state().items()} | {
             "events": np.asarray(self.events, np.int64),
@@ -260,14 +226,14 @@ class ServerCore:
         }
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Takes over what `state_dict` returned; before anybody has joined.
+        """Restores what `state_dict` returned, before any worker has joined.
 
         Raises:
-            ValueError: where it is that of something else.
+            ValueError: if the state does not fit this run.
         """
         check_alike(state, self.state_dict())
         parts = ((name.partition("machine/")[2], a) for name, a in state.items())
         self.machine.restore({name: a for name, a in parts if name})
         self.events, self._numbers = int(state["events"]), state["numbers"]
         self._directions = list(state["directions"])
-        self._history = History(self.machine, self.limits.history, self.events)
+        self._history = DeltaHistory(self.machine, self.limits.history, self.events)

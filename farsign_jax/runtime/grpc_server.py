@@ -1,28 +1,32 @@
-"""The server over a network: one stream per worker, and nothing but bytes from it.
+"""The server over a network: one stream per worker that carries nothing but bytes.
 
-Who a worker is, is its certificate, looked up in the list of who may join; a message cannot
-say otherwise. Bytes are read only while a reply to what came before is written: a peer that
-pipelines fills its own window, and one that does not read is gone after the silence limit.
+The server reads from a stream only after it has written its reply to the previous message: a
+peer that sends without waiting fills its own flow-control window, and a peer that does not read
+is disconnected after the silence limit.
 
-Two layers notice who is gone: pings of the connection, for a host that is dead or frozen, and
-the silence limit, for a process whose connection lives and whose program does not.
+Two mechanisms detect lost workers: pings of the connection detect a host that is dead or
+frozen, and the silence limit detects a process that hangs while its connection lives.
 """
 
 import asyncio
 import contextlib
+import math
 import secrets
 import time
 from collections import Counter, deque
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 
 from farsign_jax.runtime import messages
-from farsign_jax.runtime.connection import Security, Terms, options
-from farsign_jax.runtime.core import Out, Reply, ServerCore, Session
-from farsign_jax.runtime.limits import Bucket
+from farsign_jax.runtime.admission import Admission
+from farsign_jax.runtime.connection import ConnectionLimits, Security, channel_options
+from farsign_jax.runtime.core import ServerCore
+from farsign_jax.runtime.limits import TokenBucket
+from farsign_jax.runtime.session import Reply, Session, SessionClosed
 from farsign_jax.validation import InvalidConfig
 
+# The gRPC status with which a session ends, by reason.
 _CODES = {
     "strikes": grpc.StatusCode.PERMISSION_DENIED,
     "revoked": grpc.StatusCode.PERMISSION_DENIED,
@@ -34,76 +38,80 @@ _CODES = {
     "stopping": grpc.StatusCode.UNAVAILABLE,
     "over": grpc.StatusCode.OUT_OF_RANGE,
 }
-_TRIES = 3  # to send all of a large x before the history has moved on
+_ATTEMPTS = 3  # at sending all of a large x before the history no longer covers the changes
 
 
 class GrpcServer:
-    """Lets workers converse with a core.
+    """Carries the messages between a core and its workers over gRPC.
 
     Args:
-        core: the run.
-        setting: of the run, JSON, told to everybody who joins.
-        fingerprint: of the setting.
-        security: None, no encryption and workers are believed who they are; for tests on
-            one machine.
-        terms: see there.
-        began: seconds that the run has been running already.
+        core: the server's side of the run.
+        config: the configuration of the run, JSON, which every worker receives.
+        fingerprint: of the configuration.
+        security: None disables encryption and trusts what workers say about themselves; for
+            tests on one machine.
+        limits: limits on each connection.
+        began: seconds for which the run was served before.
+
+    Attributes:
+        bytes: number of bytes in messages, "up" from and "down" to the workers.
+        rejected: number of peers that were not admitted, by reason.
     """
 
     def __init__(
         self,
         core: ServerCore,
-        setting: str,
+        config: str,
         fingerprint: str,
         *,
         security: Security | None,
-        terms: Terms | None = None,
+        limits: ConnectionLimits | None = None,
         began: float = 0.0,
     ):
-        self.core, self.terms = core, terms or Terms()
-        self.bytes: Counter[str] = Counter()  # "up" and "down", of messages
-        self.turned_away: Counter[str] = Counter()  # who did not get as far as a session
+        self.core, self.limits = core, limits or ConnectionLimits()
+        self.bytes: Counter[str] = Counter()
         self._security, self._start = security, time.monotonic() - began
+        self._admission = Admission(core, self.limits, security, self.now)
+        self.rejected = self._admission.rejected
         m = core.machine.num_workers
-        self._joins = [Bucket(1.0, self.terms.joins) for _ in range(m)]
-        self._instances = [0] * m  # who speaks for each worker, and who did
+        # The instance that speaks for each worker, and the instances that it has replaced.
+        self._instances = [0] * m
         self._replaced = [deque[int](maxlen=64) for _ in range(m)]
-        self._ready = set[int]()  # workers that have answered, since the start
-        self._enough = asyncio.Event()  # of these
+        self._ready = set[int]()  # workers that have answered since the start
+        self._all_ready = asyncio.Event()
         if core.events:
-            self._enough.set()  # a run that goes on
-        self._at_the_door: set[int] = set()
+            self._all_ready.set()  # a resumed run does not wait
         self._writing: set[Session] = set()
         self._tasks: dict[Session, Any] = {}
-        self._heard: dict[Session, float] = {}
+        self._last_message: dict[Session, float] = {}
         self._certificates: dict[Session, bytes] = {}
-        down = messages.Down()
-        down.welcome.protocol, down.welcome.epoch = messages.PROTOCOL, secrets.randbits(63) | 1
-        down.welcome.setting, down.welcome.fingerprint = setting, fingerprint
-        down.welcome.dim = len(core.machine.params)
-        down.welcome.silence = self.terms.silence
-        self._welcome = down
+        welcome = messages.ServerMessage()
+        welcome.welcome.protocol = messages.PROTOCOL
+        welcome.welcome.epoch = secrets.randbits(63) | 1
+        welcome.welcome.config, welcome.welcome.fingerprint = config, fingerprint
+        welcome.welcome.dim = len(core.machine.params)
+        welcome.welcome.silence = self.limits.silence
+        self._welcome = welcome
 
     def now(self) -> float:
-        """Seconds since the run began."""
+        """Returns the number of seconds since the run began."""
         return time.monotonic() - self._start
 
     async def start(self, address: str) -> int:
-        """Listens at HOST:PORT (port 0: any that is free); the port.
+        """Listens at HOST:PORT, where port 0 selects a free one, and returns the port.
 
         Raises:
-            InvalidConfig: where nobody can listen there.
+            InvalidConfig: if the server cannot listen at the address.
         """
-        core, handler = self.core, grpc.stream_stream_rpc_method_handler(self._converse)
-        size = 1
-        for length in core.machine.shape:
-            size *= length
+        machine = self.core.machine
         self._server: Any = grpc.aio.server(
-            options=options(self.terms, size),
-            maximum_concurrent_rpcs=2 * core.machine.num_workers + 8,
+            options=channel_options(self.limits, math.prod(machine.shape)),
+            maximum_concurrent_rpcs=2 * machine.num_workers + 8,
         )
-        handlers = {messages.METHOD: handler}
-        generic = grpc.method_handlers_generic_handler(messages.SERVICE, handlers)
+        handler = grpc.stream_stream_rpc_method_handler(self._converse)
+        generic = grpc.method_handlers_generic_handler(
+            messages.SERVICE, {messages.METHOD: handler}
+        )
         self._server.add_generic_rpc_handlers((generic,))
         try:
             if self._security is None:
@@ -119,188 +127,151 @@ class GrpcServer:
         if not port:
             raise InvalidConfig(f"cannot listen at {address}")
         await self._server.start()
-        self._watcher = asyncio.create_task(self._watch())
+        self._monitor = asyncio.create_task(self._monitor_sessions())
         return port
 
     async def run(self) -> None:
-        """Until the run is over."""
+        """Returns when the run is over."""
         while not self.core.over:
             await asyncio.sleep(0.05)
 
     async def stop(self) -> None:
-        """Ends all sessions; what was accepted until now is what the run is."""
-        self._watcher.cancel()
+        """Closes all sessions; the answers accepted so far are the result of the run."""
+        self._monitor.cancel()
         for session in list(self._tasks):
-            self._end(session, "over" if self.core.over else "stopping")
+            self._close(session, "over" if self.core.over else "stopping")
         await self._server.stop(1.0)
 
-    def _end(self, session: Session, why: str) -> None:
-        """Ends a session. Who is writing ends by itself: a status cannot overtake a message."""
-        self.core.leave(session, why)
-        if session not in self._writing or why == "silent":
+    def _close(self, session: Session, reason: str) -> None:
+        """Closes a session.
+
+        A task that is writing ends by itself, because a status cannot overtake a message.
+        """
+        self.core.leave(session, reason)
+        if session not in self._writing or reason == "silent":
             self._tasks[session].cancel()
 
-    async def _watch(self) -> None:
-        """Ends the sessions of those who are silent, and of those no longer allowed."""
+    async def _monitor_sessions(self) -> None:
+        """Closes the sessions of workers that are silent or no longer allowed."""
         while True:
-            await asyncio.sleep(min(self.terms.silence / 4, 1.0))
+            await asyncio.sleep(min(self.limits.silence / 4, 1.0))
             for session in list(self._tasks):
-                if self.now() - self._heard[session] > self.terms.silence:
-                    self._end(session, "silent")
+                if self.now() - self._last_message[session] > self.limits.silence:
+                    self._close(session, "silent")
                 elif self._security is not None:
                     certificate = self._certificates[session]
                     if self._security.allowed.worker(certificate) != session.worker:
-                        self._end(session, "revoked")
+                        self._close(session, "revoked")
 
     async def _converse(self, _: Any, context: Any) -> None:
-        """One stream, from its first byte to its last."""
+        """Serves one stream from its first byte to its last."""
         try:
-            worker, certificate, hello = await self._admit(context)
-            if hello.instance and hello.instance in self._replaced[worker]:
-                raise Out("replaced")
-            have = hello.version if hello.epoch == self._welcome.welcome.epoch else None
-            old = self.core.sessions.get(worker)
-            session, reply = self.core.join(worker, have, self.now())
-            parts = messages.parts(reply)  # x is as it is now until we wait for something
-            if old in self._tasks:
-                self._end(old, "replaced")
-            if self._instances[worker] != hello.instance:
-                self._replaced[worker].append(self._instances[worker])
-                self._instances[worker] = hello.instance
-        except Out as error:
-            why = str(error) if str(error) in _CODES else "strikes"
-            self.turned_away[why] += 1
-            await context.abort(_CODES[why], str(error))
+            worker, certificate, hello = await self._admission.admit(context)
+            session, reply, encoded = self._open(worker, hello)
+        except SessionClosed as error:
+            reason = str(error) if str(error) in _CODES else "strikes"
+            self.rejected[reason] += 1
+            await context.abort(_CODES[reason], str(error))
             return
-        self._tasks[session], self._heard[session] = asyncio.current_task(), self.now()
+        self._tasks[session] = asyncio.current_task()
+        self._last_message[session] = self.now()
         self._certificates[session] = certificate
-        why = "gone"  # unless we know better
+        reason = "gone"  # unless another reason is found
         try:
-            why = await self._talk(context, session, reply, parts)
-        except Out as error:
-            why = str(session.over or error)
+            reason = await self._exchange(context, session, reply, encoded)
+        except SessionClosed as error:
+            reason = str(session.reason or error)
         except asyncio.CancelledError:
-            if not session.over or session in self._writing:
-                raise  # the connection is gone, or stuck: there is nobody to tell
+            if not session.reason or session in self._writing:
+                raise  # the connection is lost or blocked, so no status can be sent
         finally:
-            self.core.leave(session, why)
+            self.core.leave(session, reason)
             self._writing.discard(session)
-            for table in (self._tasks, self._heard, self._certificates):
+            for table in (self._tasks, self._last_message, self._certificates):
                 del table[session]
-        if session.over in _CODES:
+        if session.reason in _CODES:
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(0)  # takes what was meant to end the conversation
-            await context.abort(_CODES[session.over], session.over)
+                await asyncio.sleep(0)  # receives the cancellation that closed the session
+            await context.abort(_CODES[session.reason], session.reason)
 
-    async def _admit(self, context: Any) -> tuple[int, bytes, Any]:
-        """Who this is, its certificate and what it says first; aborts where it may not join."""
-        if self._security is None:
-            hello = await self._hello(context)
-            if hello.worker >= self.core.machine.num_workers:
-                await self._refuse(context, "PERMISSION_DENIED", "no such worker")
-            await self._hold_up(context, hello.worker)
-            return hello.worker, b"", hello
-        found = context.auth_context().get("x509_pem_cert") or [b""]
-        worker = self._security.allowed.worker(found[0]) if found[0] else None
-        if worker is None:
-            await self._refuse(context, "PERMISSION_DENIED", "not on the list")
-        await self._hold_up(context, worker)
-        if worker in self._at_the_door:  # or one could take the places of all
-            await self._refuse(context, "UNAVAILABLE", "joins too often")
-        self._at_the_door.add(worker)
-        try:
-            return worker, found[0], await self._hello(context)
-        finally:
-            self._at_the_door.discard(worker)
+    def _open(self, worker: int, hello: Any) -> tuple[Session, Reply, list[bytes] | None]:
+        """Opens a session; returns it with its first reply, encoded before x can change."""
+        if hello.instance and hello.instance in self._replaced[worker]:
+            raise SessionClosed("replaced")
+        have = hello.version if hello.epoch == self._welcome.welcome.epoch else None
+        old = self.core.sessions.get(worker)
+        session, reply = self.core.join(worker, have, self.now())
+        encoded = messages.encode_reply(reply)
+        if old in self._tasks:
+            self._close(old, "replaced")
+        if self._instances[worker] != hello.instance:
+            self._replaced[worker].append(self._instances[worker])
+            self._instances[worker] = hello.instance
+        return session, reply, encoded
 
-    async def _hold_up(self, context: Any, worker: int) -> None:
-        """Aborts where a worker is out, or joins too often."""
-        self.core.refuse_out(worker)
-        if self._joins[worker].due(self.now()) > 0:
-            await self._refuse(context, "UNAVAILABLE", "joins too often")
-        self._joins[worker].take(self.now())
-
-    async def _hello(self, context: Any) -> Any:
-        """The first message; aborts where it is no hello of this protocol."""
-        try:
-            data = await asyncio.wait_for(context.read(), self.terms.handshake)
-        except TimeoutError:
-            await self._refuse(context, "DEADLINE_EXCEEDED", "said nothing")
-        name, hello = messages.parse(messages.Up, b"" if data is messages.END else data)
-        if name != "hello":
-            await self._refuse(context, "INVALID_ARGUMENT", "no hello")
-        if hello.protocol != messages.PROTOCOL:
-            text = f"speaks protocol {hello.protocol}, not {messages.PROTOCOL}"
-            await self._refuse(context, "FAILED_PRECONDITION", text)
-        return hello
-
-    async def _refuse(self, context: Any, code: str, why: str) -> NoReturn:
-        self.turned_away[why] += 1
-        await context.abort(getattr(grpc.StatusCode, code), why)
-        raise AssertionError("abort raises")
-
-    async def _talk(
-        self, context: Any, session: Session, reply: Reply, parts: list[bytes] | None
+    async def _exchange(
+        self, context: Any, session: Session, reply: Reply, encoded: list[bytes] | None
     ) -> str:
-        """The conversation after the hello; why it ended."""
-        core, alive = self.core, Bucket(4 / self.terms.silence, 8)
+        """Exchanges messages after the hello; returns the reason for which this ended."""
+        core, heartbeats = self.core, TokenBucket(4 / self.limits.silence, 8)
         self._welcome.welcome.worker = session.worker
         await self._write(context, session, self._welcome.SerializeToString())
         while True:
-            if not await self._send(context, session, reply, parts):
+            if not await self._send(context, session, reply, encoded):
                 return "slow"
             while True:
                 data = await context.read()
                 if data is messages.END:
                     return "left"
-                self._heard[session] = self.now()
+                self._last_message[session] = self.now()
                 self.bytes["up"] += len(data)
-                name, told = messages.parse(messages.Up, data)
+                name, content = messages.parse(messages.ClientMessage, data)
                 if name == "answer":
                     break
-                if name != "alive":
+                if name != "heartbeat":
                     core.strike(session, "garbage")
                     return "garbage"
-                if alive.due(self.now()) > 0:
+                if heartbeats.delay(self.now()) > 0:
                     core.strike(session, "flood")
                     return "flood"
-                alive.take(self.now())
-            if not self._enough.is_set():
+                heartbeats.take(self.now())
+            if not self._all_ready.is_set():
                 await self._wait_for_others(session)
-            reply = core.handle(session, told.nonce, told.version, told.values, self.now())
-            parts = messages.parts(reply)
+            answer = content.nonce, content.version, content.values
+            reply = core.handle(session, *answer, self.now())
+            encoded = messages.encode_reply(reply)
 
     @property
     def missing(self) -> int:
-        """How many more workers must answer before anybody is heard."""
-        return 0 if self._enough.is_set() else self.terms.wait_for - len(self._ready)
+        """The number of workers that must still answer before any answer is processed."""
+        return 0 if self._all_ready.is_set() else self.limits.wait_for - len(self._ready)
 
     async def _wait_for_others(self, session: Session) -> None:
-        """Until `wait_for` workers have answered, whether they are still here or not."""
+        """Waits until `wait_for` workers have answered, whether they are still here or not."""
         self._ready.add(session.worker)
         if not self.missing:
-            self._enough.set()
-        self._heard[session] = float("inf")  # it is not silent: we are
-        await self._enough.wait()
-        self._heard[session] = self.now()
+            self._all_ready.set()
+        self._last_message[session] = float("inf")  # the worker is waiting for the server
+        await self._all_ready.wait()
+        self._last_message[session] = self.now()
 
     async def _send(
-        self, context: Any, session: Session, reply: Reply, parts: list[bytes] | None
+        self, context: Any, session: Session, reply: Reply, encoded: list[bytes] | None
     ) -> bool:
-        """Sends a reply, after the wait it asks for; False where x changes faster than that."""
+        """Sends a reply after its wait; returns False if x changes faster than it is sent."""
         if reply.wait:
-            self._heard[session] = self.now() + reply.wait
+            self._last_message[session] = self.now() + reply.wait
             await asyncio.sleep(reply.wait)
-        for _ in range(_TRIES):
-            if parts is not None:
-                for part in parts:
+        for _ in range(_ATTEMPTS):
+            if encoded is not None:
+                for part in encoded:
                     await self._write(context, session, part)
                 return True
-            # All of a large x, while it changes: what has changed since is sent behind.
+            # A large x changes while it is sent: the changes since then follow.
             have, x = self.core.snapshot()
-            for part in messages.chunks(x):
+            for part in messages.encode_chunks(x):
                 await self._write(context, session, part)
-            parts = messages.parts(self.core.ask_again(session, reply.verdict, have))
+            encoded = messages.encode_reply(self.core.ask_again(session, reply.verdict, have))
         return False
 
     async def _write(self, context: Any, session: Session, part: bytes) -> None:
@@ -308,6 +279,6 @@ class GrpcServer:
         self._writing.add(session)
         await context.write(part)
         self._writing.discard(session)
-        if session.over:
-            raise Out(session.over)
-        self._heard[session] = max(self._heard[session], self.now())
+        if session.reason:
+            raise SessionClosed(session.reason)
+        self._last_message[session] = max(self._last_message[session], self.now())

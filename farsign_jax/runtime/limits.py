@@ -1,4 +1,4 @@
-"""What a worker may do, and how often."""
+"""Limits on what a worker may do, and on how often it may do it."""
 
 import dataclasses
 
@@ -7,16 +7,17 @@ from farsign_jax.validation import require
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a worker may do.
+    """Limits that the server imposes on each worker.
 
     Attributes:
-        strikes: so many, and the worker is out.
-        rate: answers per second that a worker is asked for in the long run.
-        burst: answers it may give ahead of that.
-        staleness: answers about an x that so many updates have passed since are not heard, but
-            asked for again; None, all are heard (FAR-SIGN needs no bound).
-        history: updates that a worker may be behind and still be told what changed; behind
-            more, it is sent all of x.
+        strikes: number of invalid messages after which a worker is excluded.
+        rate: long-run limit on the answers per second that a worker is asked for.
+        burst: number of answers by which a worker may exceed that rate for a short time.
+        staleness: largest staleness, in updates, of an answer that is still accepted; the
+            question of an older answer is asked again. None accepts every answer (FAR-SIGN
+            needs no bound).
+        history: number of updates that a worker may be behind and still receive only the
+            changes of x. A worker that is further behind receives all of x.
     """
 
     strikes: int = 4
@@ -33,22 +34,25 @@ class Limits:
         require(stale is None or stale >= 0, f"need staleness >= 0 or none: got {stale}")
 
 
-class Bucket:
-    """A token bucket: `rate` tokens a second, at most `burst`; it may be overdrawn by one."""
+class TokenBucket:
+    """A token bucket that holds at most `burst` tokens and gains `rate` tokens per second.
+
+    The bucket may be overdrawn: `take` always succeeds and returns the time to wait.
+    """
 
     def __init__(self, rate: float, burst: float):
         self.rate, self.burst = rate, burst
-        self.level, self.at = burst, float("-inf")
+        self.level, self._updated = burst, float("-inf")
 
-    def due(self, now: float) -> float:
-        """Seconds until there is a token."""
-        if now > self.at:
-            self.level = min(self.level + (now - self.at) * self.rate, self.burst)
-            self.at = now
+    def delay(self, now: float) -> float:
+        """Returns the number of seconds until the next token is available."""
+        if now > self._updated:
+            self.level = min(self.level + (now - self._updated) * self.rate, self.burst)
+            self._updated = now
         return max(1 - self.level, 0.0) / self.rate
 
     def take(self, now: float) -> float:
-        """Takes a token; seconds until there is another."""
-        self.due(now)
+        """Takes one token and returns the number of seconds until the next one."""
+        self.delay(now)
         self.level -= 1
-        return self.due(now)
+        return self.delay(now)

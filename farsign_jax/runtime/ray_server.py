@@ -1,12 +1,13 @@
-"""The server among Ray actors: one worker each, placed and started by Ray.
+"""The server of workers that are Ray actors, which Ray places and starts.
 
-For machines that trust each other only. Whatever a worker returns is unpickled here, and any
-member of a Ray cluster may run code on all others: what `core` refuses are mistakes and the
-lies of `attacks`, not intruders. Those are what `grpc_server` is for.
+Only for machines that trust each other. Whatever a worker returns is unpickled here, and any
+member of a Ray cluster may run code on all others: `core` protects against mistakes and against
+the simulated attacks of `attacks`, not against intruders. For these, use `grpc_server`.
 
-The server asks and `ray.wait` says who has answered, the longest asked first, so that nobody
-is passed over. With a server that is an actor itself and is called by its workers, four
-workers that answer at once were heard less often.
+The server asks the actors, and `ray.wait` reports which of them have answered, those with the
+oldest question first, so that no worker is passed over. In an alternative design, where the
+server was an actor that its workers called, four workers that answered at once were processed
+less often.
 """
 
 import asyncio
@@ -16,15 +17,16 @@ import secrets
 import sys
 import textwrap
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from farsign_jax.cli import commands
-from farsign_jax.runtime.core import Out, Question, Reply, ServerCore, Session
-from farsign_jax.runtime.worker import attack_of, kind_of
+from farsign_jax.runtime.core import ServerCore
+from farsign_jax.runtime.session import Question, Reply, Session, SessionClosed
+from farsign_jax.runtime.worker import make_attack, make_responder
 from farsign_jax.validation import InvalidConfig
 
 try:
@@ -32,17 +34,17 @@ try:
 except ModuleNotFoundError as error:
     commands.missing(error, __name__)
 
-_LOOPBACK = "127.0.0.2"  # Ray takes 127.0.0.1 to mean an address that others can reach
+_LOOPBACK = "127.0.0.2"  # Ray replaces 127.0.0.1 by an address that others can reach
 
 
 def connect(address: str) -> None:
-    """Joins the Ray cluster at an address; "local" starts one, for this process alone.
+    """Joins the Ray cluster at an address; "local" starts a cluster for this process alone.
 
-    Nothing is reported to Ray's makers. What is started here speaks over loopback addresses,
-    and to nobody without a token that is drawn for it.
+    Usage statistics are disabled. A cluster that is started here uses loopback addresses and
+    requires a token that is drawn for it.
 
     Raises:
-        InvalidConfig: where there is no cluster.
+        InvalidConfig: if there is no cluster at the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, Any] = {}
@@ -56,89 +58,107 @@ def connect(address: str) -> None:
 
 
 def check_room(workers: int, cpus: float) -> None:
-    """Raises `InvalidConfig` where so many workers will not all be placed."""
-    there = ray.cluster_resources().get("CPU", 0)
-    if workers * cpus > there:
+    """Raises `InvalidConfig` if the cluster has too few cores for all workers."""
+    available = ray.cluster_resources().get("CPU", 0)
+    if workers * cpus > available:
         rule = f"{workers} workers with --cpus={cpus:g} each need {workers * cpus:g} cores"
-        raise InvalidConfig(f"{rule}: the cluster has {there:g}")
+        raise InvalidConfig(f"{rule}: the cluster has {available:g}")
 
 
 def _last_line(error: BaseException) -> str:
-    """What an error of Ray says, without the traceback it brings along."""
+    """Returns the message of an error of Ray without the traceback that it contains."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return textwrap.shorten(lines[-1], 200, placeholder=" ...")
 
 
 class Worker:
-    """The actor: one worker and the x that it was told.
+    """The actor: one worker with its copy of x.
 
     Args:
-        setting: of the run, JSON.
-        fingerprint: of the setting.
+        config: the configuration of the run, JSON.
+        fingerprint: of the configuration.
         worker: its number.
-        attack: None, honest; or what it says instead, as in --attack.
-        data_dir: where the data set lies.
+        attack: the attack of a Byzantine worker, as in --attack; None for an honest worker.
+        data_dir: the directory of the data set.
     """
 
     def __init__(
         self,
-        setting: str,
+        config: str,
         fingerprint: str,
         worker: int,
         attack: str | None,
         data_dir: str | None,
     ):
         commands.prepare_jax()
-        lies = attack_of(attack)
-        self._answer = kind_of(setting, fingerprint, worker, lies, data_dir).answer
+        responder = make_responder(config, fingerprint, worker, make_attack(attack), data_dir)
+        self._answer = responder.answer
         self._x = np.zeros(0, np.float32)
 
-    def answer(self, question: Question, at: np.ndarray | None, values: np.ndarray) -> Any:
-        """The numbers that answer a question, after x has been changed as told."""
-        if at is None:
-            self._x = np.array(values)  # Ray's own memory is read only
+    def answer(self, question: Question, indices: np.ndarray | None, values: np.ndarray) -> Any:
+        """Sets x[indices] to `values`, or all of x, and returns the answer to a question."""
+        if indices is None:
+            self._x = np.array(values)  # a copy, because Ray's memory is read-only
         else:
-            self._x[at] = values
+            self._x[indices] = values
         return self._answer(self._x, question)
 
 
-def placed(cpus: float, attack: str | None, liars: int, *told: Any) -> Callable[[int], Any]:
-    """What starts the actor of a worker, on whichever host has the fewest.
+def actor_factory(
+    cpus: float,
+    attack: str | None,
+    byzantine: int,
+    config: str,
+    fingerprint: str,
+    data_dir: str | None,
+) -> Callable[[int], Any]:
+    """Returns a function that starts the actor of a worker; Ray spreads them over the hosts.
 
-    `told`: setting, fingerprint and data_dir.
+    Args:
+        cpus: cores reserved for each worker.
+        attack: the attack of the Byzantine workers.
+        byzantine: number of Byzantine workers, which are the first ones.
+        config: the configuration of the run, JSON.
+        fingerprint: of the configuration.
+        data_dir: the directory of the data set.
     """
-    setting, fingerprint, data_dir = told
     actor = ray.remote(num_cpus=cpus, scheduling_strategy="SPREAD")(Worker)
 
     def start(worker: int) -> Any:
-        lies = attack if worker < liars else None
-        return actor.remote(setting, fingerprint, worker, lies, data_dir)
+        own_attack = attack if worker < byzantine else None
+        return actor.remote(config, fingerprint, worker, own_attack, data_dir)
 
     return start
 
 
 @dataclasses.dataclass(eq=False)
-class _Asked:
-    """An actor that was asked something."""
+class _OpenQuestion:
+    """A question that an actor has not answered yet."""
 
     handle: Any
     session: Session
     nonce: int
     version: int
-    due: float  # when it is taken for lost
+    deadline: float  # after which the actor is considered lost
 
 
 class RayServer:
-    """Asks the actors of a core's workers.
+    """Carries the questions and answers between a core and Ray actors.
 
     Args:
-        core: the run.
+        core: the server's side of the run.
         start: starts the actor of a worker.
         silence: seconds after which an actor that has not answered is replaced.
-        grace: seconds more for its first answer: Ray starts a process, which starts JAX.
-        tries: actors of a worker that may be lost one after the other without an answer;
-            then there is no such worker any more.
-        began: seconds that the run has been running already.
+        grace: additional seconds for an actor's first answer, since Ray starts a process and
+            the process starts JAX.
+        tries: number of consecutive actors of a worker that may be lost without an answer
+            before the worker is no longer replaced.
+        began: seconds for which the run was served before.
+
+    Attributes:
+        bytes: empty, since Ray does not count them.
+        rejected: number of actors that were not admitted, by reason.
+        missing: 0, since this server does not wait for other workers.
     """
 
     def __init__(
@@ -151,68 +171,70 @@ class RayServer:
         tries: int = 3,
         began: float = 0.0,
     ):
-        self.core, self.bytes, self.turned_away = core, Counter[str](), Counter[str]()
+        self.core, self.bytes, self.rejected = core, Counter[str](), Counter[str]()
         self._start, self._silence, self._grace = start, silence, grace
         self._tries = tries
         self._began = time.monotonic() - began
-        self.missing = 0  # it waits for nobody
-        self._open: dict[Any, _Asked] = {}  # the longest asked first
-        self._lost = Counter[int]()  # actors of each worker since its last answer
+        self.missing = 0
+        self._open: dict[Any, _OpenQuestion] = {}  # the oldest question first
+        self._lost = Counter[int]()  # lost actors of each worker since its last answer
         self._handles: dict[int, Any] = {}
-        self._why = deque(["nobody may answer"], maxlen=1)
+        self._reason = "every worker has too many strikes"  # why the last worker was lost
 
     def now(self) -> float:
-        """Seconds since the run began."""
+        """Returns the number of seconds since the run began."""
         return time.monotonic() - self._began
 
     async def run(self) -> None:
-        """Until the run is over.
+        """Returns when the run is over.
 
         Raises:
-            InvalidConfig: where no worker is left.
+            InvalidConfig: if no worker is left.
         """
         for worker in range(self.core.machine.num_workers):
             self._join(worker)
         while not self.core.over:
             if not self._open:
-                raise InvalidConfig(f"no worker is left: {self._why[0]}")
+                raise InvalidConfig(f"no worker is left: {self._reason}")
             ready, _ = ray.wait(list(self._open), timeout=0.05)
             for ref in ready:
-                self._hear(ref)
+                self._receive(ref)
             now = self.now()
-            for ref in [ref for ref, asked in self._open.items() if asked.due < now]:
+            for ref in [ref for ref, one in self._open.items() if one.deadline < now]:
                 self._replace(self._open.pop(ref), "silent", "silent")
-            await asyncio.sleep(0)  # whoever else lives on this loop
+            await asyncio.sleep(0)  # lets other tasks of the event loop run
 
     async def stop(self) -> None:
-        """Ends all sessions and actors."""
-        why = "over" if self.core.over else "stopping"
+        """Closes all sessions and ends all actors."""
+        reason = "over" if self.core.over else "stopping"
         for session in list(self.core.sessions.values()):
-            self.core.leave(session, why)
+            self.core.leave(session, reason)
         for handle in self._handles.values():
             ray.kill(handle)
         self._open.clear()
 
     def _join(self, worker: int) -> None:
-        """Starts the actor of a worker and asks it what the worker was asked last."""
+        """Starts the actor of a worker and asks it the worker's open question."""
         try:
             session, reply = self.core.join(worker, None, self.now())
-        except Out as error:
-            self.turned_away["strikes"] += 1
-            self._why.append(str(error))
+        except SessionClosed as error:
+            self.rejected["strikes"] += 1
+            self._reason = str(error)
             return
         handle = self._handles[worker] = self._start(worker)
         self._ask(handle, session, reply, self._grace)
 
     def _ask(self, handle: Any, session: Session, reply: Reply, grace: float = 0.0) -> None:
         question, delta = reply.question, reply.delta
-        at, values = (None, self.core.snapshot()[1]) if delta is None else delta
-        ref = handle.answer.remote(question, at, values)  # copies x before it returns
-        known = question.nonce, question.version, self.now() + self._silence + grace
-        self._open[ref] = _Asked(handle, session, *known)
+        indices, values = (None, self.core.snapshot()[1]) if delta is None else delta
+        ref = handle.answer.remote(question, indices, values)  # copies x before it returns
+        deadline = self.now() + self._silence + grace
+        self._open[ref] = _OpenQuestion(
+            handle, session, question.nonce, question.version, deadline
+        )
 
-    def _hear(self, ref: Any) -> None:
-        """Takes in an answer, or what came of the actor that owed it."""
+    def _receive(self, ref: Any) -> None:
+        """Processes an answer, or the loss of the actor that should have sent it."""
         asked = self._open.pop(ref)
         worker, session = asked.session.worker, asked.session
         try:
@@ -221,22 +243,22 @@ class RayServer:
             self._replace(asked, "gone", _last_line(error))
             return
         self._lost[worker] = 0
-        told = asked.nonce, asked.version, value, self.now()
+        answer = asked.nonce, asked.version, value, self.now()
         try:
-            self._ask(asked.handle, session, self.core.handle(session, *told))
-        except Out as error:
-            self._why.append(str(error))
+            self._ask(asked.handle, session, self.core.handle(session, *answer))
+        except SessionClosed as error:
+            self._reason = str(error)
             ray.kill(self._handles.pop(worker))
 
-    def _replace(self, asked: _Asked, why: str, error: str) -> None:
-        """Another actor for a worker whose own is lost; none, where none answers."""
+    def _replace(self, asked: _OpenQuestion, reason: str, error: str) -> None:
+        """Replaces the lost actor of a worker, unless too many of its actors were lost."""
         worker = asked.session.worker
-        self.core.leave(asked.session, why)
+        self.core.leave(asked.session, reason)
         ray.kill(self._handles.pop(worker))
         self._lost[worker] += 1
-        again = self._lost[worker] < self._tries
-        then = "starts again" if again else "is given up"
-        print(f"worker {worker} {then}: {error}", file=sys.stderr, flush=True)
-        self._why.append(error)
-        if again and not self.core.over:
+        restarts = self._lost[worker] < self._tries
+        outcome = "is restarted" if restarts else "is given up"
+        print(f"worker {worker} {outcome}: {error}", file=sys.stderr, flush=True)
+        self._reason = error
+        if restarts and not self.core.over:
             self._join(worker)

@@ -1,14 +1,14 @@
-"""Leads the simulator through a run that was recorded, to the same bits.
+"""Replays a recorded run in the simulator and compares the final states bit for bit.
 
     python -m farsign_jax.runtime.replay run
     python -m farsign_jax.runtime.replay results/serve-1a2b3c4d
 
-A recorded run is a problem whose workers say what they said: `simulate` hears them in the
-order of the log, `outstanding` delivery, with the directions it draws itself. On a CPU, x, y
-and everything else must end as the server has them. Ends with 0 where they do, else with 1.
+The recorded run becomes a problem whose workers answer what they answered. The simulator
+processes these answers in the order of the journal, with `outstanding` delivery and with the
+directions that it draws itself. On a CPU, x, y and the rest of the server's state must end with
+the same bits as in the recorded run. The exit code is 0 if they do, and 1 otherwise.
 """
 
-import json
 import pathlib
 import sys
 from typing import Any, NamedTuple
@@ -20,44 +20,44 @@ from farsign_jax import attacks, simulation
 from farsign_jax.base import Problem, Server, System, Worker
 from farsign_jax.cli import help
 from farsign_jax.config.run_config import RunConfig
-from farsign_jax.runtime import journal, run_config
+from farsign_jax.runtime import journal, rows, run_config
 from farsign_jax.runtime.core import ServerCore
 from farsign_jax.runtime.limits import Limits
-from farsign_jax.runtime.store import hear_again, restore
+from farsign_jax.runtime.store import apply_arrivals, restore_checkpoint
 from farsign_jax.validation import InvalidConfig, require
 
 
-def _silent(x: Any, batch: Any) -> Any:
-    raise NotImplementedError("a recorded run has answers, not losses")
+def _no_losses(x: Any, batch: Any) -> Any:
+    raise NotImplementedError("a recorded run consists of answers and has no losses")
 
 
 def as_problem(arrivals: np.ndarray, num_workers: int, x0: Any) -> Problem:
-    """The problem whose examples are the answers of a log, each with its worker.
+    """Returns the problem whose examples are the recorded answers, each in its worker's shard.
 
-    An example is the numbers of an answer, and the version of the iterate it is about in two
-    halves, which f32 keeps.
+    An example contains the values of an answer and the version of the iterate at which it was
+    computed, in two halves that f32 represents exactly.
     """
     version = arrivals["version"].astype(np.int64)
     halves = np.stack([version >> 16, version & 0xFFFF], axis=1).astype(np.float32)
-    mine = [np.flatnonzero(arrivals["worker"] == i) for i in range(num_workers)]
-    sizes = np.array([len(events) for events in mine], np.int32)
-    rows = np.zeros((num_workers, max(sizes.max(initial=0), 1)), np.int32)
-    for row, events in zip(rows, mine, strict=True):
+    own = [np.flatnonzero(arrivals["worker"] == i) for i in range(num_workers)]
+    sizes = np.array([len(events) for events in own], np.int32)
+    indices = np.zeros((num_workers, max(sizes.max(initial=0), 1)), np.int32)
+    for row, events in zip(indices, own, strict=True):
         row[: len(events)] = events
     return Problem(
         data=jnp.concatenate([arrivals["value"], halves], axis=1),
-        rows=jnp.asarray(rows),
+        rows=jnp.asarray(indices),
         sizes=jnp.asarray(sizes),
         x0=jnp.asarray(x0),
-        losses=_silent,
+        losses=_no_losses,
     )
 
 
 def as_system(server: Server, shape: tuple[int, ...]) -> System:
-    """A server that hears what was recorded, and a worker that says it."""
+    """Returns the server with workers that repeat their recorded answers."""
 
     def respond(state, query, shard, key):
-        del query, key  # it has answered already
+        del query, key  # the answer is already recorded
         row = jnp.clip(state, 0, jnp.maximum(shard.size - 1, 0))
         return state + 1, shard.data[shard.rows[row]]
 
@@ -74,63 +74,75 @@ def as_system(server: Server, shape: tuple[int, ...]) -> System:
 def replay(
     server: Server, shape: tuple[int, ...], arrivals: np.ndarray, x0: Any, seed: int
 ) -> simulation.Run:
-    """The run of a log, simulated.
+    """Simulates the run in a journal.
 
     Args:
-        server: that of the run.
-        shape: of one answer.
-        arrivals: `log.read`.
-        x0: f32[d], where the run started.
-        seed: of the run.
+        server: the server of the run.
+        shape: the shape of the values of one answer.
+        arrivals: the recorded answers, as `journal.read` returns them.
+        x0: the initial iterate, f32[d].
+        seed: the seed of the run.
 
     Raises:
-        InvalidConfig: where the questions of the log are not those of a run.
+        InvalidConfig: if the numbers of the questions are not those of a run.
     """
     workers = arrivals["worker"].astype(np.int32)
     questions = np.zeros(server.num_workers, np.int64)
     for event, worker in enumerate(workers.tolist()):
-        told, due = int(arrivals["number"][event]), int(questions[worker])
-        rule = f"arrival {event} answers question {told} of worker {worker}: it was asked {due}"
-        require(told == due, rule)
+        found, expected = int(arrivals["number"][event]), int(questions[worker])
+        rule = (
+            f"arrival {event} must answer question {expected} of worker {worker}: got {found}"
+        )
+        require(found == expected, rule)
         questions[worker] = event + 1
     problem = as_problem(arrivals, server.num_workers, x0)
     system = as_system(server, shape)
     return simulation.run(problem, system, workers, seed=seed, delivery="outstanding")[0]
 
 
-class Verdict(NamedTuple):
-    """What a replay found."""
+class Verification(NamedTuple):
+    """The result of a replay.
+
+    Attributes:
+        events: number of answers replayed.
+        differing: names of the arrays in which the server's state and the simulator's differ.
+        run: the simulated run.
+    """
 
     events: int
-    differing: list[str]  # arrays of the server's state that the simulator has otherwise
+    differing: list[str]
     run: simulation.Run
 
 
 def load_config(path: pathlib.Path) -> RunConfig:
-    """The configuration of a recorded run.
+    """Returns the configuration of a recorded run.
 
     Raises:
-        InvalidConfig: where there is none.
+        InvalidConfig: if the folder has none.
     """
     try:
         return run_config.from_json((path / "config.json").read_text())
     except OSError as error:
-        why = f"config.json: {error.strerror}"
-        raise InvalidConfig(f"{path} holds no recorded run: {why}") from error
+        reason = f"config.json: {error.strerror}"
+        raise InvalidConfig(f"{path} contains no recorded run: {reason}") from error
     except InvalidConfig as error:
-        raise InvalidConfig(f"{path} holds no recorded run: {error}") from error
+        raise InvalidConfig(f"{path} contains no recorded run: {error}") from error
 
 
 def recorded_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """What the server measured while it ran."""
-    return json.loads((path / "results.json").read_text())["rows"]
+    """Returns what the server measured during the run."""
+    return rows.read(path)
 
 
-def verify(path: Any, data_dir: str | None = None) -> Verdict:
-    """Replays the run in a folder and compares it with what its server remembers.
+def verify(path: Any, data_dir: str | None = None) -> Verification:
+    """Replays the run in a folder and compares it with the recorded state of its server.
+
+    Args:
+        path: the folder of the run.
+        data_dir: the directory of the data set.
 
     Raises:
-        InvalidConfig: where the folder holds no run, or a damaged one.
+        InvalidConfig: if the folder contains no run, or a damaged one.
     """
     path = pathlib.Path(path)
     config = load_config(path)
@@ -140,19 +152,20 @@ def verify(path: Any, data_dir: str | None = None) -> Verdict:
     arrivals = journal.read(path / "arrivals.log", fingerprint)
     core = ServerCore(machine, Limits(), by_seed=by_seed, log=lambda arrival: None)
     if (path / "checkpoint.npz").exists():
-        restore(core, path / "checkpoint.npz", fingerprint)
-    hear_again(core, arrivals[core.events :])
+        restore_checkpoint(core, path / "checkpoint.npz", fingerprint)
+    apply_arrivals(core, arrivals[core.events :])
     run = replay(system.server, machine.shape, arrivals, problem.x0, config.seed)
-    return Verdict(len(arrivals), machine.differing(run.server), run)
+    return Verification(len(arrivals), machine.differing(run.server), run)
 
 
 def main(argv: list[str]) -> int:
+    """Runs the command and returns its exit code."""
     if help.asked(argv[1:]):
         print((__doc__ or "").strip())
         return 0
     if len(argv) != 2 or argv[1].startswith("-"):
-        told = " ".join(argv[1:]) or "none"
-        print(f"error: the folder of one recorded run is needed: got {told}", file=sys.stderr)
+        given = " ".join(argv[1:]) or "none"
+        print(f"error: need the folder of one recorded run: got {given}", file=sys.stderr)
         return 2
     try:
         found = verify(argv[1])

@@ -17,8 +17,8 @@ from farsign_jax.config.run_config import RunConfig
 from farsign_jax.config.settings import from_dict
 from farsign_jax.io import provenance
 from farsign_jax.methods import METHODS, defaults_of
-from farsign_jax.runtime.numpy_server import OnHost, contracts
-from farsign_jax.runtime.state_machine import Compiled, Machine
+from farsign_jax.runtime.numpy_server import NumpyServer, uses_multiply_add
+from farsign_jax.runtime.state_machine import CompiledServer, StateMachine
 from farsign_jax.validation import InvalidConfig, require
 
 # The settings of a served run. All others describe what reality decides here: who is Byzantine
@@ -112,13 +112,13 @@ def draws_by_seed(config: RunConfig) -> bool:
     return moves_along_coordinates(config) and unset
 
 
-def machine(config: RunConfig, problem: Problem) -> Machine:
+def machine(config: RunConfig, problem: Problem) -> StateMachine:
     """The server of a run: in NumPy if the method has one, without options, and NumPy gives the
     bits of the compiled update on this machine; else the compiled one."""
     name, options, _ = systems.parse_method(config.method, config.preset)
-    if METHODS[name].has_numpy_server and not options and contracts() is not None:
+    if METHODS[name].has_numpy_server and not options and uses_multiply_add() is not None:
         d, schedule = problem.x0.shape[-1], schedules.oracle_config(config).schedule
-        return OnHost(
+        return NumpyServer(
             config.workers,
             directions_lib.identity(d, config.directions),
             problem.x0,
@@ -129,12 +129,12 @@ def machine(config: RunConfig, problem: Problem) -> Machine:
     return compiled(config, problem)
 
 
-def compiled(config: RunConfig, problem: Problem) -> Compiled:
+def compiled(config: RunConfig, problem: Problem) -> CompiledServer:
     """The server of a run as a compiled program."""
     system, seed = config.system(problem), config.seed
     shape = answer_shape(system, problem, seed)
     along = moves_along_coordinates(config)
-    return Compiled(system.server, problem.x0, seed, shape, along)
+    return CompiledServer(system.server, problem.x0, seed, shape, along)
 
 
 def answer_shape(system: System, problem: Problem, seed: int) -> tuple[int, ...]:

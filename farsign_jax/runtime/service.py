@@ -1,13 +1,11 @@
-"""A run that is being served, whatever carries its messages: flags, folder, what is said of it.
+"""What every server does besides the conversation: flags, files, measurements and progress.
 
-config.json, arrivals.log, checkpoint.npz, strikes.json     what it goes on from (`store`)
-results.csv, results.json                                   what was measured of x
+The folder of a run contains `config.json`, `arrivals.log`, `checkpoint.npz` and `strikes.json`
+(see `store`), from which a server resumes, and `results.csv` and `results.json` with what was
+measured of x.
 """
 
 import asyncio
-import contextlib
-import json
-import pathlib
 import signal
 import sys
 import time
@@ -23,61 +21,81 @@ from farsign_jax.io import run_folder
 from farsign_jax.runtime import metrics, run_config
 from farsign_jax.runtime.core import ServerCore
 from farsign_jax.runtime.limits import Limits
+from farsign_jax.runtime.rows import RowFile
 from farsign_jax.runtime.store import Store
 from farsign_jax.validation import require
 
 
-class Driver(metrics.Watched, Protocol):
-    """Carries messages between a core and its workers.
+class Driver(metrics.MonitoredServer, Protocol):
+    """Carries the messages between a core and its workers.
 
     Attributes:
-        missing: how many more workers must answer before anybody is heard.
+        missing: number of workers that must still answer before any answer is processed.
     """
 
     @property
     def missing(self) -> int: ...
 
     async def run(self) -> None:
-        """Until the run is over."""
+        """Returns when the run is over."""
         ...
 
     async def stop(self) -> None:
-        """Ends all conversations; what was accepted until now is what the run is."""
+        """Closes all sessions; the answers accepted so far are the result of the run."""
         ...
 
 
 def define(values: flags.FlagValues) -> None:
-    """The flags of a run, whoever serves it."""
+    """Defines the flags of a run that are common to all servers."""
     _define = commands.definer(values)
-    _define("string", "out", None, "Folder of the run; the same command goes on there.")
+    _define(
+        "string",
+        "out",
+        None,
+        "Folder of the run. The same command with the same folder resumes the run.",
+    )
     _define(
         "integer",
         "events",
         0,
-        "Answers after which it ends; 0: when it is stopped.",
+        "Number of answers after which the run ends. With 0, it runs until it is stopped.",
         lower_bound=0,
     )
     settings.define(values, RunConfig, run_config.SERVED, run_config.BASE)
     _define("string", "data_dir", None, "The folder that holds it.")
     _define(
-        "integer", "strikes", 4, "So many messages that are no answers, and a worker is out."
+        "integer",
+        "strikes",
+        4,
+        "Number of invalid messages after which a worker is excluded.",
     )
     _define(
-        "integer", "staleness", None, "Older answers are asked for again. Default: none are."
+        "integer",
+        "staleness",
+        None,
+        "Largest staleness of an accepted answer, in updates. The question of an older answer "
+        "is asked again. By default, every answer is accepted.",
     )
     _define(
         "integer",
         "history",
         16384,
-        "Updates that a worker may be behind and still be told what changed, not all of x.",
+        "Updates by which a worker may be behind and still receive only the changes of x. A "
+        "worker that is further behind receives all of x.",
     )
-    _define("float", "checkpoint_every", 30.0, "Seconds between checkpoints.")
-    _define("float", "eval_every", 5.0, "Seconds between two measurements of the test set.")
-    _define("string", "metrics", None, "PORT, here, or HOST:PORT of Prometheus text.")
+    _define("float", "checkpoint_every", 30.0, "Seconds between two checkpoints.")
+    _define("float", "eval_every", 5.0, "Seconds between two evaluations on the test set.")
+    _define(
+        "string",
+        "metrics",
+        None,
+        "PORT or HOST:PORT at which Prometheus metrics are served. The default host is "
+        "127.0.0.1.",
+    )
 
 
 def config_of(values: flags.FlagValues) -> RunConfig:
-    """The configuration that the flags ask for.
+    """Returns the configuration that the flags describe.
 
     Raises:
         InvalidConfig: if it cannot run, or cannot be served.
@@ -90,78 +108,83 @@ def config_of(values: flags.FlagValues) -> RunConfig:
 
 
 def check_seconds(values: Any, *names: str) -> None:
-    """Raises `InvalidConfig` where one of these flags is no time."""
+    """Raises `InvalidConfig` unless these flags are positive numbers of seconds."""
     for name in names:
         value = getattr(values, name)
         require(0 < value < float("inf"), f"need --{name} > 0 seconds: got {value}")
 
 
-class Serving:
-    """Everything that is kept an eye on while a run is served.
+class ServedRun:
+    """A run that is being served: its core, its files and its measurements.
 
     Args:
         values: the flags of `define`.
-        limits: of the core.
+        limits: limits on each worker.
+
+    Attributes:
+        measured: the most recent measurements, by name.
 
     Raises:
-        InvalidConfig: where flags, data or folder do not fit.
+        InvalidConfig: if the flags, the data or the folder are invalid.
     """
 
     def __init__(self, values: Any, limits: Limits):
         check_seconds(values, "checkpoint_every", "eval_every")
-        self._page = None
+        self._metrics_address = None
         if values.metrics is not None:
-            told = values.metrics
-            told = told if ":" in told else f"127.0.0.1:{told}"
-            self._page = commands.address("--metrics", told)
+            text = values.metrics if ":" in values.metrics else f"127.0.0.1:{values.metrics}"
+            self._metrics_address = commands.address("--metrics", text)
         self.config = config = config_of(values)
         self.fingerprint = run_config.fingerprint(config)
         out = values.out or f"results/serve-{self.fingerprint[:8]}"
         self.folder = run_folder.open_folder(out, run_config.to_dict(config))
-        self.measure: Any  # of f32[d], which lies on the host here
+        self.measure: Any  # takes a NumPy array here, which stays off the device
         self.problem, self.measure = config.problem(values.data_dir)
         self.system = config.system(self.problem)
         machine = run_config.machine(config, self.problem)
         self.folder.claim()
         known = self.folder.path, self.fingerprint, machine.shape, config.workers
         self.store = Store(*known)
-        if self.store.cut:
-            print(f"cut {self.store.cut} bytes of a torn record off the log", file=sys.stderr)
+        if removed := self.store.removed_bytes:
+            text = f"removed an incomplete record of {removed} bytes from the journal"
+            print(text, file=sys.stderr)
         self.core = ServerCore(
             machine,
             limits,
             by_seed=run_config.draws_by_seed(config),
             log=self.store.append,
-            struck=self.store.save_strikes,
+            on_strike=self.store.save_strikes,
             strikes=self.store.strikes,
             last=values.events or None,
         )
-        self.heard_again = self.store.resume(self.core)
-        self.values, self.rows = values, _rows(self.folder.path)
+        self.resumed = self.store.resume(self.core)
+        self.values, self.rows = values, RowFile(self.folder.path)
         self.measured: dict[str, float] = {}
 
     async def run(self, driver: Driver, start: Callable[[], Awaitable[str]]) -> None:
-        """Until --events have been heard, or a signal says so.
+        """Serves the run until --events answers have been applied, or until a signal.
 
-        `start` lets workers in, and says where.
+        Args:
+            driver: carries the messages.
+            start: admits workers from now on and returns where they can join.
         """
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         where, page = await start(), None
-        if self._page:
-            page = await metrics.listen(driver, self.measured, *self._page)
+        if self._metrics_address:
+            page = await metrics.listen(driver, self.measured, *self._metrics_address)
         events = self.core.events
-        how = f", goes on after {events}, {self.heard_again} from the log" if events else ""
-        print(f"serving {where}{how}", flush=True)
+        resumed = f", resumes after {events} answers, {self.resumed} of them from the journal"
+        print(f"serving {where}{resumed if events else ''}", flush=True)
         self._now = driver.now
-        ends = (driver.run(), stop.wait(), self._look(driver), self._save())
+        ends = (driver.run(), stop.wait(), self._report(driver), self._save())
         tasks = [asyncio.create_task(each) for each in ends]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 if task.done():
-                    task.result()  # it failed
+                    task.result()  # raises if the task has failed
         finally:
             for task in tasks:
                 task.cancel()
@@ -170,61 +193,62 @@ class Serving:
                 page.close()
             self.store.save(self.core)
             self.store.close()
-        await self._record()
-        self.folder.write_rows(self.rows)
-        print(f"{self.core.events} answers heard; the run is in {self.folder.path}", flush=True)
+        await self._evaluate()
+        self.folder.write_rows(self.rows.rows)
+        text = f"{self.core.events} answers were applied; the run is in {self.folder.path}"
+        print(text, flush=True)
 
     async def _save(self) -> None:
         while True:
             await asyncio.sleep(self.values.checkpoint_every)
             self.store.save(self.core)
 
-    async def _look(self, driver: Driver) -> None:
-        before, at = self.core.events, time.monotonic()
+    async def _report(self, driver: Driver) -> None:
+        """Evaluates x and prints the progress, every --eval_every seconds."""
+        before, then = self.core.events, time.monotonic()
         while True:
-            await self._record()
+            await self._evaluate()
             await asyncio.sleep(self.values.eval_every)
             events, now = self.core.events, time.monotonic()
-            rate, before, at = (events - before) / (now - at), events, now
-            self.measured["rate"] = rate
-            print(self.line(rate, driver.missing), flush=True)
+            rate, before, then = (events - before) / (now - then), events, now
+            self.measured["answers_per_second"] = rate
+            print(self.progress(rate, driver.missing), flush=True)
 
-    async def _record(self) -> None:
-        """Measures x as it is now, beside the conversation."""
+    async def _evaluate(self) -> None:
+        """Measures the current x, in a thread beside the conversation, and appends a row."""
         events, x = self.core.snapshot()
         seconds, x = self._now(), np.array(x)
-        if self.rows and self.rows[-1]["event"] == events:
+        rows = self.rows.rows
+        if rows and rows[-1]["event"] == events:
             return
         measured = await asyncio.to_thread(self.measure, x)
-        told = {name: float(value) for name, value in measured.items()}
-        self.measured |= told
+        measured = {name: float(value) for name, value in measured.items()}
+        self.measured |= measured
         config = self.config
         row = {"method": config.method, "partition": config.partition, "arrivals": "real"}
         row |= {"seed": config.seed, "event": events, "seconds": seconds}
         row["evaluations"] = events * self.system.worker.evaluations
-        self.rows.append(row | told)
+        self.rows.append(row | measured)
 
-    def line(self, rate: float, missing: int) -> str:
-        """How far it is."""
+    def progress(self, rate: float, missing: int) -> str:
+        """Returns one line about the progress of the run.
+
+        Args:
+            rate: answers per second.
+            missing: number of workers that must still answer before the run begins.
+        """
         core = self.core
         if missing:
-            return f"waiting for a first answer of {missing} more workers"
-        latest = [tally.latest for i, tally in enumerate(core.tallies) if i in core.sessions]
-        stale = f"{max(latest, default=0)}"
-        struck = {i: int(n) for i, n in enumerate(core.strikes) if n}
-        row = self.rows[-1] if self.rows else {}
+            return f"waiting for the first answers of {missing} more workers"
+        latest = [w.latest for i, w in enumerate(core.statistics) if i in core.sessions]
+        strikes = {i: int(n) for i, n in enumerate(core.strikes) if n}
+        row = self.rows.rows[-1] if self.rows.rows else {}
         accuracy = "not measured"
         if "test_accuracy" in row:
-            accuracy = f"{100 * row['test_accuracy']:.1f} % at {row['event']}"
+            accuracy = f"{100 * row['test_accuracy']:.1f} % after {row['event']}"
         return (
             f"{core.events} answers, {rate:.0f}/s, accuracy {accuracy}, "
-            f"staleness {stale}, {len(core.sessions)} of {len(core.tallies)} workers, "
-            f"strikes {struck or 'none'}"
+            f"staleness {max(latest, default=0)}, "
+            f"{len(core.sessions)} of {len(core.statistics)} workers, "
+            f"strikes {strikes or 'none'}"
         )
-
-
-def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """What was measured before the server was started again."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return json.loads((path / "results.json").read_text())["rows"]
-    return []

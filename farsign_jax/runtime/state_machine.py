@@ -1,7 +1,7 @@
-"""What the answers decide: x, y and all else that a server remembers.
+"""The state of a server, x and y included, and how each answer changes it.
 
-A machine asks and hears, one worker at a time. It does no I/O, reads no clock and draws from
-no generator of its own: the log of its arrivals decides its state to the last bit.
+A state machine processes one worker at a time. It performs no I/O, reads no clock and uses no
+random number generator of its own: the journal of arrivals determines its state bit for bit.
 """
 
 from typing import Any, Protocol
@@ -15,60 +15,79 @@ from farsign_jax import programs
 from farsign_jax.base import Report, Server
 
 
-class Machine(Protocol):
-    """x and y between two arrivals."""
+class StateMachine(Protocol):
+    """The state of a server between two arrivals.
 
-    num_workers: int  # m
-    shape: tuple[int, ...]  # of the numbers of one answer
+    Attributes:
+        num_workers: the number m of workers.
+        shape: the shape of the values of one answer.
+    """
+
+    num_workers: int
+    shape: tuple[int, ...]
 
     @property
     def step(self) -> int:
-        """Updates of the iterate so far."""
+        """The number of updates of the iterate so far."""
         ...
 
     @property
     def params(self) -> np.ndarray:
-        """f32[d], x; to be read only, and only until the next `hear`."""
+        """The iterate x, f32[d]; read-only, and valid only until the next `update`."""
         ...
 
-    def ask(self, worker: int, number: int) -> np.ndarray:
-        """The directions of question `number` to a worker, u32 or i32[...]; empty where the
-        whole gradient is meant."""
+    def query(self, worker: int, number: int) -> np.ndarray:
+        """Returns the directions of question `number` to a worker.
+
+        The array is u32 or i32[...]; it is empty if the worker answers with a full gradient.
+        """
         ...
 
-    def hear(self, worker: int, version: int, direction: np.ndarray, value: np.ndarray) -> Any:
-        """Takes in finite numbers f32[shape] about `direction`, asked at step `version`.
+    def update(
+        self, worker: int, version: int, direction: np.ndarray, value: np.ndarray
+    ) -> Any:
+        """Applies one answer.
 
-        Returns the coordinates of x that may have changed, i32[...]; None, all.
+        Args:
+            worker: the worker that has answered.
+            version: the step of the server at which the question was asked.
+            direction: the directions of the question, as `query` returned them.
+            value: f32[shape], finite.
+
+        Returns:
+            The coordinates of x that may have changed, i32[...], or None for all of them.
         """
         ...
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything, by name; arrays may be the machine's own, valid until the next `hear`."""
+        """Returns the complete state by name.
+
+        The arrays may be those of the machine itself; they are valid until the next `update`.
+        """
         ...
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Takes over what `state` returned.
+        """Restores what `state` returned.
 
         Raises:
-            ValueError: where names, shapes or types differ.
+            ValueError: if a name, a shape or a type differs.
         """
         ...
 
     def differing(self, state: Any) -> list[str]:
-        """The names of arrays whose bits differ from those of a state of the server itself."""
+        """Returns the names of the arrays that differ bitwise from a state of the server."""
         ...
 
 
-class Compiled:
-    """Any server that hears one answer at a time: its own `query` and `update`, compiled.
+class CompiledServer:
+    """A `StateMachine` that compiles `query` and `update` of any asynchronous server.
 
     Args:
-        server: a `base.Server`.
-        x0: f32[d].
-        seed: of the run.
-        shape: of the numbers of one answer.
-        coordinates: whether x changes at the directions of an answer alone.
+        server: a `base.Server` that processes one report at a time.
+        x0: the initial iterate, f32[d].
+        seed: the seed of the run.
+        shape: the shape of the values of one answer.
+        coordinates: whether an answer changes x only at the coordinates it was asked about.
     """
 
     def __init__(
@@ -79,18 +98,18 @@ class Compiled:
         self.num_workers, self.shape = server.num_workers, shape
         self._coordinates = coordinates
 
-        def ask(state, worker, number):
+        def query(state, worker, number):
             key = keys_lib.message(keys.queries, worker, number)
             return server.query(state, worker, key).direction
 
-        def hear(state, worker, version, direction, value):
-            one = Report(worker, version, direction, value)
-            return server.update(state, jax.tree.map(lambda a: a[None], one))[0]
+        def update(state, worker, version, direction, value):
+            report = Report(worker, version, direction, value)
+            return server.update(state, jax.tree.map(lambda a: a[None], report))[0]
 
-        self._ask, self._hear = jax.jit(ask), jax.jit(hear, donate_argnums=0)
+        self._query, self._update = jax.jit(query), jax.jit(update, donate_argnums=0)
         self._state = jax.jit(lambda x: server.init(jnp.copy(x), keys.server))(x0)
         self._params: np.ndarray | None = None
-        self._like = jax.eval_shape(ask, self._state, np.int32(0), np.int32(0))
+        self._like = jax.eval_shape(query, self._state, np.int32(0), np.int32(0))
 
     @property
     def step(self) -> int:
@@ -98,49 +117,52 @@ class Compiled:
 
     @property
     def params(self) -> np.ndarray:
-        if self._params is None:  # a copy: what is looked at cannot be donated
+        if self._params is None:  # a copy, because an array with a NumPy view is not donated
             self._params = np.array(self._state.params)
         return self._params
 
-    def ask(self, worker: int, number: int) -> np.ndarray:
-        told = self._ask(self._state, np.int32(worker), np.int32(number))
-        return np.zeros(0, np.int32) if isinstance(told, tuple) else np.asarray(told)
+    def query(self, worker: int, number: int) -> np.ndarray:
+        direction = self._query(self._state, np.int32(worker), np.int32(number))
+        return np.zeros(0, np.int32) if isinstance(direction, tuple) else np.asarray(direction)
 
-    def hear(self, worker: int, version: int, direction: np.ndarray, value: np.ndarray) -> Any:
-        asked = () if isinstance(self._like, tuple) else direction
-        numbers = np.int32(worker), np.int32(version)
-        self._state = self._hear(self._state, *numbers, asked, value)
+    def update(
+        self, worker: int, version: int, direction: np.ndarray, value: np.ndarray
+    ) -> Any:
+        given = () if isinstance(self._like, tuple) else direction
+        self._state = self._update(
+            self._state, np.int32(worker), np.int32(version), given, value
+        )
         self._params = None
         return direction if self._coordinates else None
 
     def state(self) -> dict[str, np.ndarray]:
-        return named(self._state)
+        return named_arrays(self._state)
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         check_alike(state, self.state())
-        arrays, leaves = named(self._state), jax.tree.leaves(self._state)
-        leaves = [_like(state[name], leaf) for name, leaf in zip(arrays, leaves, strict=True)]
+        names, leaves = named_arrays(self._state), jax.tree.leaves(self._state)
+        leaves = [_like(state[name], leaf) for name, leaf in zip(names, leaves, strict=True)]
         self._state = jax.tree.unflatten(jax.tree.structure(self._state), leaves)
         self._params = None
 
     def differing(self, state: Any) -> list[str]:
-        own, other = self.state(), named(state)
+        own, other = self.state(), named_arrays(state)
         return [name for name in own if not same_bits(own[name], other[name])]
 
 
-def named(state: Any) -> dict[str, np.ndarray]:
-    """The arrays of a server's state by name, copied."""
+def named_arrays(state: Any) -> dict[str, np.ndarray]:
+    """Returns copies of the arrays of a server's state by name."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(path).lstrip("."): _plain(leaf) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path).lstrip("."): _as_numpy(leaf) for path, leaf in leaves}
 
 
 def same_bits(a: Any, b: Any) -> bool:
-    """Whether two arrays are equal to the last bit, signs of zeros and NaN included."""
+    """Returns whether two arrays are bitwise equal, signs of zeros and NaN included."""
     a, b = np.asarray(a), np.asarray(b)
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
-def _plain(leaf: Any) -> np.ndarray:
+def _as_numpy(leaf: Any) -> np.ndarray:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     return np.array(leaf)
@@ -149,15 +171,15 @@ def _plain(leaf: Any) -> np.ndarray:
 def _like(array: np.ndarray, leaf: Any) -> Any:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jnp.asarray(array))
-    return jnp.array(array)  # its own memory: it will be donated
+    return jnp.array(array)  # a copy, because `update` donates the state
 
 
 def check_alike(state: dict[str, np.ndarray], like: dict[str, np.ndarray]) -> None:
-    """Raises `ValueError` where names, shapes or types of two states differ."""
+    """Raises `ValueError` if names, shapes or types of two states differ."""
     for name in sorted(state.keys() | like.keys()):
-        kinds = [
-            f"{a[name].dtype}{list(a[name].shape)}" if name in a else "nothing"
-            for a in (state, like)
-        ]
-        if kinds[0] != kinds[1]:
-            raise ValueError(f"{name} is {kinds[0]} where {kinds[1]} is needed")
+        found, expected = (
+            f"{arrays[name].dtype}{list(arrays[name].shape)}" if name in arrays else "nothing"
+            for arrays in (state, like)
+        )
+        if found != expected:
+            raise ValueError(f"{name} is {found} where {expected} is needed")

@@ -1,13 +1,13 @@
-"""What is on disk of a run, so that its server may be killed at any moment.
+"""The files of a run, arranged so that its server may be killed at any moment.
 
-    config.json     the setting
-    arrivals.log    every accepted answer, written before it is heard
-    checkpoint.npz  the state after some of them, replaced as a whole
-    strikes.json    replaced at every strike
+    config.json     the configuration
+    arrivals.log    every accepted answer, written before it is applied
+    checkpoint.npz  the state after some of these answers, replaced atomically
+    strikes.json    the strike counts, replaced at every strike
 
-What a checkpoint lacks is heard again from the log: no arrival is lost, none counts twice. An
-answer that was logged and not yet replied to is part of the run; its worker is asked the next
-question when it comes back.
+A server that is restarted restores the checkpoint and applies the answers in the journal that
+came after it: no arrival is lost, and none counts twice. An answer that was recorded before the
+server could reply is part of the run; its worker receives the next question when it returns.
 """
 
 import fcntl
@@ -19,25 +19,26 @@ import numpy as np
 
 from farsign_jax.io import files
 from farsign_jax.runtime.core import ServerCore
-from farsign_jax.runtime.journal import Arrival, Log
+from farsign_jax.runtime.journal import Arrival, Journal
 from farsign_jax.validation import InvalidConfig
 
 
 class Store:
-    """The folder of a run.
+    """The files in the folder of a run.
 
     Args:
-        path: the folder; created where it is not there.
-        fingerprint: of the setting.
-        shape: of one answer.
-        workers: m.
+        path: the folder; it is created if it does not exist.
+        fingerprint: of the configuration.
+        shape: the shape of the values of one answer.
+        workers: the number m of workers.
 
     Attributes:
-        strikes: i64[m], those of earlier sessions of the server.
-        seconds: how long the run had been running at its last arrival.
+        strikes: i64[m], the strikes of earlier sessions of the server.
+        seconds: the time of the last arrival, in seconds since the run began.
 
     Raises:
-        InvalidConfig: where its files are damaged, or of another run.
+        InvalidConfig: if a file is damaged or belongs to another run, or another server uses
+            the folder.
     """
 
     def __init__(
@@ -45,14 +46,14 @@ class Store:
     ):
         self.path = pathlib.Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.path / "lock")
+        self._lock = _lock(self.path / "lock")
         self._fingerprint, self.seconds = fingerprint, 0.0
         try:
             durable = 0
             if self._checkpoint.exists():
-                durable = int(_read(self._checkpoint, fingerprint)["events"])
+                durable = int(_read_checkpoint(self._checkpoint, fingerprint)["events"])
             path, size = self.path / "arrivals.log", int(np.prod(shape))
-            self._log = Log(path, size, fingerprint, durable)
+            self._journal = Journal(path, size, fingerprint, durable)
             self.strikes = self._read_strikes(workers)
         except InvalidConfig:
             os.close(self._lock)
@@ -63,42 +64,45 @@ class Store:
         return self.path / "checkpoint.npz"
 
     @property
-    def cut(self) -> int:
-        """Bytes of a torn record that were cut off the log."""
-        return self._log.cut
+    def removed_bytes(self) -> int:
+        """The size of an incomplete record that was removed from the journal."""
+        return self._journal.removed_bytes
 
     def append(self, arrival: Arrival) -> None:
-        """For `ServerCore.log`."""
-        self._log.append(arrival)
+        """Records an arrival; to be passed to `ServerCore` as `log`."""
+        self._journal.append(arrival)
         self.seconds = arrival.seconds
 
     def resume(self, core: ServerCore) -> int:
-        """Brings a core to where the run was; how many arrivals came out of the log.
+        """Restores the state of a run and returns the number of arrivals from the journal.
 
         Raises:
-            InvalidConfig: where the checkpoint is that of something else.
+            InvalidConfig: if the checkpoint does not fit the core.
         """
         if self._checkpoint.exists():
-            self.seconds = restore(core, self._checkpoint, self._fingerprint)
-        hear_again(core, self._log.tail)
-        if len(self._log.tail):
-            self.seconds = float(self._log.tail["seconds"][-1])
-        count, self._log.tail = len(self._log.tail), self._log.tail[:0]
+            self.seconds = restore_checkpoint(core, self._checkpoint, self._fingerprint)
+        apply_arrivals(core, self._journal.tail)
+        if len(self._journal.tail):
+            self.seconds = float(self._journal.tail["seconds"][-1])
+        count, self._journal.tail = len(self._journal.tail), self._journal.tail[:0]
         return count
 
     def save(self, core: ServerCore) -> None:
-        """Writes a checkpoint; between two arrivals, which wait for it."""
-        self._log.sync()
-        more = {
+        """Writes a checkpoint between two arrivals, which wait for it."""
+        self._journal.sync()
+        metadata = {
             "fingerprint": np.asarray(self._fingerprint),
             "seconds": np.asarray(self.seconds, np.float64),
         }
-        files.save_arrays(self._checkpoint, core.state_dict() | more)
+        files.save_arrays(self._checkpoint, core.state_dict() | metadata)
 
     def save_strikes(self, strikes: np.ndarray) -> None:
-        """At every strike: who has too many can make no more of them."""
-        told = {str(i): int(count) for i, count in enumerate(strikes) if count}
-        files.write_text(self.path / "strikes.json", json.dumps(told) + "\n")
+        """Writes all strike counts, at every strike.
+
+        The number of writes is bounded, since an excluded worker can cause no more strikes.
+        """
+        counts = {str(i): int(count) for i, count in enumerate(strikes) if count}
+        files.write_text(self.path / "strikes.json", json.dumps(counts) + "\n")
 
     def _read_strikes(self, workers: int) -> np.ndarray:
         path, strikes = self.path / "strikes.json", np.zeros(workers, np.int64)
@@ -111,24 +115,24 @@ class Store:
         return strikes
 
     def close(self) -> None:
-        self._log.close()
+        self._journal.close()
         os.close(self._lock)
 
 
-def _read(path: pathlib.Path, fingerprint: str) -> dict[str, np.ndarray]:
+def _read_checkpoint(path: pathlib.Path, fingerprint: str) -> dict[str, np.ndarray]:
     state = files.load_arrays(path)
     if str(state.pop("fingerprint", "")) != fingerprint:
-        raise InvalidConfig(f"{path} is of another run: choose another --out")
+        raise InvalidConfig(f"{path} belongs to another run: choose another --out")
     return state
 
 
-def restore(core: ServerCore, path: pathlib.Path, fingerprint: str) -> float:
-    """Brings a core to where it was at a checkpoint; when that was, in seconds of the run.
+def restore_checkpoint(core: ServerCore, path: pathlib.Path, fingerprint: str) -> float:
+    """Restores a core from a checkpoint and returns its time in seconds since the run began.
 
     Raises:
-        InvalidConfig: where it is damaged, or that of another run.
+        InvalidConfig: if the checkpoint is damaged, or belongs to another run.
     """
-    state = _read(path, fingerprint)
+    state = _read_checkpoint(path, fingerprint)
     try:
         seconds = float(state.pop("seconds"))
         core.restore(state)
@@ -137,23 +141,24 @@ def restore(core: ServerCore, path: pathlib.Path, fingerprint: str) -> float:
     return seconds
 
 
-def hear_again(core: ServerCore, arrivals: np.ndarray) -> None:
-    """Lets a core hear what a log says was accepted."""
+def apply_arrivals(core: ServerCore, arrivals: np.ndarray) -> None:
+    """Applies the arrivals of a journal to a core."""
     for arrival in arrivals:
         value = np.array(arrival["value"]).reshape(core.machine.shape)
         core.apply(int(arrival["worker"]), int(arrival["version"]), value)
 
 
-def _locked(path: pathlib.Path) -> int:
-    """A file that is this process' until it closes it or ends, however it ends.
+def _lock(path: pathlib.Path) -> int:
+    """Locks a file until this process closes it or ends, for whatever reason it ends.
 
     Raises:
-        InvalidConfig: where it is another's.
+        InvalidConfig: if another process has locked it.
     """
     lock = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
-        raise InvalidConfig(f"{path.parent} is being served: one server to a folder") from None
+        rule = "is being served: only one server may use a folder"
+        raise InvalidConfig(f"{path.parent} {rule}") from None
     return lock

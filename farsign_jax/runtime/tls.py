@@ -1,15 +1,15 @@
-"""Certificates for a test cluster, and the list of who may join.
+"""Creates TLS certificates for a test cluster, and the list of workers that may join.
 
-    python -m farsign_jax.runtime.tls --out certificates --workers 8 \
+    python -m farsign_jax.runtime.tls --out certificates --workers 8 \\
         --hosts localhost,127.0.0.1
     python -m farsign_jax.runtime.tls --hosts server.example.org --workers 32
 
-Makes an authority, a certificate of the server for these names and addresses, one of each
-worker, and `allowed.txt`: a line `WORKER FINGERPRINT` for each certificate that may join as
-that worker. Who is not listed cannot join, whoever signed its certificate; to let somebody go,
-delete the line, to replace one, add another. The private key of the authority is thrown away:
-more workers are another call. Keep `server.key` on the server, and give each worker its own
-`worker-N.key`, `worker-N.crt` and `authority.crt`.
+Writes a certificate authority, a server certificate for the given names and addresses, one
+certificate per worker, and `allowed.txt`, which contains a line `WORKER FINGERPRINT` for each
+certificate with which a worker may join. A certificate that is not listed is rejected, whoever
+signed it. Delete a line to exclude a worker, and add a line to replace its certificate. The
+private key of the authority is discarded, so more workers need a new call. Keep `server.key`
+on the server, and give each worker only `worker-N.key`, `worker-N.crt` and `authority.crt`.
 """
 
 import datetime
@@ -32,14 +32,14 @@ except ModuleNotFoundError as error:
 
 
 class Authority(NamedTuple):
-    """Who signs."""
+    """A certificate authority: its private key and its certificate."""
 
     key: Any
     certificate: Any
 
 
 def fingerprint(certificate: bytes) -> str:
-    """SHA-256 of a certificate in PEM, hexadecimal."""
+    """Returns the SHA-256 fingerprint of a PEM certificate in hexadecimal."""
     return x509.load_pem_x509_certificate(certificate).fingerprint(hashes.SHA256()).hex()
 
 
@@ -49,15 +49,15 @@ def _name(text: str) -> x509.Name:
 
 def _builder(subject: str, issuer: x509.Name, key: Any, days: float) -> Any:
     now = datetime.datetime.now(datetime.UTC)
-    ends = now + datetime.timedelta(days=days)
+    end = now + datetime.timedelta(days=days)
     builder = x509.CertificateBuilder().subject_name(_name(subject)).issuer_name(issuer)
     builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
-    begins = min(now, ends) - datetime.timedelta(hours=1)  # clocks differ
-    return builder.not_valid_before(begins).not_valid_after(ends)
+    begin = min(now, end) - datetime.timedelta(hours=1)  # clocks differ between machines
+    return builder.not_valid_before(begin).not_valid_after(end)
 
 
 def authority(name: str = "farsign test authority", days: float = 365) -> Authority:
-    """A new one."""
+    """Creates a certificate authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     builder = _builder(name, _name(name), key, days)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
@@ -67,9 +67,13 @@ def authority(name: str = "farsign test authority", days: float = 365) -> Author
 def issue(
     signer: Authority, name: str, hosts: tuple[str, ...] = (), days: float = 365
 ) -> tuple[bytes, bytes]:
-    """A private key and a certificate, PEM: of a server for `hosts`, or of a worker.
+    """Creates a private key and a certificate signed by an authority, both in PEM form.
 
-    `days` may be negative, for one that has expired.
+    Args:
+        signer: the authority.
+        name: the common name.
+        hosts: names and addresses of a server; empty for a worker.
+        days: the validity; a negative number creates an expired certificate.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     builder = _builder(name, signer.certificate.subject, key, days)
@@ -79,7 +83,7 @@ def issue(
     if hosts:
         builder = builder.add_extension(x509.SubjectAlternativeName(map(_host, hosts)), False)
     certificate = builder.sign(signer.key, hashes.SHA256())
-    return private(key), certificate.public_bytes(serialization.Encoding.PEM)
+    return private_pem(key), certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def _host(text: str) -> x509.GeneralName:
@@ -89,76 +93,85 @@ def _host(text: str) -> x509.GeneralName:
         return x509.DNSName(text)
 
 
-def private(key: Any) -> bytes:
-    """A private key as PEM."""
+def private_pem(key: Any) -> bytes:
+    """Returns a private key in PEM form."""
     form = serialization.PrivateFormat.PKCS8
     return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
 
 
 def make(out: str | os.PathLike, workers: int, hosts: tuple[str, ...]) -> None:
-    """Everything for a test cluster, in a new folder.
+    """Creates all certificates of a test cluster in a new folder.
+
+    Args:
+        out: the folder.
+        workers: number of workers.
+        hosts: names and addresses at which workers reach the server.
 
     Raises:
-        InvalidConfig: where the folder holds certificates already.
+        InvalidConfig: if the folder already contains certificates.
     """
     out = pathlib.Path(out)
     require(workers > 0, f"need --workers > 0: got {workers}")
     require(len(hosts) > 0 and all(hosts), "need --hosts, the names or addresses of the server")
     files.check_writable(out)
     if (out / "authority.crt").exists():
-        raise InvalidConfig(f"{out} holds certificates already: choose another --out")
+        raise InvalidConfig(f"{out} already contains certificates: choose another --out")
     out.mkdir(parents=True, exist_ok=True, mode=0o700)
     signer = authority()
     public = signer.certificate.public_bytes(serialization.Encoding.PEM)
     files.atomic_write(out / "authority.crt", lambda file: file.write(public))
-    lines = ["# worker number, SHA-256 of its certificate"]
+    lines = ["# number of the worker, SHA-256 fingerprint of its certificate"]
     names = [("server", hosts), *((f"worker-{i}", ()) for i in range(workers))]
-    for number, (name, known) in enumerate(names, -1):
-        key, certificate = issue(signer, name, known)
-        _secret(out / f"{name}.key", key)
+    for number, (name, server_hosts) in enumerate(names, -1):
+        key, certificate = issue(signer, name, server_hosts)
+        _write_secret(out / f"{name}.key", key)
         files.atomic_write(out / f"{name}.crt", lambda f, c=certificate: f.write(c))
         if number >= 0:
             lines.append(f"{number} {fingerprint(certificate)}")
     files.write_text(out / "allowed.txt", "\n".join(lines) + "\n")
 
 
-def _secret(path: pathlib.Path, content: bytes) -> None:
+def _write_secret(path: pathlib.Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
 
 
-class Allowed:
-    """Who may join: `allowed.txt`, read again whenever it has changed.
+class AllowList:
+    """The workers that may join: `allowed.txt`, which is read again whenever it changes.
+
+    Args:
+        path: the file.
+        workers: number of workers.
 
     Raises:
-        InvalidConfig: where it cannot be read when the server starts. Later, a file that
-            cannot be read allows nobody.
+        InvalidConfig: if the file cannot be read when the server starts. If it cannot be read
+            later, no worker is allowed.
     """
 
     def __init__(self, path: str | os.PathLike, workers: int):
         self.path, self._workers = pathlib.Path(path), workers
-        self._stamp, self._known = self._state(), self._read()
+        self._file_state, self._workers_by_fingerprint = self._stat(), self._read()
 
     def worker(self, certificate: bytes) -> int | None:
-        """Whose certificate (PEM) this is; None, nobody's."""
+        """Returns the worker with this PEM certificate, or None if it is not listed."""
         self.refresh()
-        return self._known.get(fingerprint(certificate))
+        return self._workers_by_fingerprint.get(fingerprint(certificate))
 
     def refresh(self) -> None:
-        """Reads the file where it has changed."""
-        stamp = self._state()
-        if stamp != self._stamp:
-            self._stamp = stamp
+        """Reads the file again if it has changed."""
+        state = self._stat()
+        if state != self._file_state:
+            self._file_state = state
             try:
-                self._known = self._read()
+                self._workers_by_fingerprint = self._read()
             except InvalidConfig:
-                self._known = {}
+                self._workers_by_fingerprint = {}
 
-    def _state(self) -> Any:
+    def _stat(self) -> Any:
         try:
-            known = self.path.stat()
-            return known.st_mtime_ns, known.st_size, known.st_ino
+            status = self.path.stat()
+            return status.st_mtime_ns, status.st_size, status.st_ino
         except OSError:
             return None
 
@@ -167,19 +180,21 @@ class Allowed:
         try:
             lines = self.path.read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise InvalidConfig(f"no list of who may join: {self.path}: {error}") from None
+            raise InvalidConfig(
+                f"cannot read the list of allowed workers: {self.path}: {error}"
+            ) from None
         for number, line in enumerate(lines, 1):
             words = line.partition("#")[0].split()
             if not words:
                 continue
-            rule = f"{self.path}, line {number}: a line is WORKER FINGERPRINT: got {line!r}"
+            rule = f"{self.path}, line {number}: lines are WORKER FINGERPRINT: got {line!r}"
             require(len(words) == 2 and words[0].isdecimal(), rule)
-            worker, told = int(words[0]), words[1].replace(":", "").lower()
-            require(len(told) == 64 and set(told) <= set("0123456789abcdef"), rule)
+            worker, digest = int(words[0]), words[1].replace(":", "").lower()
+            require(len(digest) == 64 and set(digest) <= set("0123456789abcdef"), rule)
             rule = f"{self.path}, line {number}: workers are 0..{self._workers - 1}"
             require(worker < self._workers, f"{rule}: got {worker}")
-            require(told not in known, f"{self.path}, line {number}: listed twice: {told}")
-            known[told] = worker
+            require(digest not in known, f"{self.path}, line {number}: listed twice: {digest}")
+            known[digest] = worker
         return known
 
 
@@ -187,16 +202,22 @@ def main() -> None:
     from absl import flags
 
     values = flags.FlagValues()
-    flags.DEFINE_string("out", "certificates", "A new folder for them.", flag_values=values)
-    flags.DEFINE_integer("workers", 8, "How many.", flag_values=values)
+    flags.DEFINE_string(
+        "out", "certificates", "The new folder for the certificates.", flag_values=values
+    )
+    flags.DEFINE_integer("workers", 8, "Number of workers.", flag_values=values)
     flags.DEFINE_list(
-        "hosts", "localhost,127.0.0.1", "How workers reach the server.", flag_values=values
+        "hosts",
+        "localhost,127.0.0.1",
+        "Names or addresses at which workers reach the server.",
+        flag_values=values,
     )
 
     def run() -> None:
         hosts = tuple(host.strip() for host in values.hosts)
         make(values.out, values.workers, hosts)
-        print(f"{values.workers} workers, a server for {', '.join(hosts)}: {values.out}")
+        text = f"certificates of a server at {', '.join(hosts)} and {values.workers} workers"
+        print(f"{text} are in {values.out}")
 
     commands.main(run, values, __doc__)
 

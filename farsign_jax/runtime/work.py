@@ -1,12 +1,12 @@
-"""A worker: joins a server, learns what the run is, and answers from its own part of the data.
+"""Runs a worker, which joins a server and answers its questions from its own part of the data.
 
     python -m farsign_jax.runtime.work --server host:7077 --worker 3 --certificates certificates
     python -m farsign_jax.runtime.work --server localhost:7077 --worker 0 --insecure
 
---certificates has worker-3.key, worker-3.crt and authority.crt. The data set is loaded here,
-by the name the server says; --data_dir says where it lies. Comes back by itself when the
-connection or the server is lost; leaves at Ctrl-C. --attack makes a liar of it, to see what
-that does.
+The folder --certificates contains worker-3.key, worker-3.crt and authority.crt. The server
+names the data set, and the worker loads it on its own machine, from --data_dir. The worker
+reconnects by itself if the connection or the server is lost, and stops at Ctrl-C. With
+--attack, it behaves as a Byzantine worker.
 """
 
 import asyncio
@@ -19,39 +19,42 @@ from absl import flags
 
 from farsign_jax import attacks
 from farsign_jax.cli import commands
-from farsign_jax.runtime.worker import attack_of, kind_of
+from farsign_jax.runtime.worker import make_attack, make_responder
 from farsign_jax.validation import require
 
 try:
-    from farsign_jax.runtime.grpc_worker import Credentials, GrpcWorker, Refused
+    from farsign_jax.runtime.grpc_worker import Credentials, GrpcWorker, Rejected
 except ModuleNotFoundError as error:
     commands.missing(error, __name__)
 
 FLAGS = flags.FlagValues()
 _define = commands.definer(FLAGS)
-_define("string", "server", "localhost:7077", "HOST:PORT.")
-_define("integer", "worker", None, "Its number, from 0 on.", lower_bound=0)
+_define("string", "server", "localhost:7077", "HOST:PORT of the server.")
+_define("integer", "worker", None, "Number of this worker, beginning with 0.", lower_bound=0)
 _define(
     "string", "certificates", None, "Folder with worker-N.key, worker-N.crt and authority.crt."
 )
-_define("bool", "insecure", False, "No certificates, no encryption; on this machine only.")
-_define("string", "data_dir", None, "Where the data set lies on this machine.")
+_define(
+    "bool", "insecure", False, "Use neither certificates nor encryption, on this machine only."
+)
+_define("string", "data_dir", None, "Directory of the data set on this machine.")
 _define(
     "string",
     "attack",
     None,
-    f"Lies instead: {', '.join(attacks.ATTACKS)}, with options as in sign_flip:scale=10.",
+    f"Attack that this worker runs, with options as in sign_flip:scale=10. One of "
+    f"{', '.join(attacks.ATTACKS)}.",
 )
-_define("float", "patience", 60.0, "Seconds without a server after which it gives up.")
+_define("float", "patience", 60.0, "Seconds without a server after which the worker gives up.")
 _define("float", "ping", 10.0, "Seconds between two pings of an idle connection.")
 
 
-def credentials_of(values: Any, host: str) -> Credentials | None:
-    """What a worker shows to the server and checks it by; None with --insecure."""
+def load_credentials(values: Any, host: str) -> Credentials | None:
+    """Returns the key and certificates of the worker, or None with --insecure."""
     name = f"worker-{values.worker}"
     names = (f"{name}.key", f"{name}.crt", "authority.crt")
-    found = commands.certificates_of(values, "--server", host, *names)
-    return None if found is None else Credentials(*found)
+    contents = commands.certificates_of(values, "--server", host, *names)
+    return None if contents is None else Credentials(*contents)
 
 
 async def _run(worker: GrpcWorker) -> None:
@@ -64,31 +67,32 @@ async def _run(worker: GrpcWorker) -> None:
 
 
 def work() -> None:
-    require(FLAGS.worker is not None, "--worker N says which worker this is: got none")
+    """Runs the command."""
+    require(FLAGS.worker is not None, "need --worker N, the number of this worker: got none")
     host, _ = commands.address("--server", FLAGS.server)
     require(FLAGS.patience > 0, f"need --patience > 0 seconds: got {FLAGS.patience}")
     require(FLAGS.ping > 0, f"need --ping > 0 seconds: got {FLAGS.ping}")
-    attack = attack_of(FLAGS.attack)
-    credentials = credentials_of(FLAGS, host)
+    attack = make_attack(FLAGS.attack)
+    credentials = load_credentials(FLAGS, host)
     commands.prepare_jax()
 
-    def make(text, fingerprint):
-        return kind_of(text, fingerprint, FLAGS.worker, attack, FLAGS.data_dir)
+    def responder(config, fingerprint):
+        return make_responder(config, fingerprint, FLAGS.worker, attack, FLAGS.data_dir)
 
     worker = GrpcWorker(
         FLAGS.server,
         FLAGS.worker,
-        make,
+        responder,
         credentials=credentials,
         patience=FLAGS.patience,
         ping=FLAGS.ping,
     )
     try:
         asyncio.run(_run(worker))
-    except Refused as error:
-        print(f"worker {FLAGS.worker} leaves: {error}", file=sys.stderr, flush=True)
+    except Rejected as error:
+        print(f"worker {FLAGS.worker} stops: {error}", file=sys.stderr, flush=True)
         sys.exit(3)
-    print(f"worker {FLAGS.worker}: {worker.accepted} answers accepted", flush=True)
+    print(f"worker {FLAGS.worker}: {worker.accepted} answers were accepted", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""The worker's side of the conversation, without any I/O: from x and a question to numbers.
+"""The worker's side of the conversation, without any I/O: from x and a question to values.
 
-The directions of a question are not sent where they follow from the worker and the number of
-the question: the same function draws them here, from the same keys. So are the mini-batches.
+The server does not send the directions of a question if they follow from the worker and the
+number of the question: this module draws them with the same function from the same keys. The
+same holds for mini-batches.
 """
 
 import functools
@@ -16,24 +17,25 @@ from farsign_jax import attacks, simulation
 from farsign_jax import keys as keys_lib
 from farsign_jax.base import Array, Attack, Problem, System, View
 from farsign_jax.runtime import run_config
-from farsign_jax.runtime.core import Question
+from farsign_jax.runtime.session import Question
 from farsign_jax.validation import require
 
 
-class Answers:
-    """What one worker answers, from its own shard.
+class LocalWorker:
+    """Computes the answers of one worker from its own part of the data.
 
     Args:
-        system: server and honest worker, as in `simulate`.
-        problem: of which this worker reads its own shard; a liar who colludes, all shards.
-        seed: of the run.
+        system: the server and the honest worker, as in the simulator.
+        problem: the problem. The worker reads only its own shard of it; a colluding Byzantine
+            worker reads all shards.
+        seed: the seed of the run.
         worker: its number.
-        attack: None, honest; or what it says instead. To an attack that wants to know what
-            others say it is told what they would answer to the same question.
+        attack: the attack that a Byzantine worker runs; None for an honest worker. An
+            omniscient attack receives what the other workers would answer to the same question.
 
     Raises:
-        InvalidConfig: on a worker that is none, or one that keeps a state from answer to
-            answer: it could not be replaced.
+        InvalidConfig: if there is no such worker, or if it keeps a state between answers, since
+            a replacement could not restore it.
     """
 
     def __init__(
@@ -47,22 +49,26 @@ class Answers:
         m = problem.num_workers
         require(0 <= worker < m, f"workers are 0..{m - 1}: got {worker}")
         states = jax.eval_shape(lambda: system.worker.init(problem.shard(jnp.int32(0))))
-        require(not jax.tree.leaves(states), "a worker that keeps a state cannot be replaced")
-        self._lies: Any = () if attack is None else attack.init(m)
+        rule = "a worker that keeps a state between answers cannot be replaced"
+        require(not jax.tree.leaves(states), rule)
+        self._attack_state: Any = () if attack is None else attack.init(m)
         self._answer = functools.partial(_answer, system, attack)
-        self._told = problem, keys_lib.split(seed), np.int32(worker)
+        self._constants = problem, keys_lib.split(seed), np.int32(worker)
 
     def answer(self, x: np.ndarray, number: int, step: int, direction: Any) -> np.ndarray:
-        """What this worker says, f32[...].
+        """Returns the answer of this worker, f32[...].
 
         Args:
             x: f32[d], the iterate.
             number: of the question.
-            step: of the server at which x was read.
-            direction: None, they follow from the number; else as in `Machine.ask`.
+            step: the step of the server at which x was read.
+            direction: the directions, as `StateMachine.query` returns them, or None if they
+                follow from the number.
         """
-        asked = x, np.int32(number), np.int32(step), direction
-        self._lies, value = self._answer(self._lies, *self._told, *asked)
+        question = x, np.int32(number), np.int32(step), direction
+        self._attack_state, value = self._answer(
+            self._attack_state, *self._constants, *question
+        )
         return np.asarray(value)
 
 
@@ -70,7 +76,7 @@ class Answers:
 def _answer(
     system: System,
     attack: Attack | None,
-    lies: Any,
+    attack_state: Any,
     problem: Problem,
     keys: keys_lib.RunKeys,
     worker: Array,
@@ -79,7 +85,7 @@ def _answer(
     step: Array,
     direction: Any,
 ) -> tuple[Any, Array]:
-    """The attack's next state, and the answer."""
+    """Returns the next state of the attack, and the answer."""
 
     def reports(queries):
         return simulation.answer(system, problem, (), queries, number, keys)[1]
@@ -90,57 +96,71 @@ def _answer(
         queries = queries._replace(direction=direction[None])
     own = reports(queries)
     if attack is None:
-        return lies, own.value[0]
+        return attack_state, own.value[0]
     m = problem.num_workers
-    said = heard = None
+    reported = received = None
     if attack.omniscient:
         spread = jax.tree.map(lambda a: jnp.broadcast_to(a, (m, *a.shape[1:])), queries)
         every = reports(spread._replace(worker=jnp.arange(m, dtype=jnp.int32)))
-        said = {"message": every.value, "measured": every.measured}
-        heard = jnp.ones((m,), bool)
-    view = View(None, jnp.arange(m) == worker, said, heard)
+        reported = {"message": every.value, "measured": every.measured}
+        received = jnp.ones((m,), bool)
+    view = View(None, jnp.arange(m) == worker, reported, received)
     report = jax.tree.map(lambda a: a[0], own)
     key = keys_lib.message(keys.attacks, worker, number)
-    return simulation.apply_attack(attack, system.worker.encode, lies, report, view, key)
+    encode = system.worker.encode
+    return simulation.apply_attack(attack, encode, attack_state, report, view, key)
 
 
-# x f32[d] and a question to numbers f32[k].
+# Maps x, f32[d], and a question to values, f32[k].
 Answer = Callable[[np.ndarray, Question], np.ndarray]
 
 
-class Kind(NamedTuple):
-    """What a worker makes of the run that a server tells it of."""
+class Responder(NamedTuple):
+    """A worker's function for the run that the server has described.
+
+    Attributes:
+        answer: computes the answer to a question.
+        direction: directions with the type and the shape of those that the server sends; empty
+            if it sends none.
+    """
 
     answer: Answer
-    direction: np.ndarray  # empty where directions are not sent; else one like them
+    direction: np.ndarray
 
 
-def kind_of(
+def make_responder(
     text: str, fingerprint: str, worker: int, attack: Attack | None, data_dir: str | None
-) -> Kind:
-    """What answers the questions of a run.
+) -> Responder:
+    """Returns what answers the questions of a run.
+
+    Args:
+        text: the configuration of the run, JSON.
+        fingerprint: the server's fingerprint of the configuration.
+        worker: the number of the worker.
+        attack: the attack of a Byzantine worker; None for an honest worker.
+        data_dir: the directory of the data set on this machine.
 
     Raises:
-        InvalidConfig: where the run is not what this worker would make of its configuration.
+        InvalidConfig: if this worker would not draw the same random numbers as the server.
     """
     config = run_config.from_json(text)
-    rule = "this worker and the server do not draw the same numbers: are their versions equal?"
+    rule = "the worker and the server draw different random numbers: compare their versions"
     require(run_config.fingerprint(config) == fingerprint, rule)
     problem, _ = config.problem(data_dir)
     system = config.system(problem)
-    answers = Answers(system, problem, config.seed, worker, attack)
+    local = LocalWorker(system, problem, config.seed, worker, attack)
     like = np.zeros(0, np.int32)
     if not run_config.draws_by_seed(config):
-        like = run_config.compiled(config, problem).ask(worker, 0)
+        like = run_config.compiled(config, problem).query(worker, 0)
 
     def answer(x, question):
-        return answers.answer(x, question.number, question.step, question.direction)
+        return local.answer(x, question.number, question.step, question.direction)
 
-    return Kind(answer, like)
+    return Responder(answer, like)
 
 
-def attack_of(text: str | None) -> Attack | None:
-    """The attack of a flag."""
+def make_attack(text: str | None) -> Attack | None:
+    """Returns the attack that a flag describes, or None without one."""
     if text is None:
         return None
     name, options = attacks.parse(text)

@@ -17,7 +17,7 @@ from farsign_jax import (
 from farsign_jax.base import Query
 from farsign_jax.validation import InvalidConfig
 from tests import helpers, reference
-from tests.arrivals.test_arrivals import at_wall, stream
+from tests.helpers import at_wall, stream
 from tests.simulation.fleets import (
     ALPHA,
     BETA,

@@ -1,1 +1,1 @@
-"""Testing the runtime: a cluster on one machine, and a client that means harm."""
+"""Tools for testing the runtime: a cluster on one machine, and an adversarial client."""

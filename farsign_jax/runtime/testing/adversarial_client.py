@@ -1,20 +1,20 @@
-"""A worker that means harm, to see what comes of it: see `experiments.cluster`.
+"""A malicious worker, to test how the server reacts: see `experiments.cluster`.
 
-    python -m farsign_jax.runtime.testing.adversarial_client --server localhost:7077 \
-        --worker 1 --certificates certificates --behaviours lies,stall,garbage --seconds 5
-    python -m farsign_jax.runtime.testing.adversarial_client --worker 0 --insecure \
+    python -m farsign_jax.runtime.testing.adversarial_client --server localhost:7077 \\
+        --worker 1 --certificates certificates --behaviours outliers,stall,garbage --seconds 5
+    python -m farsign_jax.runtime.testing.adversarial_client --worker 0 --insecure \\
         --behaviours pipeline
 
-One deed after the other, each for --seconds, or until the server will have no more of it:
+Runs the behaviours one after the other, each for --seconds or until the server excludes it:
 
-    lies       answers at once, as often as it is asked, with large numbers
-    nonfinite  answers NaN and infinity
-    pipeline   thousands of answers with guessed nonces, replies never read
-    alive      says that it is alive, thousands of times
-    garbage    random bytes, and a pickle that would write a file where it is loaded
-    oversize   a message of a megabyte
-    stall      joins and says nothing
-    rejoin     joins and leaves, again and again
+    outliers   answers every question at once, with large values
+    nonfinite  answers with NaN and infinity
+    pipeline   sends thousands of answers with guessed nonces and never reads a reply
+    heartbeat  sends thousands of heartbeats
+    garbage    sends random bytes, and a pickle that would write a file if it were loaded
+    oversize   sends a message of one megabyte
+    stall      joins and then sends nothing
+    rejoin     joins and leaves repeatedly
 """
 
 import asyncio
@@ -36,59 +36,39 @@ try:
 
     from farsign_jax.runtime import messages
     from farsign_jax.runtime.grpc_worker import Credentials
-    from farsign_jax.runtime.work import credentials_of
+    from farsign_jax.runtime.work import load_credentials
 except ModuleNotFoundError as error:
     commands.missing(error, __name__)
 
 
 FLAGS = flags.FlagValues()
-
-
 _define = commands.definer(FLAGS)
-
-
-_define("string", "server", "localhost:7077", "HOST:PORT.")
-
-
-_define("integer", "worker", None, "Its number, from 0 on.", lower_bound=0)
-
-
-_define("string", "certificates", None, "As of an honest worker.")
-
-
-_define("bool", "insecure", False, "As of an honest worker.")
-
-
-_define("list", "behaviours", "lies", "One after the other.")
-
-
-_define("float", "seconds", 5.0, "For each, at most.")
-
-
-_define("bool", "prompted", False, "Begins when it reads a line.")
-
-
-_define("integer", "times", None, "Connections for each, at most.", lower_bound=1)
-
-
-_define("integer", "directions", 100, "k of the run.", lower_bound=1)
-
-
-_define("string", "canary", "/tmp/farsign-canary", "The file that the pickle would write.")
+_define("string", "server", "localhost:7077", "HOST:PORT of the server.")
+_define("integer", "worker", None, "Number of this worker, beginning with 0.", lower_bound=0)
+_define(
+    "string", "certificates", None, "Folder with worker-N.key, worker-N.crt and authority.crt."
+)
+_define("bool", "insecure", False, "Use neither certificates nor encryption.")
+_define("list", "behaviours", "outliers", "Behaviours that run one after the other.")
+_define("float", "seconds", 5.0, "Maximal duration of each behaviour in seconds.")
+_define("bool", "prompted", False, "Begin only after reading a line from standard input.")
+_define("integer", "times", None, "Maximal connections of each behaviour.", lower_bound=1)
+_define("integer", "directions", 100, "Directions per question of the run.", lower_bound=1)
+_define("string", "canary", "/tmp/farsign-canary", "File that the pickle would write.")
 
 
 class Canary:
-    """Who loads this pickle writes a file."""
+    """An object whose pickle writes a file when it is loaded."""
 
     def __init__(self, path: str):
         self.path = path
 
     def __reduce__(self):
-        return pathlib.Path.write_text, (pathlib.Path(self.path), "code of a worker was run")
+        return pathlib.Path.write_text, (pathlib.Path(self.path), "a worker's code was run")
 
 
 class Connection:
-    """A stream, and what may be said over it."""
+    """A stream to the server, and the messages of the conversation."""
 
     def __init__(self, call: Any):
         self.call = call
@@ -98,97 +78,102 @@ class Connection:
 
     async def read(self) -> tuple[str, Any]:
         data = await self.call.read()
-        return messages.parse(messages.Down, b"" if data is messages.END else data)
+        return messages.parse(messages.ServerMessage, b"" if data is messages.END else data)
 
     async def question(self) -> Any:
-        """The next question; raises `EOFError` where there is none."""
+        """Returns the next question; raises `EOFError` if the stream ends."""
         while True:
-            name, told = await self.read()
+            name, content = await self.read()
             if name == "question":
-                return told
+                return content
             if not name:
                 raise EOFError
 
     async def join(self, worker: int) -> Any:
-        up = messages.Up()
-        up.hello.protocol, up.hello.worker = messages.PROTOCOL, worker
-        await self.send(up.SerializeToString())
+        """Sends a hello and returns the first question."""
+        first = messages.ClientMessage()
+        first.hello.protocol, first.hello.worker = messages.PROTOCOL, worker
+        await self.send(first.SerializeToString())
         return await self.question()
 
 
 def answer(question: Any, value: np.ndarray, nonce: int | None = None) -> bytes:
-    up = messages.Up()
-    up.answer.nonce = question.nonce if nonce is None else nonce
-    up.answer.version, up.answer.values = question.version, value.astype("<f4").tobytes()
-    return up.SerializeToString()
+    """Encodes an answer to a question, possibly with another nonce."""
+    message = messages.ClientMessage()
+    message.answer.nonce = question.nonce if nonce is None else nonce
+    message.answer.version = question.version
+    message.answer.values = value.astype("<f4").tobytes()
+    return message.SerializeToString()
 
 
-async def _answering(to: Connection, size: int, draw: Any) -> None:
-    question = await to.join(FLAGS.worker)
+async def _answer_all(connection: Connection, size: int, draw: Any) -> None:
+    question = await connection.join(FLAGS.worker)
     while True:
-        await to.send(answer(question, draw(size)))
-        question = await to.question()
+        await connection.send(answer(question, draw(size)))
+        question = await connection.question()
 
 
-async def lies(to: Connection, size: int, rng: np.random.Generator) -> None:
-    await _answering(to, size, lambda k: 1e6 * rng.normal(size=k))
+async def outliers(connection: Connection, size: int, rng: np.random.Generator) -> None:
+    await _answer_all(connection, size, lambda k: 1e6 * rng.normal(size=k))
 
 
-async def nonfinite(to: Connection, size: int, rng: np.random.Generator) -> None:
-    kinds, question = np.array([np.nan, np.inf, -np.inf]), await to.join(FLAGS.worker)
-    await to.send(answer(question, rng.choice(kinds, size)))
-    await to.question()
+async def nonfinite(connection: Connection, size: int, rng: np.random.Generator) -> None:
+    kinds, question = np.array([np.nan, np.inf, -np.inf]), await connection.join(FLAGS.worker)
+    await connection.send(answer(question, rng.choice(kinds, size)))
+    await connection.question()
 
 
-async def pipeline(to: Connection, size: int, rng: np.random.Generator) -> None:
-    question = await to.join(FLAGS.worker)
+async def pipeline(connection: Connection, size: int, rng: np.random.Generator) -> None:
+    question = await connection.join(FLAGS.worker)
     while True:
         nonce = int(rng.integers(2**62))
-        await to.send(answer(question, rng.normal(size=size), nonce))
+        await connection.send(answer(question, rng.normal(size=size), nonce))
 
 
-async def alive(to: Connection, size: int, rng: np.random.Generator) -> None:
-    await to.join(FLAGS.worker)
-    up = messages.Up()
-    up.alive.SetInParent()
+async def heartbeat(connection: Connection, size: int, rng: np.random.Generator) -> None:
+    await connection.join(FLAGS.worker)
+    message = messages.ClientMessage()
+    message.heartbeat.SetInParent()
     while True:
-        await to.send(up.SerializeToString())
+        await connection.send(message.SerializeToString())
 
 
-async def garbage(to: Connection, size: int, rng: np.random.Generator) -> None:
-    await to.join(FLAGS.worker)
+async def garbage(connection: Connection, size: int, rng: np.random.Generator) -> None:
+    await connection.join(FLAGS.worker)
     kinds = (rng.bytes(200), b"", pickle.dumps(Canary(FLAGS.canary)))
-    await to.send(kinds[int(rng.integers(3))])
-    await to.question()
+    await connection.send(kinds[int(rng.integers(3))])
+    await connection.question()
 
 
-async def oversize(to: Connection, size: int, rng: np.random.Generator) -> None:
-    question = await to.join(FLAGS.worker)
-    await to.send(answer(question, rng.normal(size=2**18)))
-    await to.question()
+async def oversize(connection: Connection, size: int, rng: np.random.Generator) -> None:
+    question = await connection.join(FLAGS.worker)
+    await connection.send(answer(question, rng.normal(size=2**18)))
+    await connection.question()
 
 
-async def stall(to: Connection, size: int, rng: np.random.Generator) -> None:
-    await to.join(FLAGS.worker)
-    await to.question()
+async def stall(connection: Connection, size: int, rng: np.random.Generator) -> None:
+    await connection.join(FLAGS.worker)
+    await connection.question()
 
 
-async def rejoin(to: Connection, size: int, rng: np.random.Generator) -> None:
-    await to.join(FLAGS.worker)
+async def rejoin(connection: Connection, size: int, rng: np.random.Generator) -> None:
+    await connection.join(FLAGS.worker)
 
 
 BEHAVIOURS = {
     each.__name__: each
-    for each in (lies, nonfinite, pipeline, alive, garbage, oversize, stall, rejoin)
+    for each in (outliers, nonfinite, pipeline, heartbeat, garbage, oversize, stall, rejoin)
 }
 
 
-# How a stream that is no more makes itself felt.
-_ENDS = (TimeoutError, EOFError, grpc.aio.AioRpcError, asyncio.InvalidStateError)
+# The errors that a stream raises once it has ended.
+_STREAM_ERRORS = (TimeoutError, EOFError, grpc.aio.AioRpcError, asyncio.InvalidStateError)
 
 
-async def commit(deed: str, target: str, credentials: Credentials | None, size: int) -> None:
-    """A deed, over and over."""
+async def repeat(
+    behaviour: str, target: str, credentials: Credentials | None, size: int
+) -> None:
+    """Repeats a behaviour over new connections until its time is over."""
     rng, end, times = np.random.default_rng(), time.monotonic() + FLAGS.seconds, 0
     while (left := end - time.monotonic()) > 0 and times != FLAGS.times:
         times += 1
@@ -200,31 +185,34 @@ async def commit(deed: str, target: str, credentials: Credentials | None, size: 
             channel = grpc.aio.secure_channel(target, secure)
         async with channel:
             call = channel.stream_stream(f"/{messages.SERVICE}/{messages.METHOD}")()
-            with contextlib.suppress(*_ENDS):
-                await asyncio.wait_for(BEHAVIOURS[deed](Connection(call), size, rng), left)
+            action = BEHAVIOURS[behaviour](Connection(call), size, rng)
+            with contextlib.suppress(*_STREAM_ERRORS):
+                await asyncio.wait_for(action, left)
             call.cancel()
-        if deed not in ("rejoin", "pipeline"):  # these are in a hurry
+        if behaviour not in ("rejoin", "pipeline"):  # these reconnect without a pause
             await asyncio.sleep(min(0.3, max(end - time.monotonic(), 0)))
 
 
-async def all_of(target: str, credentials: Credentials | None, size: int) -> None:
-    for deed in FLAGS.behaviours:
-        await commit(deed, target, credentials, size)
+async def repeat_all(target: str, credentials: Credentials | None, size: int) -> None:
+    """Runs all behaviours, one after the other."""
+    for behaviour in FLAGS.behaviours:
+        await repeat(behaviour, target, credentials, size)
 
 
-def hostile() -> None:
-    require(FLAGS.worker is not None, "--worker N says which worker this is: got none")
+def adversarial_client() -> None:
+    """Runs the command."""
+    require(FLAGS.worker is not None, "need --worker N, the number of this worker: got none")
     host, _ = commands.address("--server", FLAGS.server)
-    require(
-        len(FLAGS.behaviours) > 0, f"--behaviours names none: known: {', '.join(BEHAVIOURS)}"
-    )
-    for deed in FLAGS.behaviours:
-        lookup("deed", deed, BEHAVIOURS)
+    rule = f"--behaviours needs at least one of {', '.join(BEHAVIOURS)}: got none"
+    require(len(FLAGS.behaviours) > 0, rule)
+    for behaviour in FLAGS.behaviours:
+        lookup("behaviour", behaviour, BEHAVIOURS)
     require(FLAGS.seconds > 0, f"need --seconds > 0: got {FLAGS.seconds}")
     if FLAGS.prompted:
         sys.stdin.readline()
-    asyncio.run(all_of(FLAGS.server, credentials_of(FLAGS, host), FLAGS.directions))
+    credentials = load_credentials(FLAGS, host)
+    asyncio.run(repeat_all(FLAGS.server, credentials, FLAGS.directions))
 
 
 if __name__ == "__main__":
-    commands.main(hostile, FLAGS, __doc__)
+    commands.main(adversarial_client, FLAGS, __doc__)

@@ -1,4 +1,4 @@
-"""A server and its workers as processes of this machine that are certain to end."""
+"""A server and its workers as processes of this machine, all of which are ended at the end."""
 
 import contextlib
 import pathlib
@@ -8,52 +8,59 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from typing import Any
 
 from farsign_jax.runtime import metrics, tls
-from farsign_jax.validation import InvalidConfig
+from farsign_jax.validation import InvalidConfig, require
 
 _ROOT = pathlib.Path(__file__).parents[3]
 
 
 def free_port() -> int:
-    """One that nobody listens at now."""
+    """Returns a port of the loopback address at which nothing listens at present."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
 
 
-class Fleet:
-    """Processes over loopback addresses, with certificates.
+class LocalCluster:
+    """A server and workers that communicate over loopback addresses, with certificates.
+
+    Use it as a context manager: on exit it ends every process that it has started, and no
+    other, and it deletes all private keys.
 
     Args:
-        folder: of the run; certificates are made beside it.
-        workers: m.
-        quiet: what workers say is not shown.
+        folder: the folder of the run; the certificates are created beside it.
+        workers: the number m of workers.
+        quiet: whether to hide what the workers print.
 
-    A context: in the end, every process that was started here, and no other, is ended, and no
-    key is left.
+    Attributes:
+        target: HOST:PORT of the server.
+        certificates: the folder of the certificates.
+        server: the process of the server.
+        processes: all processes.
     """
 
     def __init__(self, folder: pathlib.Path, workers: int, quiet: bool = True):
         folder = folder.absolute()  # processes start in another directory
         self.folder, self.workers, self._quiet = folder, workers, quiet
-        self.target, self.page = f"127.0.0.1:{free_port()}", free_port()
-        self.keys = folder.parent / f"{folder.name}-certificates"
-        shutil.rmtree(self.keys, ignore_errors=True)  # of a command that was killed
-        tls.make(self.keys, workers, ("127.0.0.1", "localhost"))
+        self.target, self._metrics_port = f"127.0.0.1:{free_port()}", free_port()
+        self.certificates = folder.parent / f"{folder.name}-certificates"
+        shutil.rmtree(self.certificates, ignore_errors=True)  # left by a killed command
+        tls.make(self.certificates, workers, ("127.0.0.1", "localhost"))
         self.processes: list[subprocess.Popen] = []
-        self._errors: dict[subprocess.Popen, Any] = {}  # what they say
+        self._errors: dict[subprocess.Popen, Any] = {}  # the hidden standard error of each
         self.server: Any = None
 
-    def __enter__(self) -> "Fleet":
+    def __enter__(self) -> "LocalCluster":
         return self
 
     def __exit__(self, *_: Any) -> None:
         for process in self.processes:
             with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGCONT)  # of one that is frozen
+                process.send_signal(signal.SIGCONT)  # the process may have been stopped
                 process.kill()
             process.wait()
             if process.stdin is not None:
@@ -62,53 +69,80 @@ class Fleet:
                 process.stdout.close()
         for errors in self._errors.values():
             errors.close()
-        shutil.rmtree(self.keys)
+        shutil.rmtree(self.certificates)
 
-    def start(self, module: str, *flags: str, output: Any = subprocess.DEVNULL) -> Any:
-        """A command with flags."""
-        told: dict[str, Any] = {"stdout": output, "text": True, "cwd": _ROOT}
-        told["stdin"] = subprocess.PIPE  # of its own, not the terminal's
+    def start_process(
+        self, module: str, *flags: str, output: Any = subprocess.DEVNULL
+    ) -> subprocess.Popen:
+        """Starts a command with flags."""
+        options: dict[str, Any] = {"stdout": output, "text": True, "cwd": _ROOT}
+        options["stdin"] = subprocess.PIPE  # not that of the terminal
         if self._quiet and output != subprocess.PIPE:
-            told["stderr"] = tempfile.TemporaryFile()  # noqa: SIM115  closed in the end
-        process = subprocess.Popen([sys.executable, "-m", module, *flags], **told)
+            options["stderr"] = tempfile.TemporaryFile()  # noqa: SIM115  closed on exit
+        process = subprocess.Popen([sys.executable, "-m", module, *flags], **options)
         self.processes.append(process)
-        if "stderr" in told:
-            self._errors[process] = told["stderr"]
+        if "stderr" in options:
+            self._errors[process] = options["stderr"]
         return process
 
-    def serve(self, *flags: str) -> str:
-        """Starts the server; what it says when it listens.
+    def start_server(self, *flags: str) -> str:
+        """Starts the server and returns the line that it prints when it listens.
 
         Raises:
-            InvalidConfig: where it does not start.
+            InvalidConfig: if the server does not start.
         """
-        told = [f"--address={self.target}", f"--metrics=127.0.0.1:{self.page}"]
-        told += [f"--certificates={self.keys}", f"--out={self.folder}"]
-        told += [f"--workers={self.workers}", *flags]
+        common = [f"--address={self.target}", f"--metrics=127.0.0.1:{self._metrics_port}"]
+        common += [f"--certificates={self.certificates}", f"--out={self.folder}"]
+        common += [f"--workers={self.workers}"]
         module = "farsign_jax.runtime.serve"
-        self.server = self.start(module, *told, output=subprocess.PIPE)
+        self.server = self.start_process(module, *common, *flags, output=subprocess.PIPE)
         line = self.server.stdout.readline()
         if not line.startswith("serving at"):
             raise InvalidConfig(f"the server did not start: {line or 'see above'}")
         return line
 
-    def work(self, number: int, *flags: str, module: str = "farsign_jax.runtime.work") -> Any:
-        """Starts a worker, or something that has its certificate."""
-        told = [f"--server={self.target}", f"--worker={number}", f"--certificates={self.keys}"]
-        return self.start(module, *told, *flags)
+    def start_worker(
+        self, number: int, *flags: str, module: str = "farsign_jax.runtime.work"
+    ) -> subprocess.Popen:
+        """Starts a worker, or another module with the certificate of that worker."""
+        common = [f"--server={self.target}", f"--worker={number}"]
+        common += [f"--certificates={self.certificates}"]
+        return self.start_process(module, *common, *flags)
+
+    def wait_for_first_answer(self, count: int) -> None:
+        """Waits until `count` workers have joined and the first answer has been applied.
+
+        Reports the progress on standard error.
+
+        Raises:
+            InvalidConfig: if a worker ends before.
+        """
+        before = ""
+        while self.server.poll() is None:
+            found = self.metrics()
+            if metrics.total(found, "events_total"):
+                return
+            joined = min(round(metrics.total(found, "sessions")), count)
+            text = f"{joined} of {count} workers have joined"
+            text += " and are compiling" if joined == count else ""
+            if text != before:
+                print(text, file=sys.stderr, flush=True)
+            before = text
+            require(not (reason := self.failure()), reason)
+            time.sleep(0.1)
 
     def failure(self) -> str:
-        """The last line of a process that has ended otherwise than it should; "" of none."""
+        """Returns the last line of a process that has failed; empty if none has failed."""
         for process, errors in self._errors.items():
             if process.poll() not in (None, 0):
                 errors.seek(0)
-                said = errors.read().decode(errors="replace").strip()
-                return said.splitlines()[-1] if said else "a worker failed, and said nothing"
+                text = errors.read().decode(errors="replace").strip()
+                return text.splitlines()[-1] if text else "a worker failed without a message"
         return ""
 
-    def seen(self) -> dict[str, dict[str, float]]:
-        """The metrics of the server; {} where it does not answer."""
-        address = f"http://127.0.0.1:{self.page}/metrics"
+    def metrics(self) -> dict[str, metrics.Samples]:
+        """Returns the metrics of the server; empty if it does not respond."""
+        address = f"http://127.0.0.1:{self._metrics_port}/metrics"
         try:
             with urllib.request.urlopen(address, timeout=20) as page:
                 return metrics.parse(page.read().decode())

@@ -1,4 +1,4 @@
-"""Commands that lack what an extra brings say what to install."""
+"""Commands that lack the packages of an extra name the extra."""
 
 import os
 import pathlib
@@ -16,16 +16,18 @@ COMMANDS = [
     "experiments.report",
 ]
 
-# Each command is a fork of what is imported once: of all but what the extra brings.
+# Each command is a fork of one process that has imported everything but the extras.
 CODE = """
 import os, runpy, sys
 from farsign_jax.harness import command, plots
 from farsign_jax.runtime import core, replay, run_config, store
 
+BLOCKED = ("grpc", "cryptography", "prometheus_client", "ray", "vl_convert")
+
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         top = name.partition(".")[0]
-        if name == "google.protobuf" or top in ("grpc", "cryptography", "ray", "vl_convert"):
+        if name == "google.protobuf" or top in BLOCKED:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Blocked())
@@ -45,7 +47,7 @@ for line in sys.stdin:
 
 
 def without_extras(*lines):
-    """What these say: a module, the name it runs under, flags."""
+    """The output of commands, each given as a module, the name it runs under, and flags."""
     root = pathlib.Path(__file__).parents[2]
     out = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", CODE],
@@ -58,35 +60,35 @@ def without_extras(*lines):
     return out.stdout.splitlines()
 
 
-def test_a_missing_extra_is_one_line_that_says_what_to_install():
+def test_a_missing_extra_is_an_error_of_one_line():
     lines = without_extras(*(f"{name} __main__" for name in COMMANDS))
     assert len(lines) == 2 * len(COMMANDS), lines
-    for name, said, end in zip(COMMANDS, lines[::2], lines[1::2], strict=True):
-        assert said.startswith("error: no module ") and end == "exit 2"
-        assert f"pip install 'farsign_jax[{extra_of(name)}]'" in said
+    for name, line, end in zip(COMMANDS, lines[::2], lines[1::2], strict=True):
+        assert line.startswith("error: no module ") and end == "exit 2"
+        assert f"pip install 'farsign_jax[{extra_of(name)}]'" in line
 
 
 def extra_of(name):
     return "ray" if "on_ray" in name else "report" if "report" in name else "grpc"
 
 
-def test_help_says_what_a_command_is_for_without_its_extra():
+def test_help_is_available_without_the_extra():
     text = "\n".join(without_extras(*(f"{name} __main__ --help" for name in COMMANDS)))
-    *told, rest = text.split("exit 0")
-    assert len(told) == len(COMMANDS) and not rest
-    for name, said in zip(COMMANDS, told, strict=True):
-        assert f"    python -m {name}" in said
-        assert said.strip().splitlines()[-1].startswith("Its options need more: no module ")
-        assert f"pip install 'farsign_jax[{extra_of(name)}]'" in said
+    *helps, rest = text.split("exit 0")
+    assert len(helps) == len(COMMANDS) and not rest
+    for name, text in zip(COMMANDS, helps, strict=True):
+        assert f"    python -m {name}" in text
+        assert text.strip().splitlines()[-1].startswith("Its options need more: no module ")
+        assert f"pip install 'farsign_jax[{extra_of(name)}]'" in text
 
 
-def test_who_imports_a_module_without_its_extra_is_told_the_same():
-    said, name, *rest = without_extras("farsign_jax.runtime.serve serve")
-    assert said.startswith("raised no module ") and name in said and not rest
-    assert "pip install 'farsign_jax[grpc]'" in said
+def test_importing_a_module_without_its_extra_raises_the_same_message():
+    message, name, *rest = without_extras("farsign_jax.runtime.serve serve")
+    assert message.startswith("raised no module ") and name in message and not rest
+    assert "pip install 'farsign_jax[grpc]'" in message
 
 
-def test_what_was_recorded_can_be_replayed_without_any_extra():
+def test_replay_needs_no_extra():
     lines = without_extras("farsign_jax.runtime.replay __main__ --help")
     assert "python -m farsign_jax.runtime.replay run" in "\n".join(lines)
     assert lines[-1] == "exit 0"

@@ -1,4 +1,4 @@
-"""Ray actors as workers: placed, heard, replaced when lost; the run is as any other."""
+"""Ray actors as workers: they answer, are replaced when they are lost, and the run replays."""
 
 import asyncio
 import os
@@ -14,16 +14,16 @@ from farsign_jax import InvalidConfig, directions
 from farsign_jax.runtime import journal, replay
 from farsign_jax.runtime.core import ServerCore
 from farsign_jax.runtime.limits import Limits
-from farsign_jax.runtime.numpy_server import OnHost
+from farsign_jax.runtime.numpy_server import NumpyServer
 from farsign_jax.runtime.state_machine import same_bits
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of its next version
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray warns about its next version
 ray = pytest.importorskip("ray")
 
 from farsign_jax.runtime import ray_server  # noqa: E402
 
 D, K = 300, 8
-FREE = Limits(4, float("inf"), float("inf"))
+UNLIMITED = Limits(4, float("inf"), float("inf"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,24 +35,24 @@ def cluster():
 
 def core_of(kinds, log=lambda arrival: None):
     dictionary, x0 = directions.identity(D, K), np.zeros(D, np.float32)
-    machine = OnHost(len(kinds), dictionary, x0, 0, step_size=0.01, average_step=0.3)
-    return ServerCore(machine, FREE, by_seed=True, log=log)
+    machine = NumpyServer(len(kinds), dictionary, x0, 0, step_size=0.01, average_step=0.3)
+    return ServerCore(machine, UNLIMITED, by_seed=True, log=log)
 
 
 def starting(kinds):
-    """Starts actors that behave as told; a class in here travels as it is."""
+    """Starts actors of these kinds; Ray pickles the local class itself."""
 
     class Actor:
         def __init__(self, kind, worker):
             self.kind, self.count, self.x = kind, 0, None
             self.rng = np.random.default_rng(worker)
 
-        def answer(self, question, at, values):
+        def answer(self, question, indices, values):
             self.count += 1
-            if at is None:
+            if indices is None:
                 self.x = np.array(values)
             else:
-                self.x[at] = values
+                self.x[indices] = values
             if self.kind == "dies" and self.count == 20:
                 os._exit(1)
             if self.kind == "fails":
@@ -69,8 +69,8 @@ def starting(kinds):
     return lambda worker: remote.remote(kinds[worker], worker)
 
 
-def served(kinds, until=lambda core: False, **options):
-    """A core that these have spoken to until something was true, and its log."""
+def serve(kinds, until=lambda core: False, **options):
+    """Serves actors until a condition holds; returns the core and its arrivals."""
     log = []
     core = core_of(kinds, log.append)
     server = ray_server.RayServer(core, starting(kinds), **options)
@@ -92,7 +92,7 @@ def served(kinds, until=lambda core: False, **options):
     return core, log
 
 
-def test_what_is_started_here_speaks_over_loopback_addresses_and_with_a_token():
+def test_a_local_cluster_uses_loopback_addresses_and_a_token():
     (node,) = ray.nodes()
     assert node["NodeManagerAddress"].startswith("127.")
     assert ray.get_runtime_context().gcs_address.startswith("127.")
@@ -102,36 +102,39 @@ def test_what_is_started_here_speaks_over_loopback_addresses_and_with_a_token():
         ray_server.check_room(3, 9)
 
 
-def test_f1_f2_f6_who_dies_is_replaced_and_who_errs_is_out(capsys):
+def test_f1_f2_f6_a_dead_actor_is_replaced_and_an_invalid_one_is_excluded(capsys):
     kinds = ["honest", "dies", "fails", "nonfinite", "text"]
 
     def seen(core):
-        gone = [tally.leaves["gone"] for tally in core.tallies]
-        return core.tallies[1].joins > 2 and gone[2] == gone[4] == 2 and core.strikes[3] == 4
+        gone = [one.leaves["gone"] for one in core.statistics]
+        return core.statistics[1].joins > 2 and gone[2] == gone[4] == 2 and core.strikes[3] == 4
 
-    core, log = served(kinds, seen, tries=2)
+    core, log = serve(kinds, seen, tries=2)
     assert core.events == len(log) and not core.sessions
-    accepted = [tally.verdicts["accepted"] for tally in core.tallies]
+    accepted = [one.verdicts["accepted"] for one in core.statistics]
     assert accepted[0] > 0 and accepted[1] >= 38 and accepted[2:] == [0, 0, 0]
     assert core.strikes.tolist() == [0, 0, 0, 4, 0]
-    said = capsys.readouterr().err
-    assert "worker 2 starts again" in said and "worker 2 is given up" in said
-    assert "no such example" in said and "worker 4 is given up" in said
-    again = core_of(kinds)
+    text = capsys.readouterr().err
+    assert "worker 2 is restarted" in text and "worker 2 is given up" in text
+    assert "no such example" in text and "worker 4 is given up" in text
+    repeated = core_of(kinds)
     for worker, _, version, _, value in log:
-        again.apply(worker, version, value)
+        repeated.apply(worker, version, value)
     for name, array in core.state_dict().items():
-        assert same_bits(again.state_dict()[name], array), name
+        assert same_bits(repeated.state_dict()[name], array), name
 
 
-def test_f4_who_is_silent_is_replaced_and_nobody_waits_for_it(capsys):
+def test_f4_a_silent_actor_is_replaced_and_the_others_do_not_wait(capsys):
     def seen(core):
-        return core.tallies[1].leaves["silent"] and core.tallies[0].verdicts["accepted"] > 200
+        return (
+            core.statistics[1].leaves["silent"]
+            and core.statistics[0].verdicts["accepted"] > 200
+        )
 
-    core, _ = served(["honest", "stalls"], seen, silence=1.0)
-    assert core.tallies[1].verdicts["accepted"] >= 2
+    core, _ = serve(["honest", "stalls"], seen, silence=1.0)
+    assert core.statistics[1].verdicts["accepted"] >= 2
     with pytest.raises(InvalidConfig, match="no worker is left: silent"):
-        served(["mute"], silence=0.2, grace=0.3, tries=2)
+        serve(["mute"], silence=0.2, grace=0.3, tries=2)
     assert "worker 0 is given up: silent" in capsys.readouterr().err
 
 
@@ -139,40 +142,42 @@ def on_ray(folder, *flags):
     command = [sys.executable, "-m", "farsign_jax.runtime.on_ray", f"--out={folder}"]
     small = ["--directions=20", "--batch_size=16", "--model=softmax_regression", "--workers=2"]
     root = pathlib.Path(__file__).parents[2]
-    told = {name: value for name, value in os.environ.items() if name[:4] != "RAY_"}
+    environment = {name: value for name, value in os.environ.items() if name[:4] != "RAY_"}
     return subprocess.run(
         [*command, *small, *flags],
         capture_output=True,
         text=True,
         timeout=180,
         cwd=root,
-        env=told,
+        env=environment,
     )
 
 
 @pytest.mark.parametrize("parts", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_the_command_writes_a_run_that_replays_and_goes_on(tmp_path, parts):
+def test_the_command_writes_a_run_that_replays_and_resumes(tmp_path, parts):
     for part in range(1, parts + 1):
         out = on_ray(tmp_path / "run", f"--events={200 * part}", "--byzantine=1")
         assert out.returncode == 0, out.stderr
         assert "serving 2 Ray actors (local)" in out.stdout
-        assert ("goes on after 200, 0 from the log" in out.stdout) == (part == 2)
+        assert ("resumes after 200 answers, 0 of them from the journal" in out.stdout) == (
+            part == 2
+        )
     found = replay.verify(tmp_path / "run")
     assert found.events == 200 * parts and found.differing == []
     workers = journal.read(tmp_path / "run" / "arrivals.log")["worker"]
     assert set(workers.tolist()) == {0, 1}
-    curve = replay.recorded_rows(tmp_path / "run")
-    assert curve[-1]["event"] == 200 * parts and 0 < curve[-1]["test_accuracy"] <= 1
+    rows = replay.recorded_rows(tmp_path / "run")
+    assert rows[-1]["event"] == 200 * parts and 0 < rows[-1]["test_accuracy"] <= 1
 
 
-def test_bad_input_is_one_line_and_leaves_no_trace(tmp_path):
+def test_an_error_is_one_line_and_leaves_no_file(tmp_path):
     out = on_ray(tmp_path / "run", "--byzantine=4")
     assert (out.returncode, out.stdout) == (2, "")
     assert out.stderr == "error: need 0 <= byzantine < workers: got byzantine=4, workers=2\n"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_fits_and_says_who_is_trusted(tmp_path):
-    told = on_ray(tmp_path / "run", "--help").stdout
-    assert "python -m farsign_jax.runtime.on_ray" in told and "trust each other" in told
-    assert max(map(len, told.splitlines())) <= 96
+def test_help_fits_the_width_and_says_that_workers_are_trusted(tmp_path):
+    text = on_ray(tmp_path / "run", "--help").stdout
+    assert "python -m farsign_jax.runtime.on_ray" in text and "trust each other" in text
+    assert max(map(len, text.splitlines())) <= 96

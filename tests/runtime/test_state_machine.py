@@ -1,0 +1,112 @@
+"""The compiled update of a server and its NumPy version, which has the same bits."""
+
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from farsign_jax import (
+    directions,
+    step_sizes,
+)
+from farsign_jax.base import Report
+from farsign_jax.methods.async_sgd import async_sgd
+from farsign_jax.methods.far_sign import far_sign
+from farsign_jax.runtime import numpy_server
+from farsign_jax.runtime.numpy_server import NumpyServer
+from farsign_jax.runtime.state_machine import CompiledServer, same_bits
+from tests.runtime.helpers import (
+    D,
+    M,
+    answer_question,
+    make_core,
+)
+
+SCHEDULES = {
+    "constant": (0.07, 0.3),
+    "one": (0.01, 1.0),
+    "staircase": (step_sizes.staircase(0.07, 0.9, 50), step_sizes.staircase(0.5, 0.9, 50)),
+    "theory": tuple(step_sizes.theory(order="first", pairs=9)[:2]),  # beta begins above 1
+}
+
+
+@pytest.mark.parametrize("steps", SCHEDULES)
+def test_numpy_has_the_bits_of_the_compiled_update(steps):
+    """With random answers of all magnitudes, subnormal and overflowing ones included."""
+    alpha, beta = SCHEDULES[steps]
+    sizes = {"step_size": alpha, "average_step": beta}
+    m, d, k, events = 2, 40, 16, 3000
+    rng = np.random.default_rng(len(steps))
+    magnitudes = 10.0 ** rng.uniform(-45, 38, (events, k))
+    values = (rng.normal(size=magnitudes.shape) * np.minimum(magnitudes, 3e37)).astype(
+        np.float32
+    )
+    values[: 2 * events // 3] = rng.normal(size=(2 * events // 3, k))
+    values[::7] = np.round(values[::7].clip(-99, 99))  # ties, zeros, cancellation
+    x0 = rng.normal(size=d).astype(np.float32)
+    x0[:4] = [1e-40, -1e-45, 0.0, -0.0]
+    workers = rng.integers(0, m, events).astype(np.int32)
+    dictionary = directions.identity(d, k)
+    machine = NumpyServer(m, dictionary, x0, 0, **sizes)
+    chosen = np.stack([machine.query(w, n) for n, w in enumerate(workers.tolist())])
+    for worker, indices, value in zip(workers.tolist(), chosen, values, strict=True):
+        machine.update(worker, 0, indices, value)
+    server = far_sign(m, dictionary, **sizes)
+
+    def update(state, arrival):
+        worker, indices, value = arrival
+        report = Report(worker[None], jnp.zeros(1, jnp.int32), indices[None], value[None])
+        return server.update(state, report)[0], None
+
+    expected, _ = jax.jit(lambda s, arrivals: jax.lax.scan(update, s, arrivals))(
+        server.init(jnp.asarray(x0)), (workers, chosen, values)
+    )
+    assert same_bits(machine.params, expected.params)
+    assert same_bits(machine.averages.T, expected.averages)
+    np.testing.assert_array_equal(machine.counts, expected.counts)
+
+
+def test_multiply_add_is_rounded_once_even_if_the_f64_sum_is_halfway_between_two_f32():
+    """a b + c differs from the midpoint of two f32 by less than f64 resolves."""
+    one = np.float32(1)
+    c = np.array([one, one, one, one], np.float32)
+    # 1 + 2^-24 is halfway between 1 and its successor; a difference of 2^-60 decides.
+    b = np.array([2.0**-24 * (1 + 2**-23), 2.0**-24, 2.0**-24 * (1 - 2**-24), 0], np.float32)
+    got = numpy_server.multiply_add(one, b, c)
+    up = np.nextafter(one, np.float32(2))
+    np.testing.assert_array_equal(got, [up, one, one, one])
+    # A product of 48 bits, the last of which f64 cannot represent beside 2^30.
+    a, b = np.float32(1 + 2**-23), np.array([2.0**6 * (1 + 2**-23)] * 2, np.float32)
+    c = np.array([2.0**30, -(2.0**30)], np.float32)
+    for x, y, z in zip([a, a], b, c, strict=True):
+        exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
+        near = [np.float32(float(exact))]
+        near += [np.nextafter(near[0], np.float32(s)) for s in (-np.inf, np.inf)]
+        best = min(near, key=lambda f: abs(Fraction(float(f)) - exact))
+        got = numpy_server.multiply_add(x, np.array([y]), np.array([z]))[0]
+        assert abs(Fraction(float(got)) - exact) == abs(Fraction(float(best)) - exact)
+
+
+def test_multiply_then_add_rounds_twice():
+    rng = np.random.default_rng(0)
+    a, b, c = np.float32(0.3), *rng.normal(size=(2, 999)).astype(np.float32)
+    once, twice = numpy_server.multiply_add(a, b, c), numpy_server.multiply_then_add(a, b, c)
+    np.testing.assert_array_equal(twice, a * b + c)
+    assert 0 < (once != twice).mean() < 0.5
+    assert numpy_server.uses_multiply_add() in (True, False)
+
+
+def test_full_gradients_use_the_compiled_update():
+    sgd = async_sgd(M, step_size=0.5)
+    core = make_core(
+        machine=CompiledServer(sgd, np.zeros(D, np.float32), 0, (D,), False), by_seed=False
+    )
+    session, reply = core.join(0, None, 0.0)
+    assert reply.question.direction.shape == (0,)
+    gradient = np.arange(D, dtype=np.float32)
+    after = answer_question(core, session, reply.question, gradient)
+    assert after.verdict == "accepted" and after.delta.indices is None
+    np.testing.assert_array_equal(after.delta.values, -0.5 * gradient)
+    assert answer_question(core, session, after.question, gradient[:-1]).verdict == "size"
