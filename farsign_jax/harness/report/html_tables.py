@@ -6,11 +6,10 @@ Anybody may have written a folder. Its HTML is escaped, and links and images sta
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
-
-from farsign_jax.harness.report.series import Curve
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 _MARKDOWN.disable(["link", "image", "autolink", "reference"])
@@ -52,16 +51,15 @@ def markdown(name: str, text: str, folder: str) -> Markup:
     return Markup(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}))
 
 
-def names_in_tables(curves: Sequence[Curve]) -> dict[str, dict[str, str]]:
+def names_in_tables(names: pd.DataFrame) -> dict[str, dict[str, str]]:
     """Maps what tables call methods and attacks to the method, aggregator and attack by which
-    the page filters. The keys of attacks begin with "attack "."""
+    the page filters. The keys of attacks begin with "attack ". `names` is `Curves.names`."""
     found: dict[str, dict[str, str]] = {}
-    for curve in curves:
-        method, aggregator, attack = curve.names.values()
-        own = {"method": method, "aggregator": aggregator}
-        found |= {f"{method} {aggregator}".strip(): own, curve.line: own}
-        found.setdefault(method, {"method": method})
-        found.setdefault(aggregator, {"aggregator": aggregator})
-        found[f"attack {attack}"] = {"attack": attack}
+    for row in names.to_dict("records"):
+        own = {kind: row[kind] for kind in ("method", "aggregator")}
+        found |= {f"{row['method']} {row['aggregator']}".strip(): own, row["line"]: own}
+        for kind, name in own.items():
+            found.setdefault(name, {kind: name})
+        found[f"attack {row['attack']}"] = {"attack": row["attack"]}
     found.pop("", None)
     return found

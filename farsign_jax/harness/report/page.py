@@ -19,7 +19,7 @@ from markupsafe import Markup
 from farsign_jax.harness import plan
 from farsign_jax.harness.report import html_tables, reader, series, vega
 from farsign_jax.harness.report.reader import Folder
-from farsign_jax.harness.report.series import MEASURED, NAMES, PERCENT, Curve
+from farsign_jax.harness.report.series import MEASURED, NAMES, PERCENT, Curves
 
 HERE = pathlib.Path(__file__).parent
 Reproduce = Callable[[Mapping[str, Any]], str | None]
@@ -47,7 +47,7 @@ def render(
         summary=_summary(found, curves),
         overview=_overview(found, curves),
         empty=empty,
-        filters=_filters([curve for each in curves for curve in each]),
+        filters=_filters(curves),
         sections=sections,
         tables=html_tables,
         style=Markup((HERE / "page.css").read_text()),
@@ -59,7 +59,7 @@ def render(
 
 def _shown(
     number: int, folder: Folder, out: pathlib.Path, reproduce: Reproduce
-) -> tuple[Folder, list[Curve], dict[str, Any]]:
+) -> tuple[Folder, Curves, dict[str, Any]]:
     """A folder, its curves and its section, without its content if that cannot be shown."""
     try:
         curves = series.curves(folder.rows, folder.varied)
@@ -71,7 +71,8 @@ def _shown(
             damaged=[*folder.damaged, reason],
             written=folder.written,
         )
-        return bare, [], _section(number, bare, [], out, reproduce)
+        curves = series.curves(bare.rows)
+        return bare, curves, _section(number, bare, curves, out, reproduce)
 
 
 @functools.cache
@@ -93,48 +94,42 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _runs(curves: Sequence[Curve]) -> int:
-    return sum(len(curve.seeds) for curve in curves)
-
-
-def _summary(found: Sequence[Folder], curves: Sequence[Sequence[Curve]]) -> str:
+def _summary(found: Sequence[Folder], curves: Sequence[Curves]) -> str:
     newest = max(found, key=lambda folder: folder.written)
-    parts = [count(len(found), "folder"), count(sum(map(_runs, curves)), "run")]
+    parts = [count(len(found), "folder"), count(sum(each.runs for each in curves), "run")]
     if newest.written:
         parts.append(f"the newest, {newest.name}, written {newest.written} UTC")
     return ", ".join(parts)
 
 
-def _overview(found: Sequence[Folder], curves: Sequence[Sequence[Curve]]) -> pd.DataFrame:
-    def distinct(kind: str, own: Sequence[Curve]) -> str:
-        return str(len({curve.names[kind] for curve in own} - {""}) or "")
-
-    return pd.DataFrame([
-        {
+def _overview(found: Sequence[Folder], curves: Sequence[Curves]) -> pd.DataFrame:
+    rows = []
+    for number, (folder, own) in enumerate(zip(found, curves, strict=True)):
+        counts = own.names[own.names != ""].nunique()
+        rows.append({
             "folder": Markup('<a href="#folder-{}">{}</a>').format(number, folder.name),
             "of": folder.command,
             "data set": _text(folder.config.get("dataset")),
-            "methods": distinct("method", own),
-            "attacks": distinct("attack", own),
-            "runs": f"{_runs(own):,}",
+            "methods": str(counts["method"] or ""),
+            "attacks": str(counts["attack"] or ""),
+            "runs": f"{own.runs:,}",
             "written, UTC": folder.written,
             "state": folder.state,
-        }
-        for number, (folder, own) in enumerate(zip(found, curves, strict=True))
-    ], dtype=object)  # fmt: skip
+        })  # fmt: skip
+    return pd.DataFrame(rows, dtype=object)
 
 
-def _filters(curves: Sequence[Curve]) -> dict[str, list[str]]:
+def _filters(curves: Sequence[Curves]) -> dict[str, list[str]]:
     """The names to choose from, where there is a choice."""
-    values = {kind: dict.fromkeys(curve.names[kind] for curve in curves) for kind in NAMES}
-    named = {kind: [value for value in each if value] for kind, each in values.items()}
-    return {kind: each for kind, each in named.items() if len(each) > 1}
+    names = pd.concat([each.names for each in curves])
+    choices = {kind: [name for name in names[kind].unique() if name] for kind in NAMES}
+    return {kind: each for kind, each in choices.items() if len(each) > 1}
 
 
 def _section(
     number: int,
     folder: Folder,
-    curves: Sequence[Curve],
+    curves: Curves,
     out: pathlib.Path,
     reproduce: Reproduce,
 ) -> dict[str, Any]:
@@ -144,10 +139,10 @@ def _section(
         "about": _about(folder, curves),
         "state": folder.state,
         "reasons": [*folder.damaged, *filter(None, [folder.unfinished])],
-        "names": html_tables.names_in_tables(curves),
-        "curves": _drawn([curve for curve in curves if curve.is_drawn]),
+        "names": html_tables.names_in_tables(curves.names),
+        "curves": _drawn(curves.drawn()),
         "documents": [html_tables.markdown(*each, folder.name) for each in folder.tables],
-        "measured": measured(curves),
+        "measured": _measured(curves),
         "figures": [_figure(*each) for each in folder.figures],
         "records": [
             {"name": r.name, "pairs": [*_flat(r.config), *_flat(r.environment)]}
@@ -158,89 +153,78 @@ def _section(
     }
 
 
-def _about(folder: Folder, curves: Sequence[Curve]) -> str:
+def _about(folder: Folder, curves: Curves) -> str:
     config = {n: _text(v) for n, v in folder.config.items() if isinstance(v, str | int)}
     config |= {name: ", ".join(map(_text, each)) for name, each in folder.varied.items()}
     parts = [folder.command, config.get("dataset", ""), config.get("model", "")]
     if "workers" in config:
         parts.append(f"{config['workers']} workers, {config.get('byzantine', '0')} Byzantine")
-    parts.append(count(_runs(curves), "run") if curves else "")
+    parts.append(count(curves.runs, "run") if curves.runs else "")
     parts.append(f"written {folder.written} UTC" if folder.written else "")
     return " · ".join(filter(None, parts))
 
 
-def _drawn(every: Sequence[Curve]) -> dict[str, Any] | None:
+def _drawn(every: Curves) -> dict[str, Any] | None:
     """What the template and the script need to show these curves."""
-    if not every:
+    if every.names.empty:
         return None
-    best = series.best_steps(every)
-    lines: dict[str, Curve] = {}
-    plots: dict[tuple[str, str], list[Curve]] = {}
-    for curve in best:
-        lines.setdefault(curve.line, curve)
-        plots.setdefault((curve.plot, curve.names["attack"]), []).append(curve)
-    data, style = vega.data(best, list(lines)), vega.strokes(list(lines))
+    best = every.best_steps()
+    data, lines = vega.data(best), best.names.drop_duplicates("line")
     x, y = (next(iter(data[axis].values()))["title"] for axis in ("x", "y"))
+    means, columns = best.last().groupby("curve").mean(), best.first_measured()
+    plots = []
+    groups: Any = best.names.groupby(["plot", "attack"], sort=False)
+    for (plot, attack), own in groups:
+        ends = [f"{own['line'][n]} {means[columns[n]][n]:.4g}" for n in own.index]
+        title = ", ".join(filter(None, (attack and f"attack {attack}", plot))) or y
+        description = f"{y} against {x}; at the end: {', '.join(ends)}"
+        plots.append((plot, attack, title, description))
     return {
         "data": Markup(vega.script(data)),
         "axes": {"Horizontal": data["x"], "Vertical": data["y"]},
-        "legend": [(line, curve.names, *style[line]) for line, curve in lines.items()],
-        "plots": [
-            {
-                "plot": plot,
-                "attack": attack,
-                "title": ", ".join(filter(None, (attack and f"attack {attack}", plot))) or y,
-                "description": f"{y} against {x}; at the end: {_ends(own)}",
-            }
-            for (plot, attack), own in plots.items()
-        ],
+        "legend": zip(lines.to_dict("records"), vega.strokes(lines["line"]), strict=True),
+        "plots": plots,
         "note": _note(every, best),
     }
 
 
-def _ends(curves: Sequence[Curve]) -> str:
-    return ", ".join(f"{c.line} {float(c.last(c.measured[0]).mean()):.4g}" for c in curves)
-
-
-def _note(every: Sequence[Curve], best: Sequence[Curve]) -> str:
+def _note(every: Curves, best: Curves) -> str:
     """What the plots leave out."""
     parts = []
-    if any(len(curve.seeds) > 1 for curve in best):
+    if best.runs > len(best.names):
         parts.append("Lines are means over seeds; the pointer shows each.")
-    longest = max(curve.recorded.shape[1] for curve in best)
+    longest = best.records.groupby("curve")["record"].nunique().max()
     if longest > vega.MAX_RECORDS:
         parts.append(f"At most {vega.MAX_RECORDS} of {longest:,} records of a run are drawn.")
-    if len(best) < len(every):
+    if len(best.names) < len(every.names):
         parts.append("Of several step sizes, the one that ends best is drawn.")
     return " ".join(parts)
 
 
-def measured(curves: Sequence[Curve]) -> pd.DataFrame | None:
+def _measured(curves: Curves) -> pd.DataFrame | None:
     """Every curve as a row: its best and last measurements, mean and deviation over seeds."""
-    found = dict.fromkeys(name for curve in curves for name in curve.measured)
-    if not found:
+    if not curves.measured:
         return None
-    order, rows = [*MEASURED, *found], []
-    for curve in curves:
-        row = {"plot": curve.plot, "attack": curve.names["attack"], "method": curve.line}
-        row |= {"step size": curve.step, "seeds": str(len(curve.seeds))}
-        for name in sorted(found, key=order.index):
-            title, has = MEASURED.get(name, name), name in curve.measured
-            if name in PERCENT:
-                row[f"{title}: best"] = _spread(curve.best(name), ".1f") if has else ""
-                row[f"{title}: last"] = _spread(curve.last(name), ".1f") if has else ""
-            else:
-                row[title] = _spread(curve.last(name), ".4g") if has else ""
-        rows.append(row)
-    table = pd.DataFrame(rows, dtype=object)
+    names = {"plot": "plot", "attack": "attack", "line": "method", "step": "step size"}
+    table = curves.names[[*names]].rename(columns=names)
+    table["seeds"] = curves.last().groupby("curve").size().astype(str)
+    for name in curves.measured:
+        title = MEASURED.get(name, name)
+        columns = {title: curves.last()}
+        if name in PERCENT:
+            columns = {f"{title}: best": curves.best(), f"{title}: last": curves.last()}
+        for column, values in columns.items():
+            spread = values[name].groupby("curve").apply(_spread, name in PERCENT)
+            table[column] = spread.where(curves.present[name], "")
     return table.loc[:, (table != "").any()]
 
 
-def _spread(values: Any, digits: str) -> str:
+def _spread(values: pd.Series, is_percent: bool) -> str:
     """The mean and the standard deviation over seeds."""
+    form = ".1f" if is_percent else ".4g"
     if len(values) == 1:
-        return f"{values[0]:{digits}}"
-    return f"{values.mean():{digits}} ± {values.std(ddof=1):{digits}}"
+        return f"{values.iloc[0]:{form}}"
+    return f"{values.mean(skipna=False):{form}} ± {values.std(skipna=False):{form}}"
 
 
 def _figure(name: str, content: bytes) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def _changes(
         flags = {n: value for n, value in flags.items() if value != usual[n]}
         if "preset" not in flags:  # else this preset does not lead there
             found.append(({"preset": preset} if preset else {}) | flags)
-    fewest = min(found, key=len, default={"preset": None})
+    fewest: dict[str, Any] = min(found, key=len, default={"preset": None})
     if "seeds" in fewest:
         fewest["seeds"] = _seeds(fewest["seeds"])
     return fewest

@@ -4,12 +4,10 @@ A curve is a group of runs that differ only in their seed. Which columns identif
 inferred from the rows, because every command writes columns of its own.
 """
 
-import collections
 import dataclasses
-import functools
-import math
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -61,61 +59,71 @@ MAX_SETTING_VALUES = 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Curve:
-    """The runs that differ only in their seed.
+class Curves:
+    """The curves of one folder.
 
     Attributes:
-        names: The method, the aggregator and the attack; "" where there is none.
-        plot: What distinguishes its plot, beside the attack, as in "partition iid"; or "".
-        line: Its name in the plot, without the step size.
-        step: Its step size where the line was run with several, else "".
-        runs: One row per run and record, indexed by ("run", "record"), with the numbers of the
-            columns `spent` and `measured`.
-        spent: The columns of what had been spent at a record.
-        measured: The columns of what was measured. Accuracies are in percent.
+        names: One row per curve: its method, aggregator and attack ("" where there is none);
+            `plot`, which with the attack names its plot, as in "partition iid", or ""; `line`,
+            its name in the plot; and `step`, its step size where the line has several, else "".
+        records: One row per record of a run, in the order of the records: the number of the
+            curve in `names`, the run, the record, and the columns of what had been spent and of
+            what was measured. Accuracies are in percent.
+        present: bool[curves, columns]: which of these columns each curve has.
+        measured: The columns of what was measured.
     """
 
-    names: Mapping[str, str]
-    plot: str
-    line: str
-    step: str
-    runs: pd.DataFrame
-    spent: tuple[str, ...]
-    measured: tuple[str, ...]
-
-    @functools.cached_property
-    def seeds(self) -> tuple[str, ...]:
-        return tuple(self.runs.index.get_level_values("run").unique())
-
-    @functools.cached_property
-    def recorded(self) -> pd.DataFrame:
-        """bool[runs, records]: whether a run has a record."""
-        known = pd.Series(True, index=self.runs.index)
-        return known.unstack("record", fill_value=False).reindex([*self.seeds])
+    names: pd.DataFrame
+    records: pd.DataFrame
+    present: pd.DataFrame
+    measured: list[str]
 
     @property
-    def is_drawn(self) -> bool:
-        return bool(self.spent and self.measured) and self.recorded.shape[1] > 1
+    def runs(self) -> int:
+        return len(self.records[["curve", "run"]].drop_duplicates())
 
-    def values(self, column: str) -> pd.DataFrame:
-        """f64[runs, records]; NaN where a run has no such record."""
-        return self.runs[column].unstack("record").reindex([*self.seeds])
+    def last(self) -> pd.DataFrame:
+        """The measurements at the last record of each run, by curve and run."""
+        last = self.records.drop_duplicates(["curve", "run"], keep="last")
+        return last.set_index(["curve", "run"])[self.measured]
 
-    def mean_spent(self, column: str) -> pd.Series:
-        """f64[records], the mean over the runs that have the record."""
-        return self.runs.groupby("record")[column].mean()
+    def best(self) -> pd.DataFrame:
+        """The largest measurements of each run; NaN if none is a number."""
+        return self.records.groupby(["curve", "run"], sort=False)[self.measured].max()
 
-    def last(self, column: str) -> np.ndarray:
-        """f64[runs], the measurement at the last record of each run."""
-        ends = self.runs.sort_index(level="record", sort_remaining=False).groupby("run")
-        return ends.tail(1)[column].droplevel("record").loc[[*self.seeds]].to_numpy()
+    def first_measured(self) -> pd.Series:
+        """The first column that each curve measures."""
+        return self.present[self.measured].idxmax(axis=1)
 
-    def best(self, column: str) -> np.ndarray:
-        """f64[runs], the largest measurement of each run; NaN if none is a number."""
-        return self.runs.groupby("run", sort=False)[column].max().to_numpy()
+    def select(self, curves: list[Any]) -> "Curves":
+        """The curves of these numbers only."""
+        return dataclasses.replace(
+            self,
+            names=self.names.loc[curves],
+            records=self.records[self.records["curve"].isin(curves)],
+            present=self.present.loc[curves],
+        )
+
+    def drawn(self) -> "Curves":
+        """The curves of more than one record that measure something."""
+        spent = self.present.columns.difference(self.measured)
+        counts = self.records.groupby("curve")["record"].nunique()
+        has = self.present[spent].any(axis=1) & self.present[self.measured].any(axis=1)
+        return self.select(self.names.index[has & (counts > 1)].tolist())
+
+    def best_steps(self) -> "Curves":
+        """Of curves that differ only in their step size, the one that ends best.
+
+        A curve that does not end in finite numbers is chosen only where there is no other.
+        """
+        ends = self.last().mul([1 if name in PERCENT else -1 for name in self.measured])
+        ends = ends.where(np.isfinite(ends), -np.inf).groupby("curve").mean()
+        scores = pd.Series({n: ends[name][n] for n, name in self.first_measured().items()})
+        others = [self.names[name] for name in self.names if name != "step"]
+        return self.select(scores.groupby(others, sort=False).idxmax().tolist())
 
 
-def read_rows(path: str | os.PathLike) -> pd.DataFrame:
+def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Reads results.csv: every value as text, "" where a row has none.
 
     Raises:
@@ -139,61 +147,53 @@ def shown(column: pd.Series) -> pd.Series:
     return column.mask(is_float, parsed.map("{:.6g}".format))
 
 
-def curves(rows: pd.DataFrame, varied: Collection[str] = ()) -> list[Curve]:
-    """Groups rows, as `read_rows` gives them, into curves, in the order of the rows.
+def curves(rows: pd.DataFrame, varied: Collection[str] = ()) -> Curves:
+    """Groups the rows of a folder into curves, in the order of the rows.
 
     Args:
-        rows: The rows of one folder.
+        rows: As `read_rows` gives them.
         varied: The columns that are known to be settings.
     """
-    if rows.empty:
-        return []
-    order = dict.fromkeys([*NAMES, *(n for n in PLOTS if n in rows), *rows.columns])
-    texts = rows.apply(shown).reindex(columns=[*order], fill_value="")
-    measured = [name for name in texts if _is_measured(name, rows, varied)]
-    parsed = texts.assign(**{n: numbers(rows[n]) for n in (*SPENT, *measured) if n in rows})
-    for name in PERCENT:
-        if name in rows:
-            parsed[name] = 100 * parsed[name]
+    columns: list[str] = list(dict.fromkeys([*NAMES, *map(str, rows.columns)]))
+    rows = rows.reindex(columns=columns, fill_value="").astype(object)
+    texts = pd.DataFrame({name: shown(rows[name]) for name in columns})
+    measured = [name for name in columns if _is_measured(name, rows, varied)]
+    measured.sort(key=[*MEASURED, *measured].index)
     keys = _identifying(texts, measured)
-    lines = [n for n in keys if n in LINES and n not in (*SHORT_NAMES, "step_size")]
-    plots = [name for name in keys if name not in (*NAMES, *LINES)]
-    run: pd.Series | str = ""
+    curve = texts.groupby(keys, sort=False).ngroup()
+    run = pd.Series("", index=texts.index)
     for name in reversed([name for name in REPLICATES if name in texts]):
         run = texts[name].where(texts[name] != "", run)
-    texts, parsed = texts.assign(run=run), parsed.assign(run=run)
-    found = []
-    for _, mine in texts.groupby(keys, sort=False):
-        first = mine.iloc[0]
-        present = mine.loc[:, (mine != "").any()].columns
-        spent, own = ([n for n in each if n in present] for each in (SPENT, measured))
-        head = next((first[n] for n in SHORT_NAMES if first.get(n)), _method(first))
-        curve = Curve(
-            names={name: first[name] for name in NAMES},
-            plot=", ".join(filter(None, (_named(n, first[n]) for n in plots))),
-            line=" ".join(filter(None, (head, *(_named(n, first[n]) for n in lines)))),
-            step=first["step_size"] if "step_size" in keys else "",
-            runs=_runs(parsed.loc[mine.index], spent, own),
-            spent=tuple(spent),
-            measured=tuple(own),
-        )
-        found.append(curve)
-    return _with_distinct_lines(found)
+    known = [name for name in (*SPENT, *measured) if name in rows]
+    records = pd.DataFrame({n: numbers(rows[n]) * (100 if n in PERCENT else 1) for n in known})
+    clock = records.reindex(columns=["event", *SPENT]).bfill(axis=1).iloc[:, 0]
+    records = records.assign(curve=curve, run=run)
+    records["record"] = clock.fillna(records.groupby(["curve", "run"]).cumcount())
+    records = records.sort_values("record", kind="stable")
+    return Curves(
+        names=_names(texts[~curve.duplicated()].reset_index(drop=True), keys),
+        # Of a record that was written twice, the later one counts.
+        records=records.drop_duplicates(["curve", "run", "record"], keep="last"),
+        present=(rows[known] != "").groupby(curve).any(),
+        measured=measured,
+    )
 
 
 def _is_measured(name: str, rows: pd.DataFrame, varied: Collection[str]) -> bool:
-    if name in MEASURED:
-        return name in rows
     known = (*SPENT, *DIAGNOSTICS, *REPLICATES, *NAMES, *LINES, *PLOTS, *SETTINGS, *varied)
-    return name not in known and numbers(rows[name]).nunique() > MAX_SETTING_VALUES
+    if name in MEASURED or name in known:
+        return name in MEASURED
+    return numbers(rows[name]).nunique() > MAX_SETTING_VALUES
 
 
 def _identifying(texts: pd.DataFrame, measured: Collection[str]) -> list[str]:
     """The columns that identify a curve, without those that follow from the others."""
-    others = {*SPENT, *DIAGNOSTICS, *REPLICATES, *NAMES, *LINES, *measured}
+    others = {*SPENT, *DIAGNOSTICS, *REPLICATES, *NAMES, *measured}
     keys = [*NAMES]
     count = len(texts[keys].drop_duplicates())
-    for name in (*(n for n in LINES if n in texts), *(n for n in texts if n not in others)):
+    for name in dict.fromkeys([*LINES, *PLOTS, *map(str, texts.columns)]):
+        if name not in texts or name in others:
+            continue
         finer = len(texts[[*keys, name]].drop_duplicates())
         if finer > count or (name in TITLES and texts[name].nunique() > 1):
             keys.append(name)
@@ -201,45 +201,32 @@ def _identifying(texts: pd.DataFrame, measured: Collection[str]) -> list[str]:
     return keys
 
 
-def _named(name: str, value: str) -> str:
-    return value if name in TITLES or not value else f"{name} {value}"
+def _names(heads: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """`Curves.names`, from the first row of each curve and the columns that identify it."""
+    lines = [n for n in keys if n in LINES and n not in (*SHORT_NAMES, "step_size")]
+    plots = [name for name in keys if name not in (*NAMES, *LINES)]
+    rows = heads.to_dict("records")
+    method = (heads["method"] + " " + heads["aggregator"]).str.strip()
+    short = [next((row[n] for n in SHORT_NAMES if row.get(n)), "") for row in rows]
+    names = (
+        heads[[*NAMES]]
+        .assign(
+            plot=[", ".join(_named(row, plots)) for row in rows],
+            line=[
+                " ".join(filter(None, (name or own, *_named(row, lines))))
+                for name, own, row in zip(short, method, rows, strict=True)
+            ],
+            step=heads["step_size"] if "step_size" in keys else "",
+        )
+        .astype(object)
+    )  # also of none
+    ambiguous = names.duplicated(["plot", "attack", "line", "step"], keep=False)
+    names["line"] = names["line"].mask(ambiguous, names["line"] + " (" + method + ")")
+    return names
 
 
-def _method(names: Mapping[str, str]) -> str:
-    return f"{names['method']} {names['aggregator']}".strip()
-
-
-def _runs(rows: pd.DataFrame, spent: Sequence[str], measured: Sequence[str]) -> pd.DataFrame:
-    """The rows by run and record. Of a record that was written twice, the later counts."""
-    count = rows.groupby("run").cumcount().astype(float)
-    clock = "event" if "event" in spent else next(iter(spent), None)
-    record = count if clock is None else rows[clock].fillna(count)
-    index = pd.MultiIndex.from_arrays([rows["run"], record], names=["run", "record"])
-    runs = rows[[*spent, *measured]].set_axis(index)
-    return runs[~index.duplicated(keep="last")]
-
-
-def _with_distinct_lines(found: list[Curve]) -> list[Curve]:
-    """Adds the method to the name of every line that another one of its plot has, too."""
-    places = [(c.plot, c.names["attack"], c.line, c.step) for c in found]
-    counts = collections.Counter(places)
-    return [
-        dataclasses.replace(c, line=f"{c.line} ({_method(c.names)})") if counts[at] > 1 else c
-        for c, at in zip(found, places, strict=True)
-    ]
-
-
-def best_steps(found: Sequence[Curve]) -> list[Curve]:
-    """Of curves that differ only in their step size, the one that ends best.
-
-    A curve whose end is not finite is chosen only where there is no other.
-    """
-    best: dict[tuple[str, ...], tuple[float, Curve]] = {}
-    for curve in found:
-        column = curve.measured[0]
-        end = float(np.mean(curve.last(column))) * (1 if column in PERCENT else -1)
-        end = end if math.isfinite(end) else -math.inf
-        key = (curve.plot, *curve.names.values(), curve.line)
-        if key not in best or end > best[key][0]:
-            best[key] = end, curve
-    return [curve for _, curve in best.values()]
+def _named(row: Mapping[Hashable, str], columns: Sequence[str]) -> Iterator[str]:
+    """The values of these columns, each after the name of its column where it needs one."""
+    for name in columns:
+        if value := row[name]:
+            yield value if name in TITLES else f"{name} {value}"

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from farsign_jax.harness.plots import needs_log_axis
-from farsign_jax.harness.report.series import MEASURED, PERCENT, SPENT, Curve
+from farsign_jax.harness.report.series import MEASURED, PERCENT, SPENT, Curves
 
 MAX_RECORDS = 60  # drawn of a curve
 MAX_NAMED_SEEDS = 10  # with more of them, the lowest and the highest value are drawn
@@ -26,75 +26,71 @@ AXIS_STYLE = {
 }
 
 
-def strokes(lines: Sequence[str]) -> dict[str, tuple[str, list[int]]]:
+def strokes(lines: Iterable[str]) -> list[tuple[str, list[int]]]:
     """The colour and the dashes of each line. Dashes alone distinguish lines, too; beyond ten
     lines, colours repeat with other dashes."""
-    return {
-        line: (f"var(--line-{i % COLOURS})", [*DASHES[(i + i // COLOURS) % len(DASHES)]])
-        for i, line in enumerate(lines)
-    }
+    return [
+        (f"var(--line-{i % COLOURS})", [*DASHES[(i + i // COLOURS) % len(DASHES)]])
+        for i, _ in enumerate(lines)
+    ]
 
 
-def data(found: Sequence[Curve], lines: Sequence[str]) -> dict[str, Any]:
-    """What the page's script needs to draw the curves of one folder.
+def data(curves: Curves) -> dict[str, Any]:
+    """What the page's script needs to draw these curves of one folder.
 
     Curves are thinned to `MAX_RECORDS` records. JSON has no numbers that are not finite: these
     are texts, as "NaN". A record that a run does not have is null.
     """
-    seeds = list(dict.fromkeys(seed for curve in found for seed in curve.seeds))
-    runs: dict[str, str] = {"min": "lowest", "max": "highest"}
+    records, seeds = curves.records, curves.records["run"].unique()
+    runs = {"min": "lowest", "max": "highest"}
     if len(seeds) <= MAX_NAMED_SEEDS:
         runs = {seed: f"seed {seed}" if seed else "value" for seed in seeds}
-    xs = [name for name in SPENT if any(name in curve.spent for curve in found)]
-    measured = dict.fromkeys(name for curve in found for name in curve.measured)
-    order = [*MEASURED, *measured]
+    spent = [name for name in SPENT if curves.present.get(name, pd.Series(False)).any()]
+    measured = [name for name in curves.measured if curves.present[name].any()]
+    means = records.groupby(["curve", "record"])[spent].mean()
+    own: Any = dict(iter(records.groupby("curve")))
+    names: Any = curves.names.drop(columns="step").to_dict("index")
     return {
-        "spec": specification(lines, len(runs)),
+        "spec": specification(curves.names["line"].unique(), len(runs)),
         "runs": [*runs.values()],
-        "x": {
-            name: _axis(name, [c.mean_spent(name) for c in found if name in c.spent])
-            for name in xs
-        },
-        "y": {
-            name: _axis(name, [c.runs[name] for c in found if name in c.measured], shared=True)
-            for name in sorted(measured, key=order.index)
-        },
-        "curves": [_points(curve, list(runs)) for curve in found],
+        "x": {n: _axis(n, [each for _, each in means[n].groupby("curve")]) for n in spent},
+        "y": {n: _axis(n, [records[n]], shared=True) for n in measured},
+        "curves": [
+            each | _points(own[curve], curves.present.loc[curve], measured, list(runs))
+            for curve, each in names.items()
+        ],
     }
 
 
-def _points(curve: Curve, runs: Sequence[str]) -> dict[str, Any]:
+def _points(
+    rows: pd.DataFrame, present: pd.Series, measured: Sequence[str], runs: Sequence[str]
+) -> dict[str, Any]:
     """A curve as columns: of each measurement its mean, then its value in each of `runs`."""
-    recorded = curve.recorded
+    recorded = rows.pivot(index="run", columns="record", values="curve").notna()
     count = recorded.shape[1]
     kept = np.unique(np.linspace(0, count - 1, min(count, MAX_RECORDS)).round().astype(int))
-    recorded = recorded.iloc[:, kept]
-    complete = recorded.all()
 
-    def each(name: str) -> list[list[Any]]:
-        values = curve.values(name).iloc[:, kept]
-        drawn = [_numbers(values.mean(skipna=False), complete)]
+    def line(values: Any, known: Any) -> list[float | int | str | None]:
+        pairs = zip(np.asarray(values)[kept], np.asarray(known)[kept], strict=True)
+        return [_number(value) if is_known else None for value, is_known in pairs]
+
+    def lines(name: str) -> list[Any]:
+        values = rows.pivot(index="run", columns="record", values=name)
+        drawn = [line(values.mean(skipna=False), recorded.all())]
         for run in runs:
             if run in values.index:
-                drawn.append(_numbers(values.loc[run], recorded.loc[run]))
+                drawn.append(line(values.loc[run], recorded.loc[run]))
             elif run in ("min", "max"):
-                drawn.append(_numbers(values.agg(run, skipna=False), complete))
+                drawn.append(line(values.agg(run, skipna=False), recorded.all()))
             else:
                 drawn.append([None] * len(kept))
         return drawn
 
-    spent = {name: curve.mean_spent(name).iloc[kept] for name in curve.spent}
+    spent = {n: rows.groupby("record")[n].mean() for n in SPENT if present.get(n)}
     return {
-        **curve.names,
-        "plot": curve.plot,
-        "line": curve.line,
-        "x": {n: _numbers(v, np.isfinite(v)) for n, v in spent.items()},
-        "y": {name: each(name) for name in curve.measured},
+        "x": {name: line(mean, np.isfinite(mean)) for name, mean in spent.items()},
+        "y": {name: lines(name) for name in measured if present[name]},
     }
-
-
-def _numbers(values: pd.Series, known: pd.Series) -> list[float | int | str | None]:
-    return [_number(v) if k else None for v, k in zip(values, known, strict=True)]
 
 
 def _number(value: float) -> float | int | str:
@@ -125,13 +121,13 @@ def _axis(name: str, columns: Iterable[pd.Series], shared: bool = False) -> dict
     return {"title": (SPENT | MEASURED).get(name, name), "scale": scale}
 
 
-def specification(lines: Sequence[str], runs: int) -> dict[str, Any]:
+def specification(lines: Iterable[str], runs: int) -> dict[str, Any]:
     """Means as lines. The line nearest to the pointer also shows each of its runs.
 
     The data are the dataset "curves" with the columns line, x, mean, run0, run1, ... and
     tooltip. The page adds the scales and the titles of the axes.
     """
-    domain, style = list(lines), strokes(lines).values()
+    domain, style = list(lines), strokes(lines)
     colours = alt.Scale(domain=domain, range=[colour for colour, _ in style])
     dashes = alt.Scale(domain=domain, range=[dash for _, dash in style])
     near = alt.selection_point(
