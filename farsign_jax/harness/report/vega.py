@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -48,7 +48,7 @@ def data(curves: Curves) -> dict[str, Any]:
     spent = [name for name in SPENT if curves.present.get(name, pd.Series(False)).any()]
     measured = [name for name in curves.measured if curves.present[name].any()]
     means = records.groupby(["curve", "record"])[spent].mean()
-    own: Any = dict(iter(records.groupby("curve")))
+    own: Any = dict(iter(records.groupby("curve")[["run", "record", "curve", *measured]]))
     names: Any = curves.names.drop(columns="step").to_dict("index")
     return {
         "spec": specification(curves.names["line"].unique(), len(runs)),
@@ -56,40 +56,38 @@ def data(curves: Curves) -> dict[str, Any]:
         "x": {n: _axis(n, [each for _, each in means[n].groupby("curve")]) for n in spent},
         "y": {n: _axis(n, [records[n]], shared=True) for n in measured},
         "curves": [
-            each | _points(own[curve], curves.present.loc[curve], measured, list(runs))
+            each | _points(own[curve], means.loc[curve], curves.present.loc[curve], list(runs))
             for curve, each in names.items()
         ],
     }
 
 
 def _points(
-    rows: pd.DataFrame, present: pd.Series, measured: Sequence[str], runs: Sequence[str]
+    rows: pd.DataFrame, spent: pd.DataFrame, present: pd.Series, runs: Sequence[str]
 ) -> dict[str, Any]:
     """A curve as columns: of each measurement its mean, then its value in each of `runs`."""
-    recorded = rows.pivot(index="run", columns="record", values="curve").notna()
-    count = recorded.shape[1]
+    tables = rows.pivot(index="run", columns="record")
+    recorded = tables["curve"].notna()
+    complete, count = recorded.all(), recorded.shape[1]
     kept = np.unique(np.linspace(0, count - 1, min(count, MAX_RECORDS)).round().astype(int))
 
     def line(values: Any, known: Any) -> list[float | int | str | None]:
         pairs = zip(np.asarray(values)[kept], np.asarray(known)[kept], strict=True)
         return [_number(value) if is_known else None for value, is_known in pairs]
 
-    def lines(name: str) -> list[Any]:
-        values = rows.pivot(index="run", columns="record", values=name)
-        drawn = [line(values.mean(skipna=False), recorded.all())]
+    def lines(values: Any) -> Iterator[list[Any]]:
+        yield line(values.mean(skipna=False), complete)
         for run in runs:
             if run in values.index:
-                drawn.append(line(values.loc[run], recorded.loc[run]))
+                yield line(values.loc[run], recorded.loc[run])
             elif run in ("min", "max"):
-                drawn.append(line(values.agg(run, skipna=False), recorded.all()))
+                yield line(values.agg(run, skipna=False), complete)
             else:
-                drawn.append([None] * len(kept))
-        return drawn
+                yield [None] * len(kept)
 
-    spent = {n: rows.groupby("record")[n].mean() for n in SPENT if present.get(n)}
     return {
-        "x": {name: line(mean, np.isfinite(mean)) for name, mean in spent.items()},
-        "y": {name: lines(name) for name in measured if present[name]},
+        "x": {n: line(spent[n], np.isfinite(spent[n])) for n in map(str, spent) if present[n]},
+        "y": {n: [*lines(tables[n])] for n in map(str, rows.columns[3:]) if present[n]},
     }
 
 
