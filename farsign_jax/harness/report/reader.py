@@ -211,8 +211,11 @@ def _dict(value: Any) -> dict[str, Any]:
 def _unfinished(folder: Folder) -> str:
     if not folder.tables and folder.config and folder.rows.empty:
         return "it has a configuration, and no results yet"
-    if folder.command.startswith("experiments.") and not folder.tables:
-        return "the command has not come to its tables: these are the results so far"
+    if folder.command.startswith("experiments."):
+        if not folder.tables:
+            return "the command has not come to its tables: these are the results so far"
+        if "results.json" not in dict(folder.files):
+            return "results.json is missing"
     parts = folder.config.get("panels") or folder.config.get("claims")
     if folder.config.get("experiment") in ("asynchrony", "rates", "brsgd") and parts:
         done = {name for name, _ in folder.tables} | {*folder.rows.get("figure", ())}

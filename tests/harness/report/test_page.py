@@ -65,6 +65,13 @@ def test_what_cannot_be_reported_is_one_error(tmp_path):
     assert (other / "index.html").read_text() == "<h1>mine</h1>"
 
 
+def test_rows_are_shown_before_there_is_a_results_json(tmp_path):
+    write(tmp_path / "run", rows_of())
+    (tmp_path / "run" / "results.json").unlink()
+    text = make(tmp_path / "page", tmp_path / "run")
+    assert "Unfinished: results.json is missing." in text and "1 folder, 8 runs" in text
+
+
 @pytest.mark.parametrize(
     "content",
     ["[]", "null", '"x"', '{"rows": 3}', '{"rows": [1]}', "\x00\xff",
