@@ -1,4 +1,4 @@
-"""The page: which folders it shows, what it says of them, and hostile content."""
+"""The page: which folders it shows, what it reports of them, and malicious content."""
 
 import pathlib
 import re
