@@ -33,7 +33,7 @@ from experiments.parts import quadratic_consensus
 from farsign_jax.config import schedules
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness import panel, plots, summary
-from farsign_jax.harness.claims import Finding, asked, table, too_short
+from farsign_jax.harness.claims import Finding, selected, table, without_verdicts
 from farsign_jax.harness.command import folder_for, main, perform
 from farsign_jax.harness.flags import FLAGS, configure
 from farsign_jax.io import files, run_folder
@@ -191,7 +191,7 @@ def _theorem(
 
 def asynrsa() -> pathlib.Path:
     base = configure(CONFIG)
-    names = asked(CLAIMS)
+    names = selected(CLAIMS)
     smoke = FLAGS.preset == "smoke"
     rounds = FLAGS.rounds_run or (SMOKE_ROUNDS if smoke else ROUNDS)
     size = quadratic_consensus.Size(6000, 2) if smoke else quadratic_consensus.Size()
@@ -224,7 +224,7 @@ def asynrsa() -> pathlib.Path:
         findings += more
         rows += others
     if smoke:
-        findings = too_short(findings)
+        findings = without_verdicts(findings)
     folder.write_rows(rows)
     files.write_text(folder.path / "table.md", table(findings))
     print(f"\n{table(findings)}\nall of it is in {folder.path}")

@@ -221,7 +221,7 @@ GROUPS = {
 
 
 def every_claim() -> pathlib.Path:
-    return claims.tell("brsgd", GROUPS, SIZES)
+    return claims.run("brsgd", GROUPS, SIZES)
 
 
 if __name__ == "__main__":

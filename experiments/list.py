@@ -1,11 +1,12 @@
-"""Every name that a command line can say, each with a line of what it is.
+"""Lists every name that the flags accept, with a one-line description.
 
     python -m experiments.list
     python -m experiments.list attacks aggregators
 
-Without a word, all registries; with the name of one or more of them, options with their
-defaults, too, as in `alie:z=0.5,ddof=1`, and what a bare name stands for where that differs.
-Writes nothing.
+Without arguments, the command prints the names of all registries. With the names of one or
+more registries, it also prints the options of their entries with the defaults, which are given
+as in `alie:z=0.5,ddof=1`, and what a bare name stands for where that differs. It writes no
+files.
 """
 
 import inspect
@@ -31,44 +32,56 @@ from farsign_jax.methods import METHODS, defaults_of
 from farsign_jax.models.networks import MODELS
 from farsign_jax.validation import lookup
 
+# The options by which workers differ in speed, whatever the model of delays.
+SPEEDS = {"spread": 1, "fast": None}
+
 
 class Entry(NamedTuple):
-    """A name, what it is, its options and their defaults, and what a bare name stands for."""
+    """One name of a registry.
+
+    Attributes:
+        name: The name.
+        description: One line.
+        options: The default of each option; None where it is not set, `...` where it must be
+            given.
+        usual: What the name alone stands for on the command line, if not for the defaults.
+    """
 
     name: str
-    says: str
+    description: str
     options: Mapping[str, Any] = {}
     usual: str = ""
 
 
-def _first(of: Any) -> str:
-    """The first sentence of a docstring."""
-    text = " ".join((inspect.getdoc(of) or "").split())
+def _first_sentence(documented: Any) -> str:
+    text = " ".join((inspect.getdoc(documented) or "").split())
     return re.split(r"\. (?=[A-Z])|: i32|\.$", text)[0]
 
 
-def _options(of: Callable, skip: int = 0) -> dict[str, Any]:
-    """Parameters and their defaults; `...` where one must be given."""
-    takes = list(inspect.signature(of).parameters.values())[skip:]
-    return {p.name: ... if p.default is p.empty else p.default for p in takes}
+def _options(factory: Callable[..., Any], skip: int = 0) -> dict[str, Any]:
+    """The parameters of a factory after the first `skip`, as `Entry.options`."""
+    parameters = list(inspect.signature(factory).parameters.values())[skip:]
+    return {p.name: ... if p.default is p.empty else p.default for p in parameters}
 
 
 def _methods() -> list[Entry]:
     found = []
     for name, method in METHODS.items():
-        told = defaults_of(name)
-        told = {n: v for n, v in told.items() if n not in ("aggregator", "byzantine")}
-        found.append(Entry(name, _first(method.build), told))
+        options = defaults_of(name)
+        options = {n: v for n, v in options.items() if n not in ("aggregator", "byzantine")}
+        found.append(Entry(name, _first_sentence(method.build), options))
     return found
 
 
 def _functions(
-    table: Mapping[str, Callable], usual: tuple[str, ...] = (), skip: int = 0
+    registry: Mapping[str, Callable[..., Any]], usual: tuple[str, ...] = (), skip: int = 0
 ) -> list[Entry]:
+    """The entries of a registry of factories; `usual` are names with the options that they
+    stand for on the command line."""
     bare = {text.partition(":")[0]: text for text in usual if ":" in text}
     return [
-        Entry(name, _first(of), _options(of, skip), bare.get(name, ""))
-        for name, of in table.items()
+        Entry(name, _first_sentence(factory), _options(factory, skip), bare.get(name, ""))
+        for name, factory in registry.items()
     ]
 
 
@@ -81,27 +94,31 @@ def _attacks() -> list[Entry]:
 
 def _clockless() -> list[Entry]:
     named = {"uniform": arrivals.uniform, "weighted": arrivals.weighted}
-    given = {"spread": 1, "fast": None}
     found = [
-        Entry(name, _first(of), {o: v for o, v in given.items() if o in CLOCKLESS[name]})
-        for name, of in named.items()
+        Entry(
+            name,
+            _first_sentence(factory),
+            {option: v for option, v in SPEEDS.items() if option in CLOCKLESS[name]},
+        )
+        for name, factory in named.items()
     ]
-    return [*found, Entry("trace", _first(arrivals.trace), {"path": ...})]
+    return [*found, Entry("trace", _first_sentence(arrivals.trace), {"path": ...})]
 
 
 def _partitions() -> list[Entry]:
     return [
-        Entry(name, _first(split), {} if name == "iid" else {"heterogeneity": heterogeneity})
+        Entry(
+            name,
+            _first_sentence(split),
+            {} if name == "iid" else {"heterogeneity": heterogeneity},
+        )
         for name, (split, heterogeneity) in PARTITIONS.items()
     ]
 
 
 def _delays() -> list[Entry]:
-    told = {"spread": 1, "fast": None}
-    return [
-        *_clockless(),
-        *(e._replace(options={**e.options, **told}) for e in _functions(DELAYS)),
-    ]
+    delays = _functions(DELAYS)
+    return [*_clockless(), *(e._replace(options={**e.options, **SPEEDS}) for e in delays)]
 
 
 REGISTRIES: dict[str, Callable[[], list[Entry]]] = {
@@ -109,7 +126,7 @@ REGISTRIES: dict[str, Callable[[], list[Entry]]] = {
     "aggregators": lambda: _functions(AGGREGATORS, PAPER_AGGREGATORS),
     "preaggregators": lambda: _functions(PREAGGREGATORS),
     "attacks": _attacks,
-    "timings": lambda: _functions(TIMING_ATTACKS, skip=1),
+    "timing_attacks": lambda: _functions(TIMING_ATTACKS, skip=1),
     "byzantine_placement": lambda: [Entry(*pair) for pair in PLACEMENTS.items()],
     "arrivals": _delays,
     "delivery": lambda: [Entry(*pair) for pair in simulation.DELIVERIES.items()],
@@ -124,26 +141,27 @@ REGISTRIES: dict[str, Callable[[], list[Entry]]] = {
 }
 
 
-def _said(value: Any) -> str:
-    if isinstance(value, tuple):  # as a command line takes it
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):  # as the command line accepts it
         return "x".join(map(str, value))
     return "?" if value is ... else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _text(entry: Entry, left: int, whole: bool) -> list[str]:
-    """Lines of an entry, the options among them if `whole`."""
-    indent = " " * (left + 4)
-    rest: dict[str, Any] = {"width": WIDTH, "subsequent_indent": indent}
-    rest |= {"break_on_hyphens": False, "break_long_words": False}
-    lines = textwrap.wrap(f"  {entry.name:{left}}  {entry.says}", **rest)
-    if not whole:
+def _lines(entry: Entry, width: int, with_options: bool) -> list[str]:
+    """The lines of an entry, whose name is padded to `width`."""
+    indent = " " * (width + 4)
+    wrapping: dict[str, Any] = {"width": WIDTH, "subsequent_indent": indent}
+    wrapping |= {"break_on_hyphens": False, "break_long_words": False}
+    lines = textwrap.wrap(f"  {entry.name:{width}}  {entry.description}", **wrapping)
+    if not with_options:
         return lines
-    given = [f"{n}={_said(v)}" for n, v in entry.options.items() if v is not None]
-    unset = [name for name, value in entry.options.items() if value is None]
-    told = [", ".join(given), f"not set: {', '.join(unset)}" if unset else ""]
-    told.append(f"{entry.name} alone is {entry.usual}" if entry.usual else "")
-    said = "; ".join(filter(None, told))
-    return lines + textwrap.wrap(said, initial_indent=indent, **rest)
+    options = entry.options.items()
+    unset = ", ".join(name for name, value in options if value is None)
+    parts = [", ".join(f"{n}={_shown(v)}" for n, v in options if v is not None)]
+    parts.append(f"not set: {unset}" if unset else "")
+    parts.append(f"{entry.name} alone is {entry.usual}" if entry.usual else "")
+    text = "; ".join(filter(None, parts))
+    return lines + textwrap.wrap(text, initial_indent=indent, **wrapping)
 
 
 def show(*names: str) -> None:
@@ -151,13 +169,12 @@ def show(*names: str) -> None:
     chosen = {name: lookup("registry", name, REGISTRIES)() for name in names or REGISTRIES}
     for name, entries in chosen.items():
         print(name)
-        left = max(len(entry.name) for entry in entries)
+        width = max(len(entry.name) for entry in entries)
         for entry in entries:
-            print("\n".join(_text(entry, left, bool(names))))
+            print("\n".join(_lines(entry, width, bool(names))))
     if not names:
-        print(
-            "Options and their defaults: python -m experiments.list NAME, as in list attacks."
-        )
+        print("For options and their defaults, name a registry, as in")
+        print("    python -m experiments.list attacks")
 
 
 if __name__ == "__main__":

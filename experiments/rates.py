@@ -249,7 +249,7 @@ GROUPS: dict[str, Callable[[Size, run_folder.RunFolder], Group]] = {
 
 def every_claim() -> pathlib.Path:
     jax.config.update("jax_enable_x64", True)
-    return claims.tell("rates", GROUPS, SIZES)
+    return claims.run("rates", GROUPS, SIZES)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def lacking(module: str, extra: str) -> str:
 _EXTRAS = {
     "grpc": ("grpc", "google", "cryptography", "prometheus_client"),
     "ray": ("ray",),
-    "report": ("altair", "jinja2", "markdown_it", "markupsafe", "vl_convert"),
+    "report": ("altair", "jinja2", "markdown_it", "markupsafe", "pandas", "vl_convert"),
 }
 
 

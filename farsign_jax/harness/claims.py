@@ -1,6 +1,7 @@
-"""Claims of a paper, what was measured of each, and what follows.
+"""Commands that check the claims of a paper, and the table that they write.
 
-Not an experiment itself: the command that goes through groups of claims, and what it writes.
+Each claim is a `Finding`: what the paper says, what was measured, and a verdict. Claims come in
+groups, one figure each, which --claims selects.
 """
 
 import dataclasses
@@ -15,8 +16,7 @@ from farsign_jax.harness.flags import FLAGS
 from farsign_jax.io import files, provenance, run_folder, tables
 from farsign_jax.validation import lookup, require
 
-flags.DEFINE_list("claims", None, "Which groups. Default: all.")
-
+flags.DEFINE_list("claims", None, "The groups of claims to check. Default: all of them.")
 
 READ = ("out", "preset")
 
@@ -31,25 +31,36 @@ class Finding(NamedTuple):
 
 
 class Group(NamedTuple):
-    """What was found, and the figure of it."""
+    """The result of a group of claims.
+
+    Attributes:
+        findings: The lines of the table.
+        rows: The rows of results.csv.
+        entries: The entries of the figure, as `plots.powers` takes them.
+        axes: The title, x and y of the figure; None if the group draws its own.
+    """
 
     findings: list[Finding]
-    rows: list[dict[str, Any]]  # tidy
-    entries: list[dict[str, Any]]  # of the figure
-    axes: tuple[str, str, str] | None  # its title, x and y; None: it is drawn already
+    rows: list[dict[str, Any]]
+    entries: list[dict[str, Any]]
+    axes: tuple[str, str, str] | None
 
 
 def table(findings: Sequence[Finding]) -> str:
     return tables.markdown_table(["source", "claim", "measured", "verdict"], findings)
 
 
-def too_short(findings: Sequence[Finding]) -> list[Finding]:
-    """Of a run that is only to see whether everything works."""
-    return [one._replace(verdict="too short to judge") for one in findings]
+def without_verdicts(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings of a smoke test, whose runs are too short for a verdict."""
+    return [finding._replace(verdict="too short to judge") for finding in findings]
 
 
-def asked(known: Sequence[str]) -> list[str]:
-    """--claims, or all of them."""
+def selected(known: Sequence[str]) -> list[str]:
+    """The groups that --claims names, or all of them.
+
+    Raises:
+        InvalidConfig: if it names none, or one that is not known.
+    """
     names = list(known) if FLAGS.claims is None else FLAGS.claims
     require(len(names) > 0, f"--claims names none: known: {', '.join(known)}")
     for name in names:
@@ -57,35 +68,42 @@ def asked(known: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def tell(
+def run(
     experiment: str,
     groups: Mapping[str, Callable[[Any, run_folder.RunFolder], Group]],
     sizes: Mapping[str, Any],
 ) -> pathlib.Path:
-    """The command: --claims of all groups, in the size that --preset names.
+    """Checks the groups of claims that --claims selects, in the size that --preset names.
 
-    Writes table.md, results.csv, results.json and a figure per group, after each group.
-    Returns the folder.
+    Writes table.md, results.csv, results.json and the group's figure after each group.
+
+    Args:
+        experiment: The name of the command.
+        groups: Maps a name to the function that checks this group.
+        sizes: Maps a preset to the dataclass of sizes that these functions take.
+
+    Returns:
+        The results folder.
     """
     preset = FLAGS.preset or "full"
     size = lookup("preset", preset, sizes)
-    names = asked(list(groups))
-    described = {"experiment": experiment, "preset": preset, "claims": names}
-    described |= dataclasses.asdict(size)
-    name = f"{experiment}-{provenance.fingerprint(described)[:8]}"
-    folder = run_folder.open_folder(FLAGS.out or f"results/{name}", described)
+    names = selected(list(groups))
+    config = {"experiment": experiment, "preset": preset, "claims": names}
+    config |= dataclasses.asdict(size)
+    name = f"{experiment}-{provenance.fingerprint(config)[:8]}"
+    folder = run_folder.open_folder(FLAGS.out or f"results/{name}", config)
     folder.claim()
     findings: list[Finding] = []
     rows: list[dict[str, Any]] = []
     for name in names:
         found = groups[name](size, folder)
-        mine = too_short(found.findings) if preset == "smoke" else found.findings
-        findings += mine
+        new = without_verdicts(found.findings) if preset == "smoke" else found.findings
+        findings += new
         rows += found.rows
         folder.write_rows(rows)
         if found.axes is not None:
             plots.powers(found.entries, folder.path / f"{name}.png", *found.axes)
         files.write_text(folder.path / "table.md", table(findings))
-        print(table(mine))
-    print(f"all of it is in {folder.path}")
+        print(table(new))
+    print(f"all results are in {folder.path}")
     return folder.path

@@ -1,4 +1,4 @@
-"""What is read off the rows of a panel: summaries, tables, curves."""
+"""Figures of the rows of experiments, as PNG and PDF."""
 
 import functools
 import pathlib
@@ -7,30 +7,68 @@ from typing import Any
 
 import numpy as np
 
-from farsign_jax.harness.series import unlike
 from farsign_jax.harness.summary import Row, group_rows
 from farsign_jax.io.files import atomic_write
 
-# Told apart without colour, too: every line has a dash of its own.
+# Lines differ in their dashes, too, so that they can be distinguished without colour.
 DASHES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 4)))
+
+
+def _pyplot() -> Any:
+    """`matplotlib.pyplot`, without a display."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The colour, from dark to light, and the dashes of the line of each name."""
+    import matplotlib.pyplot as plt
+
+    tones = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(names)))
+    return {
+        name: {"color": tone, "ls": DASHES[i % len(DASHES)]}
+        for i, (name, tone) in enumerate(zip(names, tones, strict=True))
+    }
+
+
+def _distinct(entries: Sequence[Row], column: str) -> list[Any]:
+    return list(dict.fromkeys(entry[column] for entry in entries))
+
+
+def needs_log_axis(columns: Sequence[np.ndarray]) -> bool:
+    """Whether curves need a logarithmic axis for what they have spent.
+
+    They do if one of them ends at more than ten times as much as another, which would be a
+    vertical line on a linear axis.
+
+    Args:
+        columns: f64[E] of each curve. Values that are not finite are ignored.
+    """
+    known = [column[np.isfinite(column)] for column in columns]
+    known = [column for column in known if len(column)]
+    ends = [column[-1] for column in known]
+    positive = all((column > 0).all() for column in known)
+    return bool(ends) and positive and max(ends) > 10 * min(ends)
 
 
 def curves(
     rows: Sequence[Row], out: pathlib.Path, xs: Sequence[str] = ("evaluations",)
 ) -> None:
-    """Accuracy against each of `xs`, a row of panels each; one column per attack; PNG and PDF.
+    """Draws accuracy against each of `xs`, one row of axes each, one column per attack.
 
-    Lines are means over seeds, bands their range. Axes are logarithmic where curves are
-    `unlike` one another.
+    Lines are means over seeds, and bands range from the lowest to the highest seed. Axes are
+    logarithmic where `needs_log_axis` says so.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")  # no display is needed
+    _pyplot()
     save(draw(rows, xs), out)
 
 
 def draw(rows: Sequence[Row], xs: Sequence[str] = ("evaluations",)) -> Any:
-    """The figure of `curves`, for whoever shows it: a notebook does by itself."""
+    """Returns the figure of `curves`, as for a notebook, which shows it."""
     import matplotlib.pyplot as plt
 
     accuracy = group_rows(rows, "test_accuracy")
@@ -40,23 +78,23 @@ def draw(rows: Sequence[Row], xs: Sequence[str] = ("evaluations",)) -> Any:
     figure, axes = plt.subplots(
         len(xs), len(attacks), figsize=size, sharey=True, sharex="row", squeeze=False
     )
-    # Dark to light, and the first one, ours, drawn on top.
-    tones = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(methods)))
+    styles = _styles(methods)
     for row, (x, line) in enumerate(zip(xs, axes, strict=True)):
-        places = group_rows(rows, x)
-        log = unlike([of_seeds.mean(axis=0) for of_seeds in places.values()])
+        spent = {key: values.mean(axis=0) for key, values in group_rows(rows, x).items()}
+        log = needs_log_axis([*spent.values()])
         for axis, attack in zip(line, attacks, strict=True):
             for number, method in enumerate(methods):
                 if (method, attack) not in accuracy:
                     continue
-                values, at = 100 * accuracy[method, attack], places[method, attack].mean(axis=0)
-                style = {"color": tones[number], "ls": DASHES[number % len(DASHES)]}
-                style |= {"lw": 2.2 if number == 0 else 1.2, "zorder": 3 if number == 0 else 2}
+                values, at = 100 * accuracy[method, attack], spent[method, attack]
+                # The first method is drawn thicker, and above the others.
+                width, above = (2.2, 3) if number == 0 else (1.2, 2)
+                style = styles[method] | {"lw": width, "zorder": above}
                 axis.plot(at, values.mean(axis=0), label=method, **style)
                 low, high = values.min(axis=0), values.max(axis=0)
-                axis.fill_between(at, low, high, color=tones[number], alpha=0.15, lw=0)
+                axis.fill_between(at, low, high, color=style["color"], alpha=0.15, lw=0)
             if row == 0:
-                name = attack.partition(":")[0]  # with its options only where it must
+                name = attack.partition(":")[0]  # its options only where they distinguish it
                 alone = [a.partition(":")[0] for a in attacks].count(name) == 1
                 axis.set_title(name if alone else attack, fontsize=10)
             axis.set_xlabel(x)
@@ -75,7 +113,7 @@ def draw(rows: Sequence[Row], xs: Sequence[str] = ("evaluations",)) -> Any:
 
 
 def save(figure: Any, out: pathlib.Path) -> None:
-    """PNG and PDF, each written whole, and the figure closed."""
+    """Writes PNG and PDF, each atomically, and closes the figure."""
     import matplotlib.pyplot as plt
 
     for kind in ("png", "pdf"):
@@ -93,34 +131,27 @@ def powers(
     marker: str = ".",
     log_x: bool = True,
 ) -> None:
-    """`value` against `x`, one plot per `facet`; logarithmic where that shows more."""
-    import matplotlib
+    """Draws `value` against `x`, one plot per `facet`, one line per `line`.
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    facets = list(dict.fromkeys(entry["facet"] for entry in entries))
+    The vertical axis is logarithmic where all values are positive, and the horizontal one, if
+    `log_x`, where `x` grows by more than a factor of 20.
+    """
+    plt = _pyplot()
+    facets = _distinct(entries, "facet")
     size = (4.4 * len(facets) + 0.6, 4.0)
     figure, axes = plt.subplots(1, len(facets), figsize=size, squeeze=False)
     for axis, facet in zip(axes[0], facets, strict=True):
-        mine = [entry for entry in entries if entry["facet"] == facet]
-        names = list(dict.fromkeys(entry["line"] for entry in mine))
-        tones = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(names)))
-        for number, name in enumerate(names):
-            own = [entry for entry in mine if entry["line"] == name]
-            style = {
-                "color": tones[number],
-                "ls": DASHES[number % len(DASHES)],
-                "marker": marker,
-            }
-            axis.plot([e["x"] for e in own], [e["value"] for e in own], label=name, **style)
-        if log_x and max(e["x"] for e in mine) > 20 * min(e["x"] for e in mine):
+        in_facet = [entry for entry in entries if entry["facet"] == facet]
+        for name, style in _styles(_distinct(in_facet, "line")).items():
+            own = [entry for entry in in_facet if entry["line"] == name]
+            places, values = [e["x"] for e in own], [e["value"] for e in own]
+            axis.plot(places, values, label=name, marker=marker, **style)
+        if log_x and max(e["x"] for e in in_facet) > 20 * min(e["x"] for e in in_facet):
             axis.set_xscale("log")
-        if min(entry["value"] for entry in mine) > 0:
+        if min(entry["value"] for entry in in_facet) > 0:
             axis.set_yscale("log")
+        axis.set(xlabel=x, ylabel=y)
         axis.set_title(facet, fontsize=9)
-        axis.set_xlabel(x)
-        axis.set_ylabel(y)
         axis.grid(alpha=0.3, which="both")
         axis.legend(fontsize=7)
     figure.suptitle(title, fontsize=11)
@@ -129,42 +160,32 @@ def powers(
 
 
 def lines(entries: Sequence[Row], out: pathlib.Path, title: str, x: str, y: str) -> None:
-    """`value` against `x`, one plot per `facet`, one line per `line`; PNG and PDF.
+    """Draws `value` against the rank of `x`, one plot per `facet`, one line per `line`.
 
-    Both axes are logarithmic where the values are seconds; those never reached are left out.
+    Values that are not finite are left out. The vertical axis is logarithmic where `y` is a
+    time in seconds; otherwise it shows percent, from 0 to 100.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    facets = list(dict.fromkeys(entry["facet"] for entry in entries))
-    names = list(dict.fromkeys(entry["line"] for entry in entries))
+    plt = _pyplot()
+    facets = _distinct(entries, "facet")
     size = (max(4.6 * len(facets) + 0.4, 6.5), 4.6)
     figure, axes = plt.subplots(1, len(facets), figsize=size, squeeze=False)
-    tones = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(names)))
+    styles = _styles(_distinct(entries, "line"))
     for axis, facet in zip(axes[0], facets, strict=True):
-        places = sorted({entry["x"] for entry in entries if entry["facet"] == facet})
-        for number, name in enumerate(names):
-            own = [e for e in entries if (e["facet"], e["line"]) == (facet, name)]
-            own = [e for e in own if np.isfinite(e["value"])]
-            at = [places.index(entry["x"]) for entry in own]
-            style = {
-                "color": tones[number],
-                "ls": DASHES[number % len(DASHES)],
-                "marker": "o",
-            }
-            style |= {"lw": 2.2 if number == 0 else 1.2, "ms": 3}
-            axis.plot(at, [entry["value"] for entry in own], label=name, **style)
+        in_facet = [entry for entry in entries if entry["facet"] == facet]
+        places = sorted({entry["x"] for entry in in_facet})
+        for number, (name, style) in enumerate(styles.items()):
+            own = [e for e in in_facet if e["line"] == name and np.isfinite(e["value"])]
+            at, values = [places.index(e["x"]) for e in own], [e["value"] for e in own]
+            style = style | {"marker": "o", "lw": 2.2 if number == 0 else 1.2, "ms": 3}
+            axis.plot(at, values, label=name, **style)
         axis.set_xticks(range(len(places)), [f"{place:g}" for place in places])
+        axis.set(xlabel=x, ylabel=y)
         axis.set_title(facet, fontsize=9)
-        axis.set_xlabel(x)
-        axis.set_ylabel(y)
         axis.grid(alpha=0.3)
         if "seconds" not in y:
             axis.set_ylim(0, 100)
         elif any(len(line.get_xdata()) for line in axis.lines):
-            axis.set_yscale("log")  # which matplotlib refuses where nobody got there
+            axis.set_yscale("log")  # which matplotlib refuses on axes without data
     handles: dict[str, Any] = {}
     for axis in axes[0]:
         found, labels = axis.get_legend_handles_labels()
@@ -179,14 +200,9 @@ def lines(entries: Sequence[Row], out: pathlib.Path, title: str, x: str, y: str)
 
 
 def heatmap(entries: Sequence[Row], out: pathlib.Path, title: str, x: str, y: str) -> None:
-    """`value` in percent of every `line` and `x`, in numbers and shades; PNG and PDF."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    names = list(dict.fromkeys(entry["line"] for entry in entries))
-    places = list(dict.fromkeys(entry["x"] for entry in entries))
+    """Draws `value`, in percent, of every `line` and `x` as a number on a shade."""
+    plt = _pyplot()
+    names, places = _distinct(entries, "line"), _distinct(entries, "x")
     table = np.full((len(names), len(places)), np.nan)
     for entry in entries:
         table[names.index(entry["line"]), places.index(entry["x"])] = entry["value"]

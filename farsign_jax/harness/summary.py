@@ -1,4 +1,8 @@
-"""What is read off the rows of a panel: one line for each method, aggregator and attack."""
+"""Summaries of the rows of a panel: one entry for each method, aggregator and attack.
+
+They are NumPy, not pandas: every command needs them, pandas is a dependency of the report
+alone, and its means over groups are compensated sums, which differ in the last bit.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,8 +11,13 @@ import numpy as np
 
 Row = Mapping[str, Any]
 
-
 TARGETS = (0.80, 0.85)
+SPENT = {
+    "events": "event",
+    "evaluations": "evaluations",
+    "bits": "bits_up",
+    "seconds": "seconds",
+}
 
 
 def label(row: Row) -> str:
@@ -17,25 +26,31 @@ def label(row: Row) -> str:
 
 
 def group_rows(rows: Sequence[Row], column: str) -> dict[tuple[str, str], np.ndarray]:
-    """(label, attack) -> f64[seeds, records], in the order of the rows."""
+    """Maps (label, attack) to the column as f64[seeds, records], in the order of the rows."""
     runs: dict[tuple[str, str], dict[int, list[float]]] = {}
     for row in rows:
-        lanes = runs.setdefault((label(row), row["attack"]), {})
-        lanes.setdefault(row["seed"], []).append(row[column])
-    return {name: np.asarray(list(lanes.values())) for name, lanes in runs.items()}
+        seeds = runs.setdefault((label(row), row["attack"]), {})
+        seeds.setdefault(row["seed"], []).append(row[column])
+    return {key: np.asarray(list(seeds.values())) for key, seeds in runs.items()}
 
 
 def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One entry per method, aggregator and attack.
+    """Summarises every method, aggregator and attack.
 
-    `best` is the mean over seeds of the best accuracy of each seed, `std` its deviation over
-    seeds; `evaluations_to_80`, `seconds_to_80` and `bits_to_80` belong to the first record at
-    which the mean accuracy over seeds is at least 80 % (None: never), likewise 85. Per-seed
-    values are lists with the same meaning for one seed.
+    Returns:
+        One entry each, with these values:
+
+        - best, std: the mean and the standard deviation over seeds of the best accuracy of
+          each seed, which best_per_seed lists.
+        - final: the mean accuracy over seeds at the last record.
+        - events_to_80, evaluations_to_80, bits_to_80, seconds_to_80: the means over seeds of
+          what had been spent at the first record at which the mean accuracy over seeds is at
+          least 80 %; None if there is no such record. Likewise for 85 %.
+        - The same names with _per_seed: lists of what each seed had spent when its own
+          accuracy was first that high.
     """
     accuracy = group_rows(rows, "test_accuracy")
-    columns = {"events": "event", "evaluations": "evaluations", "bits": "bits_up"}
-    spent = {n: group_rows(rows, c) for n, c in (columns | {"seconds": "seconds"}).items()}
+    spent = {name: group_rows(rows, column) for name, column in SPENT.items()}
     names = {(label(row), row["attack"]): row for row in reversed(rows)}
     summary = []
     for key, curves in accuracy.items():
@@ -54,8 +69,8 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 column, to = series[key], f"{name}_to_{100 * target:.0f}"
                 entry[to] = None if at is None else float(column[:, at].mean())
                 entry[f"{to}_per_seed"] = [
-                    None if i is None else float(column[lane, i])
-                    for lane, i in enumerate(per_seed)
+                    None if i is None else float(own[i])
+                    for own, i in zip(column, per_seed, strict=True)
                 ]
         summary.append(entry)
     return summary
@@ -67,5 +82,6 @@ def _first(curve: np.ndarray, target: float) -> int | None:
 
 
 def percent(value: float, std: float | None = None) -> str:
+    """A fraction in percent, as in `86.2` or `86.2 ± 0.4`."""
     text = f"{100 * value:.1f}"
     return text if std is None else f"{text} ± {100 * std:.1f}"

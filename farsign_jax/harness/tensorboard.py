@@ -1,10 +1,12 @@
-"""Rows as event files, which TensorBoard reads: --tensorboard.
+"""The option --tensorboard: results as event files for TensorBoard.
 
-One folder per run under OUT/tensorboard, with its accuracy and loss against events and against
-evaluations; the wall time of a point is that of the run. Written from the rows of results.json,
-all of them anew, so that a command that was interrupted leaves no point twice.
+OUT/tensorboard contains one folder per run, with its accuracy and loss against events and
+against evaluations; the wall time of a point is that of the run. The files are written anew
+from all rows of results.csv, so that an interrupted command leaves no point twice.
 """
 
+import csv
+import itertools
 import json
 import os
 import pathlib
@@ -17,20 +19,14 @@ from farsign_jax.cli.commands import lacking
 from farsign_jax.validation import InvalidConfig, require
 
 MEASURES = ("test_accuracy", "test_loss", "worst_class")
-
-
 AXES = ("event", "evaluations")
-
-
-# What tells runs apart, beside everything else that is a text.
+# These name every run. Texts, settings and the columns of NUMBERS do where they vary.
+USUAL = ("method", "aggregator", "attack", "seed")
 NUMBERS = ("step_size", "x")
 
 
-USUAL = ("method", "aggregator", "attack", "seed")
-
-
 def check() -> None:
-    """Raises `InvalidConfig` where what writes event files is not installed."""
+    """Raises `InvalidConfig` if the package that writes event files is not installed."""
     try:
         import tensorboardX  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
@@ -38,47 +34,63 @@ def check() -> None:
         raise InvalidConfig(text) from error
 
 
-def runs(rows: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> dict[str, list]:
-    """Rows by run, named by what tells them apart."""
-    rows = [row for row in rows if any(name in row for name in MEASURES)]
+def _read(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of results.csv; None where a row has no value."""
+    with path.open(newline="") as file:
+        return [{n: _parsed(text) for n, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _parsed(text: str) -> int | float | str | None:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text or None
+
+
+def group_runs(
+    rows: Sequence[Mapping[str, Any]], config: Mapping[str, Any]
+) -> dict[str, list[Mapping[str, Any]]]:
+    """Groups the rows that measure something by run, named by what distinguishes it."""
+    rows = [row for row in rows if any(row.get(name) is not None for name in MEASURES)]
     named = []
     for name in dict.fromkeys(name for row in rows for name in row):
         values = {row.get(name) for row in rows}
-        tells = name in NUMBERS or name in config or any(isinstance(v, str) for v in values)
-        if name in USUAL or (tells and len(values) > 1):
+        is_text = any(isinstance(value, str) for value in values)
+        distinguishes = name in NUMBERS or name in config or is_text
+        if name in USUAL or (distinguishes and len(values) > 1):
             named.append(name)
-    found: dict[str, list] = {}
+    found: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        parts = [_part(name, row[name]) for name in named if row.get(name) not in (None, "")]
+        parts = [_part(name, row[name]) for name in named if row.get(name) is not None]
         found.setdefault("-".join(parts), []).append(row)
     return found
 
 
 def _part(name: str, value: Any) -> str:
-    text = re.sub(r"[^\w.=+]", "-", f"{value:g}" if isinstance(value, float) else str(value))
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = re.sub(r"[^\w.=+]", "-", text)
     return text if isinstance(value, str) and name in USUAL else f"{name}={text}"
 
 
 def write(folder: pathlib.Path) -> None:
-    """OUT/tensorboard of a folder of results, in the place of what was there."""
+    """Writes OUT/tensorboard of a results folder, in place of what was there."""
     from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
 
-    record = json.loads((folder / "results.json").read_text())
-    found = runs(record["rows"], record["config"])
-    require(len(found) > 0, f"{folder} has no accuracy or loss for TensorBoard")
+    config = json.loads((folder / "config.json").read_text())
+    runs = group_runs(_read(folder / "results.csv"), config)
+    require(len(runs) > 0, f"{folder} has no accuracy or loss for TensorBoard")
     new, out = folder / f".tensorboard.{os.getpid()}.new", folder / "tensorboard"
     try:
-        for name, mine in found.items():
+        for name, rows in runs.items():
             with SummaryWriter(str(new / name)) as writer:
-                for row in mine:
-                    for axis in AXES:
-                        if row.get(axis) is None:
-                            continue
-                        for measure in MEASURES:
-                            if row.get(measure) is not None:
-                                at = row.get("seconds", 0.0)
-                                told = f"{measure}/{axis}", row[measure], row[axis], at
-                                writer.add_scalar(*told)
+                for row in rows:
+                    for axis, measure in itertools.product(AXES, MEASURES):
+                        step, value = row.get(axis), row.get(measure)
+                        if step is not None and value is not None:
+                            seconds = row.get("seconds") or 0.0
+                            writer.add_scalar(f"{measure}/{axis}", value, step, seconds)
         shutil.rmtree(out, ignore_errors=True)
         os.replace(new, out)
     finally:

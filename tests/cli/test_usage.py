@@ -157,7 +157,7 @@ def test_every_name_has_a_line(capsys):
         entries = registry()
         assert entries, name
         for entry in entries:
-            assert len(entry.says) > 8 and "\n" not in entry.says, entry
+            assert len(entry.description) > 8 and "\n" not in entry.description, entry
         assert len({entry.name for entry in entries}) == len(entries)
     listing.show()
     told = capsys.readouterr().out.splitlines()

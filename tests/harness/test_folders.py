@@ -1,8 +1,8 @@
-"""What a command would run, runs, and leaves: --dry_run, README.md, --tensorboard."""
+"""What a command plans, and what it leaves in its folder: README.md and event files."""
 
-import json
 import sys
 
+import pandas as pd
 import pytest
 from absl.testing import flagsaver
 
@@ -22,14 +22,14 @@ SMALL += [
 ]
 
 
-def told(text):
+def planned(text):
     """The rows of the table that --dry_run prints, by sweep."""
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
     return {row[0]: row[1:] for row in rows if len(row) > 1}
 
 
-def command(capsys, *flags):
-    """What `experiments.compare` prints."""
+def output_of_compare(capsys, *flags):
+    """What `experiments.compare` prints with these flags."""
     with flagsaver.flagsaver():
         FLAGS(["compare", *SMALL, *flags])
         try:
@@ -41,7 +41,7 @@ def command(capsys, *flags):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What the command left."""
+    """The folder that the command wrote."""
     out = tmp_path_factory.mktemp("compare") / "out"
     with flagsaver.flagsaver():
         FLAGS(["compare", *SMALL, f"--out={out}"])
@@ -50,13 +50,13 @@ def folder(tmp_path_factory):
 
 
 def rows_of(folder):
-    return json.loads((folder / "results.json").read_text())["rows"]
+    return pd.read_csv(folder / "results.csv", keep_default_na=False).to_dict("records")
 
 
-def test_what_would_run_is_what_runs_and_nothing_is_written(folder, tmp_path, capsys):
-    text = command(capsys, "--dry_run", f"--out={tmp_path / 'out'}")
+def test_a_dry_run_counts_what_a_run_does_and_writes_nothing(folder, tmp_path, capsys):
+    text = output_of_compare(capsys, "--dry_run", f"--out={tmp_path / 'out'}")
     assert not list(tmp_path.iterdir()) and "which would be created" in text
-    found, rows = told(text), rows_of(folder)
+    found, rows = planned(text), rows_of(folder)
     last = [row for row in rows if row["event"] == (60 if row["method"] == "far_sign" else 12)]
     assert set(found) >= {"far_sign none", "far_sign gaussian:std=100", "sgd", "all"}
     assert len(last) == int(found["all"][0]) == 8 and found["all"][1] == "60"
@@ -67,29 +67,29 @@ def test_what_would_run_is_what_runs_and_nothing_is_written(folder, tmp_path, ca
     assert found["all"][5] == "0"
 
 
-def test_what_is_done_is_counted(folder, capsys):
+def test_a_dry_run_counts_finished_runs(folder, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    text = command(capsys, "--dry_run", f"--out={folder}")
+    text = output_of_compare(capsys, "--dry_run", f"--out={folder}")
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    assert told(text)["all"][5:] == ["100"] and "which exists" in text
+    assert planned(text)["all"][5:] == ["100"] and "which exists" in text
 
 
 def test_a_dry_run_refuses_what_a_run_refuses(tmp_path, capsys):
     with pytest.raises(InvalidConfig, match="batch_size=5000, and worker 0"):
-        command(capsys, "--dry_run", "--batch_size=5000", f"--out={tmp_path / 'out'}")
+        output_of_compare(capsys, "--dry_run", "--batch_size=5000", f"--out={tmp_path / 'out'}")
     (tmp_path / "config.json").write_text('{"experiment": "another"}')
     with pytest.raises(files.ConfigMismatch, match="experiment was 'another'"):
-        command(capsys, "--dry_run", f"--out={tmp_path}")
+        output_of_compare(capsys, "--dry_run", f"--out={tmp_path}")
 
 
-def test_a_folder_says_what_it_holds(folder):
+def test_the_readme_of_a_folder_describes_its_files(folder):
     text = (folder / "README.md").read_text()
     for name in ("config.json", "code.json", "results.csv", "results.json", "checkpoints/"):
         assert f"- `{name}`" in text
     assert folder_readme.made_by() == ("", "")  # this is a test, and no command
 
 
-def test_a_folder_says_how_it_was_made(tmp_path, monkeypatch):
+def test_the_readme_of_a_folder_has_the_command_that_made_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "__main__", compare)
     argv = ["compare", "--attacks", "none,alie:z=1", f"--out={tmp_path}/a b"]
     monkeypatch.setattr(sys, "argv", argv)
@@ -104,7 +104,7 @@ def test_a_folder_says_how_it_was_made(tmp_path, monkeypatch):
     assert (folder.path / "README.md").read_text() == "mine"
 
 
-def test_tensorboard_reads_every_run_once(folder):
+def test_tensorboard_reads_every_run_once_after_two_writes(folder):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for _ in range(2):  # as after an interruption
         tensorboard.write(folder)
@@ -127,7 +127,7 @@ def test_tensorboard_reads_every_run_once(folder):
     assert not list(folder.glob(".tensorboard*"))
 
 
-def test_without_tensorboardx_one_line_says_what_to_install(monkeypatch):
+def test_a_missing_tensorboardx_is_one_line_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(InvalidConfig, match=r"pip install 'farsign_jax\[tensorboard\]'"):
         tensorboard.check()

@@ -1,10 +1,11 @@
-// The page without libraries: sorting, filters, themes. Curves are drawn by Vega-Lite.
+// Sorting, filters, plots and themes of the page. Vega-Lite, which is embedded too, draws.
 const all = (query, within = document) => [...within.querySelectorAll(query)];
 const kinds = ["method", "aggregator", "attack"];
+const textOf = element => element.textContent.trim();
 
-// Sorting: a header's button sorts its table. A column sorts as numbers where all of its cells
-// are numbers of one unit, such as "24.9 ± 4.0", "575 kB" and "1.26 MB", or words without a
-// digit, which come last; all others, such as dates and names, sort as text.
+// A column holds numbers if all of its cells are numbers of one unit, such as "24.9 ± 4.0",
+// "575 kB" and "1.26 MB", or words without a digit, which sort after the numbers. All other
+// columns, such as dates and names, hold text.
 const NUMBER = new RegExp(String.raw`^([-+]?(?:inf|\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?) ?`
   + String.raw`(?:([kMGT])(?=B?(?![^\s,;])))?([a-zA-Zµ%×]*)(?![^\s,;])`);
 const scales = {k: 1e3, M: 1e6, G: 1e9, T: 1e12};
@@ -25,45 +26,63 @@ const sorted = (texts, items, sign = 1) => {
   const rows = keys(texts.map(text => text.trim())).map((key, i) => [key, items[i]]);
   return rows.sort((a, b) => sign * compare(a[0], b[0])).map(([, item]) => item);
 };
-for (const button of all("th button")) {
-  button.addEventListener("click", () => {
-    const header = button.closest("th"), table = header.closest("table");
-    const sign = header.ariaSort === "ascending" ? -1 : 1;
-    for (const other of all("th", table)) other.removeAttribute("aria-sort");
-    header.ariaSort = sign > 0 ? "ascending" : "descending";
-    const column = header.cellIndex, body = table.tBodies[0];
-    const rows = [...body.rows], texts = rows.map(row => row.cells[column].textContent);
-    body.append(...sorted(texts, rows, sign));
+for (const table of all("table")) {
+  const body = table.tBodies[0], headers = [...table.tHead.rows[0].cells];
+  headers.forEach((header, column) => {
+    const cells = () => [...body.rows].map(row => row.cells[column]);
+    if (keys(cells().map(textOf)).some(key => typeof key === "number"))
+      for (const cell of [header, ...cells()]) cell.classList.add("n");
+    const button = document.createElement("button");
+    button.type = "button";
+    if (!textOf(header)) button.ariaLabel = `column ${column + 1}`;
+    button.append(...header.childNodes);
+    header.append(button);
+    button.addEventListener("click", () => {
+      const sign = header.ariaSort === "ascending" ? -1 : 1;
+      for (const other of headers) other.removeAttribute("aria-sort");
+      header.ariaSort = sign > 0 ? "ascending" : "descending";
+      body.append(...sorted(cells().map(textOf), [...body.rows], sign));
+    });
   });
 }
 
-// Filters: what belongs to a method, aggregator or attack says so in a data attribute.
+// The method, aggregator and attack of the rows and columns of tables, from what the first
+// cell, the header and the columns of these names contain.
+for (const table of all("main table")) {
+  const names = JSON.parse(table.closest("section").dataset.names);
+  const headers = [...table.tHead.rows[0].cells].map(textOf);
+  for (const row of table.rows) [...row.cells].forEach((cell, i) => {
+    Object.assign(cell.dataset, names[`attack ${headers[i]}`]);
+    if (cell.tagName === "TH") return;
+    if (headers[i] === "attack") Object.assign(row.dataset, names[`attack ${textOf(cell)}`]);
+    else if (i === 0 || kinds.includes(headers[i])) Object.assign(row.dataset, names[textOf(cell)]);
+  });
+}
 const boxes = all("#filters input"), sections = all("section[data-curves]");
 const shown = names => kinds.every(kind => {
   const box = boxes.find(box => box.name === kind && box.value === names[kind]);
   return !box || box.checked;
 });
 const data = section => section.data ??= JSON.parse(all("script", section)[0].textContent);
-// What a plot shows: its cells, along the chosen axes or, where it has none of these, its own.
+// The curves of a plot along the chosen axes or, where it has none of these, along its own.
 const curves = figure => {
   const section = figure.closest("section"), chosen = all("select", section).map(s => s.value);
-  const own = data(section).cells.filter(c => c.attack === figure.dataset.attack
+  const own = data(section).curves.filter(c => c.attack === figure.dataset.attack
     && c.plot === figure.dataset.plot && shown(c));
   const [x, y] = ["x", "y"].map((axis, i) =>
     [chosen[i], ...own.flatMap(c => Object.keys(c[axis]))].find(n => own.some(c => n in c[axis])));
   return {section, x, y, own: own.filter(c => x in c.x && y in c.y)};
 };
 function filter() {
-  const told = all("[data-method], [data-aggregator], [data-attack]");
-  for (const element of told) element.hidden = !shown(element.dataset);
-  for (const figure of all("figure[data-plot]"))
-    figure.hidden = figure.hidden || curves(figure).own.length === 0;
+  for (const element of all("[data-method], [data-aggregator], [data-attack]"))
+    element.hidden = !shown(element.dataset);
   const rows = all("main tbody tr"), plots = all("figure[data-plot]");
+  for (const figure of plots) figure.hidden ||= curves(figure).own.length === 0;
   const count = some => `${some.filter(e => !e.hidden).length} of ${some.length}`;
   all("#shown")[0].textContent = `${count(rows)} rows, ${count(plots)} plots`;
   plots.forEach(redraw);
 }
-for (const box of boxes) box.addEventListener("change", filter);
+for (const box of all("#filters input, .axes select")) box.addEventListener("change", filter);
 for (const button of all("#filters button")) {
   button.addEventListener("click", () => {
     for (const box of all("input", button.closest("fieldset")))
@@ -72,8 +91,8 @@ for (const button of all("#filters button")) {
   });
 }
 
-// Curves are drawn when they come into view.
-const say = value => typeof value !== "number" ? value ?? "–"
+// Plots are drawn when they come into view.
+const label = value => typeof value !== "number" ? value ?? "–"
   : value.toLocaleString("en", Number.isInteger(value) ? {} : {maximumSignificantDigits: 4});
 async function draw(figure) {
   const {section, x, y, own} = curves(figure);
@@ -82,13 +101,14 @@ async function draw(figure) {
     Object.assign(encoding.x, axes.x[x]);
     Object.assign(encoding.y, axes.y[y]);
   }
-  spec.data.values = own.flatMap(cell => cell.x[x].map((at, i) => {
-    const [mean, ...each] = cell.y[y].map(values => values[i]), point = {line: cell.line, x: at, mean};
-    const told = {method: cell.line, attack: cell.attack, [axes.x[x].title]: say(at)};
-    if (!cell.attack) delete told.attack;
-    if (runs.length > 1) told.mean = say(mean);
-    each.forEach((value, n) => { point[`run${n}`] = value; told[runs[n]] = say(value); });
-    return {...point, told};
+  spec.data.values = own.flatMap(curve => curve.x[x].map((at, i) => {
+    const [mean, ...each] = curve.y[y].map(values => values[i]);
+    const point = {line: curve.line, x: at, mean};
+    const tooltip = {method: curve.line, attack: curve.attack, [axes.x[x].title]: label(at)};
+    if (!curve.attack) delete tooltip.attack;
+    if (runs.length > 1) tooltip.mean = label(mean);
+    each.forEach((value, n) => { point[`run${n}`] = value; tooltip[runs[n]] = label(value); });
+    return {...point, tooltip};
   }));
   figure.view?.finalize();
   figure.view = await vegaEmbed(all(".plot", figure)[0], spec, {
@@ -103,28 +123,25 @@ function redraw(figure) {
   seen.unobserve(figure);
   seen.observe(figure);
 }
-for (const section of sections) {
-  for (const select of all("select", section))
-    select.addEventListener("change", filter);
-  all("button.save", section)[0].addEventListener("click", () => {
-    const link = document.createElement("a");
-    const {cells} = data(section);
-    link.href = URL.createObjectURL(new Blob([JSON.stringify(cells)]));
+for (const button of all("button.save")) {
+  button.addEventListener("click", () => {
+    const section = button.closest("section"), link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([JSON.stringify(data(section).curves)]));
     link.download = `${section.id}-curves.json`;
     link.click();
     URL.revokeObjectURL(link.href);
   });
 }
 
-// Light or dark: as the system says, until the button says otherwise.
+// The theme follows the system until the button is used.
 const root = document.documentElement, button = all("#theme")[0];
 const system = matchMedia("(prefers-color-scheme: dark)");
 const dark = () => root.style.colorScheme ? root.style.colorScheme === "dark" : system.matches;
-const label = () => { button.textContent = dark() ? "Light" : "Dark"; };
+const relabel = () => { button.textContent = dark() ? "Light" : "Dark"; };
 button.addEventListener("click", () => {
   root.style.colorScheme = dark() ? "light" : "dark";
-  label();
+  relabel();
 });
-system.addEventListener("change", label);
-label();
+system.addEventListener("change", relabel);
+relabel();
 filter();

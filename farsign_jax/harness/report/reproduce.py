@@ -1,75 +1,69 @@
-"""The command that makes a folder of results again, from its configuration.
-
-Not an experiment itself: what `experiments.report` shows beside the configuration.
-"""
+"""The command line that makes a results folder again, from the configuration in it."""
 
 import dataclasses
-import importlib
 import shlex
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from farsign_jax.config.panel_config import PRESETS, PanelConfig
 from farsign_jax.io import provenance
 
-# Commands whose folders hold a `Config`, and flags of their own that they add to it.
-SWEEPS = {
-    "quickstart": (),
-    "table3": (),
-    "tune": (),
-    "compare": (),
-    "ablation": ("variants",),
-    "asynchrony": ("panels",),
-    "asynrsa": ("claims", "rounds_run"),
-}
+
+class Recipe(NamedTuple):
+    """What is known of a command.
+
+    Attributes:
+        flags: The names of its own flags that the configuration records.
+        base: The configuration that its other flags change, if they do.
+    """
+
+    flags: Sequence[str]
+    base: PanelConfig | None = None
 
 
-# Others, and what they are told.
-OTHERS = {
-    "rates": ("preset", "claims"),
-    "brsgd": ("preset", "claims"),
-    "cluster": ("workers", "byzantine", "attacks", "behaviours", "events", "seed"),
-}
+def command(config: Mapping[str, Any], recipe_of: Callable[[str], Recipe | None]) -> str | None:
+    """The command line, as short as possible.
 
+    Args:
+        config: The configuration in a results folder.
+        recipe_of: Maps the name of a command of `experiments` to its recipe; None for others.
 
-def command(config: Mapping[str, Any]) -> str | None:
-    """The command line, or None where it cannot be known: runs of `farsign_jax.runtime`,
-    benchmarks, configurations of another version."""
+    Returns:
+        None where the command line cannot be known, as for runs of `farsign_jax.runtime`, for
+        benchmarks, and for configurations of another version.
+    """
     name, varied = str(config.get("experiment")), config.get("varied")
     varied = varied if isinstance(varied, dict) else {}
-    if name in SWEEPS:
-        flags = _sweep(name, config, varied) | _own(SWEEPS[name], config)
-    elif name in OTHERS:
-        flags = _own(OTHERS[name], config)
-        if flags.get("preset") == "full":
-            del flags["preset"]
-    else:
+    recipe = recipe_of(name)
+    if recipe is None:
         return None
-    told = [f"--{flag} {shlex.quote(_said(value))}" for flag, value in flags.items()]
+    flags = {"seeds" if n == "seed" else n: config[n] for n in recipe.flags if n in config}
+    if recipe.base is not None:
+        flags = _changes(recipe.base, config, varied) | flags
+    elif flags.get("preset") == "full":
+        del flags["preset"]
+    if any(value is None for value in flags.values()):
+        return None
+    words = [f"--{flag} {shlex.quote(_text(value))}" for flag, value in flags.items()]
     for setting, values in varied.items():
-        told.append(f"--vary {shlex.quote(f'{setting}={_said(values)}')}")
-    known = all(value is not None for value in flags.values())
-    return " ".join([f"python -m experiments.{name}", *told]) if known else None
+        words.append(f"--vary {shlex.quote(f'{setting}={_text(values)}')}")
+    return " ".join([f"python -m experiments.{name}", *words])
 
 
-def _own(names: Sequence[str], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Flags by their names, which are those of the configuration but for one."""
-    return {"seeds" if n == "seed" else n: config[n] for n in names if n in config}
-
-
-def _sweep(name: str, config: Mapping[str, Any], varied: Mapping[str, Any]) -> dict[str, Any]:
-    """Flags of what differs from the command's own settings, by the preset that says most."""
-    own = importlib.import_module(f"experiments.{name}").CONFIG
+def _changes(
+    base: PanelConfig, config: Mapping[str, Any], varied: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The flags of what differs from `base`, with the preset that leaves the fewest."""
     fixed = {field.name for field in dataclasses.fields(PanelConfig)} - set(varied)
     if "partition" in varied:
-        fixed.discard("heterogeneity")  # it is one of its options
+        fixed.discard("heterogeneity")  # an option of the partition
     found: list[dict[str, Any]] = []
     for preset in ("", *PRESETS):
         settings = PRESETS[preset].settings if preset else {}
-        base = provenance.plain(dataclasses.replace(own, **settings))
-        flags = {n: config[n] for n in base if n in fixed & config.keys()}
-        flags = {n: value for n, value in flags.items() if value != base[n]}
-        if "preset" not in flags:  # it leads there
+        usual = provenance.plain(dataclasses.replace(base, **settings))
+        flags = {n: config[n] for n in usual if n in fixed & config.keys()}
+        flags = {n: value for n, value in flags.items() if value != usual[n]}
+        if "preset" not in flags:  # else this preset does not lead there
             found.append(({"preset": preset} if preset else {}) | flags)
     fewest: dict[str, Any] = min(found, key=len, default={"preset": None})
     if "seeds" in fewest:
@@ -78,11 +72,11 @@ def _sweep(name: str, config: Mapping[str, Any], varied: Mapping[str, Any]) -> d
 
 
 def _seeds(seeds: Any) -> str:
-    """As --seeds takes them: how many, or which."""
+    """As --seeds takes them: a count, or a list that ends in a comma."""
     if isinstance(seeds, list) and seeds == list(range(len(seeds))):
         return str(len(seeds))
-    return _said(seeds) + ","
+    return _text(seeds) + ","
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     return (",".join(map(str, value)) or "none") if isinstance(value, list) else str(value)

@@ -1,102 +1,94 @@
-"""Curves as the data and the Vega-Lite specification of interactive plots.
-
-Not an experiment itself: what `experiments.report` puts into its page.
-"""
+"""The data and the Vega-Lite specification of the interactive plots."""
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import altair as alt
 import numpy as np
+import pandas as pd
 
-from farsign_jax.harness.series import MEASURED, PERCENT, SPENT, Cell, unlike
+from farsign_jax.harness.plots import needs_log_axis
+from farsign_jax.harness.report.series import MEASURED, PERCENT, SPENT, Curves
 
-RECORDS = 60  # of a curve that are drawn, at most
-
-
-NAMED = 10  # seeds that are named one by one, at most
-
-
-COLOURS = 10  # custom properties --line-0 ... of the page
-
-
+MAX_RECORDS = 60  # drawn of a curve
+MAX_NAMED_SEEDS = 10  # with more of them, the lowest and the highest value are drawn
+COLOURS = 10  # the page's custom properties --line-0, --line-1, ...
 DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3))
+AXIS_STYLE = {
+    **dict.fromkeys(("labelColor", "titleColor"), "var(--muted)"),
+    **dict.fromkeys(("gridColor", "domainColor", "tickColor"), "var(--rule)"),
+    **dict.fromkeys(("labelFontSize", "titleFontSize"), 11),
+    "titleFontWeight": "normal",
+    "tickCount": 5,
+    "labelOverlap": True,
+}
 
 
-def strokes(lines: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Colour and dash of each line: told apart without colour too, past ten of them."""
-    return {
-        line: (f"var(--line-{i % COLOURS})", ",".join(map(str, _dash(i))))
-        for i, line in enumerate(lines)
-    }
+def strokes(lines: Iterable[str]) -> list[tuple[str, list[int]]]:
+    """The colour and the dashes of each line. Dashes alone distinguish lines, too; beyond ten
+    lines, colours repeat with other dashes."""
+    return [
+        (f"var(--line-{i % COLOURS})", [*DASHES[(i + i // COLOURS) % len(DASHES)]])
+        for i, _ in enumerate(lines)
+    ]
 
 
-def _dash(number: int) -> tuple[int, ...]:
-    return DASHES[(number + number // COLOURS) % len(DASHES)]
+def data(curves: Curves) -> dict[str, Any]:
+    """What the page's script needs to draw these curves of one folder.
 
-
-def data(found: Sequence[Cell], lines: Sequence[str]) -> dict[str, Any]:
-    """What the page's script needs to draw the curves of one folder.
-
-    Each cell is thinned to RECORDS records. Values that are not finite are their names, as
-    JSON has none for them; what is not there is null.
+    Curves are thinned to `MAX_RECORDS` records. JSON has no numbers that are not finite: these
+    are texts, as "NaN". A record that a run does not have is null.
     """
-    runs = list(dict.fromkeys(seed for cell in found for seed in cell.seeds))
-    ranged = len(runs) > NAMED
-    runs = ["lowest", "highest"] if ranged else [_run(seed) for seed in runs]
-    xs = [name for name in SPENT if any(name in cell.spent for cell in found)]
-    measured = dict.fromkeys(name for cell in found for name in cell.measured)
-    ys = sorted(measured, key=lambda name: list([*MEASURED, name]).index(name))
+    records, seeds = curves.records, curves.records["run"].unique()
+    runs = {"min": "lowest", "max": "highest"}
+    if len(seeds) <= MAX_NAMED_SEEDS:
+        runs = {seed: f"seed {seed}" if seed else "value" for seed in seeds}
+    spent = [name for name in SPENT if curves.present.get(name, pd.Series(False)).any()]
+    measured = [name for name in curves.measured if curves.present[name].any()]
+    means = records.groupby(["curve", "record"])[spent].mean()
+    own: Any = dict(iter(records.groupby("curve")[["run", "record", "curve", *measured]]))
+    names: Any = curves.names.drop(columns="step").to_dict("index")
     return {
-        "spec": specification(lines, len(runs)),
-        "runs": runs,
-        "x": {
-            name: _axis(name, SPENT, [cell.spent.get(name) for cell in found]) for name in xs
-        },
-        "y": {
-            name: _axis(name, MEASURED, [cell.measured.get(name) for cell in found], True)
-            for name in ys
-        },
-        "cells": [_cell(cell, runs, ranged) for cell in found],
+        "spec": specification(curves.names["line"].unique(), len(runs)),
+        "runs": [*runs.values()],
+        "x": {n: _axis(n, [each for _, each in means[n].groupby("curve")]) for n in spent},
+        "y": {n: _axis(n, [records[n]], shared=True) for n in measured},
+        "curves": [
+            each | _points(own[curve], means.loc[curve], curves.present.loc[curve], list(runs))
+            for curve, each in names.items()
+        ],
     }
 
 
-def _run(seed: str) -> str:
-    return f"seed {seed}" if seed else "value"
+def _points(
+    rows: pd.DataFrame, spent: pd.DataFrame, present: pd.Series, runs: Sequence[str]
+) -> dict[str, Any]:
+    """A curve as columns: of each measurement its mean, then its value in each of `runs`."""
+    tables = rows.pivot(index="run", columns="record")
+    recorded = tables["curve"].notna()
+    complete, count = recorded.all(), recorded.shape[1]
+    kept = np.unique(np.linspace(0, count - 1, min(count, MAX_RECORDS)).round().astype(int))
 
+    def line(values: Any, known: Any) -> list[float | int | str | None]:
+        pairs = zip(np.asarray(values)[kept], np.asarray(known)[kept], strict=True)
+        return [_number(value) if is_known else None for value, is_known in pairs]
 
-def _cell(cell: Cell, runs: Sequence[str], ranged: bool) -> dict[str, Any]:
-    count = cell.there.shape[1]
-    kept = np.unique(np.linspace(0, count - 1, min(count, RECORDS)).round().astype(int))
-    whole = np.asarray(cell.there.all(axis=0))
-
-    def lines(column: np.ndarray) -> list[list[Any]]:
-        means = _told(column.mean(axis=0), whole, kept)
-        if ranged:
-            some = [column.min(axis=0), column.max(axis=0)]
-            return [means, *(_told(values, whole, kept) for values in some)]
-        own = dict(zip(map(_run, cell.seeds), range(len(column)), strict=True))
-        missing = [None] * len(kept)
-        return [means] + [
-            _told(column[own[run]], cell.there[own[run]], kept) if run in own else missing
-            for run in runs
-        ]
+    def lines(values: Any) -> Iterator[list[Any]]:
+        yield line(values.mean(skipna=False), complete)
+        for run in runs:
+            if run in values.index:
+                yield line(values.loc[run], recorded.loc[run])
+            elif run in ("min", "max"):
+                yield line(values.agg(run, skipna=False), complete)
+            else:
+                yield [None] * len(kept)
 
     return {
-        **cell.names,
-        "plot": cell.plot,
-        "line": cell.line,
-        "x": {
-            name: _told(v, np.asarray(np.isfinite(v)), kept) for name, v in cell.spent.items()
-        },
-        "y": {name: lines(column) for name, column in cell.measured.items()},
+        "x": {n: line(spent[n], np.isfinite(spent[n])) for n in map(str, spent) if present[n]},
+        "y": {n: [*lines(tables[n])] for n in map(str, rows.columns[3:]) if present[n]},
     }
-
-
-def _told(values: np.ndarray, there: np.ndarray, kept: np.ndarray) -> list[Any]:
-    return [_number(float(values[i])) if there[i] else None for i in kept]
 
 
 def _number(value: float) -> float | int | str:
@@ -105,16 +97,14 @@ def _number(value: float) -> float | int | str:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def _axis(
-    name: str, titles: Any, columns: Sequence[Any], shared: bool = False
-) -> dict[str, Any]:
-    """Title and scale of an axis; `shared`: what was measured, the same for all plots of the
-    folder, else what was spent.
+def _axis(name: str, columns: Iterable[pd.Series], shared: bool = False) -> dict[str, Any]:
+    """The title and the scale of an axis.
 
-    Logarithmic where values span more than two decades, or three of what is counted, but for
-    percent; and where curves are `unlike` in what they have spent.
+    The scale is logarithmic where the values span more than two decades (three for counts), and
+    for what was spent also where `needs_log_axis` says so; never for percent. Where it is
+    `shared`, as what was measured is, all plots of the folder have the same domain.
     """
-    known = [np.ravel(values) for values in columns if values is not None]
+    known = [np.asarray(column, float) for column in columns]
     every = np.concatenate(known)
     every = every[np.isfinite(every)]
     scale: dict[str, Any] = {"zero": False, "nice": True}
@@ -122,24 +112,22 @@ def _axis(
         low, high = every.min(), every.max()
         decades = 3 if name in ("event", "evaluations", "bits_up") else 2
         wide = low > 0 and high > 10**decades * low
-        if name not in PERCENT and (wide or (not shared and unlike(known))):
+        if name not in PERCENT and (wide or (not shared and needs_log_axis(known))):
             scale = {"type": "log", "nice": True}
         if shared and low < high:
             scale["domain"] = [float(f"{low:.6g}"), float(f"{high:.6g}")]
-    return {"title": titles.get(name, name), "scale": scale}
+    return {"title": (SPENT | MEASURED).get(name, name), "scale": scale}
 
 
-def specification(lines: Sequence[str], runs: int) -> dict[str, Any]:
-    """Means as lines; under the pointer, the nearest of them with each of its runs.
+def specification(lines: Iterable[str], runs: int) -> dict[str, Any]:
+    """Means as lines. The line nearest to the pointer also shows each of its runs.
 
-    The data are the dataset "curves" of {line, x, mean, run0, run1, ..., told}, where `told` is
-    what the pointer tells; scales and titles of the axes are left to the page.
+    The data are the dataset "curves" with the columns line, x, mean, run0, run1, ... and
+    tooltip. The page adds the scales and the titles of the axes.
     """
-    style = strokes(lines)
-    colours = alt.Scale(domain=[*style], range=[colour for colour, _ in style.values()])
-    dashes = alt.Scale(domain=[*style], range=[[*_dash(i)] for i in range(len(style))])
-    colour = alt.Color("line:N", scale=colours, legend=None)
-    dash = alt.StrokeDash("line:N", scale=dashes, legend=None)
+    domain, style = list(lines), strokes(lines)
+    colours = alt.Scale(domain=domain, range=[colour for colour, _ in style])
+    dashes = alt.Scale(domain=domain, range=[dash for _, dash in style])
     near = alt.selection_point(
         "near",
         fields=["line", "x"],
@@ -148,48 +136,42 @@ def specification(lines: Sequence[str], runs: int) -> dict[str, Any]:
         clear="pointerout",
         empty=False,
     )
-    base = alt.Chart().encode(x=alt.X("x:Q"), color=colour)
-    means = base.mark_line(strokeWidth=2).encode(y=alt.Y("mean:Q"), strokeDash=dash)
-    own = "isValid(near.line) && near.line[0] == datum.line"
+    base = alt.Chart().encode(
+        x=alt.X("x:Q"), color=alt.Color("line:N", scale=colours, legend=None)
+    )
+    mean = alt.Y("mean:Q")
+    dash = alt.StrokeDash("line:N", scale=dashes, legend=None)
+    means = base.mark_line(strokeWidth=2).encode(y=mean, strokeDash=dash)
+    is_near = "isValid(near.line) && near.line[0] == datum.line"
     each = (
         base.transform_fold([f"run{i}" for i in range(runs)], as_=["run", "value"])
         .mark_line(strokeWidth=1)
         .encode(y=alt.Y("value:Q"), detail="run:N")
-        .encode(opacity=alt.condition(own, alt.value(0.6), alt.value(0)))
+        .encode(opacity=alt.condition(is_near, alt.value(0.6), alt.value(0)))
     )
-    points = base.transform_filter("isNumber(datum.mean)").mark_point(filled=True, size=60)
-    # What hears the pointer is the area nearest to a point, whose datum is the point.
-    told = alt.value(alt.expr("datum.told || datum.datum.told"))
-    points = points.encode(y=alt.Y("mean:Q"), tooltip=told)
-    points = points.encode(opacity=alt.condition(near, alt.value(1), alt.value(0)))
-    points = points.properties(name="points").add_params(near)
+    # The area nearest to a point receives the pointer, and has the point as its datum.
+    tooltip = alt.value(alt.expr("datum.tooltip || datum.datum.tooltip"))
+    points = (
+        base.transform_filter("isNumber(datum.mean)")
+        .mark_point(filled=True, size=60)
+        .encode(y=mean, tooltip=tooltip)
+        .encode(opacity=alt.condition(near, alt.value(1), alt.value(0)))
+        .properties(name="points")
+        .add_params(near)
+    )
     chart = alt.layer(each, means, points, data=alt.NamedData("curves"))
-    chart = chart.properties(width="container", height=220)
-    spec = chart.configure(**CONFIG).to_dict()
-    del spec["$schema"]  # an address, which nothing here may ask
+    chart = chart.properties(width="container", height=220).configure(
+        background="transparent",
+        font="system-ui, sans-serif",
+        view={"stroke": "transparent"},
+        axis=AXIS_STYLE,
+    )
+    spec = chart.to_dict()
+    del spec["$schema"]  # an address; the page refers to none
     return spec
 
 
-CONFIG: dict[str, Any] = {
-    "background": "transparent",
-    "font": "system-ui, sans-serif",
-    "view": {"stroke": "transparent"},
-    "axis": {
-        "labelColor": "var(--muted)",
-        "titleColor": "var(--muted)",
-        "titleFontWeight": "normal",
-        "gridColor": "var(--rule)",
-        "domainColor": "var(--rule)",
-        "tickColor": "var(--rule)",
-        "labelFontSize": 11,
-        "titleFontSize": 11,
-        "tickCount": 5,
-        "labelOverlap": True,
-    },
-}
-
-
-def script(found: dict[str, Any]) -> str:
-    """JSON that may stand in a <script>: no text in it can end the element."""
+def script(found: Mapping[str, Any]) -> str:
+    """JSON for a <script> element: no text in it can end the element."""
     text = json.dumps(found, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
