@@ -48,7 +48,7 @@ def bowl_at_mean(x: Any) -> Any:
 VALUES["bowl_at_mean"] = bowl_at_mean
 
 
-WORKERS, DIM, LIARS = 5, 4, 1
+WORKERS, DIM, BYZANTINE = 5, 4, 1
 
 
 RECORDS = 1000
@@ -140,7 +140,7 @@ class Trial:
         return attacks.make(name, **dict(options))
 
 
-def lanes(
+def run_batch(
     seeds: int,
     events: int,
     *,
@@ -149,7 +149,7 @@ def lanes(
     noise: float = 1.0,
     value: str = "waves",
     workers: int = WORKERS,
-    liars: int | np.ndarray = LIARS,
+    byzantine: int | np.ndarray = BYZANTINE,
     hyper: Mapping[str, Any] | None = None,
     draw: Callable[[Any, int], np.ndarray] | None = None,
     points: int = 1,
@@ -162,7 +162,7 @@ def lanes(
         x0: f[d], or f[points, d]; 3 in all coordinates.
         kind, noise, value: of `problems.smooth`; all lanes have one set of examples.
         workers: m.
-        liars: the first so many, or masks bool[points, m].
+        byzantine: the number of Byzantine workers, the first ones, or masks bool[points, m].
         hyper: leaves [points, ...] of `Trial`.
         draw: `(key, point) -> i32[T]`, who is heard; default: everybody equally likely.
         points: of everything but the seed.
@@ -176,7 +176,8 @@ def lanes(
     problem = dataclasses.replace(
         sweeps.RunBatch.repeated(problem, count), x0=jnp.asarray(np.tile(start, (seeds, 1)))
     )
-    mask = np.arange(workers) < liars if np.ndim(liars) == 0 else np.asarray(liars)
+    counted = np.ndim(byzantine) == 0
+    mask = np.arange(workers) < byzantine if counted else np.asarray(byzantine)
     mask = np.broadcast_to(mask, (points, workers))
 
     def one(seed, point):

@@ -275,7 +275,7 @@ def test_rows_write_a_dictionary_out():
 )
 def test_the_ergodic_gradient_falls_and_stays_below_its_bound(trial, x64, records):
     noise = 0.0 if trial.noise == "independent" else 1.0
-    given = small_problems.lanes(12, 20_000, noise=noise, value=trial.value)
+    given = small_problems.run_batch(12, 20_000, noise=noise, value=trial.value)
     columns = small_problems.follow(trial, given, "test")
     rate = step_sizes.theory(order=trial.order, noise=trial.noise).rate
     events = columns["event"][0]
@@ -293,15 +293,15 @@ def test_the_ergodic_gradient_falls_and_stays_below_its_bound(trial, x64, record
 
 
 def test_one_time_scale_is_biased_and_two_are_not(x64, records):
-    told = {"kind": "asymmetric", "noise": 3**0.5, "liars": 0}
+    told = {"kind": "asymmetric", "noise": 3**0.5, "byzantine": 0}
     constant = {"average_step": np.array([1.0, 0.05]), "step_size": np.full(2, 0.001)}
-    given = small_problems.lanes(4, 40_000, hyper=constant, points=2, **told)
+    given = small_problems.run_batch(4, 40_000, hyper=constant, points=2, **told)
     columns = small_problems.follow(Trial(sign_of="new"), given, "test")
     settled = columns["gradient"][:, -records // 4 :]
     one, slow = settled.mean(axis=1).reshape(4, 2).mean(axis=0)
     assert one == pytest.approx(2.0, rel=0.05)  # where each coordinate's sign is balanced
     assert slow < 0.2 * one
-    two = small_problems.follow(Trial(), small_problems.lanes(4, 40_000, **told), "test")
+    two = small_problems.follow(Trial(), small_problems.run_batch(4, 40_000, **told), "test")
     assert two["gradient"][:, -1].max() < 0.2 * one
 
 
@@ -310,12 +310,12 @@ def test_training_follows_the_condition(x64, records):
     rows = np.array([[1, 0], [0.5**0.5] * 2, [0, 1], [-(0.5**0.5), 0.5**0.5]])
     matrices = np.stack([(rows * np.array([1, s, 1, s])[:, None])[:, None] for s in scales])
     assert [directions.certify(d_i, 1).holds for d_i in matrices] == [True, False]
-    given = small_problems.lanes(
+    given = small_problems.run_batch(
         4,
         20_000,
         x0=np.ones(2),
         workers=4,
-        liars=np.arange(4) == 1,
+        byzantine=np.arange(4) == 1,
         value="bowl",
         hyper={"directions": matrices},
         points=2,
