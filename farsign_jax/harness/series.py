@@ -50,13 +50,13 @@ PERCENT = ("test_accuracy", "worst_class")
 ASIDE = ("staleness", "nonfinite", "largest_staleness", "mean_square_staleness", "farthest")
 
 
-REPEATED = ("seed", "run")  # runs that differ in nothing else are one line
+REPEATED = ("seed", "lane")  # runs that differ in nothing else are one line
 
 
 NAMES = ("method", "aggregator", "attack")
 
 
-HEADS = ("line", "variant")  # short names that commands give to methods and their options
+HEADS = ("line", "idea")  # short names that commands give to methods and their options
 
 
 # Columns that tell the lines of a plot apart; all others tell plots apart, these first.
