@@ -172,7 +172,7 @@ PANELS = {
     ),
     "b": Figure(
         _stragglers,
-        "Time to 80 % accuracy with stragglers",
+        "Who waits for stragglers",
         "slowness of the stragglers, times the others",
         f"virtual seconds to {TARGET:.0%}",
     ),

@@ -107,7 +107,7 @@ def test_a_folder_says_how_it_was_made(tmp_path, monkeypatch):
     folder.claim()
     text = (folder.path / "README.md").read_text()
     asked = f"python -m experiments.compare --attacks none,alie:z=1 '--out={tmp_path}/a b'"
-    assert f"```sh\n{asked}\n```" in text and "# Your own sweep: any methods" in text
+    assert f"```sh\n{asked}\n```" in text and "# Compares any methods" in text
     assert "The same command continues here." in text
     (folder.path / "README.md").write_text("mine")
     folder.write_rows([{"method": "sgd", "seed": 0}])
