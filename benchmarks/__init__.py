@@ -1,1 +1,1 @@
-"""Benchmarks: one timing question per file; `throughput` is the front door."""
+"""Benchmarks: each file measures one thing. Start with `benchmarks.throughput`."""

@@ -1,14 +1,15 @@
-"""Milliseconds per call of every aggregation rule and pre-aggregator, beside ByzFL's.
+"""Milliseconds per call of every aggregator and pre-aggregator, compared with ByzFL's.
 
     python -m benchmarks.aggregators           about 2 minutes on two cores
     python -m benchmarks.aggregators --rules krum,bulyan --rows 50 --dims 10000
 
-One process; every rule is compiled before its clock starts, and the time of that is
-reported apart; each figure is the median of --repeats calls, with their range. n is --rows,
-f is 5, or the most that a rule admits. Random rows, the last f of them far away.
+Every rule is compiled before its clock starts; the time of its first call is reported
+separately. Each figure is the median of --repeats calls and is shown with their range. The
+number of vectors n is --rows, and f is 5 or the largest number that the rule admits. The
+vectors are random, and the last f of them are far away.
 
-If byzfl is installed, its rule of the same name runs on the same numbers, as a PyTorch
-tensor (from its default setting unless the number of steps differs: then with ours).
+If byzfl is installed, its rule of the same name is called with the same numbers as a PyTorch
+tensor. It has its default parameters, except for the number of iterations, which is ours.
 
 Writes aggregators.json and aggregators.md under --out (default results/aggregators).
 """
@@ -16,7 +17,6 @@ Writes aggregators.json and aggregators.md under --out (default results/aggregat
 import functools
 import importlib.util
 import inspect
-import json
 import math
 import pathlib
 import time
@@ -28,21 +28,21 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from benchmarks.timing import take_turns
+from benchmarks.timing import machine, take_turns, write
 from farsign_jax import aggregators
 from farsign_jax.aggregators.preaggregators import PREAGGREGATORS
 from farsign_jax.harness.command import main
 from farsign_jax.harness.flags import FLAGS
 from farsign_jax.harness.timing import spread
-from farsign_jax.io import files, provenance, tables
+from farsign_jax.io import provenance, tables
 from farsign_jax.validation import lookup, require
 
-flags.DEFINE_integer("rows", 25, "n, vectors to aggregate.", lower_bound=7)
-flags.DEFINE_list("dims", ["100000", "1000000"], "d, numbers per vector.")
-flags.DEFINE_list("rules", None, "Which to time (default: all).")
+flags.DEFINE_integer("rows", 25, "Number of vectors n to aggregate.", lower_bound=7)
+flags.DEFINE_list("dims", ["100000", "1000000"], "Numbers d of coordinates per vector.")
+flags.DEFINE_list("rules", None, "Rules to time. Default: all.")
 
-LIARS = 5
-# Ours -> ByzFL's name and how its parameters are called; what it has no rule for is left out.
+BYZANTINE = 5
+# Our name -> the name in ByzFL and its parameters, for the rules that ByzFL has.
 PEERS: dict[str, tuple[str, dict[str, Any]]] = {
     "mean": ("Average", {}),
     "median": ("Median", {}),
@@ -61,8 +61,8 @@ PEERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def tolerated(name: str, rows: int) -> int:
-    """f: 5, or what the rule admits for so many rows, or what it can enumerate."""
-    f = min(LIARS, (rows - 3) // (4 if name == "bulyan" else 2))
+    """f: 5, or the largest number that the rule admits or whose subsets it enumerates."""
+    f = min(BYZANTINE, (rows - 3) // (4 if name == "bulyan" else 2))
     if name == "mda":
         while math.comb(rows, f) > aggregators.MDA_SUBSETS:
             f -= 1
@@ -70,8 +70,8 @@ def tolerated(name: str, rows: int) -> int:
 
 
 def needs_f(name: str) -> bool:
-    takes = inspect.signature((aggregators.AGGREGATORS | PREAGGREGATORS)[name]).parameters
-    return "f" in takes
+    factory = (aggregators.AGGREGATORS | PREAGGREGATORS)[name]
+    return "f" in inspect.signature(factory).parameters
 
 
 def ours(name: str, x: jax.Array) -> Callable[[], Any]:
@@ -82,7 +82,7 @@ def ours(name: str, x: jax.Array) -> Callable[[], Any]:
 
 
 def byzfl_peer(name: str, x: np.ndarray) -> Callable[[], Any] | None:
-    """ByzFL's rule on the same numbers, where there is one."""
+    """ByzFL's rule on the same numbers, if it is installed and has the rule."""
     if name not in PEERS or not importlib.util.find_spec("byzfl"):
         return None
     import byzfl  # pyright: ignore[reportMissingImports]
@@ -91,18 +91,18 @@ def byzfl_peer(name: str, x: np.ndarray) -> Callable[[], Any] | None:
     peer, options = PEERS[name]
     options = {k: tolerated(name, len(x)) if v == "f" else v for k, v in options.items()}
     rule = getattr(byzfl, peer)(**options)
-    kept = torch.from_numpy(x.copy())
+    tensor = torch.from_numpy(x.copy())
 
     def call():
-        # Clipping and ARC write to their argument: they get a copy, which is timed.
-        result = rule(kept.clone() if name in ("clipping", "arc") else kept)
+        # Clipping and ARC modify their argument, so that they need a copy, which is timed.
+        result = rule(tensor.clone() if name in ("clipping", "arc") else tensor)
         return np.asarray(result[0, :1] if result.ndim == 2 else result[:1])
 
     return call
 
 
 def measure(name: str, x: jax.Array) -> dict[str, Any]:
-    """One row of the table: milliseconds of ours, and of ByzFL's with the ratio."""
+    """One row of the table: the milliseconds of our rule, of ByzFL's, and their ratio."""
     call = ours(name, x)
     start = time.perf_counter()
     jax.block_until_ready(call())
@@ -120,19 +120,16 @@ def measure(name: str, x: jax.Array) -> dict[str, Any]:
 
 def report(record: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    machine = record["environment"]
-    text = [f"{machine['device']}, {machine['cpu']}, {machine['cpu_cores']} CPU cores\n"]
     header = ["rule", "n", "f", "d", "ms", "range", "first call, s", "ByzFL, ms", "times ours"]
     lines = []
     for r in record["rules"]:
-        line = [r["rule"], str(r["n"]), "" if r["f"] is None else str(r["f"]), f"{r['d']:,}"]
-        line += [f"{r['ms']:.1f}", f"{r['ms_min']:.1f}-{r['ms_max']:.1f}"]
-        line += [f"{r['first_call_s']:.1f}"]
+        cells = [r["rule"], str(r["n"]), "" if r["f"] is None else str(r["f"]), f"{r['d']:,}"]
+        cells += [f"{r['ms']:.1f}", f"{r['ms_min']:.1f}-{r['ms_max']:.1f}"]
+        cells += [f"{r['first_call_s']:.1f}"]
         peer = "byzfl_ms" in r
-        line += [f"{r['byzfl_ms']:.1f}", f"{r['times_ours']:.1f}"] if peer else ["", ""]
-        lines.append(line)
-    text.append(tables.markdown_table(header, lines))
-    return "\n".join(text)
+        cells += [f"{r['byzfl_ms']:.1f}", f"{r['times_ours']:.1f}"] if peer else ["", ""]
+        lines.append(cells)
+    return f"{machine(record['environment'])}\n\n{tables.markdown_table(header, lines)}"
 
 
 def benchmark() -> pathlib.Path:
@@ -143,21 +140,17 @@ def benchmark() -> pathlib.Path:
         lookup("rule", name, dict.fromkeys(known))
     require(len(FLAGS.dims) > 0, "--dims names none")
     for dim in FLAGS.dims:
-        require(dim.isdigit() and int(dim) > 0, f"--dims are positive numbers: got {dim!r}")
+        require(dim.isdigit() and int(dim) > 0, f"--dims needs positive numbers: got {dim!r}")
     rows = []
     for d in map(int, FLAGS.dims):
         x = np.random.default_rng(0).normal(size=(FLAGS.rows, d)).astype(np.float32)
-        x[-LIARS:] += 3
+        x[-BYZANTINE:] += 3
         x = jnp.asarray(x)
         for name in names:
             rows.append(measure(name, x))
             print(f"{name}, d = {d:,}: {rows[-1]['ms']:.1f} ms", flush=True)
     record = {"environment": provenance.environment(), "rules": rows}
-    out = pathlib.Path(FLAGS.out or "results/aggregators")
-    files.write_text(out / "aggregators.json", json.dumps(record, indent=1) + "\n")
-    files.write_text(out / "aggregators.md", report(record))
-    print(f"\n{report(record)}\nwritten to {out}")
-    return out
+    return write("aggregators", record, report(record))
 
 
 if __name__ == "__main__":

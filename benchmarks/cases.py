@@ -1,4 +1,4 @@
-"""What is timed: a method, how many runs of it side by side, on how large a network."""
+"""The cases that are timed: a method, the number of runs side by side and the size of x."""
 
 import dataclasses
 import itertools
@@ -18,7 +18,7 @@ from farsign_jax.data import datasets
 from farsign_jax.methods import SystemSpec
 from farsign_jax.validation import require
 
-DATA_BYTES = 2**28  # of the inputs, where widening them is not to fill the memory
+DATA_BYTES = 2**28  # limits the inputs, so that widening them does not fill the memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,20 +27,29 @@ class Generic:
 
     inner: SystemSpec
 
-    def __call__(self, problem, hyper) -> System:
+    def __call__(self, problem: Problem, hyper: Any) -> System:
         return self.inner(dataclasses.replace(problem, structure=None), hyper)
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One row of the table."""
+    """One row of the table.
 
-    method: str  # with its options, as it was asked for
+    Attributes:
+        method: with its options, as it was requested.
+        aggregator: empty where the method has none.
+        generic: whether the oracle works for any model.
+        delivery: `fresh`, `outstanding` or `outstanding:L`.
+        runs: the number of runs side by side.
+        size: the number of parameters d that was requested.
+    """
+
+    method: str
     aggregator: str
     generic: bool
     delivery: str
     runs: int
-    size: int  # d that was asked for
+    size: int
 
     @property
     def name(self) -> str:
@@ -48,7 +57,7 @@ class Case:
         return f"{self.method} {self.aggregator}".strip() + oracle
 
     def job(self, config: PanelConfig) -> SweepSpec:
-        """The runs of a method in lock-step are points of its step size."""
+        """The sweep of the case. Runs in lock-step differ in their step size."""
         rules = (self.aggregator,) if self.aggregator else config.aggregators[:1]
         config = dataclasses.replace(config, methods=(self.method,), aggregators=rules)
         (job,) = sweep_specs(config)
@@ -62,28 +71,28 @@ class Case:
             return Generic(job.builds[0])
         return job.builds[0] if self.runs == 1 else job.program
 
-    def lanes(
+    def run_batch(
         self, config: PanelConfig, problem: Problem, runs: int, events: int
     ) -> sweeps.RunBatch:
-        """`runs` runs, each a seed of its own, or all of one seed in lock-step."""
+        """`runs` runs with different seeds; those in lock-step have the same seed."""
         job = self.job(config)
         seeds = np.arange(1 if job.lockstep else runs)
         if job.lockstep and self.runs > 1:
             hyper = {name: values[None] for name, values in job.hyper.items()}
         else:
             hyper = {name: np.repeat(values[0, :1], runs) for name, values in job.hyper.items()}
-        lies, m = attacks.byzantine_mask(config.workers, config.byzantine), config.workers
+        mask, m = attacks.byzantine_mask(config.workers, config.byzantine), config.workers
         order = [arrivals.uniform(keys.split(int(s)).schedule, m, events) for s in seeds]
         return sweeps.RunBatch(
             problem=sweeps.RunBatch.repeated(problem, len(seeds)),
             seeds=jnp.asarray(seeds, jnp.int32),
             hyper=jax.tree.map(jnp.asarray, hyper),
-            byzantine=jnp.asarray(np.broadcast_to(lies, (len(seeds), *lies.shape))),
+            byzantine=jnp.asarray(np.broadcast_to(mask, (len(seeds), *mask.shape))),
             schedules=np.stack(order),
         )
 
     def sizes(self, config: PanelConfig, problem: Problem) -> Sizes:
-        """What counts are made of."""
+        """The numbers that the counts of an event depend on."""
         job = self.job(config)
         buffers = dict(job.builds[0].options).get("buffers", 0)
         return Sizes(
@@ -91,10 +100,9 @@ class Case:
             batch=config.batch_size,
             directions=config.directions,
             buffers=buffers,
-            aggregator=self.aggregator,
             updates=updates(config.workers, buffers) if buffers else 0.0,
             waits=simulation.depth(self.delivery) > 0,
-            sharing=self.runs if job.lockstep else 1,
+            lockstep_runs=self.runs if job.lockstep else 1,
             input_bytes=problem.data[0].dtype.itemsize,
         )
 
@@ -104,38 +112,41 @@ class Case:
         hyper = {name: values[0, 0] for name, values in job.hyper.items()}
         return job.builds[0](problem, hyper).worker.evaluations
 
-    def lane_bytes(self, config: PanelConfig, problem: Problem) -> int:
-        """Bytes that all runs keep on the device, scratch apart."""
-        one = self.lanes(config, problem, 1, 1)
+    def run_bytes(self, config: PanelConfig, problem: Problem) -> int:
+        """Bytes that all runs keep on the devices, without temporary memory."""
+        one = self.run_batch(config, problem, 1, 1)
         each = sweeps.bytes_per_run(self.program(config), one, self.delivery)
         return self.side_by_side(config) * each
 
     def side_by_side(self, config: PanelConfig) -> int:
-        """Lanes, which devices share: one of all runs in lock-step."""
+        """The rows of the run batch, which devices divide; all runs in lock-step are one."""
         return 1 if self.job(config).lockstep else self.runs
 
 
 def updates(workers: int, buffers: int, events: int = 10_000) -> float:
     """How often all buffers are full, per answer."""
-    heard: set[int] = set()
+    filled: set[int] = set()
     updates = 0
     for worker in arrivals.uniform(keys.split(0).schedule, workers, events):
-        heard.add(int(worker) % buffers)
-        if len(heard) == buffers:
+        filled.add(int(worker) % buffers)
+        if len(filled) == buffers:
             updates += 1
-            heard.clear()
+            filled.clear()
     return updates / events
 
 
 def grid(
     config: PanelConfig, sizes: Sequence[int], deliveries: Sequence[str], runs: Sequence[int]
 ) -> list[Case]:
-    """Every combination, the sizes outermost and the runs innermost."""
+    """All combinations, with the sizes outermost and the runs innermost."""
     cases = []
     for size, text in itertools.product(sizes, config.methods):
         first = Case(text, config.aggregators[0], False, deliveries[0], runs[0], size)
         job = first.job(config)
-        require(not job.in_rounds, f"{text} works in rounds: here an event is one answer")
+        require(
+            not job.in_rounds,
+            f"this benchmark times single answers, and {text} works in rounds",
+        )
         rules = config.aggregators if job.runs[0][0] else ("",)
         oracles = (False, True) if job.method == "far_sign" else (False,)
         found = itertools.product(rules, oracles, deliveries, runs)
@@ -144,32 +155,35 @@ def grid(
 
 
 def usual(cases: Sequence[Case]) -> list[Case]:
-    """What says most: of deliveries other than the first FAR-SIGN's only; of aggregators other
-    than the first, and only one of those, the first size and number of runs."""
+    """The most informative cases.
+
+    Deliveries other than the first are kept for FAR-SIGN only, and aggregators other than the
+    first for the first size and number of runs only.
+    """
     first = cases[0]
     rules = dict.fromkeys(case.aggregator for case in cases if case.aggregator)
     chosen = next(iter(rules), "")
 
-    def says_much(case: Case) -> bool:
+    def informative(case: Case) -> bool:
         ours = case.method.partition(":")[0] == "far_sign" and not case.generic
         small = (case.size, case.runs) == (first.size, first.runs)
         return (ours or case.delivery == first.delivery) and (
             case.aggregator in ("", chosen) or small
         )
 
-    return [case for case in cases if says_much(case)]
+    return [case for case in cases if informative(case)]
 
 
 def problem_of(config: PanelConfig, data_dir: str | None, size: int) -> Problem:
-    """The data set, with the network's first layer as wide as d asks for.
+    """The data set, and a network whose first layer is as wide as the requested d needs.
 
     The pixels of an image are repeated, or the last ones left out; the hidden layers, the
-    batch and the classes stay as they are.
+    mini-batch and the classes stay the same.
     """
     data = datasets.load(config.dataset, data_dir)
     module = models.make(config.model, data.num_classes)
-    rule = f"--sizes grow the first layer of mlp or softmax_regression: got {config.model!r}"
-    require(isinstance(module, models.MLP), rule)
+    rule = "--sizes needs a first layer that can grow, of mlp or softmax_regression"
+    require(isinstance(module, models.MLP), f"{rule}: got {config.model!r}")
     images, labels = data.train_images, data.train_labels
     widths = module.features
     behind = sum((a + 1) * b for a, b in itertools.pairwise(widths))

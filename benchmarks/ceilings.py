@@ -1,44 +1,39 @@
-"""What the device can do at most: the rates that a floor is made of.
+"""The highest rates that the device reaches, from which the floor of an event is computed.
 
     matmul_flops_per_s       a product of 2048 x 2048 matrices, float32, precision "highest"
-    operations_per_s         multiplications and additions, number by number, out of registers
+    operations_per_s         multiplications and additions of single numbers in registers
     transcendentals_per_s    exp, the cheapest function of its kind
-    copy                     bytes read plus bytes written, for arrays of several sizes: small
-                             ones stay in a cache
-    iteration_us             one turn of a `lax.scan` that does next to nothing
-    step_us                  one more small operation in it that waits for the one before: on a
-                             GPU the launch of a kernel
+    copy                     bytes read and written for arrays of several sizes, as small ones
+                             stay in a cache
 
-Measured in the process that uses them, with the compiler that everything else has, and the
-best of --repeats timings: a ceiling is not a typical figure.
+They are measured in the process that uses them, with the same compiler, and the best of
+--repeats timings counts.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import flags
 
-FLAGS = flags.FLAGS
+from benchmarks.timing import FLAGS
 
-ENOUGH_S = 0.05  # a timing takes at least so long
+ENOUGH_S = 0.05  # the least duration of a timing
 SIDE = 2048
 NUMBERS = (2**20, 2**24)
 CHAINS = (1, 8)
 COPIES = (2**18, 2**22, 2**26, 2**29)  # bytes of the array
-STEPS = 16
 
 
-def _seconds(turn: Callable[[Any], Any], x: Any) -> float:
-    """Of one `turn`, which makes the next x from x: repeated on the device until that takes
-    long enough to be timed."""
+def _seconds(step: Callable[[Any], Any], x: Any) -> float:
+    """Seconds of one `step`, which computes the next x from x. It is repeated on the device
+    until it takes long enough to be timed."""
 
     def loop(n, x):
-        return jax.lax.fori_loop(0, n, lambda _, x: turn(x), x)
+        return jax.lax.fori_loop(0, n, lambda _, x: step(x), x)
 
-    # x is handed on: new memory would be new pages, which take longer than to fill them.
+    # x is donated, as the first access to newly allocated pages costs more than writing them.
     repeated = jax.jit(loop, donate_argnums=1)
     held = [jax.block_until_ready(repeated(1, jnp.copy(x)))]
 
@@ -47,68 +42,50 @@ def _seconds(turn: Callable[[Any], Any], x: Any) -> float:
         held[0] = jax.block_until_ready(repeated(n, held[0]))
         return time.perf_counter() - begin
 
-    turns = 1
-    while timed(turns) < ENOUGH_S:
-        turns *= 2
-    return min(timed(turns) for _ in range(FLAGS.repeats)) / turns
+    repetitions = 1
+    while timed(repetitions) < ENOUGH_S:
+        repetitions *= 2
+    return min(timed(repetitions) for _ in range(FLAGS.repeats)) / repetitions
 
 
 def _matmul() -> float:
-    # An orthogonal matrix: its powers neither grow nor vanish.
+    # The matrix is orthogonal, so that its powers neither grow nor vanish.
     size = jnp.arange(SIDE, dtype=jnp.float32)
-    turned = jnp.cos(jnp.pi / SIDE * (size[:, None] + 0.5) * size[None])
-    turned = turned * jnp.where(size == 0, 1, jnp.sqrt(2.0))[None] / jnp.sqrt(1.0 * SIDE)
-
-    def turn(x):
-        return jnp.matmul(x, turned, precision="highest")
-
-    return 2 * SIDE**3 / _seconds(turn, turned)
+    rotation = jnp.cos(jnp.pi / SIDE * (size[:, None] + 0.5) * size[None])
+    rotation = rotation * jnp.where(size == 0, 1, jnp.sqrt(2.0))[None] / jnp.sqrt(1.0 * SIDE)
+    seconds = _seconds(lambda x: jnp.matmul(x, rotation, precision="highest"), rotation)
+    return 2 * SIDE**3 / seconds
 
 
 def _elementwise(step: Callable[[Any], Any]) -> float:
-    """Steps per second of what makes one number of one.
+    """Steps per second on single numbers.
 
-    One step after the other keeps the number in a register, but each waits for the one before;
-    one step a turn goes through a cache; a GPU needs more numbers. Whatever is best.
+    A chain of steps keeps the number in a register, but each step waits for the previous one;
+    one step per iteration goes through a cache; a GPU needs many numbers. The best counts.
     """
 
-    def rate(chain, numbers):
-        def turn(x):
-            for _ in range(chain):
+    def rate(length, numbers):
+        def chain(x):
+            for _ in range(length):
                 x = step(x)
             return x
 
-        return chain * numbers / _seconds(turn, jnp.linspace(0, 1, numbers))
+        return length * numbers / _seconds(chain, jnp.linspace(0, 1, numbers))
 
-    return max(rate(chain, numbers) for chain in CHAINS for numbers in NUMBERS)
+    return max(rate(length, numbers) for length in CHAINS for numbers in NUMBERS)
 
 
 def _copy(size: int) -> float:
-    # In place: who writes elsewhere reads that memory, too, on most processors.
+    # In place, because most processors also read the memory that they write elsewhere.
     x = jnp.ones(size // 4, jnp.float32)
     return 2 * x.nbytes / _seconds(jnp.negative, x)
 
 
-def _small_operations() -> dict[str, float]:
-    """Microseconds of a turn that does one small operation, and of each further one."""
-
-    def chain(steps):
-        def turn(x):
-            for _ in range(steps):
-                x = x - x.max()  # needs all of x: no two steps become one loop
-            return x
-
-        return 1e6 * _seconds(turn, jnp.arange(64, dtype=jnp.float32))
-
-    one, many = chain(1), chain(1 + STEPS)
-    return {"iteration_us": one, "step_us": max(many - one, 0.0) / STEPS}
-
-
 def measure() -> dict[str, Any]:
-    """Rates per second of each kind of work, see above."""
+    """Rates per second of each kind of work."""
     copies = [{"bytes": size, "bytes_per_s": _copy(size)} for size in COPIES]
     for n in reversed(range(len(copies) - 1)):
-        # What a large array reaches a small one reaches, too, once it is not alone.
+        # A small array can be copied at least as fast as a large one of several small ones.
         larger = copies[n + 1]["bytes_per_s"]
         copies[n]["bytes_per_s"] = max(copies[n]["bytes_per_s"], larger)
     return {
@@ -116,20 +93,19 @@ def measure() -> dict[str, Any]:
         "operations_per_s": 2 * _elementwise(lambda x: x * 0.5 + 0.25),
         "transcendentals_per_s": _elementwise(lambda x: jnp.exp(-x)),
         "copy": copies,
-        **_small_operations(),
     }
 
 
-def copy_rate(ceilings: dict[str, Any], size: float) -> float:
-    """Bytes per second where `size` bytes are worked on over and over: of the largest array
-    measured that is not larger."""
+def copy_rate(ceilings: Mapping[str, Any], size: float) -> float:
+    """Bytes per second of repeated work on `size` bytes: the rate of the largest measured array
+    that is not larger than that."""
     copies = ceilings["copy"]
     rates = [c["bytes_per_s"] for c in copies if c["bytes"] <= size]
     return rates[-1] if rates else copies[0]["bytes_per_s"]
 
 
-def report(ceilings: dict[str, Any]) -> str:
-    """One sentence."""
+def report(ceilings: Mapping[str, Any]) -> str:
+    """The rates in one sentence."""
     copies = ", ".join(
         f"{c['bytes_per_s'] / 1e9:,.1f} GB/s in {c['bytes'] / 2**20:g} MiB"
         for c in ceilings["copy"]
@@ -138,6 +114,5 @@ def report(ceilings: dict[str, Any]) -> str:
         f"Ceilings: matrix product {ceilings['matmul_flops_per_s'] / 1e9:,.0f} "
         f"Gflop/s; elementwise {ceilings['operations_per_s'] / 1e9:,.1f} G operations/s; "
         f"exp {ceilings['transcendentals_per_s'] / 1e9:,.2f} G/s; "
-        f"reading and writing {copies}. A turn of a scan takes {ceilings['iteration_us']:.2f} "
-        f"µs, each further small operation {ceilings['step_us']:.2f} µs.\n"
+        f"reading and writing {copies}.\n"
     )

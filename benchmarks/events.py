@@ -1,4 +1,4 @@
-"""How long an event takes: the row of a case, or why there is none."""
+"""The time of an event: the row of a case, or the reason why the case is not timed."""
 
 import itertools
 from typing import Any, NamedTuple
@@ -13,22 +13,28 @@ from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness import timing
 from farsign_jax.specs import parse
 
-PIECE_S = 0.25  # about so long is one timing
-LEAST = 4  # events per timing: what happens once per call is no part of an event
-GUESS = 3.0  # distance to the floor of what has not been timed yet
-UNKNOWN_US = 1000.0  # of an event that nobody counted
+TIMING_S = 0.25  # approximate duration of one timing
+LEAST = 4  # events per timing, as what happens once per call is not part of an event
+GUESS = 3.0  # distance to the floor that is assumed before anything was timed
+UNKNOWN_US = 1000.0  # assumed time of an event that has no count
 
 
 class Limits(NamedTuple):
-    """How much may be timed."""
+    """Limits of the timings.
 
-    events: int  # per timing, at most
+    Attributes:
+        events: the largest number of events per timing.
+        repeats: the number of timings.
+        budget_s: seconds for one case, without compilation.
+    """
+
+    events: int
     repeats: int
-    budget_s: float  # seconds of one case, compiling apart
+    budget_s: float
 
 
 class Skipped(Exception):
-    """A case that is not timed; says why."""
+    """The reason why a case is not timed."""
 
 
 def row_of(
@@ -41,41 +47,49 @@ def row_of(
 ) -> dict[str, Any]:
     """One row of the table.
 
-    `us`, `us_min` and `us_max` are microseconds per event and run, as is `floor_us`;
-    `distance` is their ratio; `hand` and `xla` are what was counted. A case that is not
-    timed has `skipped`, the reason, instead. `guess`, the distance to expect, is for planning.
+    Args:
+        case: what is timed.
+        config: the configuration.
+        problem: the data and the network.
+        ceilings: the highest rates of the device.
+        limits: the limits of the timings.
+        guess: the distance to the floor that is expected, for planning.
+
+    Returns:
+        `us`, `us_min`, `us_max` and `floor_us` in microseconds per event and run, their ratio
+        `distance`, and the counts `hand` and `xla`. A case that is not timed has `skipped`, the
+        reason, instead.
     """
-    d = problem.x0.size
-    row = {"method": case.name, "delivery": case.delivery, "runs": case.runs, "d": d}
+    row = {"method": case.name, "delivery": case.delivery, "runs": case.runs}
+    row["d"] = problem.x0.size
     sizes = case.sizes(config, problem)
     work = counts.by_hand(case.method, sizes, case.generic)
-    floor = work.floor_us(ceilings, case.runs) if work else None
+    floor = None if work is None else counts.floor_us(work, ceilings, case.runs)
     usual = counts.by_hand(parse(case.method)[0], sizes, case.generic)  # without its options
-    expected = guess * usual.floor_us(ceilings, case.runs) if usual else UNKNOWN_US
-    expected *= case.runs
+    expected = case.runs * UNKNOWN_US
+    if usual is not None:
+        expected = case.runs * guess * counts.floor_us(usual, ceilings, case.runs)
     least = round(1 / sizes.updates) if sizes.updates else LEAST  # one robust aggregate
-    events = min(max(int(1e6 * PIECE_S / expected), least), limits.events)
+    events = min(max(int(1e6 * TIMING_S / expected), least), limits.events)
     try:
-        lanes = case.side_by_side(config)
-        _check_memory(case.lane_bytes(config, problem), lanes, "the runs take")
+        _check_memory(case.run_bytes(config, problem), case.side_by_side(config), "the runs")
         _check_budget(expected * events / 1e6, events, limits, "would take about")
         row |= _time(case, config, problem, events, limits)
     except Skipped as reason:
         return row | {"skipped": str(reason)}
     evaluations = case.evaluations(config, problem)
     row |= {"events_per_s": 1e6 / row["us"], "evaluations_per_s": 1e6 * evaluations / row["us"]}
-    hand = vars(work) if work else None
+    hand = None if work is None else dict(zip(counts.KINDS, work.tolist(), strict=True))
     distance = row["us"] / floor if floor else None
     return row | {"hand": hand, "floor_us": floor, "distance": distance}
 
 
-def _check_memory(needed: float, lanes: int, whose: str) -> None:
-    """Of all devices that the lanes use; a fifth of what is free is left for the rest."""
-    room = 0.8 * sweeps.memory(lanes)[1] * min(lanes, jax.local_device_count())
+def _check_memory(needed: float, runs: int, of: str) -> None:
+    """Compares with the free memory of the devices that the runs use, less a fifth."""
+    room = 0.8 * sweeps.memory(runs)[1] * min(runs, jax.local_device_count())
     if needed > room:
-        raise Skipped(
-            f"{whose} {needed / 2**30:,.3g} GiB, there is room for {room / 2**30:,.3g}"
-        )
+        gib = f"{needed / 2**30:,.3g} GiB, and {room / 2**30:,.3g} GiB are available"
+        raise Skipped(f"{of} need {gib}")
 
 
 def _check_budget(piece_s: float, events: int, limits: Limits, verb: str) -> None:
@@ -89,20 +103,20 @@ def _time(
     case: Case, config: PanelConfig, problem: Problem, events: int, limits: Limits
 ) -> dict[str, Any]:
     program = case.program(config)
-    lanes = case.lanes(config, problem, case.runs, events * (1 + limits.repeats))
-    advance, compile_s, pieces = timing.running(program, lanes, events, case.delivery)
+    batch = case.run_batch(config, problem, case.runs, events * (1 + limits.repeats))
+    advance, compile_s, pieces = timing.running(program, batch, events, case.delivery)
     memory = advance.memory_analysis()
+    used = min(len(batch), jax.local_device_count())
     if memory is not None:
-        used = min(len(lanes), jax.local_device_count())
-        _check_memory(used * memory.temp_size_in_bytes, len(lanes), "scratch takes")
+        _check_memory(used * memory.temp_size_in_bytes, len(batch), "temporary arrays")
     warm = next(pieces)
     if warm < limits.budget_s < warm * (1 + limits.repeats):
-        warm = next(pieces)  # the first one was also the first to touch its memory
+        warm = next(pieces)  # the first one was also the first to use its memory
     _check_budget(warm, events, limits, "take")
-    per = case.runs * events / 1e6
-    times = [seconds / per for seconds in itertools.islice(pieces, limits.repeats)]
+    unit = case.runs * events / 1e6
+    times = [seconds / unit for seconds in itertools.islice(pieces, limits.repeats)]
     figures = timing.spread(times) | {"events": events, "compile_s": compile_s}
-    # In turns, the body of the loop is an event of one run.
-    alone = jax.default_backend() == "cpu" and not case.job(config).lockstep
-    together = 1 if alone else -(-case.runs // min(jax.local_device_count(), len(lanes)))
+    # On a CPU, runs take turns, and the body of the loop is an event of a single run.
+    in_turns = jax.default_backend() == "cpu" and not case.job(config).lockstep
+    together = 1 if in_turns else -(-case.runs // used)
     return figures | {"xla": counts.by_xla(advance, together)}

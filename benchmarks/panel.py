@@ -1,4 +1,4 @@
-"""What do all aggregators and attacks of CYBER-0 cost in lock-step, in times one of them?"""
+"""The cost of all aggregators and attacks of CYBER-0 in lock-step and of one of them."""
 
 import dataclasses
 from typing import Any
@@ -12,7 +12,7 @@ from farsign_jax.config.panel_config import PAPER_AGGREGATORS, PAPER_ATTACKS, Pa
 from farsign_jax.config.sweep_specs import sweep_specs
 from farsign_jax.harness import timing
 
-EVENTS = 70  # eleven buffers are full about twice
+EVENTS = 70  # eleven buffers are all full about twice
 
 
 def measure(config: PanelConfig, problem: Problem) -> dict[str, Any]:
@@ -23,11 +23,11 @@ def measure(config: PanelConfig, problem: Problem) -> dict[str, Any]:
     (job,) = sweep_specs(every)
     events = min(EVENTS, FLAGS.timed_events)
     case = Case("cyber0", "median", False, "fresh", 1, problem.x0.size)
-    lanes = case.lanes(config, problem, 1, events * (1 + FLAGS.repeats))
-    one = timing.clock(case.program(config), lanes, events, FLAGS.repeats)
+    batch = case.run_batch(config, problem, 1, events * (1 + FLAGS.repeats))
+    one = timing.clock(case.program(config), batch, events, FLAGS.repeats)
     hyper = {name: jnp.asarray(values[None]) for name, values in job.hyper.items()}
-    lanes = dataclasses.replace(lanes, hyper=hyper)
-    whole = timing.clock(job.program, lanes, events, FLAGS.repeats)
-    row = {"runs": len(job.runs), "one_us": one["us"], "all_us": whole["us"]}
+    batch = dataclasses.replace(batch, hyper=hyper)
+    every_run = timing.clock(job.program, batch, events, FLAGS.repeats)
+    row = {"runs": len(job.runs), "one_us": one["us"], "all_us": every_run["us"]}
     row["times"] = row["all_us"] / row["one_us"]
-    return row | {"compile_s": whole["compile_s"]}
+    return row | {"compile_s": every_run["compile_s"]}

@@ -1,4 +1,4 @@
-"""How the time of an event scales: with runs side by side, with the number of parameters."""
+"""Plots of the time of an event against the number of runs and of parameters."""
 
 import collections
 import pathlib
@@ -17,7 +17,7 @@ def _line(row: Row) -> str:
 
 
 def _panels(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
-    """(title, column of the x axis, rows) of each plot: one per d, and one across them."""
+    """(title, column of the x axis, rows): a plot for each d, and one against d."""
     panels = []
     for d in dict.fromkeys(row["d"] for row in rows):
         panels.append((f"d = {d:,}", "runs", [row for row in rows if row["d"] == d]))
@@ -28,10 +28,10 @@ def _panels(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
 
 
 def scaling(rows: Sequence[Row], out: pathlib.Path) -> None:
-    """Microseconds per event and run against runs and against d, both axes logarithmic; one
-    line per method, bars for the range, dashes for the floor; PNG and PDF.
+    """Draws microseconds per event and run against runs and against d, as PNG and PDF.
 
-    Rows that were skipped are left out, and methods of which a single row is left.
+    Both axes are logarithmic. Each method has a line, with bars for the range and dashes for
+    the floor. Skipped rows, and methods with a single row, are left out.
     """
     rows = [row for row in rows if "us" in row]
     points = collections.Counter(map(_line, rows))
@@ -40,7 +40,7 @@ def scaling(rows: Sequence[Row], out: pathlib.Path) -> None:
         return
     import matplotlib
 
-    matplotlib.use("Agg")  # no display is needed
+    matplotlib.use("Agg")  # works without a display
     import matplotlib.pyplot as plt
 
     panels = _panels(rows)
@@ -52,10 +52,10 @@ def scaling(rows: Sequence[Row], out: pathlib.Path) -> None:
         for number, name in enumerate(names):
             own = [row for row in mine if _line(row) == name]
             at, us = [row[x] for row in own], [row["us"] for row in own]
-            reach = [[r["us"] - r["us_min"] for r in own], [r["us_max"] - r["us"] for r in own]]
+            bars = [[r["us"] - r["us_min"] for r in own], [r["us_max"] - r["us"] for r in own]]
             style = {"color": tones[number], "marker": "o", "ms": 3, "capsize": 2}
             style |= {"ls": DASHES[number % len(DASHES)], "lw": 2.2 if number == 0 else 1.2}
-            axis.errorbar(at, us, yerr=reach, label=name, **style)
+            axis.errorbar(at, us, yerr=bars, label=name, **style)
             floors = [np.nan if r["floor_us"] is None else r["floor_us"] for r in own]
             axis.plot(at, floors, color=tones[number], ls="", marker="_", alpha=0.6)
         axis.set_xscale("log")
@@ -66,7 +66,7 @@ def scaling(rows: Sequence[Row], out: pathlib.Path) -> None:
         axis.set_title(title, fontsize=9)
         axis.set_xlabel(x)
         axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("µs per event and run; –, its floor")
+    axes[0, 0].set_ylabel("µs per event and run; –: floor")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     columns = 2 * len(panels)
     figure.tight_layout(rect=(0, 0.055 * -(-len(labels) // columns) + 0.02, 1, 1))

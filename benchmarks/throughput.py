@@ -1,34 +1,34 @@
-"""How many events and loss evaluations per second, and how far from what the device can do.
+"""Events and loss evaluations per second, and the distance to what the device can do.
 
     python -m benchmarks.throughput                           about 4 minutes on two cores
     python -m benchmarks.throughput --full --runs 1,5,25,125,625 \\
-        --sizes 25450,1000000,10000000 --budget_s 120         all of it
-    python -m benchmarks.throughput --compare old.json        then, times those of old.json
-    python -m benchmarks.throughput --compare old.json,new.json    these two, nothing timed
-    python -m benchmarks.throughput --methods far_sign --profile DIR    a trace of its events
+        --sizes 25450,1000000,10000000 --budget_s 120         all combinations
+    python -m benchmarks.throughput --compare old.json        compare with an earlier record
+    python -m benchmarks.throughput --compare old.json,new.json    compare two records only
+    python -m benchmarks.throughput --methods far_sign --profile DIR    trace some events
 
-One process; everything is compiled, without the cache of compiled programs, and run once
-before the clock starts; each figure is the median of --repeats timings, with their range. One
-file each for:
+The process compiles everything without the cache of compiled programs and runs it once before
+the clock starts. Each figure is the median of --repeats timings and is shown with their range.
+The parts are
 
     events       microseconds per event and run of every method, number of runs side by side,
                  number of parameters (the first layer grows) and delivery
     counts       the work of an event, by hand and by XLA's cost analysis
-    ceilings     what the device can do; with the counts, the floor of an event
-    base_pass    the part of FAR-SIGN's event that any method must pay
+    ceilings     the highest rates of the device; with the counts, the floor of an event
+    base_pass    the part of FAR-SIGN's event that any method needs
     panel        all aggregators and attacks of CYBER-0 in lock-step
-    torch_peer   the same event in PyTorch, where that is installed
+    torch_peer   the same event in PyTorch, if that is installed
 
-Runs side by side are seeds, shared out among all devices, of which a CPU has one per core; of
-methods with buffers, step sizes of one seed in lock-step. Without --full, other deliveries than
-the first are timed for FAR-SIGN only, and other aggregators than the first only at the first of
---sizes and --runs. What is too large or too slow is in the table, too, with the reason.
+Runs side by side have different seeds and are divided among all devices; a CPU has one device
+per core. Runs of methods with buffers have one seed and different step sizes, and advance in
+lock-step. Without --full, deliveries other than the first are timed for FAR-SIGN only, and
+aggregators other than the first only at the first of --sizes and --runs. A case that is too
+large or too slow is listed with the reason.
 
 Writes throughput.json, .md, .png and .pdf under --out (default results/throughput).
 """
 
 import itertools
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -38,6 +38,7 @@ from absl import flags
 
 from benchmarks import base_pass, ceilings, events, panel, plots, report, torch_peer
 from benchmarks.cases import Case, grid, problem_of, usual
+from benchmarks.timing import write
 from farsign_jax import simulation
 from farsign_jax.config.panel_config import PAPER_AGGREGATORS, PanelConfig
 from farsign_jax.harness.command import main, one_device_per_core
@@ -46,14 +47,20 @@ from farsign_jax.harness.timing import running
 from farsign_jax.io import files, provenance
 from farsign_jax.validation import require
 
-flags.DEFINE_list("runs", ["1", "5", "25"], "Runs side by side.")
-flags.DEFINE_list("sizes", ["25450", "1000000"], "d, about; the first layer grows.")
-flags.DEFINE_list("deliveries", ["fresh", "outstanding"], "fresh, outstanding, outstanding:L.")
-flags.DEFINE_bool("full", False, "Every combination, not only those that say most.")
-flags.DEFINE_float("budget_s", 15.0, "Seconds per row, compiling apart.", lower_bound=0.0)
-flags.DEFINE_list("compare", [], "One record to compare with, or two to compare.")
+flags.DEFINE_list("runs", ["1", "5", "25"], "Numbers of runs side by side.")
+flags.DEFINE_list(
+    "sizes",
+    ["25450", "1000000"],
+    "Approximate numbers of parameters; the first layer grows.",
+)
+flags.DEFINE_list(
+    "deliveries", ["fresh", "outstanding"], "fresh, outstanding or outstanding:L."
+)
+flags.DEFINE_bool("full", False, "Time all combinations instead of the most informative ones.")
+flags.DEFINE_float("budget_s", 15.0, "Seconds per row, without compilation.", lower_bound=0.0)
+flags.DEFINE_list("compare", [], "An earlier record to compare with, or two records.")
 flags.DEFINE_string(
-    "profile", None, "Folder for a jax.profiler trace of the first row; no figures."
+    "profile", None, "Folder for a jax.profiler trace of the first row, instead of figures."
 )
 
 CONFIG = PanelConfig(
@@ -72,47 +79,47 @@ READ += ("model", "workers", "byzantine", "batch_size", "directions", "delta")
 def _numbers(name: str) -> list[int]:
     values = getattr(FLAGS, name)
     good = bool(values) and all(value.isdecimal() and int(value) > 0 for value in values)
-    require(good, f"--{name} are positive whole numbers: got {','.join(values) or 'none'}")
+    require(good, f"--{name} needs positive whole numbers: got {','.join(values) or 'none'}")
     return sorted(set(map(int, values)))
 
 
 def check_flags() -> None:
-    """Raises `InvalidConfig` on flags that this command does not read, or not so."""
+    """Raises `InvalidConfig` for flags that this command does not read, or invalid values."""
     refuse_others(*READ)
     require(len(FLAGS.compare) <= 2, f"--compare takes one or two files: got {FLAGS.compare}")
     require(
         len(FLAGS.deliveries) > 0,
-        "--deliveries are fresh, outstanding or outstanding:L: got none",
+        "--deliveries needs fresh, outstanding or outstanding:L: got none",
     )
     for delivery in FLAGS.deliveries:
-        simulation.depth(delivery)  # refuses what is none
+        simulation.depth(delivery)  # raises if it is invalid
 
 
 def plan(config: PanelConfig) -> list[Case]:
-    """What is to be timed."""
-    require(len(config.attacks) == 1, f"one attack at a time: got {', '.join(config.attacks)}")
+    """The cases to time."""
+    require(len(config.attacks) == 1, f"need one attack: got {', '.join(config.attacks)}")
     cases = grid(config, _numbers("sizes"), FLAGS.deliveries, _numbers("runs"))
     return cases if FLAGS.full else usual(cases)
 
 
 def profile(config: PanelConfig, case: Case) -> None:
-    """A trace of one piece of a run, warm."""
+    """Writes a trace of some events, after a warm-up."""
     problem, piece = problem_of(config, FLAGS.data_dir, case.size), FLAGS.timed_events
-    program, lanes = case.program(config), case.lanes(config, problem, case.runs, 2 * piece)
-    _, _, pieces = running(program, lanes, piece, case.delivery)
+    program, batch = case.program(config), case.run_batch(config, problem, case.runs, 2 * piece)
+    _, _, pieces = running(program, batch, piece, case.delivery)
     next(pieces)
     with jax.profiler.trace(FLAGS.profile):
         next(pieces)
-    print(f"{piece} events of {case.name}: {FLAGS.profile}")
+    print(f"The trace of {piece} events of {case.name} is in {FLAGS.profile}.")
 
 
 class Clock:
-    """Times one case after the other."""
+    """Times one case after the other and learns how long the next one will take."""
 
     def __init__(self, config: PanelConfig, rates: dict[str, Any]):
         self.config, self.rates = config, rates
         self.limits = events.Limits(FLAGS.timed_events, FLAGS.repeats, FLAGS.budget_s)
-        self.distances: dict[str, float] = {}  # of the last row of each name: plan the next
+        self.distances: dict[str, float] = {}  # by name, of the last row
 
     def row(self, case: Case, problem: Any) -> dict[str, Any]:
         guess = self.distances.get(case.name, events.GUESS)
@@ -123,16 +130,16 @@ class Clock:
 
 
 def measure(config: PanelConfig, cases: Sequence[Case]) -> dict[str, Any]:
-    """Everything, one size after the other: one data set at a time."""
+    """Measures everything, one size after the other, so that one data set is kept at a time."""
     rates = ceilings.measure()
     print(ceilings.report(rates), flush=True)
     record: dict[str, Any] = {"ceilings": rates, "rows": [], "base_pass": []}
     record |= {"panel": None, "torch": []}
     clock = Clock(config, rates)
     first, delivery = cases[0].size, FLAGS.deliveries[0]
-    for size, some in itertools.groupby(cases, lambda case: case.size):
+    for size, group in itertools.groupby(cases, lambda case: case.size):
         problem = problem_of(config, FLAGS.data_dir, size)
-        for case in some:
+        for case in group:
             row = clock.row(case, problem)
             record["rows"].append(row)
             alone = case.runs == 1 and case.delivery == delivery and "us" in row
@@ -159,32 +166,18 @@ def throughput() -> pathlib.Path | None:
         files.check_writable(FLAGS.profile, "--profile")
         profile(config, cases[0])
         return None
-    problem_of(config, FLAGS.data_dir, cases[0].size)  # refuses what cannot be
-    # Read back from the cache, nothing would take its time to compile.
+    problem_of(config, FLAGS.data_dir, cases[0].size)  # raises if the size is impossible
+    # With the cache, compilation would take no time.
     jax.config.update("jax_enable_compilation_cache", False)
+    names = ("runs", "sizes", "deliveries", "full", "budget_s", "repeats", "timed_events")
     record = {"config": provenance.plain(config), "environment": provenance.environment()}
-    record["flags"] = {
-        name: getattr(FLAGS, name)
-        for name in (
-            "runs",
-            "sizes",
-            "deliveries",
-            "full",
-            "budget_s",
-            "repeats",
-            "timed_events",
-        )
-    }
+    record |= {"flags": {name: getattr(FLAGS, name) for name in names}}
     record |= measure(config, cases)
-    out = pathlib.Path(FLAGS.out or "results/throughput")
-    files.write_text(out / "throughput.json", json.dumps(record, indent=1) + "\n")
-    files.write_text(out / "throughput.md", report.report(record))
-    plots.scaling(record["rows"], out / "throughput")
-    print(f"\n{report.report(record)}")
+    folder = write("throughput", record, report.report(record))
+    plots.scaling(record["rows"], folder / "throughput")
     for before in old:
         print(report.compare(before, record))
-    print(f"written to {out}")
-    return out
+    return folder
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The same event in PyTorch: FAR-SIGN on the same sizes, as one would write it there.
+"""The same event of FAR-SIGN in PyTorch, on the same sizes, written as is usual there.
 
-"one by one" moves a coordinate, evaluates, moves it back; "batched" hands all points to
-`torch.func.vmap`.
+"one by one" changes a coordinate, evaluates the loss and restores the coordinate; "batched"
+evaluates all points with `torch.func.vmap`.
 """
 
 import importlib.util
@@ -13,11 +13,11 @@ from benchmarks.timing import take_turns
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness.timing import spread
 
-EVENTS = 10  # per timing
+EVENTS = 10  # events per timing
 
 
 def measure(config: PanelConfig, sizes: Sizes) -> list[dict[str, Any]]:
-    """Microseconds per event of each way to write it; nothing where there is no PyTorch."""
+    """Microseconds per event of each variant; an empty list if PyTorch is not installed."""
     if not importlib.util.find_spec("torch"):
         return []
     import torch  # pyright: ignore[reportMissingImports]
@@ -26,17 +26,17 @@ def measure(config: PanelConfig, sizes: Sizes) -> list[dict[str, Any]]:
     with torch.no_grad():
         for name, event in _events(torch, config, sizes).items():
 
-            def some(event=event):
+            def several(event=event):
                 for _ in range(EVENTS):
                     event()
 
-            timing = spread(*take_turns([some], EVENTS))
+            timing = spread(*take_turns([several], EVENTS))
             rows.append({"torch": torch.__version__, "oracle": name} | timing)
     return rows
 
 
 def _losses(torch: Any, sizes: Sizes) -> Any:
-    """(x [d], inputs, labels) -> mean loss."""
+    """The function `(x [d], inputs, labels) -> mean loss`."""
     shapes = [shape for a, b in sizes.layers for shape in ((a, b), (b,))]
     numbers = [math.prod(shape) for shape in shapes]
 
@@ -52,7 +52,7 @@ def _losses(torch: Any, sizes: Sizes) -> Any:
 
 
 def _events(torch: Any, config: PanelConfig, sizes: Sizes) -> dict[str, Any]:
-    """Each way to answer as an event: ask, answer, deliver."""
+    """Each variant of the oracle in an event: the query, the answer and its delivery."""
     m, b, k, d, delta = config.workers, sizes.batch, sizes.directions, sizes.dim, config.delta
     images = torch.rand(10_000, sizes.layers[0][0])
     labels = torch.randint(0, sizes.classes, (10_000,))

@@ -1,1 +1,1 @@
-"""Experiments: one file per table or figure, `python -m experiments.NAME --help`."""
+"""Experiments: one command per table or figure; see `python -m experiments.NAME --help`."""

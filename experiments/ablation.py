@@ -1,13 +1,15 @@
-"""How much FAR-SIGN can learn from the same number of evaluations, idea by idea.
+"""What each variant of FAR-SIGN learns from the same number of loss evaluations.
 
     python -m experiments.ablation                            MNIST, 5 seeds
     python -m experiments.ablation --seeds 1 --variants tuned,forward
 
-The setting of Table 3, and its budget: what --events answers of two evaluations per direction
-cost. Ideas that need fewer evaluations per answer are given more answers, and their steps
-shrink as often per evaluation. Each idea is measured by itself, on top of the one it names.
-Writes table.md (best accuracy of each seed, mean over seeds, for every attack), results.csv and
-results.json under --out; the same command continues there.
+The setting and the budget are those of Table 3: the cost of --events answers with two
+evaluations per direction. A variant that needs fewer evaluations per answer gets more answers,
+and its step size decreases equally often per evaluation. Each variant is measured separately,
+on top of the one that its description names.
+
+Writes table.md (the mean over seeds of the best accuracy of each seed, for every attack),
+results.csv and results.json under --out. The same command continues there.
 """
 
 import dataclasses
@@ -25,60 +27,73 @@ from farsign_jax.io import files, tables
 from farsign_jax.oracles.zeroth_order import evaluations
 from farsign_jax.validation import lookup, require
 
-flags.DEFINE_list("variants", None, "Which ones; default: all.")
+flags.DEFINE_list("variants", None, "Variants to run. Default: all.")
 
 
-class Idea(NamedTuple):
-    """Options of far_sign, and what they are."""
+class Variant(NamedTuple):
+    """Options of far_sign and their description."""
 
     options: dict[str, Any]
-    says: str
+    description: str
 
     @property
     def method(self) -> str:
-        told = ",".join(f"{name}={value}" for name, value in self.options.items())
-        return f"far_sign:{told}" if told else "far_sign"
+        options = ",".join(f"{name}={value}" for name, value in self.options.items())
+        return f"far_sign:{options}" if options else "far_sign"
 
 
 _TUNED = {"step_size": 0.035}
 _FORWARD = {"step_size": 0.015, "scheme": "forward"}
 _ALIVE = _FORWARD | {"sampler": "alive"}
 
-IDEAS = {
-    "paper": Idea({}, "the paper's setting"),
-    "tuned": Idea(_TUNED, "half the step"),
-    "small": Idea({"step_size": 0.0175}, "a quarter of the step"),
-    "averaged": Idea(_TUNED | {"averaging": 2}, "tuned, averages of iterates, weights n^2"),
-    "forward": Idea(_FORWARD, "forward differences: k + 1 evaluations for k answers"),
-    "alive": Idea(_ALIVE, "forward, dead coordinates asked for less often"),
-    "alive_unbiased": Idea(_ALIVE | {"weights": "inverse"}, "alive, steps by 1 / probability"),
-    "rank": Idea(
-        _FORWARD | {"sampler": "rank", "floor": 0.3}, "forward, large derivatives more often"
+VARIANTS = {
+    "paper": Variant({}, "the setting of the paper"),
+    "tuned": Variant(_TUNED, "half the step size"),
+    "small": Variant({"step_size": 0.0175}, "a quarter of the step size"),
+    "averaged": Variant(_TUNED | {"averaging": 2}, "tuned, average of iterates, weights n^2"),
+    "forward": Variant(_FORWARD, "forward differences: k + 1 evaluations for k derivatives"),
+    "alive": Variant(_ALIVE, "forward, coordinates of dead units sampled less often"),
+    "alive_unbiased": Variant(
+        _ALIVE | {"weights": "inverse"}, "alive, steps weighted by 1 / probability"
     ),
-    "rank_unbiased": Idea(
+    "rank": Variant(
+        _FORWARD | {"sampler": "rank", "floor": 0.3},
+        "forward, large derivatives sampled more often",
+    ),
+    "rank_unbiased": Variant(
         _FORWARD | {"sampler": "rank", "floor": 0.3, "weights": "inverse"},
-        "rank, steps by 1 / probability",
+        "rank, steps weighted by 1 / probability",
     ),
-    "last_layer": Idea(_ALIVE | {"last_layer": 0.5}, "alive, half the step in the last layer"),
-    "soft": Idea(_ALIVE | {"soft": 0.5}, "alive, smaller steps where an average is small"),
-    "alive_averaged": Idea(_ALIVE | {"averaging": 2}, "alive, averages of iterates"),
-    "combined": Idea(
+    "last_layer": Variant(
+        _ALIVE | {"last_layer": 0.5}, "alive, half the step size in the last layer"
+    ),
+    "soft": Variant(_ALIVE | {"soft": 0.5}, "alive, smaller steps where y is small"),
+    "alive_averaged": Variant(_ALIVE | {"averaging": 2}, "alive, average of iterates"),
+    "combined": Variant(
         _ALIVE | {"weights": "inverse", "soft": 1, "step_size": 0.02, "last_layer": 0.5},
-        "alive_unbiased, softer steps, half of them in the last layer",
+        "alive_unbiased, softer steps, half the step size in the last layer",
     ),
-    "bfloat16": Idea(_TUNED | {"storage": "bfloat16"}, "tuned, y in half the memory"),
-    "hashed": Idea(_TUNED | {"storage": "hashed", "slots": 3000}, "y in a quarter of it"),
-    "sketch": Idea(_TUNED | {"storage": "sketch", "slots": 2000}, "y in a quarter of it"),
-    "blocks": Idea(_TUNED | {"storage": "blocks", "slots": 6363}, "y in a quarter of it"),
-    "hashed_less": Idea(_TUNED | {"storage": "hashed", "slots": 100}, "y in 1/127 of it"),
+    "bfloat16": Variant(_TUNED | {"storage": "bfloat16"}, "tuned, y in 1/2 of the memory"),
+    "hashed": Variant(
+        _TUNED | {"storage": "hashed", "slots": 3000}, "tuned, y in 1/4 of the memory"
+    ),
+    "sketch": Variant(
+        _TUNED | {"storage": "sketch", "slots": 2000}, "tuned, y in 1/4 of the memory"
+    ),
+    "blocks": Variant(
+        _TUNED | {"storage": "blocks", "slots": 6363}, "tuned, y in 1/4 of the memory"
+    ),
+    "hashed_less": Variant(
+        _TUNED | {"storage": "hashed", "slots": 100}, "tuned, y in 1/127 of the memory"
+    ),
 }
 
 CONFIG = PanelConfig(eval_every=500)
-READ = all_but("methods", "aggregators", "buffers")  # it has its own
+READ = all_but("methods", "aggregators", "buffers")  # the variants choose these
 
 
 def _budgeted(config: PanelConfig, scheme: str) -> PanelConfig:
-    """As many evaluations as `config` needs for central differences."""
+    """The config with as many evaluations as it needs for central differences."""
     cost, usual = (evaluations(config.directions, s) for s in (scheme, "central"))
     events = config.events * usual // cost
     scaled = {n: getattr(config, n) * usual // cost for n in ("decay_every", "eval_every")}
@@ -86,32 +101,32 @@ def _budgeted(config: PanelConfig, scheme: str) -> PanelConfig:
 
 
 def ablation() -> pathlib.Path:
-    names = list(IDEAS) if FLAGS.variants is None else FLAGS.variants
-    require(len(names) > 0, f"--variants names none: known: {', '.join(IDEAS)}")
-    chosen = {name: lookup("idea", name, IDEAS) for name in names}
+    names = list(VARIANTS) if FLAGS.variants is None else FLAGS.variants
+    require(len(names) > 0, f"--variants is empty: known: {', '.join(VARIANTS)}")
+    chosen = {name: lookup("variant", name, VARIANTS) for name in names}
     base = configure(CONFIG)
-    folder = folder_for("ablation", base, ideas=sorted(chosen))
+    folder = folder_for("ablation", base, variants=sorted(chosen))
     panels = []
-    for name, idea in chosen.items():
-        config = _budgeted(base, idea.options.get("scheme", "central"))
-        config = dataclasses.replace(config, methods=(idea.method,))
-        panels.append(panel.ready(config, FLAGS.data_dir, name=name, told={"idea": name}))
+    for name, variant in chosen.items():
+        config = _budgeted(base, variant.options.get("scheme", "central"))
+        config = dataclasses.replace(config, methods=(variant.method,))
+        panels.append(panel.ready(config, FLAGS.data_dir, name=name, told={"variant": name}))
     rows = perform(panels, folder)
     multi_host.part()
-    lines, summary = [], []
-    for name, idea in chosen.items():
-        entries = summary_lib.summarise([row for row in rows if row["idea"] == name])
-        summary += [{"idea": name} | entry for entry in entries]
+    lines, summary, header = [], [], []
+    for name, variant in chosen.items():
+        entries = summary_lib.summarise([row for row in rows if row["variant"] == name])
+        summary += [{"variant": name} | entry for entry in entries]
         best = [entry["best"] for entry in entries]
         cells = [summary_lib.percent(value) for value in (*best, min(best))]
-        lines.append([name, *cells, f"`{idea.method}`", idea.says])
-    header = ["idea", *(e["attack"] for e in entries), "worst", "method", "what it is"]
+        header = ["variant", *(e["attack"] for e in entries), "worst", "method", "what it is"]
+        lines.append([name, *cells, f"`{variant.method}`", variant.description])
     folder.write_rows(rows, summary)
     table = tables.markdown_table(header, lines)
     budget = base.events * evaluations(base.directions, "central")
     table = f"{budget:,} evaluations in each run; seeds: {len(base.seeds)}\n\n{table}"
     files.write_text(folder.path / "table.md", table)
-    print(f"\n{table}\nall of it is in {folder.path}")
+    print(f"\n{table}\nThe results are in {folder.path}.")
     return folder.path
 
 

@@ -1,18 +1,23 @@
-"""What delays, stragglers, uneven arrivals and liars with a clock do to each server.
+"""How delays, stragglers, uneven arrivals and timing attacks affect each server.
 
     python -m experiments.asynchrony                 all panels, about 24 minutes on two cores
     python -m experiments.asynchrony --panels a      one of them
 
-    a   accuracy against staleness: 0, 1, 4 or 16 questions open at each of 25 workers
-    b   virtual seconds to an accuracy of 0.8 against stragglers: who waits, who does not
+    a   accuracy against staleness: 0, 1, 4 or 16 outstanding queries at each of 25 workers
+    b   virtual seconds to an accuracy of 0.8 with stragglers, for servers that wait and that do
+        not wait for them
     c   heavy-tailed service times, with finite and with infinite second moment of staleness
-    d   uneven arrivals, with and without weights; liars that answer more often than they say
-    e   attacks on time, together with lies, against every server and FAR-SIGN's defences
+    d   uneven arrivals, with and without weights; Byzantine workers that answer more often than
+        they report
+    e   timing attacks combined with attacks on messages, against every server and FAR-SIGN's
+        defences
 
-On the embedded digits. Every method is run with the same few multiples of its step size, and
-its best one is shown, so that nobody loses for a step that suits fresh answers only. Writes
-results.csv and results.json (every run), and for each panel X.md (what is shown) and
-X.png/pdf, under --out.
+The experiments use the embedded digits. Every method runs with the same few multiples of its
+step size and the best one is shown, so that a step size that suits fresh answers only is not a
+disadvantage.
+
+Writes results.csv and results.json (all runs) and, for each panel X, X.md (the figures shown)
+and X.png/pdf under --out.
 """
 
 import dataclasses
@@ -32,7 +37,7 @@ from farsign_jax.harness.progress import Progress
 from farsign_jax.io import processes
 from farsign_jax.validation import lookup, require
 
-flags.DEFINE_list("panels", ["a", "b", "c", "d", "e"], "Which ones.")
+flags.DEFINE_list("panels", ["a", "b", "c", "d", "e"], "Panels to run.")
 
 # The panels choose these themselves.
 READ = all_but("arrivals", "timing_attack", "rounds", "byzantine_placement", "delivery")
@@ -58,39 +63,45 @@ CONFIG = PanelConfig(
 
 
 def _each(config: PanelConfig, **changes: Any) -> Iterable[PanelConfig]:
-    """The methods of a config, one by one."""
+    """The config with each of its methods alone."""
     for method in config.methods:
         yield dataclasses.replace(config, methods=(method,), **changes)
 
 
+def _facet(base: PanelConfig, byzantine: int) -> str:
+    if byzantine:
+        return f"{byzantine} of {base.workers} workers are Byzantine"
+    return "all workers are honest"
+
+
 def _staleness(base: PanelConfig) -> Iterable[Cell]:
-    for depth, liars in itertools.product((0, 1, 4, 16), (0, base.byzantine)):
+    for depth, byzantine in itertools.product((0, 1, 4, 16), (0, base.byzantine)):
         delivery = f"outstanding:{depth}" if depth else "fresh"
         stale = depth * base.workers - 1 if depth else 0
-        facet = f"{liars} of {base.workers} lie ({base.attacks[0]})" if liars else "nobody lies"
-        for config in _each(base, delivery=delivery, byzantine=liars):
+        facet = _facet(base, byzantine) + (f" ({base.attacks[0]})" if byzantine else "")
+        for config in _each(base, delivery=delivery, byzantine=byzantine):
             yield Cell(facet, stale, config)
 
 
 def _stragglers(base: PanelConfig) -> Iterable[Cell]:
     waiting = ("sgd", "sign_sgd_mv")
-    facet = "one answer in ten is a straggler"
+    facet = "one answer in ten is slow"
     for slow in (1, 3, 10, 30, 100):
-        told = {"arrivals": f"bimodal:slow={slow},share=0.1", "byzantine": 0}
-        for config in _each(base, **told):
+        settings = {"arrivals": f"bimodal:slow={slow},share=0.1", "byzantine": 0}
+        for config in _each(base, **settings):
             yield Cell(facet, slow, config)
         for method in waiting:
-            config = dataclasses.replace(base, methods=(method,), **told)
+            config = dataclasses.replace(base, methods=(method,), **settings)
             yield Cell(facet, slow, config, f"{method}, waits for all")
         fastest = f"fastest:wait={4 * base.workers // 5}"
-        config = dataclasses.replace(base, methods=("sgd",), rounds=fastest, **told)
+        config = dataclasses.replace(base, methods=("sgd",), rounds=fastest, **settings)
         yield Cell(facet, slow, config, "sgd, waits for 4 of 5")
 
 
 def _heavy_tails(base: PanelConfig) -> Iterable[Cell]:
     for shape in (5, 3, 2.5, 2, 1.5, 1.1):
         for config in _each(base, arrivals=f"pareto:shape={shape}", byzantine=0):
-            yield Cell("nobody lies", shape, config)
+            yield Cell(_facet(base, 0), shape, config)
 
 
 _WEIGHTED = ("far_sign", "far_sign:arrival_rates=known", "far_sign:arrival_rates=estimate")
@@ -99,34 +110,36 @@ _CAPPED = "far_sign:rate_cap=1.2"
 
 def _uneven(base: PanelConfig) -> Iterable[Cell]:
     fast = base.workers // 5
-    told = {"partition": "two_camps", "byzantine": 0, "events": 2 * base.events}
-    told |= {"methods": (*_WEIGHTED, "async_sgd")}
-    skewed = dataclasses.replace(base, **told)
+    settings = {"partition": "two_camps", "byzantine": 0, "events": 2 * base.events}
+    settings |= {"methods": (*_WEIGHTED, "async_sgd")}
+    heterogeneous = dataclasses.replace(base, **settings)
     for spread in (1, 4, 16, 64):
-        for config in _each(skewed, arrivals=f"exponential:spread={spread},fast={fast}"):
-            yield Cell(f"{fast} fast workers know half of the labels", spread, config)
-    told = {"attacks": ("sign_flip",), "methods": (*_WEIGHTED, _CAPPED)}
-    flooded = dataclasses.replace(base, **told)
+        for config in _each(heterogeneous, arrivals=f"exponential:spread={spread},fast={fast}"):
+            yield Cell(f"{fast} fast workers have half of the labels", spread, config)
+    settings = {"attacks": ("sign_flip",), "methods": (*_WEIGHTED, _CAPPED)}
+    flooded = dataclasses.replace(base, **settings)
     for rate in (1, 2, 4, 8, 16):
-        told = {"arrivals": "exponential", "timing_attack": f"flood:rate={rate}"}
-        for config in _each(flooded, **told, events=_events(base, rate)):
-            yield Cell("liars flood, and say they do not", rate, config)
+        settings = {"arrivals": "exponential", "timing_attack": f"flood:rate={rate}"}
+        for config in _each(flooded, **settings, events=_events(base, rate)):
+            yield Cell("Byzantine workers flood, and report that they do not", rate, config)
 
 
 def _events(base: PanelConfig, rate: float) -> int:
-    """As many virtual seconds where liars are so many times as fast as the others."""
+    """The events of the same virtual seconds if Byzantine workers are `rate` times as fast."""
     honest = base.workers - base.byzantine
     return round(base.events * (honest + rate * base.byzantine) / base.workers)
 
 
 def _timing(base: PanelConfig) -> Iterable[Cell]:
-    rules = [m for m in base.methods if m != "async_zo_sgd"]  # which replay cannot read
+    rules = [
+        m for m in base.methods if m != "async_zo_sgd"
+    ]  # `replay` cannot forge its answers
     rules = ["far_sign", _CAPPED, "far_sign:arrival_rates=estimate", *rules, "sgd"]
     base = dataclasses.replace(
         base, arrivals="exponential", methods=tuple(dict.fromkeys(rules))
     )
-    for lie in ("sign_flip", "replay"):
-        for name, rate, told in (
+    for attack in ("sign_flip", "replay"):
+        for name, rate, settings in (
             ("", 1, {}),
             (" + flood", 5, {"timing_attack": "flood:rate=5"}),
             (
@@ -143,14 +156,14 @@ def _timing(base: PanelConfig) -> Iterable[Cell]:
                 {"timing_attack": "withhold", "byzantine_placement": "one_buffer"},
             ),
         ):
-            if lie == "replay" and name not in ("", " + flood"):
-                continue  # who hardly says anything does not repeat itself
-            told = {"attacks": (lie,), "events": _events(base, rate)} | told
-            for config in _each(base, **told):
+            if attack == "replay" and name not in ("", " + flood"):
+                continue  # a worker that hardly answers has nothing to replay
+            settings = {"attacks": (attack,), "events": _events(base, rate)} | settings
+            for config in _each(base, **settings):
                 wait = f"fastest:wait={base.workers - base.byzantine}"
                 line = "sgd, waits for 4 of 5" if config.in_rounds else ""
                 config = dataclasses.replace(config, rounds=wait)
-                yield Cell(f"{base.byzantine} of {base.workers} lie", lie + name, config, line)
+                yield Cell(_facet(base, base.byzantine), attack + name, config, line)
 
 
 PANELS = {
@@ -160,25 +173,28 @@ PANELS = {
     "b": Figure(
         _stragglers,
         "Who waits for stragglers",
-        "times as slow as the others",
+        "slowness of the stragglers, times the others",
         f"virtual seconds to {TARGET:.0%}",
     ),
     "c": Figure(
         _heavy_tails,
-        "Heavy tails: below 2, staleness has no second moment",
+        "Heavy tails: below shape 2, staleness has no second moment",
         "shape of the Pareto service times",
     ),
-    "d": Figure(_uneven, "Uneven arrivals", "times as fast as the others"),
-    "e": Figure(_timing, "Lies and attacks on time", "attack"),
+    "d": Figure(_uneven, "Uneven arrivals", "speed, times the others"),
+    "e": Figure(_timing, "Attacks on messages and on time", "attack"),
 }
 
 
 def _check(config: PanelConfig) -> None:
     for name in ("attacks", "aggregators"):
         given = getattr(config, name)
-        require(len(given) == 1, f"the panels need one of --{name}: got {', '.join(given)}")
+        require(
+            len(given) == 1,
+            f"the panels need one of --{name}: got {', '.join(given)}",
+        )
     require(config.workers >= 5, f"the panels need workers >= 5: got {config.workers}")
-    require(len(FLAGS.panels) > 0, f"--panels names none: known: {', '.join(PANELS)}")
+    require(len(FLAGS.panels) > 0, f"--panels is empty: known: {', '.join(PANELS)}")
 
 
 def asynchrony() -> pathlib.Path | None:
@@ -202,7 +218,7 @@ def asynchrony() -> pathlib.Path | None:
             figure_grid.show(name, figure, mine, folder)
     progress.close()
     multi_host.part()
-    print(f"all of it is in {folder.path}")
+    print(f"The results are in {folder.path}.")
     return folder.path
 
 

@@ -1,24 +1,26 @@
-"""AsynRSA-VR: the three figures of its paper, and its theorem.
+"""AsynRSA-VR: the three figures of its paper, and the claims of its theorem.
 
     python -m experiments.asynrsa                      about 9 minutes on two cores
-    python -m experiments.asynrsa --claims figure2     one of them
+    python -m experiments.asynrsa --claims figure2     one figure
     python -m experiments.asynrsa --preset smoke       a minute, embedded digits
 
-    figure1    8 workers, nobody lies, all take part: which lambda?
-    figure2    25 workers of which 5 lie, all take part: AsynRSA-VR, RSA, and SGD with the
-               geometric median, the median and Krum
-    figure3    the same, each taking part with probability 0.4: AsynRSA-VR and Federated SGD
-    byrd_saga  figure 2 with Byrd-SAGA, which is not in the paper
+    figure1    8 honest workers, all of which participate: the choice of lambda
+    figure2    25 workers, 5 of them Byzantine, all of which participate: AsynRSA-VR, RSA, and
+               SGD with the geometric median, the median and Krum
+    figure3    the same, but each participates with probability 0.4: AsynRSA-VR and Federated
+               SGD
+    byrd_saga  figure 2 with Byrd-SAGA, which the paper does not contain
     theorem    Theorem 1 with all its constants, and Lemma 1, on quadratics
 
-Softmax regression on MNIST in shards of unbalanced classes, one example per gradient, step
-size 0.001, f_0 = 0.01 |x|^2 / 2, 20,000 rounds; liars send 10,000 everywhere, or N(0, 100^2),
-as models to RSA and as gradients to SGD. The objective is a sum over workers: SGD scales its
-aggregate by their number, 25. The paper leaves open how classes are spread and how long it
-runs; here liars hold shards, too, and the honest four fifths of the data.
+The model is softmax regression on MNIST, in shards of unbalanced classes. A gradient uses one
+example, the step size is 0.001, f_0 = 0.01 |x|^2 / 2, and there are 20,000 rounds. Byzantine
+workers send 10,000 in every coordinate or N(0, 100^2), as models to RSA and as gradients to
+SGD. The objective is a sum over workers, so that SGD multiplies its aggregate by their number,
+25. The paper does not specify the distribution of classes and the number of rounds. Here
+Byzantine workers have shards as well, and honest workers have four fifths of the data.
 
-Writes table.md (claim, measured, verdict), results.csv, results.json and a figure for each
-under --out; the same command continues there.
+Writes table.md (claim, measurement, verdict), results.csv, results.json and a figure for each
+part under --out. The same command continues there.
 """
 
 import dataclasses
@@ -33,7 +35,7 @@ from experiments.parts import quadratic_consensus
 from farsign_jax.config import schedules
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness import panel, plots, summary
-from farsign_jax.harness.claims import Finding, selected, table, without_verdicts
+from farsign_jax.harness.claims import Finding, table
 from farsign_jax.harness.command import folder_for, main, perform
 from farsign_jax.harness.flags import FLAGS, configure
 from farsign_jax.io import files, run_folder
@@ -41,7 +43,7 @@ from farsign_jax.validation import require
 
 CLAIMS = ("figure1", "figure2", "figure3", "byrd_saga", "theorem")
 
-flags.DEFINE_integer("rounds_run", None, "Rounds of figures 1 to 3.", lower_bound=1)
+flags.DEFINE_integer("rounds_run", None, "Number of rounds of figures 1 to 3.", lower_bound=1)
 
 PENALTIES = (1e-4, 0.05, 0.5, 0.8, 1.0, 3.0)
 WEIGHT_DECAY = 0.01
@@ -73,29 +75,29 @@ READ += ("partition", "heterogeneity", "batch_size", "step_size", "dry_run", "te
 Row = dict[str, Any]
 
 
-def _own(name: str) -> str:
+def _regularized(name: str) -> str:
     return f"{name}:weight_decay={WEIGHT_DECAY}"
 
 
 def _summed(name: str, workers: int) -> str:
-    return f"{_own(name)},scale={workers}"
+    return f"{_regularized(name)},scale={workers}"
 
 
 def _figure(base: PanelConfig, name: str, rounds: int) -> PanelConfig:
-    """The setting of a figure, as the paper has it."""
+    """The setting of a figure in the paper."""
     if name == "figure1":
-        told: Row = {"workers": 8, "byzantine": 0, "attacks": ("none",)}
-        ours = _own("asyn_rsa_vr")
-        told["methods"] = tuple(f"{ours},penalty={value:g}" for value in PENALTIES)
+        changes: Row = {"workers": 8, "byzantine": 0, "attacks": ("none",)}
+        ours = _regularized("asyn_rsa_vr")
+        changes["methods"] = tuple(f"{ours},penalty={value:g}" for value in PENALTIES)
     elif name == "figure2":
-        methods = _own("asyn_rsa_vr"), _own("rsa"), _summed("sgd", base.workers)
-        told = {"methods": methods}
+        methods = _regularized("asyn_rsa_vr"), _regularized("rsa"), _summed("sgd", base.workers)
+        changes = {"methods": methods}
     elif name == "byrd_saga":
-        told = {"methods": (_own("asyn_rsa_vr"), _summed("byrd_saga", base.workers))}
+        changes = {"methods": (_regularized("asyn_rsa_vr"), _summed("byrd_saga", base.workers))}
     else:
-        told = {"methods": (_own("asyn_rsa_vr"), _summed("fed_sgd", base.workers))}
-        told["rounds"] = "partial:participation=0.4"
-    config = dataclasses.replace(base, **told)
+        changes = {"methods": (_regularized("asyn_rsa_vr"), _summed("fed_sgd", base.workers))}
+        changes["rounds"] = "partial:participation=0.4"
+    config = dataclasses.replace(base, **changes)
     answers = schedules.answers_per_round(config)
     every = max(rounds // 200, 1)
     return dataclasses.replace(
@@ -104,7 +106,7 @@ def _figure(base: PanelConfig, name: str, rounds: int) -> PanelConfig:
 
 
 def _final(rows: list[Row]) -> dict[tuple[str, str], float]:
-    """(method, attack) -> accuracy in percent, mean over seeds and the last tenth of a run."""
+    """(method, attack) -> percent accuracy, the mean over seeds and the last tenth of a run."""
     found: dict[tuple[str, str], list[float]] = {}
     last = max(row["event"] for row in rows)
     for row in rows:
@@ -121,18 +123,18 @@ def _short(name: str) -> str:
     return " ".join(filter(None, (method, aggregator, penalty and f"lambda={penalty}")))
 
 
-def _said(values: dict[str, float]) -> str:
+def _listed(values: dict[str, float]) -> str:
     return ", ".join(f"{_short(name)} {value:.1f}" for name, value in values.items())
 
 
 def _judge(name: str, rows: list[Row]) -> list[Finding]:
-    """What the paper claims of a figure, and what is seen."""
+    """The claims of the paper about a figure, and what was measured."""
     final, findings = _final(rows), []
     for attack in dict.fromkeys(attack for _, attack in final):
         mine = {method: v for (method, a), v in final.items() if a == attack}
         ours, *others = mine.values()
         if name == "figure1":
-            claim = "lambda = 0.05 is best, much less and much more are worse"
+            claim = "lambda = 0.05 is best, and much smaller and much larger values are worse"
             least, best, *_, most = mine.values()
             worse = max(least, most) < best - 0.1
             verdict = "refuted"
@@ -151,7 +153,7 @@ def _judge(name: str, rows: list[Row]) -> list[Finding]:
             claim = f"Federated SGD fails, AsynRSA-VR does not: {attack}"
             verdict = "holds" if ours > 80 and others[0] < 50 else "refuted"
         source = f"Figure {name[-1]}" if name.startswith("figure") else "not in the paper"
-        findings.append(Finding(source, claim, f"{_said(mine)} %", verdict))
+        findings.append(Finding(source, claim, f"{_listed(mine)} %", verdict))
     return findings
 
 
@@ -164,26 +166,22 @@ def _theorem(
     jax.config.update("jax_enable_x64", False)
     entries = []
     for row in rows:
-        facet = f"{row['liars']} liars, gamma = {row['gamma']:g}"
+        facet = f"{row['byzantine']} Byzantine, gamma = {row['gamma']:g}"
         line = f"{row['method']}, noise {row['noise']:g}"
         entries.append({"facet": facet, "line": line, "x": row["event"], "value": row["error"]})
     title, y = "Theorem 1", "T (AsynRSA-VR), (x - x*)^2 (RSA)"
     out = folder.path / "theorem.png"
     plots.powers(entries, out, title, "rounds", y, marker="", log_x=False)
     entries = [
-        {
-            "facet": "Lemma 1",
-            "line": f"p = {row['p']}",
-            "x": row["times"],
-            "value": row["error"],
-        }
+        {"facet": "Lemma 1", "line": f"p = {row['p']}", "x": row["times"]}
+        | {"value": row["error"]}
         for row in others
     ]
     plots.powers(
         entries,
         folder.path / "lemma.png",
         "Consensus",
-        "lambda, of what is needed",
+        "lambda, as a multiple of the sufficient value",
         "(x - x~)^2",
     )
     return findings + more, rows + others
@@ -198,27 +196,24 @@ def asynrsa() -> pathlib.Path:
     folder = folder_for("asynrsa", base, claims=names, rounds_run=rounds)
     panels = [
         panel.ready(
-            _figure(base, name, rounds),
-            FLAGS.data_dir,
-            name=name,
-            told={"figure": name},
+            _figure(base, name, rounds), FLAGS.data_dir, name=name, told={"figure": name}
         )
         for name in names
         if name != "theorem"
     ]
-    notes = ["The theorem comes after these, and is not counted."]
+    notes = ["The theorem is tested afterwards and is not counted."]
     rule = "--dry_run tells of the figures, not of the theorem: got --claims=theorem"
     require(panels or not FLAGS.dry_run, rule)
     if not FLAGS.dry_run:
         folder.claim()
     findings: list[Finding] = []
     rows = perform(panels, folder, notes if "theorem" in names else []) if panels else []
-    for made in panels:
-        mine = [row for row in rows if row["figure"] == made.name]
-        findings += _judge(made.name, mine)
+    for figure in panels:
+        mine = [row for row in rows if row["figure"] == figure.name]
+        findings += _judge(figure.name, mine)
         named = [{"method": _short(row["method"]), "round": row["event"]} for row in mine]
         shown = [row | names for row, names in zip(mine, named, strict=True)]
-        plots.curves(shown, folder.path / f"{made.name}.png", ("round",))
+        plots.curves(shown, folder.path / f"{figure.name}.png", ("round",))
     if "theorem" in names:
         more, others = _theorem(size, folder)
         findings += more
@@ -227,7 +222,7 @@ def asynrsa() -> pathlib.Path:
         findings = without_verdicts(findings)
     folder.write_rows(rows)
     files.write_text(folder.path / "table.md", table(findings))
-    print(f"\n{table(findings)}\nall of it is in {folder.path}")
+    print(f"\n{table(findings)}\nThe results are in {folder.path}.")
     return folder.path
 
 

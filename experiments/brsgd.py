@@ -1,20 +1,24 @@
-"""Byzantine-resilient SGD: its rate, its random iterate, and which rules are resilient.
+"""Byzantine-resilient SGD: its rate, its random iterate, and the resilience of aggregators.
 
     python -m experiments.brsgd                     about 7 minutes on two cores
     python -m experiments.brsgd --claims rates      one group of claims
     python -m experiments.brsgd --preset smoke      under 2 minutes, too short to judge
 
-    rates         Corollary 4.1: min_k and R_K gradient norms against the bound with its
-                  constants and against K^-(1-p)/2, for four p; other workers lie in each round
+    rates         Corollary 4.1: the gradient norms of min_k and R_K against the bound with its
+                  constants and against K^-(1-p)/2, for four values of p; other workers are
+                  Byzantine in each round
     resilience    Assumption 2.2 (inner product, second moment) for every aggregator and attack,
                   far from a stationary point and near one; Krum's eta(m, q)
-    aggregators   how far every aggregator comes under every attack, with noise that stays and
-                  noise that vanishes with the gradient
-    network       a network of softmax units, flat at infinity, which the older theory excludes
+    aggregators   the final gradient norm of every aggregator under every attack, with constant
+                  noise and with noise proportional to the gradient
+    network       a network of softmax units, whose gradient vanishes at infinity, which older
+                  theory excludes
 
-The first three on a smooth function of ten variables that is not convex, 11 workers of which 2
-lie. The same command with the same --out continues. Writes table.md (claim, measured,
-verdict), resilience.md, results.csv, results.json and a figure per group under --out.
+The first three groups use a smooth function of ten variables that is not convex, and 11
+workers, 2 of which are Byzantine. The same command with the same --out continues.
+
+Writes table.md (claim, measurement, verdict), resilience.md, results.csv, results.json and a
+figure for each group under --out.
 """
 
 import pathlib
@@ -41,20 +45,21 @@ SIZES = {"full": Size(), "smoke": Size(1_000, 2, 100, 60)}
 def constants(
     rule: str, attack: str, relative: bool, samples: int, states: np.ndarray
 ) -> tuple[float, float]:
-    """The worst sin alpha and second moment of Assumption 2.2 at these iterates f[n, d]."""
+    """The largest sin alpha and second moment of Assumption 2.2 at the iterates f[n, d]."""
     problem = nonconvex_problem.problem_of(relative)
     worker = oracles.stochastic_gradient(problem.losses, batch_size=1)
-    lies, made, found = nonconvex_problem.make_attack(attack), aggregators.make(rule), []
+    adversary, aggregator = nonconvex_problem.make_attack(attack), aggregators.make(rule)
+    found = []
     for x in states:
         there, gradient = nonconvex_problem.at(problem, x)
-        told = resilience.answers(there, worker, lies, byzantine=Q, samples=samples)
-        found.append(resilience.estimate(made, told, gradient))
+        answers = resilience.answers(there, worker, adversary, byzantine=Q, samples=samples)
+        found.append(resilience.estimate(aggregator, answers, gradient))
     return max(f.sin_alpha for f in found), max(f.moment for f in found)
 
 
 POWERS = (0.55, 0.66, 0.75, 0.9)
 
-# (rule, attack, noise that vanishes with the gradient)
+# (rule, attack, whether the noise is proportional to the gradient)
 RATES = (
     ("mean", "none", False),
     ("krum:f=2", "sign_flip:scale=3", False),
@@ -75,54 +80,55 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        noise = "noise like the gradient" if self.relative else "noise that stays"
+        noise = "relative noise" if self.relative else "constant noise"
         return f"{self.rule.partition(':')[0]}, {self.attack.partition(':')[0]}, {noise}"
 
     @property
     def bc(self) -> tuple[float, float]:
-        """B' and C', as E|G|^2 is |grad F|^2 and the noise: a multiple of it, or constant."""
+        """B' and C': E|G|^2 is |grad F|^2 plus noise, which is a multiple of it or constant."""
         noise = SIGMA**2 * D
-        of = (1 + noise, 0.0) if self.relative else (1.0, noise)
-        return self.moment * of[0], self.moment * of[1]
+        b, c = (1 + noise, 0.0) if self.relative else (1.0, noise)
+        return self.moment * b, self.moment * c
 
     @property
     def first(self) -> float:
-        """alpha_0; where nothing is promised, some other one."""
-        share = 1 - max(self.sin_alpha, 0.0) if self.sin_alpha < 1 else 0.1
-        return share / (SMOOTHNESS * self.bc[0])
+        """alpha_0 of the corollary, or an arbitrary one where it promises nothing."""
+        factor = 1 - max(self.sin_alpha, 0.0) if self.sin_alpha < 1 else 0.1
+        return factor / (SMOOTHNESS * self.bc[0])
 
     def limit(self, rounds: np.ndarray, power: float) -> np.ndarray:
-        gap = (
-            float(nonconvex_problem.VALUE(nonconvex_problem.problem_of(self.relative).x0))
-            - nonconvex_problem.LOWEST
-        )
-        b, c = self.bc
-        told = {"gap": gap, "smoothness": SMOOTHNESS, "sin_alpha": max(self.sin_alpha, 0.0)}
-        return np.array([resilience.bound(int(k), power, **told, b=b, c=c) for k in rounds])
+        """The bound of Corollary 4.1 after each of these numbers of rounds."""
+        x0 = nonconvex_problem.problem_of(self.relative).x0
+        (b, c), gap = self.bc, float(nonconvex_problem.VALUE(x0)) - nonconvex_problem.LOWEST
+        known = {"gap": gap, "smoothness": SMOOTHNESS, "sin_alpha": max(self.sin_alpha, 0.0)}
+        return np.array([resilience.bound(int(k), power, **known, b=b, c=c) for k in rounds])
 
 
 def rates(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
+    """Corollary 4.1 for several rules, attacks and powers."""
     findings, rows, entries = [], [], []
     for rule, attack, relative in RATES:
-        found = constants(rule, attack, relative, size.samples, nonconvex_problem.along())
+        found = constants(rule, attack, relative, size.samples, nonconvex_problem.path())
         case = Case(rule, attack, relative, *found)
         hyper = {"power": POWERS, "step_size": [case.first] * len(POWERS)}
-        given = nonconvex_problem.lanes(
-            nonconvex_problem.problem_of(relative), size.rounds, size.seeds, hyper
-        )
-        trial = Trial(rule, attack, watch=True)
+        problem = nonconvex_problem.problem_of(relative)
+        batch = nonconvex_problem.run_batch(problem, size.rounds, size.seeds, hyper)
         columns = nonconvex_problem.follow(
-            trial, given, nonconvex_problem.GRADIENT, f"rates-{case.name}", folder
+            Trial(rule, attack, watch=True),
+            batch,
+            nonconvex_problem.GRADIENT,
+            f"rates-{case.name}",
+            folder,
         )
         k = columns["event"][0]
         tail = theory.log_spaced(k, k[-1] / 25, 40)
         shape = (size.seeds, len(POWERS), -1)
         for at, power in enumerate(POWERS):
-            mine = {n: c.reshape(shape)[:, at] for n, c in columns.items()}
-            least = np.minimum.accumulate(mine["gradient"].mean(axis=0))
-            findings.append(_judge(case, power, k, tail, least, mine))
+            runs = {n: c.reshape(shape)[:, at] for n, c in columns.items()}
+            least = np.minimum.accumulate(runs["gradient"].mean(axis=0))
+            findings.append(_judge(case, power, k, tail, least, runs))
             for i in tail.tolist():
-                n, value = int(k[i]), float(mine["expected"][:, i].mean())
+                n, value = int(k[i]), float(runs["expected"][:, i].mean())
                 point = {"facet": case.name, "line": f"p = {power}", "x": n}
                 entries.append(point | {"value": value})
                 row = {"figure": "rates", "line": case.name, "power": power, "event": n}
@@ -136,77 +142,80 @@ def _judge(
     rounds: np.ndarray,
     tail: np.ndarray,
     least: np.ndarray,
-    mine: dict[str, np.ndarray],
+    runs: dict[str, np.ndarray],
 ) -> Finding:
-    """min_k and R_K against the bound, in the last 96 % of a run, and against its rate."""
-    expected, rate = mine["expected"], (1 - power) / 2
+    """Compares min_k and R_K with the bound, in the last 96 % of a run, and with its rate."""
+    expected, rate = runs["expected"], (1 - power) / 2
     slope = theory.slope(rounds[tail], expected[:, tail])
-    said = f"min {least[-1]:.2g}, R_K {expected[:, -1].mean():.2g} "
-    said += f"({mine['drawn'][:, -1].mean():.2g} as drawn), falls as K^{slope.value:.2f} "
-    said += f"[{slope.low:.2f}, {slope.high:.2f}]"
+    measured = f"min {least[-1]:.2g}, R_K {expected[:, -1].mean():.2g} "
+    measured += f"({runs['drawn'][:, -1].mean():.2g} as drawn), falls as K^{slope.value:.2f} "
+    measured += f"[{slope.low:.2f}, {slope.high:.2f}]"
     if case.sin_alpha < 1:
-        claim = f"below the bound, R_K as K^-{rate:.3f}: {case.name}, p = {power}"
+        claim = f"below the bound, R_K falls as K^-{rate:.3f}: {case.name}, p = {power}"
         limit = case.limit(rounds[tail], power)
         largest = np.maximum(least[tail], expected[:, tail].mean(axis=0))
         share = (largest / limit).max()
-        said += f"; at most {share:.2f} of the bound"
+        measured += f"; at most {share:.2f} of the bound"
         verdict = "holds" if share <= 1 and slope.high <= -rate else "refuted"
     else:
-        claim = f"nothing is promised: {case.name}, p = {power}"
+        claim = f"no promise: {case.name}, p = {power}"
         verdict = "comes near" if least[-1] < 0.1 else "stays away"
-    said += f"; sin alpha {case.sin_alpha:.2f}, moment {case.moment:.2f}"
-    return Finding("Corollary 4.1", claim, said, verdict)
+    measured += f"; sin alpha {case.sin_alpha:.2f}, moment {case.moment:.2f}"
+    return Finding("Corollary 4.1", claim, measured, verdict)
 
 
 NETWORK_RULES = ("mean", "median", "krum:f=5", "geometric_median")
-NETWORK_LIES = ("none", "sign_flip:scale=3", "alie:z=1")
+NETWORK_ATTACKS = ("none", "sign_flip:scale=3", "alie:z=1")
 
 
 def network(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
-    """784 - 16 softmax units - 10, on the embedded digits; 25 workers, 5 of them lie."""
+    """A network of 784 inputs, 16 softmax units and 10 outputs, on the embedded digits.
+
+    There are 25 workers, 5 of which are Byzantine.
+    """
     findings, rows, entries = [], [], []
     data, roles = datasets.load("mnist_subset"), keys.split(0)
     images, labels = data.train_images, data.train_labels
-    held, sizes = partitions.partition(labels, 25, "iid", roles.partition)
+    shards, sizes = partitions.partition(labels, 25, "iid", roles.partition)
     module = models.MLP((16, 10), activation=nn.softmax)
-    problem = problems.classification(module, images, labels, held, sizes, roles.init)
+    problem = problems.classification(module, images, labels, shards, sizes, roles.init)
 
     @jax.jit
     def gradient(x):
-        every = jnp.arange(len(labels)).reshape(10, -1)
+        chunks = jnp.arange(len(labels)).reshape(10, -1)
 
-        def part(x, rows):
-            batch = jax.tree.map(lambda a: a[rows], problem.data)
-            return jax.grad(lambda x: problem.losses(x, batch).mean())(x)
+        def of_chunk(x, rows):
+            examples = jax.tree.map(lambda a: a[rows], problem.data)
+            return jax.grad(lambda x: problem.losses(x, examples).mean())(x)
 
-        def whole(x):
-            return jax.lax.map(lambda rows: part(x, rows), every).mean(axis=0)
+        def of_all(x):
+            return jax.lax.map(lambda rows: of_chunk(x, rows), chunks).mean(axis=0)
 
-        return jax.lax.map(whole, x)
+        return jax.lax.map(of_all, x)
 
     program, hyper = nonconvex_problem.side_by_side(
-        NETWORK_RULES, NETWORK_LIES, 3.0, batch_size=64
+        NETWORK_RULES, NETWORK_ATTACKS, 3.0, batch_size=64
     )
-    given = nonconvex_problem.lanes(problem, size.network, 1, hyper, liars=5)
+    batch = nonconvex_problem.run_batch(problem, size.network, 1, hyper, byzantine=5)
     columns = nonconvex_problem.follow(
-        program, given, gradient, "network", folder, 25, max_parallel_runs=1
+        program, batch, gradient, "network", folder, 25, max_parallel_runs=1
     )
-    shape = (-1, len(NETWORK_RULES), len(NETWORK_LIES))
-    now, drawn = (columns[n][0].reshape(shape) for n in ("gradient", "drawn"))
+    shape = (-1, len(NETWORK_RULES), len(NETWORK_ATTACKS))
+    norms, drawn = (columns[n][0].reshape(shape) for n in ("gradient", "drawn"))
     k = columns["event"][0]
     for g, rule in enumerate(NETWORK_RULES):
-        for a, lie in enumerate(NETWORK_LIES):
-            mine = now[:, g, a]
-            late = mine[-len(mine) // 4 :].mean()
-            said = f"gradient norm {mine.max():.2g} at its largest, {late:.2g} late, "
-            said += f"{mine.min():.2g} at best, {drawn[-1, g, a]:.2g} at the R_K drawn"
-            claim = f"a network of softmax units: {rule}, {lie}"
-            verdict = f"falls to {100 * late / mine.max():.0f} %"
-            findings.append(Finding("Theorem 3.4", claim, said, verdict))
+        for a, attack in enumerate(NETWORK_ATTACKS):
+            curve = norms[:, g, a]
+            late = curve[-len(curve) // 4 :].mean()
+            measured = f"gradient norm {curve.max():.2g} at its largest, {late:.2g} late, "
+            measured += f"{curve.min():.2g} at best, {drawn[-1, g, a]:.2g} at the R_K drawn"
+            claim = f"a network of softmax units: {rule}, {attack}"
+            verdict = f"falls to {100 * late / curve.max():.0f} %"
+            findings.append(Finding("Theorem 3.4", claim, measured, verdict))
             line = rule.partition(":")[0]
-            for n, value in zip(k.tolist(), now[:, g, a].tolist(), strict=True):
-                entries.append({"facet": lie, "line": line, "x": int(n), "value": value})
-                row = {"figure": "network", "aggregator": rule, "attack": lie}
+            for n, value in zip(k.tolist(), curve.tolist(), strict=True):
+                entries.append({"facet": attack, "line": line, "x": int(n), "value": value})
+                row = {"figure": "network", "aggregator": rule, "attack": attack}
                 rows.append(row | {"event": int(n), "gradient": value})
     title = "A network of softmax units"
     return Group(findings, rows, entries, (title, "rounds", "gradient norm, training set"))
@@ -214,7 +223,7 @@ def network(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
 
 GROUPS = {
     "rates": rates,
-    "resilience": aggregator_resilience.table_of,
+    "resilience": aggregator_resilience.resilience_of_rules,
     "aggregators": aggregator_resilience.comparison,
     "network": network,
 }

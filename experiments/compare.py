@@ -1,26 +1,29 @@
-"""Your own sweep: any methods x attacks x aggregators x seeds, and any setting varied.
+"""Compares any methods, attacks, aggregators and seeds, with any setting varied.
 
     python -m experiments.compare --methods far_sign,basgd --attacks none,alie --seeds 3
     python -m experiments.compare --vary partition=iid,label_skew --vary byzantine=0,5
     python -m experiments.compare --spec sweep.json --dataset mnist_subset
 
-where sweep.json has settings, by the names of the flags, and lists of those that are varied;
-flags count for more:
+Here sweep.json contains settings under the names of the flags, and lists of values for those
+that are varied; flags override it:
 
     {"methods": ["asyn_rsa_vr:penalty=0.01", "asyn_rsa_vr:penalty=0.1", "sgd"],
      "aggregators": ["median", "krum:f=5"], "attacks": ["none", "same_value:value=10000"],
-     "partition": ["iid", "label_skew:heterogeneity=2"], "seeds": 2, "model": "softmax_regression"}
+     "partition": ["iid", "label_skew:heterogeneity=2"], "seeds": 2,
+     "model": "softmax_regression"}
 
-Names that end in options, as in `krum:f=5` or `far_sign:step_size=0.02`, are told apart by
-them; in the file, ByzFL's dictionaries may stand for them (`cli.spec_file`), as in
-{"name": "TrMean", "parameters": {"f": 3}}, and a list of pre-aggregators beside, which go
-before the rules of --aggregators too. A flag takes them as well: --aggregators
-'{"name": "TrMean", "parameters": {"f": 3}}'.
-Without flags: the asynchronous methods on the embedded digits, half a minute.
+A name may be given several times with different options, as in `krum:f=5` or
+`far_sign:step_size=0.02`. ByzFL's dictionaries are accepted in place of names, such as
+{"name": "TrMean", "parameters": {"f": 3}}, in the file as well as in flags: --aggregators
+'{"name": "TrMean", "parameters": {"f": 3}}'. The file may also contain a list of
+pre-aggregators, which are applied before the aggregators of the file or of the flag.
 
-Everything is checked before the first run. Writes table.md and table.tex (best and last
-accuracy of each run, mean and deviation over seeds), results.csv, results.json, and curves for
-every setting under --out; the same command continues there.
+Without flags, the command compares the asynchronous methods on the embedded digits, which takes
+half a minute. Everything is checked before the first run.
+
+Writes table.md and table.tex (the best and last accuracy of each run, mean and standard
+deviation over seeds), results.csv, results.json, and curves for every setting under --out. The
+same command continues there.
 """
 
 import contextlib
@@ -41,13 +44,13 @@ from farsign_jax.harness import summary as summary_lib
 from farsign_jax.harness.command import folder_for, main, perform
 from farsign_jax.harness.flags import FLAGS
 from farsign_jax.io import files, tables
-from farsign_jax.methods import METHODS
+from farsign_jax.methods.registry import METHODS
 from farsign_jax.validation import InvalidConfig, lookup, require
 
 flags.DEFINE_multi_string(
-    "vary", None, "A setting and its values, as in byzantine=0,5. May be given more than once."
+    "vary", None, "Setting and its values, such as byzantine=0,5. May be given several times."
 )
-flags.DEFINE_string("spec", None, "A JSON file with all of this.")
+flags.DEFINE_string("spec", None, "JSON file with settings and lists of values.")
 
 CONFIG = PanelConfig(
     methods=("far_sign", "far_sign_first_order", "async_sgd", "kardam", "zeno_pp", "basgd"),
@@ -153,12 +156,13 @@ def compare() -> pathlib.Path:
         mine = _of(made, rows)
         for e in summary_lib.summarise(mine):
             summary.append(made.told | e)
-            told = [str(value) for value in made.told.values()]
+            values = [str(value) for value in made.told.values()]
             std = e["std"] if len(made.config.seeds) > 1 else None
             best, last = summary_lib.percent(e["best"], std), summary_lib.percent(e["final"])
-            lines.append([*told, summary_lib.label(e), e["attack"], best, last])
+            lines.append([*values, summary_lib.label(e), e["attack"], best, last])
         curves = "-".join(filter(None, ("curves", made.name)))
-        # By answers, too: a gradient is one evaluation, as a loss is, and says far more.
+        # Against answers, too, as a gradient counts as one evaluation but contains far more
+        # information than a loss.
         plots.curves(mine, folder.path / f"{curves}.png", ("event", "evaluations"))
     table = tables.markdown_table(header, lines)
     folder.write_rows(rows, summary)
@@ -166,7 +170,7 @@ def compare() -> pathlib.Path:
     table = f"{first.events} answers in each run; seeds: {len(first.seeds)}\n\n{table}"
     files.write_text(folder.path / "table.md", table)
     files.write_text(folder.path / "table.tex", tables.latex_table(header, lines))
-    print(f"\n{table}\nall of it is in {folder.path}")
+    print(f"\n{table}\nThe results are in {folder.path}.")
     return folder.path
 
 

@@ -1,12 +1,15 @@
-"""Who survives liars? FAR-SIGN and plain asynchronous SGD on the embedded digits.
+"""Compares FAR-SIGN and asynchronous SGD under attack, on the embedded digits.
 
     python -m experiments.quickstart
     python -m experiments.quickstart --attacks none,alie --byzantine 8 --seeds 1
 
-25 workers with 400 images each, 5 of them Byzantine; no attack, and sign_flip times 10.
-About 15 seconds on two cores, compilation included. Expected: without attack both learn
-(86.2 % and 92.2 %); under attack FAR-SIGN keeps learning (81.0 %) and SGD ends at chance
-(10.0 %). Writes results.csv, results.json, table.md and curves.png under --out.
+There are 25 workers with 400 images each. Five of them are Byzantine; they do not attack, or
+flip the sign of their messages and multiply them by 10. The command takes about 15 seconds on
+two cores, compilation included. Without attack, both methods learn (FAR-SIGN reaches 86.2 %
+accuracy and SGD 92.2 %); under attack, FAR-SIGN still learns (81.0 %) and SGD ends at the level
+of chance (10.0 %).
+
+Writes results.csv, results.json, table.md and curves.png under --out.
 """
 
 import pathlib
@@ -36,7 +39,7 @@ def quickstart() -> pathlib.Path:
     files.write_text(folder.path / "table.md", table)
     xs = ("event", "virtual_seconds") if "virtual_seconds" in rows[0] else ("event",)
     plots.curves(rows, folder.path / "curves.png", xs)
-    print(f"\n{table}\n{folder.path}/curves.png shows how they got there")
+    print(f"\n{table}\nThe learning curves are in {folder.path}/curves.png.")
     return folder.path
 
 

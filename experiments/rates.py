@@ -1,4 +1,4 @@
-"""Every theoretical claim about FAR-SIGN, with an experiment that could refute it.
+"""Tests every theoretical claim about FAR-SIGN with an experiment that could refute it.
 
     python -m experiments.rates                    about 12 minutes on two cores
     python -m experiments.rates --preset smoke     under 2 minutes, too short to judge
@@ -6,14 +6,16 @@
 
     rates         Theorems 2.5 and 2.7: slopes of the ergodic gradient norm, 1e3 to 1e6 events,
                   24 seeds; the bound of Proposition C.5; tracking (Table 4)
-    convergence   Theorem 2.3: every run ends near a stationary point, whatever liars say
+    convergence   Theorem 2.3: every run ends near a stationary point under every attack
     time_scales   what a single time scale does instead, and when the gap closes
-    condition     Assumption 6: just below it training fails, just above it works
+    condition     Assumption 6: training fails just below it and works just above it
     estimation    the predecessor: means from one direction per worker; uneven arrivals
 
-Small problems: five workers, four dimensions, one direction per question, answers as stale as
-arrivals make them. The same command with the same --out continues. Writes table.md (claim,
-measured, verdict), results.csv, results.json and one figure per group under --out.
+The problems are small: five workers, four dimensions, one direction per query, and answers that
+are as stale as arrivals make them. The same command with the same --out continues.
+
+Writes table.md (claim, measurement, verdict), results.csv, results.json and a figure for each
+group under --out.
 """
 
 import pathlib
@@ -35,11 +37,12 @@ from farsign_jax.io import run_folder
 
 SIZES = {"full": Size(), "smoke": Size(events=10_000, long=2_000, seeds=3, every=3)}
 
-
-LOWEST = 4 * (1.8954942670339809**2 / 2 + 2 * np.cos(1.8954942670339809))  # of the waves
+LOWEST = 4 * (
+    1.8954942670339809**2 / 2 + 2 * np.cos(1.8954942670339809)
+)  # of both kinds of waves
 SMOOTHNESS = 3.0
 
-# (Theorem, trial, noise of the examples)
+# (theorem, trial, noise of the examples)
 RATES = (
     ("Theorem 2.5", Trial(attack="sign_flip:scale=10"), "gaussian"),
     ("Theorem 2.5", Trial("crossed_waves", attack="greedy"), "asymmetric"),
@@ -59,10 +62,15 @@ def _text(slope: theory.Slope) -> str:
 
 
 def judge(slope: theory.Slope, rate: float, bound: theory.Slope | None = None) -> str:
-    """An upper bound n^-rate is respected by a slope of at most -rate.
+    """The verdict on an upper bound n^-rate, which requires a slope of at most -rate.
 
-    That is its exponent for large n. The bound itself, with its constants, may fall more slowly
-    at these n; what falls more slowly than that is against it.
+    That is its exponent for large n. The bound with its constants may fall more slowly at these
+    n, and only a slope shallower than that of the bound refutes the claim.
+
+    Args:
+        slope: the measured slope.
+        rate: the exponent of the bound.
+        bound: the slope of the bound with its constants at these n.
     """
     if slope.high <= -rate:
         return "holds"
@@ -74,19 +82,17 @@ def judge(slope: theory.Slope, rate: float, bound: theory.Slope | None = None) -
 
 
 def rates(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
+    """Theorems 2.5 and 2.7, Proposition C.5 and Table 4."""
     findings, rows, entries = [], [], []
-    gap = float(problems.waves(jnp.full(small_problems.DIM, 3.0))) - LOWEST  # crossed or not
-    margin, pairs = (
-        small_problems.WORKERS - 2 * small_problems.BYZANTINE,
-        small_problems.WORKERS * small_problems.DIM,
-    )
+    gap = float(problems.waves(jnp.full(small_problems.DIM, 3.0))) - LOWEST
+    margin = small_problems.WORKERS - 2 * small_problems.BYZANTINE
+    pairs = small_problems.WORKERS * small_problems.DIM
     for number, (source, trial, kind) in list(enumerate(RATES))[:: size.every]:
-        quiet = 0.0 if trial.noise == "independent" else 1.0  # then values are noisy instead
-        given = small_problems.run_batch(
-            size.seeds, size.events, kind=kind, noise=quiet, value=trial.value
+        noise = 0.0 if trial.noise == "independent" else 1.0  # if 0, function values are noisy
+        batch = small_problems.run_batch(
+            size.seeds, size.events, kind=kind, noise=noise, value=trial.value
         )
-        name = f"rates-{number}"
-        columns = small_problems.follow(trial, given, name, folder)
+        columns = small_problems.follow(trial, batch, f"rates-{number}", folder)
         found = step_sizes.theory(order=trial.order, noise=trial.noise, eps=trial.eps)
         name = " ".join(filter(None, (trial.order, "order,", trial.noise))).rstrip(",")
         label = f"{name}; {trial.value}, {kind}, {trial.attack.partition(':')[0]}"
@@ -96,12 +102,13 @@ def rates(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
         limit = theory.bound(
             columns, gap=gap, smoothness=SMOOTHNESS, margin=margin, pairs=pairs
         )
-        whole, its = theory.slope(n, ergodic), theory.slope(n, limit[:, at])
+        slope, of_bound = theory.slope(n, ergodic), theory.slope(n, limit[:, at])
         claim = f"weighted gradient norm O(n^-{found.rate:.3f}): {label}"
         decade = theory.log_spaced(events, events[-1] / 10)
         late = theory.slope(events[decade], columns["ergodic"][:, decade])
-        said = f"{_text(whole)}, last decade {_text(late)}; the bound {its.value:.3f}"
-        findings.append(Finding(source, claim, said, judge(whole, found.rate, its)))
+        measured = f"{_text(slope)}, last decade {_text(late)}; bound {of_bound.value:.3f}"
+        verdict = judge(slope, found.rate, of_bound)
+        findings.append(Finding(source, claim, measured, verdict))
         share = (columns["ergodic"].mean(axis=0) / limit.mean(axis=0)).max()
         claim = f"the bound with its constants: {label}"
         verdict = "holds" if share <= 1 else "refuted"
@@ -119,19 +126,19 @@ def rates(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
 
 
 def _tidy(figure: str, label: str, columns: dict[str, np.ndarray], at: Any) -> list[dict]:
-    """One row per lane and record."""
+    """One row per run and record."""
     return [
-        {"figure": figure, "line": label, "lane": lane, "event": int(columns["event"][lane, i])}
+        {"figure": figure, "line": label, "run": run, "event": int(columns["event"][run, i])}
         | {
-            k: float(columns[k][lane, i])
+            k: float(columns[k][run, i])
             for k in ("ergodic", "gradient", "tracking", "farthest")
         }
-        for lane in range(len(columns["event"]))
+        for run in range(len(columns["event"]))
         for i in at
     ]
 
 
-HOSTILE = (
+ATTACKS = (
     "none",
     "sign_flip:scale=10",
     "constant:value=1e20",
@@ -154,29 +161,28 @@ def convergence(size: Size, folder: run_folder.RunFolder | None = None) -> Group
     def draw(key, point):
         if shapes[point] is None:
             return arrivals.uniform(key, small_problems.WORKERS, size.long)
-        fleet = [delays.pareto(shapes[point])] * small_problems.WORKERS
-        return arrivals.by_time(key, fleet, size.long).workers
+        workers = [delays.pareto(shapes[point])] * small_problems.WORKERS
+        return arrivals.by_time(key, workers, size.long).workers
 
-    for attack in HOSTILE[:: size.every]:
+    for attack in ATTACKS[:: size.every]:
         slow = attack == "lookahead"
         seeds = max(size.seeds // 4, 2) if slow else size.seeds
-        given = small_problems.run_batch(
+        batch = small_problems.run_batch(
             seeds, size.long, kind="asymmetric", draw=draw, points=len(shapes)
         )
         name = f"convergence-{attack.partition(':')[0]}"
-        columns = small_problems.follow(Trial(attack=attack), given, name, folder)
+        columns = small_problems.follow(Trial(attack=attack), batch, name, folder)
         events, norms = columns["event"][0], columns["gradient"]
         last, worst = theory.log_spaced(events, events[-1] / 10, 50), norms.max(axis=0)
         falls, far = theory.slope(events[last], norms[:, last]), columns["farthest"].max()
         heavy = theory.slope(events[last], norms[2::3][:, last])  # shape 1.5
-        said = (
-            f"{_text(falls)} over the last decade; worst of {len(given)} runs {worst[-1]:.2f}"
-        )
+        measured = f"{_text(falls)} over the last decade; "
+        measured += f"worst of {len(batch)} runs {worst[-1]:.2f}, x within {far:.2f}; "
+        measured += f"staleness without second moment: {_text(heavy)}"
         good = falls.high < 0 and heavy.high < 0 and worst[-1] < 0.25 and far < 4
         verdict = "holds" if good else "refuted"
-        claim = f"every run nears stationary points and stays bounded: {attack}"
-        said += f", x within {far:.2f}; staleness without second moment: {_text(heavy)}"
-        findings.append(Finding("Theorem 2.3", claim, said, verdict))
+        claim = f"every run approaches stationary points and stays bounded: {attack}"
+        findings.append(Finding("Theorem 2.3", claim, measured, verdict))
         at = theory.log_spaced(columns["event"][0], size.long / 1000)
         rows += _tidy("convergence", attack, columns, at)
         for i in at.tolist():
@@ -190,20 +196,25 @@ ALPHAS = (0.004, 0.001, 0.00025)
 
 
 def time_scales(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
-    """Asymmetric noise, nobody lies, constant steps: beta = 1 is asynchronous sign descent."""
+    """Asymmetric noise, honest workers and constant step sizes, compared with the theorem's.
+
+    With beta = 1 the method is asynchronous sign descent.
+    """
     findings, rows, entries = [], [], []
     grid = np.array([(beta, alpha) for beta in BETAS for alpha in ALPHAS])
     points = len(grid)
     hyper = {"average_step": grid[:, 0], "step_size": grid[:, 1]}
-    # In the valley, the noise must be large against the slope of 1/4.
+    # In the valley, the noise must be large compared with the slope of 1/4.
     cases = (("waves", 3.0, np.sqrt(3)), ("valley", 0.0, np.sqrt(3) * 1.25))
     for value, x0, noise in cases[:: size.every]:
-        told = {"kind": "asymmetric", "noise": noise, "value": value, "byzantine": 0}
-        told |= {"x0": np.full(small_problems.DIM, x0)}
+        options = {"kind": "asymmetric", "noise": noise, "value": value, "byzantine": 0}
+        options |= {"x0": np.full(small_problems.DIM, x0)}
         seeds = max(size.seeds // 2, 2)
-        given = small_problems.run_batch(seeds, size.long, hyper=hyper, points=points, **told)
+        batch = small_problems.run_batch(
+            seeds, size.long, hyper=hyper, points=points, **options
+        )
         trial = Trial(value, sign_of="new")
-        columns = small_problems.follow(trial, given, f"time_scales-{value}-one", folder)
+        columns = small_problems.follow(trial, batch, f"time_scales-{value}-one", folder)
         quarter = columns["gradient"].shape[1] // 4
         norms = columns["gradient"][:, -quarter:].mean(axis=1)
         norms = norms.reshape(seeds, len(BETAS), len(ALPHAS))
@@ -214,23 +225,24 @@ def time_scales(size: Size, folder: run_folder.RunFolder | None = None) -> Group
             row = {"figure": "time_scales", "line": value, "beta": beta, "alpha": alpha}
             rows.append(row | {"gradient": float(norm)})
         wrong = 2.0 if value == "waves" else 2.5  # |grad f| = sqrt(d) * the median of the noise
-        claim = f"one time scale (beta = 1) settles where the sign is balanced, at {wrong:.2f}"
-        said = f"gradient norm {', '.join(f'{x:.2f}' for x in gaps[0])} as alpha falls"
+        claim = f"one time scale (beta = 1) ends where signs are balanced, at {wrong:.2f}"
+        measured = f"gradient norm {', '.join(f'{x:.2f}' for x in gaps[0])} as alpha falls"
         verdict = "holds" if np.abs(gaps[0] / wrong - 1).max() < 0.1 else "refuted"
         source = "Karimireddy et al., 2019"
-        findings.append(Finding(source, f"{value}: {claim}", said, verdict))
-        path = norms[:, 1:, -1]  # the smallest alpha; every seed must agree
-        said = ", ".join(f"{x:.2f}" for x in path.mean(axis=0))
+        findings.append(Finding(source, f"{value}: {claim}", measured, verdict))
+        path = norms[:, 1:, -1]  # at the smallest alpha, where every seed must agree
+        measured = ", ".join(f"{x:.2f}" for x in path.mean(axis=0))
         falls = (path[:, -1] < 0.25 * path[:, 0]).all()
-        said += f"; at beta = 0.05 and beta / alpha = {0.05 / ALPHAS[0]:.0f}: {gaps[-1, 0]:.2f}"
+        measured += "; at beta = 0.05 and beta / alpha = "
+        measured += f"{0.05 / ALPHAS[0]:.0f}: {gaps[-1, 0]:.2f}"
         verdict = "holds" if falls and gaps[-1, 0] > 1.5 * gaps[-1, -1] else "refuted"
-        claim = "the gap closes as beta falls (0.5 to 0.05), if beta / alpha stays large"
-        findings.append(Finding("Section 3", f"{value}: {claim}", said, verdict))
-        given = small_problems.run_batch(size.seeds, size.long, **told)
+        claim = "the gap closes as beta falls (0.5 to 0.05) if beta / alpha stays large"
+        findings.append(Finding("Section 3", f"{value}: {claim}", measured, verdict))
+        batch = small_problems.run_batch(size.seeds, size.long, **options)
         trial = Trial(value, step_size=2.0)
-        columns = small_problems.follow(trial, given, f"time_scales-{value}-two", folder)
+        columns = small_problems.follow(trial, batch, f"time_scales-{value}-two", folder)
         end = columns["gradient"][:, -1].mean()
-        claim = f"{value}: the theorem's two time scales"
+        claim = f"{value}: the two time scales of the theorem"
         verdict = "holds" if end < 0.1 * wrong else "refuted"
         findings.append(Finding("Theorem 2.3", claim, f"gradient norm {end:.3f}", verdict))
     return Group(

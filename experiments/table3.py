@@ -1,28 +1,31 @@
-"""The paper's Table 3: methods x attacks x seeds on MNIST, accuracy and wall clock.
+"""Table 3 of the paper: accuracy and wall-clock time of all methods and attacks on MNIST.
 
     python -m experiments.table3                            35 minutes on two cores
     python -m experiments.table3 --preset tuned --seeds 3   30 minutes
     python -m experiments.table3 --preset smoke             under 2 minutes, embedded digits
 
-(measured with other work on the same cores now and then)
+The durations were measured while other work ran on the same cores from time to time.
 
-200 runs of 10,000 events, 2e6 evaluations of a mini-batch loss each: FAR-SIGN, and the buffered
-CYBER-0 with seven aggregators, `mean` being no defence. `experiments.figure1` draws the same
-runs. A bare attack or aggregator name has the numbers of this table (`krum` is `krum:f=4`).
+The table has 200 runs of 10,000 events, with 2e6 evaluations of a mini-batch loss each:
+FAR-SIGN, and the buffered CYBER-0 with seven aggregators, of which `mean` is no defence.
+`experiments.figure1` plots the same runs. An attack or aggregator without options has the
+values of this table (`krum` is `krum:f=4`).
 
-`alie` is `alie:z=1.5,space=measured`: a worker of CYBER-0 has k derivatives along directions of
-its own, and its liar replaces them by mean - z std of what honest workers measured along
-theirs, about the same number everywhere. With `space=message`, mean - z std of their gradients,
-all the baselines collapse, which the paper's do not; FAR-SIGN has but one space and one ALIE.
+`alie` is `alie:z=1.5,space=measured`: a worker of CYBER-0 measures k derivatives along
+directions of its own, and a Byzantine worker replaces them by mean - z std of the derivatives
+that honest workers measured along theirs, which is about the same number in every direction.
+With `space=message`, mean - z std of their gradients, all baselines collapse, unlike in the
+paper. For FAR-SIGN the two are the same.
 
 Evaluations, bits and seconds are those of the first record (every 50 events) at which the mean
-accuracy over seeds reaches 80 or 85 %. Seconds are events times the time of an event, clocked
-apart: each method alone on the machine, compiled before, measuring excluded, without attack
-(what an adversary computes is not a cost of the method).
+accuracy over seeds reaches 80 or 85 %. Seconds are the number of events times the time of an
+event, which is measured separately: each method alone on the machine, after compilation,
+without measurements of accuracy, and without attack, as the computation of an adversary is not
+a cost of the method.
 
-The numbers of `--preset paper` are inferred, the text lost them; `tuned` takes the step sizes
-that `python -m experiments.tune` chose for every method on a validation split, by the worst
-case over attacks, from the same number of candidates.
+The values of `--preset paper` are inferred, because the text of the paper does not contain
+them. `tuned` has the step sizes that `python -m experiments.tune` chose for every method on a
+validation split, by the worst case over attacks, from the same number of candidates.
 
 Writes table.md, table.tex, wins.md, figure1.png/pdf, clock.json, results.csv and results.json
 under --out.
@@ -40,8 +43,8 @@ from farsign_jax.io import files, run_folder, tables
 
 CONFIG = panel_config.PanelConfig(methods=("far_sign", "cyber0"))
 
-# Table 3 of arXiv 2605.09337: best accuracy in percent, seconds to 80 % and to 85 %, for its
-# five attacks; None where it has a dash.
+# Table 3 of arXiv 2605.09337: best accuracy in percent, seconds to 80 % and to 85 %, for the
+# five attacks; None where the table has a dash.
 _PUBLISHED = {
     "far_sign": (
         (89.6, 86.2, 88.6, 89.0, 86.9),
@@ -85,12 +88,12 @@ PUBLISHED = {
     for i, attack in enumerate(panel_config.PAPER_ATTACKS)
 }
 
-CLOCKED = "Then each method is run alone on the machine and clocked, which is not counted here."
+TIMED = "Afterwards each method is timed alone on the machine, which is not counted."
 
 
 def measured() -> tuple[panel_config.PanelConfig, run_folder.RunFolder, list, list]:
-    """The panel that the flags ask for, its `seconds` those of each method alone."""
-    given, folder, rows, _ = run_panel("table3", CONFIG, notes=(CLOCKED,))
+    """The panel that the flags request, with the `seconds` of each method alone."""
+    given, folder, rows, _ = run_panel("table3", CONFIG, notes=(TIMED,))
     times = timing.alone(given, folder, FLAGS.data_dir)
     for row in rows:
         us = times[row["method"], row["aggregator"]]["us"]
@@ -105,6 +108,7 @@ def _or_dash(value: float | None, form: str = "{:,.0f}") -> str:
 
 
 def accuracy_table(given: panel_config.PanelConfig, summary: list) -> tuple[list, list]:
+    """The header and lines of table.md, with published values where the settings are equal."""
     ours = {
         name: getattr(CONFIG, name) for name in ("methods", "attacks", "seeds", "aggregators")
     }
@@ -133,7 +137,10 @@ def accuracy_table(given: panel_config.PanelConfig, summary: list) -> tuple[list
 
 
 def wins_table(summary: list) -> tuple[list, list]:
-    """Each other method against FAR-SIGN: above 1, or a positive difference, FAR-SIGN wins."""
+    """The header and lines of wins.md: each other method compared with FAR-SIGN.
+
+    FAR-SIGN wins where a ratio is above 1 or a difference is positive.
+    """
     header = ["method", "attack", "accuracy, points", "evaluations to 80 %", "seconds", "bits"]
     ours = {e["attack"]: e for e in summary if e["method"] == "far_sign"}
     lines = []
@@ -153,7 +160,7 @@ def wins_table(summary: list) -> tuple[list, list]:
 
 
 def fastest(summary: list, attack: str) -> dict | None:
-    """The other method that is at 80 % after the fewest seconds under this attack, or None."""
+    """The other method that reaches 80 % first under this attack, or None."""
     others = [e for e in summary if e["attack"] == attack and e["method"] != "far_sign"]
     others = [e for e in others if e["seconds_to_80"] is not None]
     return min(others, key=lambda e: e["seconds_to_80"], default=None)
@@ -162,19 +169,19 @@ def fastest(summary: list, attack: str) -> dict | None:
 def check_clock(
     given: panel_config.PanelConfig, folder: run_folder.RunFolder, summary: list
 ) -> list[str]:
-    """FAR-SIGN and the fastest other method without attack, really run to 80 %, alone."""
-    said = []
+    """Runs FAR-SIGN and the fastest other method to 80 % without attack, alone, as a check."""
+    lines = []
     mine = [e for e in summary if e["method"] == "far_sign" and e["attack"] == "none"]
     for e in (*mine, fastest(summary, "none")):
         if e is None or e["events_to_80"] is None:
             continue
         events, run = round(e["events_to_80"]), (e["method"], e["aggregator"])
         took = timing.end_to_end(given, folder, FLAGS.data_dir, run, events)
-        said.append(
+        lines.append(
             f"{summary_lib.label(e)}: {events} events to 80 % without attack, "
-            f"{e['seconds_to_80']:.3g} s as clocked, {took:.3g} s end to end"
+            f"{e['seconds_to_80']:.3g} s as computed, {took:.3g} s end to end"
         )
-    return said
+    return lines
 
 
 def table3() -> pathlib.Path:
@@ -189,11 +196,14 @@ def table3() -> pathlib.Path:
     ):
         wins = tables.markdown_table(*wins_table(summary))
         files.write_text(folder.path / "wins.md", wins)
-        text += ["FAR-SIGN's lead (points), and how many times more the others need:\n", wins]
+        text += [
+            "FAR-SIGN's lead in points, and how many times as much the others need:\n",
+            wins,
+        ]
     text += [f"{line}\n" for line in check_clock(given, folder, summary)]
     files.write_text(folder.path / "table.md", "\n".join(text))
     plots.curves(rows, folder.path / "figure1.png", ("evaluations", "seconds"))
-    print("\n" + "\n".join(text) + f"\nall of it is in {folder.path}")
+    print("\n" + "\n".join(text) + f"\nThe results are in {folder.path}.")
     return folder.path
 
 

@@ -1,16 +1,20 @@
-"""Chooses the step sizes of `--preset tuned`, with the same search budget for every method.
+"""Chooses the step sizes of `--preset tuned` with the same search budget for every method.
 
     python -m experiments.tune                                  20 minutes on two cores
-    python -m experiments.tune --methods far_sign --seeds 2     of FAR-SIGN alone
+    python -m experiments.tune --methods far_sign --seeds 2     FAR-SIGN only
 
-Each method, with each aggregator, tries the same six multiples of its `paper` step size under
-every attack, in runs of half the length and one seed, with a sixth of the training set held out
-for validation; the test set is not looked at. The best multiple is the one with the highest
-accuracy in its worst attack (to 0.1 %, then on average over attacks). Writes table.md,
-results.csv and results.json.
+Each method, with each aggregator, runs with the same six multiples of its `paper` step size
+under every attack. The runs have half the usual length and one seed, and a sixth of the
+training set is held out for validation; the test set is not used. The chosen multiple has the
+highest accuracy under its worst attack, rounded to 0.1 %, and then the highest mean over
+attacks.
+
+Writes table.md, results.csv and results.json under --out.
 """
 
+import itertools
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +32,7 @@ CONFIG = PanelConfig(
 MULTIPLES = tuple(2.0**i for i in range(-2, 4))
 
 
-def choose(scores):
+def choose(scores: np.ndarray) -> int:
     """The row of f64[multiples, attacks] with the best worst case, to 0.1 %, then mean."""
     order = [(round(row.min(), 3), row.mean()) for row in scores]
     return max(range(len(order)), key=order.__getitem__)
@@ -37,39 +41,36 @@ def choose(scores):
 def tune() -> pathlib.Path | None:
     config = configure(CONFIG)
     require(config.step_size is None, "tune chooses the step size: leave --step_size out")
-    require(config.validation > 0, "tune needs --validation > 0")
-    require(config.preset != "tuned", "tune starts from the preset 'paper'")
+    require(config.validation > 0, f"tune needs --validation > 0: got {config.validation:g}")
+    require(config.preset != "tuned", "tune starts from the preset 'paper': got --preset=tuned")
     folder = folder_for("tune", config)
     candidates = panel.ready(config, FLAGS.data_dir, MULTIPLES)
     if FLAGS.dry_run:
         plan.print_plan(candidates.planned(folder, FLAGS.max_parallel_runs), folder)
         return None
-    scores, steps, rows = {}, {}, {}  # of (method, aggregator)
+    scores, steps, rows = {}, {}, {}  # by (method, aggregator)
 
-    def keep(job, columns):
-        accuracy = columns["test_accuracy"]
-        groups = len(job.hyper["step_size"])
-        shape = (len(config.seeds), groups, job.points, len(job.runs) // groups)
-        last = columns["event"][:, -1] == config.events
-        if not last.all():
-            return None
-        best = accuracy.max(axis=1).reshape(shape)
-        for g in range(groups):
-            name, own = job.runs[g * shape[3]][0], job.hyper["step_size"][g].tolist()
-            steps[job.method, name] = own
-            for a in range(shape[3]):
-                attack = job.runs[a][1]
-                scores.setdefault((job.method, name), {})[attack] = best[:, g, :, a].mean(
-                    axis=0
-                )
-                rows[job.method, name, attack] = [
-                    {"method": job.method, "aggregator": name, "attack": attack}
-                    | {"partition": config.partition, "seed": seed, "step_size": step}
-                    | {"event": config.events, "test_accuracy": float(best[s, g, h, a])}
-                    for s, seed in enumerate(config.seeds)
-                    for h, step in enumerate(own)
-                ]
-        folder.write_rows([row for some in rows.values() for row in some])
+    def keep(job: Any, columns: dict[str, np.ndarray]) -> None:
+        if not (columns["event"][:, -1] == config.events).all():
+            return
+        groups, points = job.hyper["step_size"].shape
+        attacks = len(job.runs) // groups
+        best = columns["test_accuracy"].max(axis=1)
+        best = best.reshape(len(config.seeds), groups, points, attacks)
+        for g, a in itertools.product(range(groups), range(attacks)):
+            name, attack = job.runs[g * attacks][0], job.runs[a][1]
+            step_sizes = job.hyper["step_size"][g].tolist()
+            steps[job.method, name] = step_sizes
+            mean = best[:, g, :, a].mean(axis=0)
+            scores.setdefault((job.method, name), {})[attack] = mean
+            rows[job.method, name, attack] = [
+                {"method": job.method, "aggregator": name, "attack": attack}
+                | {"partition": config.partition, "seed": seed, "step_size": step}
+                | {"event": config.events, "test_accuracy": float(best[s, g, h, a])}
+                for s, seed in enumerate(config.seeds)
+                for h, step in enumerate(step_sizes)
+            ]
+        folder.write_rows([row for group in rows.values() for row in group])
 
     progress = Progress(candidates.answers)
     panel.sweep(candidates, folder, keep, progress, **sweep_options())
@@ -86,7 +87,7 @@ def tune() -> pathlib.Path | None:
             lines.append([f"{method} {name}".strip(), f"{step:.4g}{mark}", *cells])
     table = tables.markdown_table(header, lines)
     files.write_text(folder.path / "table.md", table)
-    print(f"\n{table}\nall of it is in {folder.path}")
+    print(f"\n{table}\nThe results are in {folder.path}.")
     return folder.path
 
 

@@ -1,1 +1,6 @@
-"""What a single experiment alone needs."""
+"""Parts of single experiments, which are not commands themselves.
+
+asynrsa    quadratic_consensus
+brsgd      nonconvex_problem, aggregator_resilience
+rates      direction_margin
+"""

@@ -1,12 +1,12 @@
-"""A function of ten variables that is not convex, 11 workers of whom two lie.
+"""The problem of `experiments.brsgd`, and how its methods run on it.
 
-Not an experiment itself: what those of `brsgd` and `rules` run on, and how.
+A function of ten variables that is not convex, and 11 workers, two of which are Byzantine.
 """
 
 import dataclasses
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,28 +21,25 @@ from farsign_jax.specs import parse
 from farsign_jax.sweeps.lockstep import Lockstep, LockstepState
 
 M, Q, D = 11, 2, 10
-
-
 SIGMA = 0.3  # of the noise, in each coordinate
-
-
 SMOOTHNESS = 2.5
-
-
 STATIONARY = 1.4957  # = 1.5 sin 1.4957, in each coordinate
-
-
 LOWEST = D * (STATIONARY**2 / 2 + 1.5 * math.cos(STATIONARY))
-
-
 VALUE = problems.ripples
-
-
 GRADIENT = jax.jit(jax.vmap(jax.grad(VALUE)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
+    """The lengths of the experiments.
+
+    Attributes:
+        rounds: rounds of a run.
+        seeds: runs.
+        samples: answers from which the constants of Assumption 2.2 are estimated.
+        network: rounds of the network.
+    """
+
     rounds: int = 20_000
     seeds: int = 32
     samples: int = 4000
@@ -50,7 +47,8 @@ class Size:
 
 
 def problem_of(relative: bool) -> Problem:
-    """`relative`: noise is so many times the gradient, C = 0; else it stays, B = 1."""
+    """The problem with noise proportional to the gradient (`relative`, C = 0) or constant noise
+    (B = 1)."""
     noise = {"noise": SIGMA, "relative": relative, "examples": 256}
     return problems.smooth(VALUE, jnp.full(D, 2.0), M, jax.random.key(0), **noise)
 
@@ -70,7 +68,7 @@ class Watched(NamedTuple):
 
 
 def watched(server: Server) -> Server:
-    """`brsgd`, with the expectation over R_K beside the iterate that is drawn."""
+    """`brsgd` with the expectation over R_K in addition to the iterate that it draws."""
 
     def wrap(state, weighted):
         return Watched(state.params, state.step, state, weighted)
@@ -91,7 +89,16 @@ def watched(server: Server) -> Server:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """`(problem, hyper) -> System`; hyper has `power` and `step_size`, alpha_0."""
+    """A system factory `(problem, hyper) -> System`.
+
+    Its hyper-parameters are `power`, p, and `step_size`, alpha_0.
+
+    Attributes:
+        rule: the aggregator, with its options.
+        attack: the attack, with its options.
+        batch_size: examples per gradient.
+        watch: whether the state is `Watched`.
+    """
 
     rule: str
     attack: str = "none"
@@ -109,29 +116,36 @@ class Trial:
 
 
 def at(problem: Problem, x: np.ndarray) -> tuple[Problem, np.ndarray]:
-    """The problem with x for its x0, and grad F there."""
+    """The problem with x as its x0, and grad F there."""
     there = dataclasses.replace(problem, x0=jnp.asarray(x, problem.x0.dtype))
     return there, np.asarray(GRADIENT(there.x0[None]))[0]
 
 
 def side_by_side(
-    rules: Sequence[str], lies: Sequence[str], first: float, batch_size: int = 1
+    rules: Sequence[str], attack_names: Sequence[str], first: float, batch_size: int = 1
 ) -> tuple[Lockstep, dict[str, np.ndarray]]:
-    """All rules under all attacks in lock-step, with p = 0.55 and alpha_0 = `first`."""
+    """All rules under all attacks in lock-step, with p = 0.55 and alpha_0 = `first`.
+
+    Returns:
+        The program and its hyper-parameters.
+    """
     program = Lockstep(
-        tuple(tuple(Trial(rule, lie, batch_size) for lie in lies) for rule in rules)
+        tuple(tuple(Trial(rule, a, batch_size) for a in attack_names) for rule in rules)
     )
     shape = (1, len(rules), 1)
     return program, {"power": np.full(shape, 0.55), "step_size": np.full(shape, first)}
 
 
-def lanes(
-    problem: Problem, rounds: int, seeds: int, hyper: dict, liars: int = Q
+def run_batch(
+    problem: Problem, rounds: int, seeds: int, hyper: dict, byzantine: int = Q
 ) -> sweeps.RunBatch:
-    """Seeds, each with all points of `hyper`; who lies moves on by one from round to round."""
+    """Seeds, each with all points of `hyper`.
+
+    The Byzantine workers are consecutive, and their first index advances by one per round.
+    """
     points = len(next(iter(hyper.values())))
     m, count = problem.num_workers, seeds * points
-    masks = np.stack([np.roll(np.arange(m) < liars, n) for n in range(m)])
+    masks = np.stack([np.roll(np.arange(m) < byzantine, n) for n in range(m)])
     return sweeps.RunBatch(
         problem=sweeps.RunBatch.repeated(problem, count),
         seeds=jnp.asarray(np.repeat(np.arange(seeds), points), jnp.int32),
@@ -144,13 +158,13 @@ def lanes(
     )
 
 
-def measure_of(gradient: Any) -> Any:
-    """|grad F| at w_k; and its expectation over R_K, and at the R_K drawn, where watched."""
+def measure_of(gradient: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
+    """Measures |grad F| at w_k, at the R_K drawn and, in a `Watched` state, its expectation."""
 
     def measure(state):
         def norm(x):
-            found = jnp.linalg.norm(gradient(x.reshape(-1, x.shape[-1])), axis=-1)
-            return found.reshape(x.shape[:-1])
+            norms = jnp.linalg.norm(gradient(x.reshape(-1, x.shape[-1])), axis=-1)
+            return norms.reshape(x.shape[:-1])
 
         values = {"gradient": norm(state.params)}
         if isinstance(state, Watched):
@@ -165,19 +179,20 @@ def measure_of(gradient: Any) -> Any:
 
 def follow(
     build: Any,
-    given: sweeps.RunBatch,
-    gradient: Any,
+    batch: sweeps.RunBatch,
+    gradient: Callable[[Any], Any],
     name: str,
     folder: run_folder.RunFolder | None,
     records: int = 500,
     **options: Any,
 ) -> dict[str, np.ndarray]:
-    told = options | {"of": operator.attrgetter("server")}
-    return swept(build, given, measure_of(gradient), name, folder, records, **told)
+    """Runs a batch to its columns of `event` and of `measure_of(gradient)`."""
+    options["of"] = operator.attrgetter("server")
+    return swept(build, batch, measure_of(gradient), name, folder, records, **options)
 
 
-def along() -> np.ndarray:
-    """Iterates f[n, d] on the way from w_0 to a stationary point, the last with |grad| 0.07."""
+def path() -> np.ndarray:
+    """Iterates f[n, d] from w_0 towards a stationary point; at the last one |grad| is 0.07."""
     end = np.full(D, STATIONARY)
-    shares = np.array([1.0, 0.5, 0.2, 0.1, 0.05])
-    return end + shares[:, None] * (2.0 - end)
+    fractions = np.array([1.0, 0.5, 0.2, 0.1, 0.05])
+    return end + fractions[:, None] * (2.0 - end)

@@ -1,4 +1,4 @@
-"""Kernels per event, counted in programs that XLA made."""
+"""The number of kernels per event is counted in programs that XLA compiled."""
 
 import re
 
@@ -24,11 +24,11 @@ def compiled(f, *args):
 
 
 def events(body):
-    """A loop over events, as `lanes.advance`'s, with something in it that nothing merges."""
+    """A loop over events such as that of `sweeps.advance`."""
     return lambda x: jax.lax.scan(body, x, None, length=50)
 
 
-def test_loops_count_as_often_as_they_turn_and_conditions_by_both_ways():
+def test_loops_count_once_per_iteration_and_conditions_with_both_branches():
     x = jnp.arange(128.0)
 
     def sorts(times):
@@ -37,27 +37,27 @@ def test_loops_count_as_often_as_they_turn_and_conditions_by_both_ways():
 
         return launches.per_event(compiled(events(body), x))
 
-    three, seven = sorts(3), sorts(7)
-    assert three.kinds["sort"] == 3 and seven.kinds["sort"] == 7
-    assert seven.least == seven.most > three.most and seven.conditions == 0
+    three, seven, eleven = sorts(3), sorts(7), sorts(11)
+    assert seven.most - three.most == eleven.most - seven.most >= 4  # at least the sorts
+    assert seven.least == seven.most and seven.conditions == 0
 
     def sometimes(x, _):
         far = x[0] > 3
         return jax.lax.cond(far, lambda x: jnp.sort(jnp.sort(x)[::-1]), jnp.sin, x), None
 
     found = launches.per_event(compiled(events(sometimes), x))
-    assert found.conditions == 1 and found.kinds["sort"] == 2
+    assert found.conditions == 1
     assert found.most >= found.least + 1
 
 
-def test_an_event_on_an_accelerator_has_no_loop_inside(monkeypatch):
-    """What XLA is given for a GPU: one loop, over the events, for all runs of FAR-SIGN."""
+def test_an_event_on_an_accelerator_has_no_inner_loop(monkeypatch):
+    """For a GPU, XLA is given a single loop, over the events, for all runs of FAR-SIGN."""
     (job, *_), setting = sweep_specs(TINY), prepare(TINY, None)
-    lanes = job.run_batch(setting)
-    given = lanes.on(None)
-    run = sweeps.start(job.program, "fresh", *given[:3])
+    batch = job.run_batch(setting)
+    inputs = batch.on(None)
+    run = sweeps.start(job.program, "fresh", *inputs[:3])
     traced = sweeps.advance.trace(
-        job.program, "fresh", *given, run, jnp.asarray(lanes.schedules), turns=False
+        job.program, "fresh", *inputs, run, jnp.asarray(batch.schedules), turns=False
     )
 
     def loops(platform):
@@ -65,26 +65,27 @@ def test_an_event_on_an_accelerator_has_no_loop_inside(monkeypatch):
         return len(re.findall(r"stablehlo\.while", text))
 
     assert loops("cuda") == loops("tpu") == 1
-    assert loops("cpu") > 1  # there, loops are cheaper than what they save
+    assert loops("cpu") > 1  # on a CPU, a loop costs less than it saves
 
 
-def test_the_sweeps_of_a_table_are_counted():
+def test_the_launches_of_a_table_are_counted():
     setting = prepare(TINY, None)
     rows = [launches.count(job, setting, TINY, None) for job in sweep_specs(TINY)]
     names = [row["sweep"].partition("-")[0] for row in rows]
     assert names == ["far_sign", "far_sign", "cyber0"]
-    mine, lied_to, theirs = rows
-    assert mine["runs"] == 2 and mine["events"] == 60
-    assert theirs["runs"] == 4 and theirs["events"] == 120  # a seed at a time
-    assert 0 < mine["least"] == mine["most"] == mine["mean"]
-    # The longer way is taken when all three buffers are full.
-    assert theirs["conditions"] > 0
-    assert theirs["least"] < theirs["mean"] < (theirs["least"] + theirs["most"]) / 2
-    total = 60 * mine["mean"] + 60 * lied_to["mean"] + 120 * theirs["mean"]
+    honest, attacked, cyber0 = rows
+    assert honest["runs"] == 2 and honest["events"] == 60
+    assert cyber0["runs"] == 4 and cyber0["events"] == 120  # one seed at a time
+    assert 0 < honest["least"] == honest["most"] == honest["mean"]
+    # The longer branch is taken when all three buffers are full.
+    assert cyber0["conditions"] > 0
+    assert cyber0["least"] < cyber0["mean"] < (cyber0["least"] + cyber0["most"]) / 2
+    total = 60 * honest["mean"] + 60 * attacked["mean"] + 120 * cyber0["mean"]
     text = launches.report(rows, "some GPU", launch_us=2.0)
-    assert f"All of it: {total:,.0f} instructions, {2e-6 * total:.2g} s" in text
+    assert f"Together: {total:,.0f} instructions, {2e-6 * total:.2g} s" in text
 
 
-def test_a_target_that_is_none_is_refused():
-    with pytest.raises(InvalidConfig, match=r"--target is a file, or a TPU .*: got 'h2000'"):
+def test_an_unknown_target_is_rejected():
+    rule = r"--target is a file or the name of a TPU .*: got 'h2000'"
+    with pytest.raises(InvalidConfig, match=rule):
         launches._device("h2000")

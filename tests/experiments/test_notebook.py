@@ -1,4 +1,4 @@
-"""The notebook runs from the first cell to the last, and is kept without what it showed."""
+"""The notebook runs from the first cell to the last, and is stored without outputs."""
 
 import json
 import os
@@ -23,14 +23,14 @@ def code(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_it_is_kept_without_outputs():
+def test_it_is_stored_without_outputs():
     notebook = nbformat.read(NOTEBOOK, 4)
     nbformat.validate(notebook)
     assert all(not cell.outputs and cell.execution_count is None for cell in code(notebook))
     assert {"kernelspec", "language_info", "colab"} == set(notebook.metadata)
 
 
-def test_what_a_reader_may_choose_is_there():
+def test_every_choice_of_the_form_exists():
     form = code(nbformat.read(NOTEBOOK, 4))[4].source
     offered = re.findall(r'^(\w+) = "(.*)"  # @param (\[.*\])', form, re.MULTILINE)
     checks = {
@@ -56,11 +56,11 @@ def rows(text):
 
 @pytest.mark.slow
 def test_it_runs_on_two_devices(tmp_path):
-    places = {f"JUPYTER_{kind}_DIR": str(tmp_path) for kind in ("CONFIG", "RUNTIME")}
+    folders = {f"JUPYTER_{kind}_DIR": str(tmp_path) for kind in ("CONFIG", "RUNTIME")}
     forced = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", EXECUTE, NOTEBOOK, f"--output={tmp_path / 'shown.ipynb'}"],
-        env=os.environ | places | forced | {"IPYTHONDIR": str(tmp_path)},
+        env=os.environ | folders | forced | {"IPYTHONDIR": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=600,
@@ -78,13 +78,13 @@ def test_it_runs_on_two_devices(tmp_path):
 
     assert len(data(figure, "image/png")) == 1
     table = rows(data(figure, "text/markdown")[0])
-    last = {(method, attack): float(end) for method, attack, _, end in table}
-    assert len(last) == 10
-    assert all(end > 75 for (method, _), end in last.items() if method == "far_sign")
-    assert last["async_sgd", "none"] > 85 and last["async_sgd", "constant:value=100"] < 20
+    final = {(method, attack): float(value) for method, attack, _, value in table}
+    assert len(final) == 10
+    assert all(value > 75 for (method, _), value in final.items() if method == "far_sign")
+    assert final["async_sgd", "none"] > 85 and final["async_sgd", "constant:value=100"] < 20
     assert len(data(yours, "image/png")) == len(data(yours, "text/markdown")) == 1
-    places = rows(data(many, "text/markdown")[0])
-    assert [place[:2] for place in places] == [
+    devices = rows(data(many, "text/markdown")[0])
+    assert [row[:2] for row in devices] == [
         ["cpu:0", "0, 1, 2, 3"],
         ["cpu:1", "4, 5, 6, 7"],
     ]

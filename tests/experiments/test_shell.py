@@ -1,5 +1,4 @@
-"""The shell examples of README and documentation run, for less long and on the embedded digits;
-what else these say of commands is right."""
+"""The shell examples of README and documentation run, shortened and on the embedded digits."""
 
 import contextlib
 import re
@@ -13,7 +12,7 @@ from tests.experiments import test_experiments as commands
 from tests.experiments.test_compare import grid
 
 EXAMPLES = list(examples())
-# Not here: what the gate runs, what test_devices runs with another command, what needs Ray.
+# Tested elsewhere: quickstart, pytest, table3 (tests of devices) and what needs Ray.
 ELSEWHERE = ("experiments.quickstart", "pytest", "experiments.table3")
 ELSEWHERE += ("farsign_jax.runtime.on_ray",)
 SWEEPS = [words for words in EXAMPLES if words[0] == "experiments.compare"]
@@ -35,7 +34,7 @@ def start(words, folder):
 
 
 def ended(process):
-    """What a command printed."""
+    """Waits for a command and returns its output."""
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
     return out
@@ -43,7 +42,7 @@ def ended(process):
 
 @pytest.mark.parametrize("words", SWEEPS, ids=" ".join)
 def test_sweeps(words, tmp_path):
-    assert grid(*words[1:])  # as it is written: names, and numbers that can be
+    assert grid(*words[1:])  # the settings are valid as they are written
     few = ["--seeds=1", "--events=50", "--eval_every=25", "--dataset=mnist_subset"]
     few += ["--model=softmax_regression"]  # compiles sooner
     out = ended(start([*words, *few, "--out=out"], tmp_path))
@@ -62,15 +61,15 @@ def test_reports(tmp_path):
 
 
 def test_a_server_and_a_worker(tmp_path):
-    """As on two hosts, both of them here, where nothing need be carried to the other."""
+    """The example for two hosts, with both on this machine, so that no file is copied."""
     pytest.importorskip("grpc")
-    here = {"HOST": "127.0.0.1", "0.0.0.0": "127.0.0.1"}
-    here |= {"7077": str(free_port()), "9100": str(free_port())}
-    made, serve, work, replay = (
-        [re.sub("|".join(map(re.escape, here)), lambda m: here[m[0]], word) for word in words]
+    local = {"HOST": "127.0.0.1", "0.0.0.0": "127.0.0.1"}
+    local |= {"7077": str(free_port()), "9100": str(free_port())}
+    create, serve, work, replay = (
+        [re.sub("|".join(map(re.escape, local)), lambda m: local[m[0]], word) for word in words]
         for words in RUNTIME
     )
-    ended(start(made, tmp_path))
+    ended(start(create, tmp_path))
     with contextlib.ExitStack() as stack:
         server, worker = (start(words, tmp_path) for words in ([*serve, "--events=30"], work))
         stack.callback(server.kill)
