@@ -201,7 +201,7 @@ def test_designs_hold_and_get_better():
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("settings", "message"),
     [
         ({"num_workers": 5, "dim": 4, "q": 1}, r"\(m - 2 q\) K >= d: got m=5, q=1, K=1, d=4"),
         ({"num_workers": 4, "dim": 2, "q": 2}, r"got m=4, q=2"),

@@ -77,7 +77,7 @@ def test_no_other_exponents_are_better(order, noise):
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("settings", "message"),
     [
         ({"order": "second"}, "order is 'first'"),
         ({"order": "first", "noise": "coupled"}, "order is 'first'"),
@@ -154,7 +154,7 @@ def test_noise_has_its_stated_moments(kind):
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("settings", "message"),
     [
         ({"kind": "skewed"}, "noise is one of gaussian, asymmetric: got 'skewed'"),
         ({"noise": -1.0}, "noise >= 0: got -1.0"),
