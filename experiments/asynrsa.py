@@ -35,7 +35,7 @@ from experiments.parts import quadratic_consensus
 from farsign_jax.config import schedules
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness import panel, plots, summary
-from farsign_jax.harness.claims import Finding, table
+from farsign_jax.harness.claims import Finding, selected, table, without_verdicts
 from farsign_jax.harness.command import folder_for, main, perform
 from farsign_jax.harness.flags import FLAGS, configure
 from farsign_jax.io import files, run_folder

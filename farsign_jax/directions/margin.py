@@ -141,7 +141,7 @@ def _blocks(d_i: np.ndarray) -> list[np.ndarray]:
 
 
 def _whitened(rows: np.ndarray) -> tuple[Block | None, np.ndarray | None]:
-    """Returns the rows in an orthonormal basis, and a unit vector orthogonal to all or None."""
+    """Returns rows in an orthonormal basis, and a unit vector orthogonal to all, or None."""
     m, k, d = rows.shape
     if not k:
         return None, np.eye(d)[0]

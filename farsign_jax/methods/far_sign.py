@@ -239,8 +239,7 @@ def build(
         rate_cap: c >= 1, against workers that flood: worker i is admitted while
             c_i < 10 + c * C, where C is the `cap_rank`-th largest count of answers of all
             workers, and ignored beyond; None, every answer is admitted.
-        cap_rank: the rank of the count that the cap follows; None, the middle one, m // 2 + 1,
-            which fewer than half of the workers cannot raise.
+        cap_rank: the rank of the count that the cap follows; None, m // 2 + 1.
         scheme: "central" differences, or "forward" for k + 1 evaluations instead of 2k.
         sampler: "uniform"; or "alive" or "rank", coordinates that matter are asked for more
             often, see `directions.importance`.
@@ -250,12 +249,10 @@ def build(
         last_layer: the factor >= 0 of the steps in the last layer of an MLP.
         soft: c >= 0; along direction j, x moves by alpha * clip(y_j / (c * mean |y|), -1, 1)
             instead of alpha * sign(y_j), with the mean over the directions of the answer.
-        averaging: g >= 0, the output is the mean of the iterates with weights (n + 1)^g; None,
-            it is the last iterate.
+        averaging: g >= 0, the output is the mean of iterates with weights (n + 1)^g; None, x.
         storage: where y is kept: "float32", "bfloat16", "blocks", "sketch" or "hashed", see
             `average_storage`.
-        slots: the number of averages per worker of the last three kinds of storage; None, an
-            eighth of the number of coordinates.
+        slots: averages per worker of the last three kinds; None, an eighth of the coordinates.
     """
     beta = hyper["average_step"]
     require(beta <= 1, f"far_sign needs 0 < average_step <= 1: got {beta}")

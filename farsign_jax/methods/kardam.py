@@ -11,7 +11,7 @@ before and (g', x') the answer accepted last and the iterate it was applied to:
 An honest gradient changes no faster than the loss allows, and once all workers have
 coefficients, f Byzantine ones cannot push the quantile above what some honest worker has shown.
 K_p, g_p and x_p follow every answer, accepted or not, before it is judged. x_s is what the
-server asked about, never what the worker says it was.
+server asked about, never what the worker claims.
 
 The quantile of n coefficients is the smallest of them such that a fraction of at least (m-f)/m
 of the n is not larger: in ascending order, number ceil((m-f) n / m). While there are none, or

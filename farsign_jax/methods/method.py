@@ -36,8 +36,8 @@ class OracleConfig:
     decay_every: int = 1000
     per_round: float | None = None
 
-    def schedule(self, initial: Any) -> Schedule:
-        """Returns the step size as a function of the number of answers so far.
+    def schedule(self, initial: Any) -> Any:
+        """Returns the step size as an optax schedule of the number of answers so far.
 
         Raises:
             InvalidConfig: if `initial` is not positive and finite.

@@ -18,6 +18,7 @@ Exponentials take over where one does.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,7 @@ def change(q: Array, own: Array, moves: Array) -> Array:
     return jnp.log1p(jnp.exp(-own) * jnp.sum(q * jnp.expm1(moves), axis=-1))
 
 
-def num_terms(dtype) -> int:
+def num_terms(dtype: Any) -> int:
     """Returns the number of terms whose remainder is at most an eighth of the rounding."""
     n, error = 1, REACH / 2
     while error > jnp.finfo(dtype).eps / 8:

@@ -3,17 +3,13 @@
 Y_j = a_j . grad F(x; xi)                                                        eq. (7)
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
-from farsign_jax.base import Array, PyTree, Worker
+from farsign_jax.base import Worker
 from farsign_jax.directions.dictionary import Dictionary
-from farsign_jax.oracles.zeroth_order import check_question
+from farsign_jax.oracles.zeroth_order import Losses, check_question
 from farsign_jax.validation import require
-
-Losses = Callable[[Array, PyTree], Array]  # (x f32[d], batch) -> per-example losses f32[b]
 
 
 def directional_derivative(

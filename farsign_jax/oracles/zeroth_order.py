@@ -10,18 +10,21 @@ answers cost k + 1 evaluations instead of 2 k. Their bias is delta/2 times the c
 a_j, while that of eq. (8) is of the order of delta^2; both vanish with delta.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from farsign_jax.base import Array, Key, Query, Schedule, Worker
+from farsign_jax.base import Array, Key, PyTree, Query, Schedule, Worker
 from farsign_jax.directions.dictionary import Dictionary
 from farsign_jax.step_sizes import as_schedule
 from farsign_jax.validation import lookup, require
 
 SCHEMES = ("central", "forward")
+
+Losses = Callable[[Array, PyTree], Array]  # (x f32[d], batch) -> per-example losses f32[b]
 
 
 def check(batch_size: int, delta: float | Schedule, scheme: str = "central") -> None:
@@ -57,7 +60,7 @@ def evaluation_noise(
 
 
 def two_point(
-    losses,
+    losses: Losses,
     dictionary: Dictionary,
     *,
     batch_size: int,

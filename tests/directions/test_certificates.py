@@ -22,11 +22,11 @@ def fan(m):
 
 
 def bracket(d_i, q, v):
-    """Assumption 6 by the book: the worst of all sets of at most q liars."""
+    """Assumption 6 by the book: the worst of all sets of at most q workers."""
     d_i = d_i[:, None] if d_i.ndim == 2 else d_i
-    shares = np.abs(d_i @ v).sum(axis=1)
+    sizes = np.abs(d_i @ v).sum(axis=1)
     sets = (set(j) for n in range(q + 1) for j in itertools.combinations(range(len(d_i)), n))
-    return min(sum(s * (-1 if i in j else 1) for i, s in enumerate(shares)) for j in sets)
+    return min(sum(s * (-1 if i in j else 1) for i, s in enumerate(sizes)) for j in sets)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_known_margins(rows, q, eta):
     assert len(got.adversaries) == q
 
 
-def test_a_direction_that_nobody_asks_about_fails_at_once():
+def test_a_direction_that_no_worker_is_asked_about_fails_at_once():
     got = certify([[1, 0, 0], [0, 1, 0], [1, 1, 0], [1, -1, 0], [1, -2, 0]], 1)
     assert got.high == 0 and got.exact and got.holds is False
     np.testing.assert_allclose(np.abs(got.witness), [0, 0, 1], atol=1e-12)
@@ -77,12 +77,12 @@ def test_the_margin_is_the_least_of_the_bracket(m, k, d, q):
     assert np.linalg.norm(got.witness) == pytest.approx(1)
     v = rng.standard_normal((20_000, d))
     v /= np.linalg.norm(v, axis=1, keepdims=True)
-    shares = np.sort(np.abs(np.einsum("mkd,nd->mkn", rows, v)).sum(axis=1), axis=0)
-    sampled = shares.sum(axis=0) - 2 * shares[m - q :].sum(axis=0)
+    sizes = np.sort(np.abs(np.einsum("mkd,nd->mkn", rows, v)).sum(axis=1), axis=0)
+    sampled = sizes.sum(axis=0) - 2 * sizes[m - q :].sum(axis=0)
     assert got.low <= sampled.min() <= got.low + 0.35  # so many points come near
 
 
-def test_margins_scale_and_do_not_care_for_names_or_signs():
+def test_margins_scale_and_do_not_depend_on_names_or_signs():
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((8, 3))
     eta = certify(rows, 1).low
@@ -131,8 +131,8 @@ def test_no_margin_is_never_taken_for_one(seed):
     rows[:, 0], rows[:4] = 0, 0
     rows[:4, 0] = 1
     rows = rows @ np.linalg.qr(rng.standard_normal((4, 4)))[0]
-    for told in ({}, {"limit": 0}, {"limit": 0, "programs": 0}):
-        got = certify(rows, 2, **told)
+    for settings in ({}, {"limit": 0}, {"limit": 0, "programs": 0}):
+        got = certify(rows, 2, **settings)
         assert got.low <= got.high and got.low <= 1e-12 and got.holds is not True
     assert certify(rows, 2).holds is False
 
@@ -180,7 +180,7 @@ def test_linear_programs_decide_against_a_dictionary_too():
         (FOUR, 1.5, "certify needs a whole number q >= 0: got 1.5"),
     ],
 )
-def test_what_is_no_dictionary_is_refused(rows, q, message):
+def test_invalid_dictionaries_are_refused(rows, q, message):
     with pytest.raises(InvalidConfig, match=message):
         certify(rows, q)
 
@@ -201,16 +201,16 @@ def test_designs_hold_and_get_better():
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("settings", "message"),
     [
         ({"num_workers": 5, "dim": 4, "q": 1}, r"\(m - 2 q\) K >= d: got m=5, q=1, K=1, d=4"),
         ({"num_workers": 4, "dim": 2, "q": 2}, r"got m=4, q=2"),
         ({"num_workers": 9, "dim": 2, "q": 1, "method": "best"}, "one of random, equiangular"),
     ],
 )
-def test_what_cannot_be_designed_is_refused(told, message):
+def test_impossible_designs_are_refused(settings, message):
     with pytest.raises(InvalidConfig, match=message):
-        design(**told)
+        design(**settings)
 
 
 def test_a_design_is_a_dictionary():

@@ -56,7 +56,7 @@ def dictionaries():
 
 
 @pytest.mark.parametrize("name", dictionaries())
-def test_move_and_project_speak_of_the_same_vectors(name):
+def test_move_and_project_use_the_same_vectors(name):
     dictionary = dictionaries()[name]
     g = jax.random.normal(jax.random.key(1), (6,))
     worker, ids = jnp.asarray(3), jnp.asarray([4, 1])
@@ -70,7 +70,7 @@ def test_move_and_project_speak_of_the_same_vectors(name):
     np.testing.assert_allclose(both, g + 2 * rows[0] - rows[1], rtol=1e-5, atol=1e-6)
 
 
-def test_seeded_directions_are_unit_and_as_shared_as_they_say():
+def test_seeded_directions_are_unit_vectors_and_shared_if_stated():
     ids, one = jnp.asarray([2]), jnp.ones(1)
     for name, same in (("seeded", True), ("seeded_own", False)):
         dictionary = dictionaries()[name]

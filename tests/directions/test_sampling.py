@@ -21,13 +21,13 @@ def taught(score="alive", answers=300, alive=30, **options):
     """A sampler, and its state after answers in which directions from `alive` on are dead."""
     sampler = importance.importance(K, ASKED, score=score, **options)
 
-    def hear(state, key):
+    def receive(state, key):
         j = jax.random.permutation(key, K)[:ASKED].astype(jnp.int32)
         value = jnp.where(j < alive, 1.0 + j.astype(jnp.float32), 0.0)
         return sampler.learn(state, j[None], value[None], jnp.ones((1,), bool)), ()
 
     keys = jax.random.split(jax.random.key(7), answers)
-    return sampler, jax.jit(lambda: jax.lax.scan(hear, sampler.init(), keys)[0])()
+    return sampler, jax.jit(lambda: jax.lax.scan(receive, sampler.init(), keys)[0])()
 
 
 def probabilities(state):
@@ -55,8 +55,8 @@ def test_directions_are_distinct_and_as_likely_as_their_weights(score):
 def test_inverse_probability_makes_the_expected_move_that_of_uniform_sampling():
     sampler, state = taught(inverse=True)
     dictionary = directions.identity(K, ASKED)
-    told = {"step_size": 0.5, "average_step": 1.0}
-    server = far_sign(1, dictionary, **told, sampler=sampler)
+    settings = {"step_size": 0.5, "average_step": 1.0}
+    server = far_sign(1, dictionary, **settings, sampler=sampler)
     begin = server.init(jnp.zeros(K), jax.random.key(0))._replace(sampler=state)
     gradient = jnp.where(jnp.arange(K) % 3 == 0, -1.0, 1.0)
 
@@ -72,23 +72,23 @@ def test_inverse_probability_makes_the_expected_move_that_of_uniform_sampling():
     assert (np.abs(error) < 5 * np.asarray(moves.std(0)) / np.sqrt(draws)).all()
 
 
-def test_a_liar_moves_a_score_by_its_rate_whatever_it_says():
+def test_a_byzantine_worker_moves_a_score_by_the_rate_at_most():
     sampler, state = taught(rate=0.2)
-    j, heard = jnp.arange(ASKED, dtype=jnp.int32)[None], jnp.ones((1,), bool)
+    j, present = jnp.arange(ASKED, dtype=jnp.int32)[None], jnp.ones((1,), bool)
     for lie in (0.0, 1e30, -1e30):
-        after = sampler.learn(state, j, jnp.full((1, ASKED), lie), heard)
+        after = sampler.learn(state, j, jnp.full((1, ASKED), lie), present)
         assert np.abs(after.scores - state.scores).max() <= 0.2 + 1e-6
-    silent = sampler.learn(state, j, jnp.ones((1, ASKED)), ~heard)
+    silent = sampler.learn(state, j, jnp.ones((1, ASKED)), ~present)
     np.testing.assert_array_equal(silent.tree, state.tree)
 
 
-def test_sets_of_answers_are_heard_one_after_the_other():
+def test_sets_of_answers_are_processed_one_after_the_other():
     sampler, state = taught()
     j = jnp.asarray([[0, 1, 2, 3, 4, 5], [5, 4, 50, 51, 52, 0]], jnp.int32)
-    value, heard = jnp.where(j < 3, 1.0, 0.0), jnp.asarray([True, True])
-    together = sampler.learn(state, j, value, heard)
+    value, present = jnp.where(j < 3, 1.0, 0.0), jnp.asarray([True, True])
+    together = sampler.learn(state, j, value, present)
     for n in range(2):
-        state = sampler.learn(state, j[n : n + 1], value[n : n + 1], heard[:1])
+        state = sampler.learn(state, j[n : n + 1], value[n : n + 1], present[:1])
     np.testing.assert_array_equal(together.tree, state.tree)
 
 

@@ -21,20 +21,20 @@ M, K, ASKED = 3, 40, 6
 def conversation(kind, slots, answers=60, workers=M):
     """(worker, directions, what was read before, what was written) of random answers."""
     storage = average_storage.make(kind, workers, K, slots)
-    rng, state, told = np.random.default_rng(0), storage.init(jnp.float32), []
+    rng, state, records = np.random.default_rng(0), storage.init(jnp.float32), []
 
     @jax.jit
-    def hear(state, i, j, new):
+    def receive(state, i, j, new):
         old = storage.read(state, i, j)
         return old, storage.write(state, i, j, old, new)
 
     for _ in range(answers):
-        i = rng.integers(0, workers + 1)  # the last one is nobody
+        i = rng.integers(0, workers + 1)  # the last one stands for an empty slot
         j = rng.choice(K, ASKED, replace=False).astype(np.int32)
         new = rng.normal(size=(1, ASKED)).astype(np.float32)
-        old, state = hear(state, jnp.full((1, 1), i), j[None], new)
-        told.append((i, j, np.asarray(old)[0], new[0]))
-    return told
+        old, state = receive(state, jnp.full((1, 1), i), j[None], new)
+        records.append((i, j, np.asarray(old)[0], new[0]))
+    return records
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
@@ -51,13 +51,13 @@ def test_an_answer_touches_no_more_of_the_state_than_its_own(kind):
     """No copy of all averages, and no change of their type, in a loop over answers."""
     storage = average_storage.make(kind, M, 9973, 9001)
 
-    def hear(state, number):
+    def receive(state, number):
         i, j = number[None, None] % M, number + jnp.arange(ASKED, dtype=jnp.int32)[None]
         old = storage.read(state, i, j)
         return storage.write(state, i, j, old, old + 1.0), old
 
     def run(state):
-        return jax.lax.scan(hear, state, jnp.arange(20, dtype=jnp.int32))
+        return jax.lax.scan(receive, state, jnp.arange(20, dtype=jnp.int32))
 
     state = storage.init(jnp.float32)
     text = jax.jit(run, donate_argnums=0).lower(state).compile().as_text()
@@ -69,12 +69,12 @@ def test_an_answer_touches_no_more_of_the_state_than_its_own(kind):
 def test_a_hashed_average_is_the_right_one_or_none():
     known, right, read = {}, 0, 0
     for i, j, old, new in conversation("hashed", 20, answers=200):
-        for one, value, told in zip(j, old, new, strict=True):
+        for one, value, records in zip(j, old, new, strict=True):
             if i < M:
                 assert value in (0, known.get((i, one), 0))
                 right += value != 0
                 read += (i, one) in known
-                known[i, one] = told
+                known[i, one] = records
     assert 0.2 < right / read < 0.8  # half as many slots as directions
 
 
@@ -121,24 +121,24 @@ def test_far_sign_learns_with_every_kind(kind):
     assert kept == helpers.M * (each | {"sketch": 120, "hashed": 80})[kind]
 
 
-def test_what_does_not_fit_is_refused_with_what_would(monkeypatch):
+def test_a_batch_that_does_not_fit_is_refused_with_one_that_would(monkeypatch):
     problem = helpers.quadratic(dim=2000)
     build, _ = system(problem)
-    lanes = RunBatch(
+    batch = RunBatch(
         problem=RunBatch.repeated(problem, 1),
         seeds=jnp.zeros(1, jnp.int32),
         hyper={"step_size": np.full(1, 0.1), "average_step": np.full(1, 0.5)},
         byzantine=jnp.zeros((1, helpers.M), bool),
         schedules=np.zeros((1, 3), np.int32),
     )
-    monkeypatch.setattr(inspection, "memory", lambda lanes: (50_000, 50_000))
+    monkeypatch.setattr(inspection, "memory", lambda batch: (50_000, 50_000))
     message = r"server.averages float32\[7, 2000\] takes .*bfloat16 needs .*slots=\d+ or less"
-    with pytest.raises(InvalidConfig, match=message) as told:
-        lanes.check(build, "fresh")
-    slots = int(str(told.value).partition("slots=")[2].split()[0])
+    with pytest.raises(InvalidConfig, match=message) as records:
+        batch.check(build, "fresh")
+    slots = int(str(records.value).partition("slots=")[2].split()[0])
     for fits, kind in ((slots, "hashed"), (slots + 200, "hashed")):
         other, _ = system(problem, storage=kind, slots=fits)
-        assert (sweeps.bytes_per_run(other, lanes) <= 50_000) == (fits == slots)
+        assert (sweeps.bytes_per_run(other, batch) <= 50_000) == (fits == slots)
 
 
 @pytest.mark.parametrize("slots", [0, K + 1])

@@ -35,7 +35,7 @@ PROBLEM = problems.smooth(value, START, M, jax.random.key(0), noise=0.3)
 WORKER = oracles.stochastic_gradient(PROBLEM.losses, batch_size=1)
 
 
-def everybody(rounds):
+def all_workers(rounds):
     return np.tile(np.arange(M, dtype=np.int32), (rounds, 1))
 
 
@@ -52,7 +52,7 @@ def run(rule, attack, rounds=400, seed=0, every=None, server=brsgd, step_size=ST
     system = system_of(rule, attack, server, step_size)
     measure = {"measure": lambda x: {"gradient": jnp.linalg.norm(GRADIENT(x))}}
     return simulation.run(
-        PROBLEM, system, everybody(rounds), seed=seed, byzantine=2, every=every, **measure
+        PROBLEM, system, all_workers(rounds), seed=seed, byzantine=2, every=every, **measure
     )
 
 
@@ -62,13 +62,13 @@ def test_it_is_sgd_with_an_iterate_kept():
         "krum:f=2",
         attacks.sign_flip(3.0),
         server=sgd,
-        step_size=lambda heard: STEP(heard // M),
+        step_size=lambda num_answers: STEP(num_answers // M),
     )
     helpers.assert_same(left.server.params, right.server.params)
     assert 0 <= int(left.server.chosen_at) < 400
 
 
-def test_the_iterate_kept_is_the_one_it_says():
+def test_the_iterate_kept_is_that_of_the_round_recorded():
     state, _ = run("median", attacks.none(), rounds=60)
     at = int(state.server.chosen_at)
     before, _ = run("median", attacks.none(), rounds=at) if at else (None, None)
@@ -102,7 +102,7 @@ def test_iterates_are_drawn_with_the_weights_of_the_paper():
     assert chi < 31.3  # 11 degrees of freedom, one time in a thousand
 
 
-def test_rounds_count_whoever_answers():
+def test_rounds_count_whichever_workers_answer():
     """Half of the workers in each round: alpha and the weights go by rounds all the same."""
     alpha, rounds = 0.5 / np.arange(1, 9) ** 0.75, 8
     server = brsgd(4, aggregators.make("mean"), step_size=step_sizes.power(0.5, 0.75))
@@ -118,7 +118,7 @@ def test_rounds_count_whoever_answers():
     assert int(state.num_answers) == 2 * rounds and int(state.step) == rounds
 
 
-def test_an_estimate_says_what_it_does_not_know():
+def test_an_estimate_is_undecided_within_its_error():
     wild = estimate("mean", attacks.gaussian(100.0), jnp.full(D, 1.52), samples=100)
     assert wild.error > 0.5 and wild.holds is None
     assert estimate("mean", attacks.none()).error < 0.01
@@ -135,8 +135,8 @@ def test_eta(m, q, eta):
 def estimate(rule, attack, x=None, samples=300):
     x = PROBLEM.x0 if x is None else x
     there = dataclasses.replace(PROBLEM, x0=x)
-    told = resilience.answers(there, WORKER, attack, byzantine=2, samples=samples)
-    return resilience.estimate(aggregators.make(rule), told, GRADIENT(x))
+    settings = resilience.answers(there, WORKER, attack, byzantine=2, samples=samples)
+    return resilience.estimate(aggregators.make(rule), settings, GRADIENT(x))
 
 
 def test_resilience_of_the_mean_is_known():
@@ -197,7 +197,7 @@ def test_gradients_stay_below_the_bound_and_plateau_where_resilience_fails():
         ),
     ],
 )
-def test_what_makes_no_sense_is_refused(call, message):
+def test_invalid_arguments_are_refused(call, message):
     with pytest.raises(InvalidConfig, match=message):
         call()
 
@@ -208,30 +208,30 @@ def bound(power=0.75, sin_alpha=0.2):
     )
 
 
-def test_liars_may_change_from_round_to_round():
+def test_byzantine_workers_may_change_from_round_to_round():
     masks = np.stack([np.roll(np.arange(M) < 2, n) for n in range(M)])
     system = System(
         brsgd(M, aggregators.make("median"), step_size=STEP),
         WORKER,
         attacks.constant(1e4),
     )
-    told = {"schedule": everybody(300)}
-    run, _ = simulation.run(PROBLEM, system, **told, byzantine=masks)
+    settings = {"schedule": all_workers(300)}
+    run, _ = simulation.run(PROBLEM, system, **settings, byzantine=masks)
     assert np.linalg.norm(GRADIENT(run.server.params)) < 1
     mean = system._replace(server=brsgd(M, aggregators.make("mean"), step_size=STEP))
-    lost, _ = simulation.run(PROBLEM, mean, **told, byzantine=masks)
+    lost, _ = simulation.run(PROBLEM, mean, **settings, byzantine=masks)
     assert np.linalg.norm(GRADIENT(lost.server.params)) > 100
-    # One row is a mask for all rounds; who lies is looked up by the number of the event.
-    same, _ = simulation.run(PROBLEM, system, **told, byzantine=masks[:1])
-    fixed, _ = simulation.run(PROBLEM, system, **told, byzantine=masks[0])
+    # One row is a mask for all rounds; the mask is looked up by the number of the event.
+    same, _ = simulation.run(PROBLEM, system, **settings, byzantine=masks[:1])
+    fixed, _ = simulation.run(PROBLEM, system, **settings, byzantine=masks[0])
     helpers.assert_same(same.server, fixed.server)
     with pytest.raises(InvalidConfig, match="need an honest worker"):
-        simulation.run(PROBLEM, system, **told, byzantine=np.ones((2, M), bool))
+        simulation.run(PROBLEM, system, **settings, byzantine=np.ones((2, M), bool))
     with pytest.raises(InvalidConfig, match="need a mask of 11 workers"):
-        simulation.run(PROBLEM, system, **told, byzantine=np.zeros((2, 3), bool))
+        simulation.run(PROBLEM, system, **settings, byzantine=np.zeros((2, 3), bool))
 
 
-def test_liars_of_a_round_know_what_is_said_in_it():
+def test_byzantine_workers_of_a_round_know_its_answers():
     """ALIE from the very first round, and of the answers to the same question."""
     system = System(
         sgd(M, aggregators.make("mean"), step_size=1e-6), WORKER, attacks.alie(z=2.0)
@@ -239,10 +239,10 @@ def test_liars_of_a_round_know_what_is_said_in_it():
     keys = keys_lib.split(0)
     run = simulation.start(system, PROBLEM, keys, "fresh")
     everyone = jnp.arange(M, dtype=jnp.int32)
-    lies = jnp.arange(M) < 2
+    byzantine = jnp.arange(M) < 2
     queries = simulation.ask(system, run.server, everyone, run.events, keys)
     _, reports = simulation.answer(system, PROBLEM, run.workers, queries, run.events, keys)
-    after, _ = simulation.deliver(system, run, reports, lies, keys)
+    after, _ = simulation.deliver(system, run, reports, byzantine, keys)
     honest = np.asarray(reports.value)[2:]
     lie = honest.mean(axis=0) - 2.0 * honest.std(axis=0)
     want = (honest.sum(axis=0) + 2 * lie) / M

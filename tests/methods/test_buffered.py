@@ -23,10 +23,10 @@ def reports(workers, values, version=0):
 def drive(server, workers, values):
     """One arrival per event; the states after each."""
     state = server.init(jnp.zeros(D))
-    hear = jax.jit(server.update)
+    receive = jax.jit(server.update)
     states = []
     for worker, value in zip(workers, values, strict=True):
-        state, _ = hear(state, reports([worker], value[None]))
+        state, _ = receive(state, reports([worker], value[None]))
         states.append(state)
     return states
 
@@ -52,7 +52,7 @@ def test_against_the_paper_in_numpy(rule, slots):
     assert updates > 5
 
 
-def test_nothing_moves_until_no_buffer_is_empty_and_a_set_is_heard_one_by_one():
+def test_nothing_moves_until_no_buffer_is_empty_and_a_set_is_processed_one_by_one():
     server = buffered(M, aggregators.mean(), buffers=B, step_size=1.0)
     ones = np.ones((3, D), np.float32)
     states = drive(server, [0, 3, 1], ones)  # 0 and 3 share a buffer
@@ -67,11 +67,11 @@ def test_nothing_moves_until_no_buffer_is_empty_and_a_set_is_heard_one_by_one():
 def test_an_empty_slot_and_non_finite_numbers_leave_no_trace():
     server = buffered(M, aggregators.mean(), buffers=1, step_size=1.0)
     state = server.init(jnp.zeros(D))
-    hear = jax.jit(server.update)
-    after, _ = hear(state, reports([M], np.ones((1, D), np.float32)))
+    receive = jax.jit(server.update)
+    after, _ = receive(state, reports([M], np.ones((1, D), np.float32)))
     helpers.assert_same(after, state)
     wild = np.asarray([[np.nan, np.inf, -np.inf, 3e38, -3e38]], np.float32)
-    after, _ = hear(state, reports([0], wild))
+    after, _ = receive(state, reports([0], wild))
     np.testing.assert_array_equal(after.params, [0, 0, 0, -1e6, 1e6])
 
 

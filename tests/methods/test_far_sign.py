@@ -38,13 +38,13 @@ def random_events(num_events, sizes=(1, 2, 4), hostile=True, seed=0):
     strange = [np.nan, np.inf, -np.inf, 3e38, -3e38, 0.0]
     events = []
     for _ in range(num_events):
-        heard = []
+        received = []
         for worker in rng.choice(M, rng.choice(sizes), replace=False):
             answers = rng.normal(size=K).astype(np.float32)
             if hostile and worker == 0:
                 answers = rng.choice(strange, K).astype(np.float32)
-            heard.append((worker, rng.choice(D, K, replace=False), answers))
-        events.append(heard)
+            received.append((worker, rng.choice(D, K, replace=False), answers))
+        events.append(received)
     return events
 
 
@@ -63,8 +63,8 @@ def test_matches_the_paper_in_numpy(sign_of, weights):
     events = random_events(60)
     state = server.init(jnp.asarray(x0))
     update = jax.jit(server.update)
-    for heard in events:
-        state, _ = update(state, reports(heard))
+    for received in events:
+        state, _ = update(state, reports(received))
     x, y = reference.far_sign(x0, events, M, alpha, beta, sign_of, weights)
     np.testing.assert_allclose(state.params, x, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(state.averages, y, rtol=1e-5, atol=1e-6)
@@ -79,7 +79,7 @@ def server_and_state(**options):
 
 
 @pytest.mark.parametrize("value", [1e2, 1e20, -3e38, np.inf, np.nan, 0.0])
-def test_x_moves_by_at_most_the_step_whatever_is_said(value):
+def test_x_moves_by_at_most_the_step_whatever_the_answer(value):
     server, state = server_and_state()
     after, _ = server.update(state, reports([(2, [0, 4, 9], [value] * 3)]))
     moved = np.abs(np.asarray(after.params))
@@ -90,7 +90,7 @@ def test_x_moves_by_at_most_the_step_whatever_is_said(value):
     assert not others.any()
 
 
-def test_only_the_sign_of_a_lie_matters():
+def test_only_the_sign_of_an_answer_matters():
     problem = helpers.quadratic()
     schedule = arrivals.uniform(jax.random.key(1), helpers.M, 200)
     ends = []
@@ -169,7 +169,7 @@ def test_an_omniscient_attack_needs_directions_in_common():
 
 @pytest.mark.parametrize("rates", ["known", "estimate"])
 def test_weights_remove_the_pull_of_fast_workers(rates):
-    """Two workers disagree on x: the fast one wins without weights, nobody with them."""
+    """Two workers disagree on x: the fast one wins without weights, neither with them."""
     fast = np.asarray([4.0, 1.0])
     dictionary = directions.identity(1, 1)
     schedule = arrivals.weighted(jax.random.key(0), fast, 4000)
@@ -195,10 +195,12 @@ def test_weights_remove_the_pull_of_fast_workers(rates):
 
 @pytest.mark.parametrize("name", ["matrix", "seeded", "seeded_own"])
 @pytest.mark.parametrize("order", ["zeroth", "first"])
-def test_general_dictionaries_reach_the_minimum_with_one_liar(name, order):
+def test_general_dictionaries_reach_the_minimum_with_one_byzantine_worker(name, order):
     problem = helpers.quadratic(noise=0.1, dim=2, workers=4)
     s = 2**-0.5
-    rows = jnp.asarray([[1.0, 0], [s, s], [0, 1.0], [-s, s]])  # robust to one liar of four
+    rows = jnp.asarray(
+        [[1.0, 0], [s, s], [0, 1.0], [-s, s]]
+    )  # robust to one Byzantine worker of four
     dictionary = {
         "matrix": directions.matrix(rows[:, None]),
         "seeded": directions.seeded(2, 8, 2, jax.random.key(5)),
@@ -241,8 +243,8 @@ def test_the_average_of_iterates_is_that_of_all_of_them(power):
     state = server.init(jnp.asarray(np.random.default_rng(1).normal(size=D), jnp.float32))
     iterates, update = [state.params], jax.jit(server.update)
     np.testing.assert_array_equal(state.output, state.params)
-    for heard in random_events(50):
-        state, _ = update(state, reports(heard))
+    for received in random_events(50):
+        state, _ = update(state, reports(received))
         iterates.append(state.params)
     total = np.arange(1, len(iterates) + 1.0) ** (power + 1)  # of all weights so far
     mean = np.average(np.stack(iterates), axis=0, weights=np.diff(total, prepend=0))
@@ -257,7 +259,7 @@ def test_soft_steps_shrink_with_the_average_and_gains_multiply_them():
     options = {"step_size": 0.1, "average_step": 1.0, "vote": soft_sign(2.0), "gain": gain}
     server = far_sign(M, directions.identity(D, K), **options)
     state = server.init(jnp.zeros(D))
-    answer = np.asarray([1.0, -8.0, 0.0])  # mean |y| is 3, so 6 is a whole step
+    answer = np.asarray([1.0, -8.0, 0.0])  # mean |y| is 3, so that 6 is a full step
     after, _ = server.update(state, reports([(1, np.asarray([4, 2, 7]), answer)]))
     expected = np.zeros(D)
     expected[[4, 2]] = -0.1 / 6, 0.1 * 3
@@ -266,7 +268,7 @@ def test_soft_steps_shrink_with_the_average_and_gains_multiply_them():
     np.testing.assert_array_equal(silent.params, state.params)
 
 
-def test_all_of_it_together_learns_and_is_judged_by_its_average():
+def test_all_options_together_learn_and_the_average_is_the_output():
     problem = helpers.digits(examples=60)
     options = {"scheme": "forward", "sampler": "alive", "floor": 0.5, "weights": "inverse"}
     options |= {"last_layer": 0.5, "soft": 0.5, "averaging": 1, "storage": "bfloat16"}

@@ -1,4 +1,4 @@
-"""Servers that judge or collect whole gradients one by one, against NumPy."""
+"""Servers that filter or collect gradients one by one, against NumPy."""
 
 import functools
 import math
@@ -35,8 +35,8 @@ def schedule(n):
     return rate(jnp.asarray(n, jnp.float32))
 
 
-# The algorithms, slow and obvious. Each `hear` is told the iterate, so that rounding in x does
-# not add up, and answers with the next one; what else it knows, it remembers itself.
+# The algorithms, slow and obvious. Each `receive` is given the iterate, so that rounding in x
+# does not add up, and returns the next one; it keeps all other state itself.
 
 
 def sane(g):
@@ -57,7 +57,7 @@ class Kardam:
         self.num_answers = self.step = self.turned_down = self.forced = 0
         self.accepted = np.zeros(M, int)
 
-    def hear(self, x, worker, version, x_s, g):
+    def receive(self, x, worker, version, x_s, g):
         g, eta = np.asarray(sane(g)), rate(self.num_answers)
         self.num_answers += 1
         if worker in self.spoken:
@@ -74,8 +74,10 @@ class Kardam:
             assert not tops
         elif tops and norm(x - self.previous[1]) > 1e-12:
             g_last, x_last = self.previous
-            share = (M - self.f) / M
-            enough = [t for t in tops if sum(u <= t for u in tops) >= share * len(tops) - 1e-9]
+            fraction = (M - self.f) / M
+            enough = [
+                t for t in tops if sum(u <= t for u in tops) >= fraction * len(tops) - 1e-9
+            ]
             smooth = norm(g - g_last) / norm(x - x_last) <= enough[0]
 
         names = self.names[len(self.names) - min(2 * self.f, len(self.names)) :] + [worker]
@@ -102,7 +104,7 @@ class Kardam:
 
 
 class Trusting:
-    """What Zeno++ and AFLGuard share: gradients of the mean trusted loss, now and then."""
+    """What Zeno++ and AFLGuard have in common: occasional gradients of the trusted loss."""
 
     def __init__(self, refresh):
         self.refresh, self.num_answers, self.step = refresh, 0, 0
@@ -111,7 +113,7 @@ class Trusting:
     def judge(self, g, eta):
         raise NotImplementedError
 
-    def hear(self, x, worker, version, x_s, g):
+    def receive(self, x, worker, version, x_s, g):
         if self.num_answers % self.refresh == 0:
             gradients = CURVATURE[:32] * (x - CENTER[:32]) + NOISE[:32]
             self.v = np.mean(gradients, axis=0)
@@ -155,7 +157,7 @@ class FedBuff:
         self.num_answers = self.step = 0
         self.inside: list[np.ndarray] = []
 
-    def hear(self, x, worker, version, x_s, g):
+    def receive(self, x, worker, version, x_s, g):
         tau = self.step - version
         weight = (1 + tau) ** -0.5 if self.dampening == "inverse_sqrt" else 1.0
         self.inside.append(weight * np.asarray(sane(g)))
@@ -176,14 +178,19 @@ def report(server, state, worker, value, asked=None):
     return jax.tree.map(lambda a: a[None], one)
 
 
-def messages(seed, events, lies=0.2):
-    """(worker, lag, how to answer) of some arrivals, M for nobody."""
+def messages(seed, events, fraction=0.2):
+    """(worker, lag, how to answer) of some arrivals, M for an empty slot."""
     rng = np.random.default_rng(seed)
     kinds = ["flip", "zero", "nan", "inf", "huge"]
     for _ in range(events):
         lag, worker, lie = (int(rng.integers(n)) for n in (6, M, len(kinds)))
-        nobody, liar = rng.random(2) < (0.1, lies)
-        yield M if nobody else worker, lag, kinds[lie] if liar else "honest", rng.normal(size=D)
+        empty, byzantine = rng.random(2) < (0.1, fraction)
+        yield (
+            M if empty else worker,
+            lag,
+            kinds[lie] if byzantine else "honest",
+            rng.normal(size=D),
+        )
 
 
 def answer(kind, x, noise):
@@ -195,21 +202,21 @@ def answer(kind, x, noise):
     return (scale * g).astype(np.float32)
 
 
-def compare(server, truth, events=250, seed=0, lies=0.2):
+def compare(server, truth, events=250, seed=0, fraction=0.2):
     """Drives both through the same arrivals; the final state."""
-    hear = jax.jit(server.update)
+    receive = jax.jit(server.update)
     state = server.init(PROBLEM.x0)
     past = [state]
-    for worker, lag, kind, noise in messages(seed, events, lies):
+    for worker, lag, kind, noise in messages(seed, events, fraction):
         asked = past[max(0, len(past) - 1 - lag)]
         x_s = np.asarray(asked.params)
         value = answer(kind, x_s, noise)
         before, version = np.asarray(state.params, np.float64), int(asked.step)
-        after, _ = hear(state, report(server, state, worker, value, asked))
+        after, _ = receive(state, report(server, state, worker, value, asked))
         if worker == M:
             helpers.assert_same(after, state)
             continue
-        want = truth.hear(before, worker, version, np.asarray(x_s, np.float64), value)
+        want = truth.receive(before, worker, version, np.asarray(x_s, np.float64), value)
         state = after
         past.append(state)
         np.testing.assert_allclose(state.params, want, rtol=2e-5, atol=1e-6)
@@ -281,9 +288,9 @@ def four(step_size: Any = 0.1):
 
 
 @pytest.mark.parametrize("name", ["kardam", "zeno_pp", "aflguard", "fedbuff"])
-def test_a_set_is_heard_one_by_one_and_one_answer_takes_no_loop(name):
+def test_a_set_is_processed_one_by_one_and_one_answer_takes_no_loop(name):
     server = four(schedule)[name]
-    hear, state = jax.jit(server.update), server.init(PROBLEM.x0)
+    receive, state = jax.jit(server.update), server.init(PROBLEM.x0)
     past, events = [state], list(messages(1, 60))
     for n in range(0, 60, 3):
         asked = past[max(0, len(past) - 2)]
@@ -291,9 +298,9 @@ def test_a_set_is_heard_one_by_one_and_one_answer_takes_no_loop(name):
             report(server, state, w, answer(kind, np.asarray(asked.params), noise), asked)
             for w, _, kind, noise in events[n : n + 3]
         ]
-        together, _ = hear(state, jax.tree.map(lambda *a: jnp.concatenate(a), *lot))
+        together, _ = receive(state, jax.tree.map(lambda *a: jnp.concatenate(a), *lot))
         for one in lot:
-            state, _ = hear(state, one)
+            state, _ = receive(state, one)
         for a, b in zip(together, state, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
         past.append(state)
@@ -305,14 +312,14 @@ def test_a_set_is_heard_one_by_one_and_one_answer_takes_no_loop(name):
 
 @pytest.mark.parametrize("name", ["kardam", "zeno_pp", "aflguard", "fedbuff"])
 def test_only_what_the_schedule_decides_is_called_scheduled(name):
-    """Whatever is said, these fields are the same: runs of one schedule may share them."""
+    """Whatever the answers, these fields are the same: runs of one schedule may share them."""
     server = four(schedule)[name]
-    hear, ends = jax.jit(server.update), []
-    for lies in (0.0, 0.6):
+    receive, ends = jax.jit(server.update), []
+    for fraction in (0.0, 0.6):
         state = server.init(PROBLEM.x0)
-        for worker, _, kind, noise in messages(2, 60, lies):
+        for worker, _, kind, noise in messages(2, 60, fraction):
             value = answer(kind, np.asarray(state.params), noise)
-            state, _ = hear(state, report(server, state, worker, value))
+            state, _ = receive(state, report(server, state, worker, value))
         ends.append(state)
     for field in server.scheduled:
         np.testing.assert_array_equal(*(getattr(end, field) for end in ends))
@@ -327,7 +334,7 @@ def test_kardam_asks_about_its_iterate_and_gets_it_back():
     np.testing.assert_array_equal(query.direction, query.params)
     worker = oracles.stochastic_gradient(PROBLEM.losses, batch_size=8)
     order = np.random.default_rng(0).integers(0, M, 50)
-    # An omniscient attack: whole gradients are comparable, whatever they are called.
+    # An omniscient attack: gradients are comparable, whatever the direction is called.
     system = System(server, worker, attacks.alie())
     end, _ = simulation.run(PROBLEM, system, order, byzantine=2, delivery="outstanding")
     assert len(np.unique(end.server.asked_at[:, 0])) > 1
@@ -335,11 +342,11 @@ def test_kardam_asks_about_its_iterate_and_gets_it_back():
 
 def trial(server, **fields):
     """(accepted or not, state) of one answer of worker 6 to a prepared state."""
-    hear = jax.jit(server.update)
+    receive = jax.jit(server.update)
 
     def one(value, **more):
         state = server.init(jnp.eye(D)[0])._replace(**(fields | more))  # ||x - x'|| = 1
-        after, _ = hear(state, report(server, state, 6, value))
+        after, _ = receive(state, report(server, state, 6, value))
         return bool(after.accepted[6]), after
 
     return one
@@ -412,10 +419,10 @@ def test_kardam_frequency_filter_blocks_a_worker_that_floods():
         order,
     )
     assert flood("none")[0] > 1
-    for frequency, share in (("count", 2 / 5), ("strict", 1 / 5)):
+    for frequency, fraction in (("count", 2 / 5), ("strict", 1 / 5)):
         distance, state = flood(frequency)
         assert distance < 0.15
-        assert int(state.accepted[0]) <= share * int(state.step) + 2
+        assert int(state.accepted[0]) <= fraction * int(state.step) + 2
 
 
 @pytest.mark.parametrize("delivery", simulation.DELIVERIES)
@@ -427,7 +434,7 @@ def test_trusted_data_defeats_large_flipped_signs(name, delivery):
     assert int(state.accepted.sum()) == int(state.step) < int(state.num_answers)
 
 
-def test_who_believes_everybody_is_lost_to_them():
+def test_servers_without_a_filter_are_lost_to_them():
     for server in (async_sgd(M, step_size=0.1), fedbuff(M, step_size=0.1)):
         assert run(server, attacks.sign_flip(10.0), 2)[0] > 100
 
@@ -436,21 +443,21 @@ def test_kardam_keeps_large_flipped_signs_out():
     server = kardam(M, byzantine=2, step_size=0.1)
     distance, state = run(server, attacks.sign_flip(10.0), 2)
     assert distance < 0.15
-    liars, honest = np.split(np.asarray(state.accepted), [2])
-    assert liars.max() < 0.1 * honest.min()
+    byzantine, honest = np.split(np.asarray(state.accepted), [2])
+    assert byzantine.max() < 0.1 * honest.min()
 
 
 def test_zeno_pp_never_moves_further_than_the_trusted_gradient():
     server = zeno_pp(M, PROBLEM.losses, REFERENCE, step_size=1.0)
-    hear, state = jax.jit(server.update), server.init(PROBLEM.x0)
-    first, _ = hear(state, report(server, state, 0, jnp.zeros(D)))
+    receive, state = jax.jit(server.update), server.init(PROBLEM.x0)
+    first, _ = receive(state, report(server, state, 0, jnp.zeros(D)))
     v = np.asarray(first.trusted)
     assert v.any() and int(first.step) == 0  # zeros have no direction
     # Squares of most of these numbers round to 0, as large as they are together.
     subtle = np.sign(v) * np.where(np.arange(D) == 0, 1.1e-19, 1e-19)
     sizes = [np.abs(subtle), np.full(D, 1e-29), np.full(D, 1e-40), np.full(D, 3e38)]
     for size in sizes:
-        after, _ = hear(state, report(server, state, 0, np.sign(v) * size))
+        after, _ = receive(state, report(server, state, 0, np.sign(v) * size))
         moved = norm(np.asarray(after.params - state.params))
         assert moved <= norm(v) * (1 + 1e-5)
     flat = zeno_pp(M, lambda x, batch: 0 * PROBLEM.losses(x, batch), REFERENCE, step_size=1.0)

@@ -27,8 +27,8 @@ def hyper_of(name):
     return dict(METHODS[name].presets["paper"]) | {"step_size": 0.1}
 
 
-# What suits 7 workers, 2 of them liars. A reference of many examples is summed in another order
-# where lanes run side by side.
+# Options for 7 workers, 2 of them Byzantine. A reference of many examples is summed in another
+# order where runs are batched.
 OPTIONS = {"buffers": 5, "byzantine": 2, "trusted": 8}
 
 
@@ -45,7 +45,7 @@ EVENTS = 60
 
 @functools.cache
 def system_of(name, attack="sign_flip"):
-    """One object for all tests, in the number format of the hyper-parameters of a lane."""
+    """One object for all tests, in the number format of the hyper-parameters of a run."""
     hyper = hyper_of(name)
     return build_of(name, attack)(PROBLEM, hyper | {"step_size": np.float32(0.1)})
 
@@ -64,7 +64,7 @@ def outstanding(name):
     [(name, outstanding(name)) for name in NAMES]
     + [pytest.param(name, "fresh", marks=helpers.LONG) for name in NAMES],
 )
-def test_converges_on_a_quadratic_when_nobody_lies(name, delivery):
+def test_converges_on_a_quadratic_without_attack(name, delivery):
     measure = helpers.distance(PROBLEM)
     options = {"delivery": delivery, "measure": measure, "every": EVENTS}
     _, records = simulation.run(PROBLEM, system_of(name), schedule(1500), **options)
@@ -72,12 +72,12 @@ def test_converges_on_a_quadratic_when_nobody_lies(name, delivery):
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if not METHODS[n].works_in_rounds])
-def test_what_is_on_its_way_is_not_copied_at_every_event(name):
+def test_answers_under_way_are_not_copied_at_every_event(name):
     system, delivery = system_of(name), outstanding(name)
-    keys, lies = keys_lib.split(0), jnp.arange(helpers.M) < 2
+    keys, byzantine = keys_lib.split(0), jnp.arange(helpers.M) < 2
     run = jax.eval_shape(lambda: simulation.start(system, PROBLEM, keys, delivery))
     inbox = [leaf.shape for leaf in jax.tree.leaves(run.inbox.value)]
-    args = (system, PROBLEM, lies, keys, delivery, run, schedule(EVENTS))
+    args = (system, PROBLEM, byzantine, keys, delivery, run, schedule(EVENTS))
     text = runner._advance.lower(*args).compile().as_text()
     assert all(f"f32[{','.join(map(str, shape))}]" in text for shape in inbox)
     copies = re.findall(r"= f32\[([\d,]+)\]\S* copy(?:-start)?\(", text)
@@ -91,10 +91,10 @@ def test_state_has_params_and_step_and_keeps_its_shape(name):
     run = jax.eval_shape(lambda: simulation.start(system, PROBLEM, keys, "outstanding"))
     assert run.server.params.shape == PROBLEM.x0.shape
     assert run.server.step.dtype == jnp.int32 and run.server.step.shape == ()
-    lies = jnp.zeros(helpers.M, bool)
+    byzantine = jnp.zeros(helpers.M, bool)
     after, info = jax.eval_shape(
         lambda r: simulation.event(
-            system, PROBLEM, lies, keys, "outstanding", r, jnp.zeros((), jnp.int32)
+            system, PROBLEM, byzantine, keys, "outstanding", r, jnp.zeros((), jnp.int32)
         ),
         run,
     )
@@ -107,7 +107,7 @@ def test_state_has_params_and_step_and_keeps_its_shape(name):
 
 @dataclasses.dataclass(frozen=True)
 class EveryAttack:
-    """Each lane under the attack that its hyper-parameters name: one program for all."""
+    """Each run under the attack that its hyper-parameters name: one program for all."""
 
     build: SystemSpec
     names: tuple[str, ...]
@@ -117,12 +117,12 @@ class EveryAttack:
         every = [attacks.make(name) for name in self.names]
 
         def forge(states, report, view, key):
-            told = [
+            forged = [
                 simulation.apply_attack(attack, system.worker.encode, state, report, view, key)
                 for attack, state in zip(every, states, strict=True)
             ]
-            value = jnp.stack([value for _, value in told])[hyper["attack"]]
-            return tuple(state for state, _ in told), value
+            value = jnp.stack([value for _, value in forged])[hyper["attack"]]
+            return tuple(state for state, _ in forged), value
 
         spaces = tuple(sorted({attack.space for attack in every if attack.omniscient}))
         attack = Attack(lambda m: tuple(a.init(m) for a in every), forge, bool(spaces), spaces)
@@ -132,15 +132,15 @@ class EveryAttack:
 @pytest.mark.parametrize("name", NAMES)
 def test_x_stays_finite_under_every_attack(name):
     names = sorted(set(attacks.ATTACKS) - {"same_value"})
-    if name == "async_zo_sgd":  # nobody knows what others said of these coordinates
+    if name == "async_zo_sgd":  # no worker knows what others reported about them
         with pytest.raises(InvalidConfig, match="needs a server that can recall"):
             simulation.run(PROBLEM, system_of(name, "alie"), schedule(5))
         names = [attack for attack in names if not attacks.make(attack).omniscient]
     seeds = list(range(len(names)))
-    lanes = lanes_of(name, seeds, np.stack([schedule(EVENTS)] * len(names)))
-    lanes = dataclasses.replace(lanes, hyper=lanes.hyper | {"attack": np.asarray(seeds)})
+    batch = batch_of(name, seeds, np.stack([schedule(EVENTS)] * len(names)))
+    batch = dataclasses.replace(batch, hyper=batch.hyper | {"attack": np.asarray(seeds)})
     build = EveryAttack(build_of(name), tuple(names))
-    columns, _ = sweeps.sweep(build, lanes, every=30, measure=_worst)
+    columns, _ = sweeps.sweep(build, batch, every=30, measure=_worst)
     assert np.isfinite(columns["largest"]).all()
     wild = (columns["nonfinite"] > 0).all(axis=1)
     assert [attack for attack, is_wild in zip(names, wild, strict=True) if is_wild] == [
@@ -156,31 +156,31 @@ def _worst(params):
     return {"largest": jnp.abs(params).max(axis=-1)}
 
 
-def lanes_of(name, seeds, schedules, steps=None):
-    lanes = len(seeds)
-    hyper = {k: np.full(lanes, v, np.float32) for k, v in hyper_of(name).items()}
+def batch_of(name, seeds, schedules, steps=None):
+    batch = len(seeds)
+    hyper = {k: np.full(batch, v, np.float32) for k, v in hyper_of(name).items()}
     if steps is not None:
         hyper["step_size"] = np.asarray(steps, np.float32)
-    lies = np.tile(np.arange(helpers.M) < 2, (lanes, 1))
-    batched = sweeps.RunBatch.repeated(PROBLEM, lanes)
-    return sweeps.RunBatch(batched, np.asarray(seeds, np.int32), hyper, lies, schedules)
+    byzantine = np.tile(np.arange(helpers.M) < 2, (batch, 1))
+    batched = sweeps.RunBatch.repeated(PROBLEM, batch)
+    return sweeps.RunBatch(batched, np.asarray(seeds, np.int32), hyper, byzantine, schedules)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_lanes_equal_single_runs_and_compile_once(name):
-    """Seeds and step sizes are tracers of one program; each lane is the run it stands for."""
+def test_batched_runs_equal_single_runs_and_compile_once(name):
+    """Seeds and step sizes are tracers of one program; each row of a batch is its run."""
     seeds, steps, turned = [0, 1, 2], [0.03, 0.1, 0.03], np.asarray([1, 2, 0])
     schedules = np.stack([schedule(EVENTS, seed) for seed in seeds])
-    lanes = lanes_of(name, seeds, schedules, steps)
+    batch = batch_of(name, seeds, schedules, steps)
     build = build_of(name, "sign_flip")
-    first, ends = sweeps.sweep(build, lanes, every=EVENTS, measure=_worst)
-    others = lanes.take(turned)
+    first, ends = sweeps.sweep(build, batch, every=EVENTS, measure=_worst)
+    others = batch.take(turned)
     with helpers.compilations() as compiled:
         again, same = sweeps.sweep(build, others, every=EVENTS, measure=_worst)
     assert compiled == []
     helpers.assert_same(jax.tree.map(lambda a: a[turned], ends), same)
     np.testing.assert_array_equal(first["largest"][turned], again["largest"])
-    # As places do not matter, one lane will do: neither its seed nor its step is another's.
+    # As places do not matter, one run will do: neither its seed nor its step is another's.
     system = system_of(name)
     single, _ = simulation.run(PROBLEM, system, schedules[1], seed=seeds[1], byzantine=2)
     np.testing.assert_array_equal(single.server.params, ends.params[1])

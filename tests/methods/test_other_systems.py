@@ -1,4 +1,4 @@
-"""The experiments of AsynRSA-VR and Byzantine-resilient SGD: what they say, and when."""
+"""The experiments of AsynRSA-VR and Byzantine-resilient SGD: their results."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tests.experiments import test_experiments as commands
 
 
 @pytest.mark.slow
-def test_asynrsa_says_what_it_measured_and_continues(tmp_path):
+def test_asynrsa_reports_its_measurements_and_continues(tmp_path):
     command = ["experiments.asynrsa", "--preset=smoke", "--claims=figure1,figure3"]
     command += ["--rounds_run=40", "--seeds=1", "--out", tmp_path]
     code, out, err = commands.run(*command)
@@ -21,8 +21,8 @@ def test_asynrsa_says_what_it_measured_and_continues(tmp_path):
     last = {(row["method"], row["attack"]): row for row in rows}
     assert len({row["test_loss"] for row in last.values()}) == len(last) == 6 + 2 * 2
     # Everybody takes part in figure 1, two fifths of 25 in figure 3.
-    heard = {row["figure"]: int(row["evaluations"]) for row in last.values()}
-    assert heard["figure1"] == 8 * 40 and 300 < heard["figure3"] < 500
+    evaluations = {row["figure"]: int(row["evaluations"]) for row in last.values()}
+    assert evaluations["figure1"] == 8 * 40 and 300 < evaluations["figure3"] < 500
     assert (tmp_path / "figure3.png").stat().st_size > 10_000
     assert commands.run(*command)[:2] == (0, out)
     code, _, err = commands.run("experiments.asynrsa", "--claims=figure4")
@@ -30,7 +30,7 @@ def test_asynrsa_says_what_it_measured_and_continues(tmp_path):
 
 
 @pytest.mark.slow
-def test_brsgd_says_which_rule_is_resilient(tmp_path):
+def test_brsgd_reports_which_rule_is_resilient(tmp_path):
     command = ["experiments.brsgd", "--preset=smoke", "--claims=resilience", "--out", tmp_path]
     code, out, err = commands.run(*command)
     assert code == 0, err
@@ -72,7 +72,7 @@ def test_verdicts_follow_from_the_figures(name, final, verdict):
     assert [found.verdict for found in asynrsa._judge(name, rows)] == [verdict]
 
 
-def test_the_quadratics_of_the_theorem_are_what_they_say():
+def test_the_quadratics_of_the_theorem_have_their_constants():
     best, gradients = quadratic_consensus.minimiser()
     np.testing.assert_allclose(
         gradients.sum(axis=0) + quadratic_consensus.DECAY * best, 0, atol=1e-6

@@ -36,7 +36,7 @@ def rounds(slots, count=25, seed=0):
     return workers, values
 
 
-def tamed(values):
+def sanitized(values):
     return np.clip(np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0), -1e6, 1e6)
 
 
@@ -46,22 +46,22 @@ def report(workers, values, version=0):
 
 
 def follow(server, workers, values, move):
-    """The server beside `x <- move(x, rows of the present f64[p, d], heard)`."""
+    """The server beside `x <- move(x, rows of the present f64[p, d], num_answers)`."""
     state, update = server.init(jnp.ones(D)), jax.jit(server.update)
-    x, heard, step = np.ones(D), 0, 0
-    for who, said in zip(workers, values, strict=True):
-        before, (state, _) = state, update(state, report(who, said))
+    x, num_answers, step = np.ones(D), 0, 0
+    for who, sent in zip(workers, values, strict=True):
+        before, (state, _) = state, update(state, report(who, sent))
         present = who < M
         if not present.any():
             helpers.assert_same(state, before)
             continue
-        x = move(x, tamed(said[present]), heard)
-        heard, step = heard + present.sum(), step + 1
+        x = move(x, sanitized(sent[present]), num_answers)
+        num_answers, step = num_answers + present.sum(), step + 1
         # Numbers up to 1e6 come and go: what is left of them is rounding.
         np.testing.assert_allclose(state.params, x, rtol=1e-5, atol=1e-6 * max(1, abs(x).max()))
         x = np.asarray(state.params, np.float64)
-        assert (int(state.num_answers), int(state.step)) == (heard, step)
-    assert 5 < step < heard or values.shape[1] == 1
+        assert (int(state.num_answers), int(state.step)) == (num_answers, step)
+    assert 5 < step < num_answers or values.shape[1] == 1
 
 
 @pytest.mark.parametrize("slots", [1, 4])
@@ -69,14 +69,18 @@ def follow(server, workers, values, move):
 def test_sgd_is_its_rule(name, slots):
     combine = {"mean": np.mean, "median": np.median}[name]
     server = sgd(M, aggregators.make(name), step_size=schedule)
-    follow(server, *rounds(slots), lambda x, g, heard: x - eta(heard) * combine(g, axis=0))
+    follow(
+        server,
+        *rounds(slots),
+        lambda x, g, num_answers: x - eta(num_answers) * combine(g, axis=0),
+    )
 
 
 @pytest.mark.parametrize("slots, decay", [(1, 0.0), (4, 0.3)])
 def test_sign_sgd_is_its_rule(slots, decay):
-    def move(x, g, heard):
+    def move(x, g, num_answers):
         votes = (g > 0).sum(0) - (g < 0).sum(0)
-        return x - eta(heard) * (np.sign(votes) + decay * x)
+        return x - eta(num_answers) * (np.sign(votes) + decay * x)
 
     server = sign_sgd(M, step_size=schedule, weight_decay=decay)
     follow(server, *rounds(slots), move)
@@ -84,7 +88,7 @@ def test_sign_sgd_is_its_rule(slots, decay):
 
 @pytest.mark.parametrize("slots", [1, 4])
 def test_ef_sign_sgd_averages_steps(slots):
-    follow(ef_sign_sgd(M), *rounds(slots), lambda x, delta, heard: x - delta.mean(axis=0))
+    follow(ef_sign_sgd(M), *rounds(slots), lambda x, delta, num_answers: x - delta.mean(axis=0))
 
 
 def countdown(state, query, shard, key):
@@ -96,14 +100,14 @@ TABLE = Worker(lambda shard: jnp.int32(len(shard)), countdown, 3, 2)
 
 
 def answers(worker, gradients):
-    """What it says when asked once per round, and its last state."""
+    """The answers of a worker that is asked once per round, and its last state."""
     state, respond = worker.init(gradients), jax.jit(worker.respond)
-    said = []
+    sent = []
     for n in range(len(gradients)):
         query = Query(jnp.zeros(D), jnp.int32(0), (), jnp.int32(n))
         state, value = respond(state, query, gradients, jax.random.key(0))
-        said.append(value)
-    return np.stack(said), state
+        sent.append(value)
+    return np.stack(sent), state
 
 
 def honest_gradients():
@@ -118,10 +122,10 @@ def test_momentum_sign_is_its_rule(b):
     gradients = honest_gradients()
     worker = momentum_sign(TABLE, D, momentum=b)
     assert (worker.evaluations, worker.batch_size, worker.bits) == (3, 2, D)
-    said, (left, v) = answers(worker, gradients)
+    sent, (left, v) = answers(worker, gradients)
     assert int(left) == 0  # the inner worker kept its own state
     truth = np.zeros(D)
-    for g, value in zip(tamed(np.asarray(gradients)), said, strict=True):
+    for g, value in zip(sanitized(np.asarray(gradients)), sent, strict=True):
         truth = (1 - b) * g + b * truth
         np.testing.assert_array_equal(value, np.sign(truth))
     np.testing.assert_allclose(v, truth, rtol=1e-4, atol=1e-6)
@@ -131,17 +135,17 @@ def test_error_feedback_sign_is_its_rule_and_loses_nothing():
     gradients = honest_gradients()
     worker = error_feedback_sign(TABLE, D, schedule)
     assert (worker.evaluations, worker.batch_size, worker.bits) == (3, 2, D + 32)
-    said, (left, error) = answers(worker, gradients)
+    sent, (left, error) = answers(worker, gradients)
     assert int(left) == 0
     e, steps = np.zeros(D), np.zeros(D)
-    for n, g in enumerate(tamed(np.asarray(gradients))):
+    for n, g in enumerate(sanitized(np.asarray(gradients))):
         p = eta(n) * g + e
         delta = np.abs(p).sum() / D * np.sign(p)
         e = p - delta
         steps += eta(n) * g
-        np.testing.assert_allclose(said[n], delta, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(said.sum(0) + error, steps, rtol=1e-5, atol=0.01)
-    assert not said[:, 4].any()  # sign(0) = 0
+        np.testing.assert_allclose(sent[n], delta, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(sent.sum(0) + error, steps, rtol=1e-5, atol=0.01)
+    assert not sent[:, 4].any()  # sign(0) = 0
 
 
 def test_krum_takes_a_round_that_lacks_answers_and_refuses_one_that_is_too_small():
@@ -216,18 +220,18 @@ def pair(name):
 
 
 @pytest.mark.parametrize("name", ["sgd", "sign_sgd", "ef_sign_sgd"])
-def test_converges_with_everybody_and_with_a_part(name):
+def test_converges_with_all_workers_and_with_some(name):
     some = np.where(np.random.default_rng(0).random(EVERYBODY.shape) < 0.6, -1, EVERYBODY)
     some[::50] = -1
     parts = ran(*pair(name), schedules=(EVERYBODY, some))
     assert max(parts) < 0.05, parts
 
 
-def test_late_answers_are_heard_all_the_same():
+def test_late_answers_count_all_the_same():
     assert max(ran(*pair("sign_sgd"), delivery="outstanding")) < 0.1
 
 
-def test_three_liars_of_seven_have_three_votes_however_loud():
+def test_three_byzantine_workers_have_three_votes_however_large():
     flip = attacks.sign_flip(10.0)
     vote = ran(*pair("sign_sgd"), flip, 3)
     mean = ran(*pair("sgd"), flip, 3)
@@ -235,7 +239,7 @@ def test_three_liars_of_seven_have_three_votes_however_loud():
 
 
 @pytest.mark.parametrize("rule", [aggregators.krum(f=2), aggregators.median()])
-def test_a_robust_rule_stands_two_liars_of_seven(rule):
+def test_a_robust_rule_withstands_two_byzantine_workers_of_seven(rule):
     server = sgd(helpers.M, rule, step_size=decaying)
     assert ran(server, GRADIENT, attacks.sign_flip(10.0), 2)[0] < 0.1
 

@@ -47,15 +47,15 @@ def sets(rounds, gamma, seed=0):
     return arrivals.rounds(key, fleet, rounds, participation=gamma).workers
 
 
-def system_of(problem, *, attack=None, reduced=True, sees="old", batch_size=1, **told):
-    told = {"step_size": 0.05, "penalty": 0.4} | told
-    decay = told.pop("weight_decay", 0.5)
+def system_of(problem, *, attack=None, reduced=True, sees="old", batch_size=1, **settings):
+    settings = {"step_size": 0.05, "penalty": 0.4} | settings
+    decay = settings.pop("weight_decay", 0.5)
     if reduced:
         gradients = oracles.saga_gradient(problem, batch_size=batch_size)
     else:
         gradients = oracles.stochastic_gradient(problem.losses, batch_size=batch_size)
-    server = rsa(problem.num_workers, **told, weight_decay=decay)
-    worker = own_model(gradients, problem.x0, **told, server_sees=sees)
+    server = rsa(problem.num_workers, **settings, weight_decay=decay)
+    worker = own_model(gradients, problem.x0, **settings, server_sees=sees)
     return System(server, worker, attack or attacks.none())
 
 
@@ -87,7 +87,7 @@ def test_it_is_the_algorithm_of_the_paper(p, reduced, sees):
         bend = np.asarray(problem.data[0]).reshape(M, J)
         linear = np.asarray(problem.data[1]).reshape(M, J, D)
         schedule, keys = sets(rounds, 0.4), keys_lib.split(7)
-        assert (schedule < 0).all(axis=1).any()  # a round of nobody
+        assert (schedule < 0).all(axis=1).any()  # a round without answers
         pull = lambda u: np.asarray(subgradient(jnp.asarray(u), p))  # noqa: E731
         x0, x = np.zeros(D), np.zeros((M, D))
         table = bend[:, :, None] * x[:, None] - linear
@@ -100,8 +100,8 @@ def test_it_is_the_algorithm_of_the_paper(p, reduced, sees):
                 g = new - table[i, j] + table[i].mean(axis=0) if reduced else new
                 table[i, j] = new
                 after[i] = x[i] - alpha * (g + lam * pull(x[i] - x0))
-                told = x[i] if sees == "old" else after[i]
-                step = step + lam * pull(x0 - (1e4 if i < Q else told))
+                settings = x[i] if sees == "old" else after[i]
+                step = step + lam * pull(x0 - (1e4 if i < Q else settings))
             x, x0 = after, x0 - alpha * step
         system = system_of(problem, p=p, reduced=reduced, sees=sees,
                            attack=attacks.constant(1e4))  # fmt: skip
@@ -178,8 +178,10 @@ def test_corrected_gradients_are_unbiased_and_lose_their_noise():
 
 def test_the_table_is_not_copied_at_every_event():
     problem, worker = digits(2, structured=True)
-    told = {"step_size": 0.1, "penalty": 0.1}
-    system = System(rsa(3, **told), own_model(worker, problem.x0, **told), attacks.none())
+    settings = {"step_size": 0.1, "penalty": 0.1}
+    system = System(
+        rsa(3, **settings), own_model(worker, problem.x0, **settings), attacks.none()
+    )
     keys, every = keys_lib.split(0), np.tile(np.arange(3, dtype=np.int32), (5, 1))
     for delivery in simulation.DELIVERIES:
         run = jax.eval_shape(lambda d=delivery: simulation.start(system, problem, keys, d))
@@ -191,7 +193,7 @@ def test_the_table_is_not_copied_at_every_event():
 
 @pytest.mark.parametrize("p", NORMS.values())
 @pytest.mark.parametrize("lie", [np.nan, np.inf, -np.inf, 3e38, -1e30, 5.0])
-def test_a_liar_moves_the_server_no_further_than_anybody(p, lie):
+def test_a_byzantine_worker_moves_the_server_no_further_than_others(p, lie):
     alpha, lam = 0.1, 0.5
     server = rsa(3, step_size=alpha, penalty=lam, p=p)
     state = server.init(jnp.asarray([1.0, -2.0, 0.5, 0.0]))
@@ -205,34 +207,34 @@ def test_a_liar_moves_the_server_no_further_than_anybody(p, lie):
     assert (moved == 0).all() == (not np.isfinite(lie))
 
 
-def test_lanes_in_lockstep_are_each_run_s_own():
+def test_runs_in_lockstep_equal_single_runs():
     """Workers with models and tables of their own, two penalties, two attacks."""
-    problem, lies = quadratics(), np.arange(M) < Q
+    problem, byzantine = quadratics(), np.arange(M) < Q
     feedback = OracleConfig(batch_size=2, decay=1.0)
     names, penalties = ("sign_flip", "gaussian"), (0.1, 0.7)
     row = tuple(SystemSpec("asyn_rsa_vr", name, (), feedback) for name in names)
     schedule = sets(30, 0.6)
     hyper = {"step_size": np.full((1, 1, 2), 0.05), "penalty": np.asarray([[penalties]])}
-    lanes = sweeps.RunBatch(
+    batch = sweeps.RunBatch(
         problem=dataclasses.replace(
             problem, rows=problem.rows[None], sizes=problem.sizes[None], x0=problem.x0[None]
         ),
         seeds=jnp.zeros(1, jnp.int32),
         hyper={k: v.astype(np.float32) for k, v in hyper.items()},
-        byzantine=jnp.asarray(lies[None]),
+        byzantine=jnp.asarray(byzantine[None]),
         schedules=schedule[None],
     )
     measure = lambda x: {"norm": jnp.linalg.norm(x, axis=-1)}  # noqa: E731
-    columns, final = sweeps.sweep(Lockstep((row,)), lanes, every=10, measure=measure)
+    columns, final = sweeps.sweep(Lockstep((row,)), batch, every=10, measure=measure)
     assert columns["norm"].shape == (1, 3, 4)
     for h, a in ((0, 1), (1, 0)):
-        told = {"step_size": np.float32(0.05), "penalty": np.float32(penalties[h])}
+        settings = {"step_size": np.float32(0.05), "penalty": np.float32(penalties[h])}
         alone, _ = simulation.run(
-            problem, row[a](problem, told), schedule, seed=0, byzantine=lies
+            problem, row[a](problem, settings), schedule, seed=0, byzantine=byzantine
         )
         got = final.params[0, 2 * h + a]
         np.testing.assert_allclose(got, alone.server.params, rtol=1e-6, atol=1e-7)
-    twice = lanes.take(np.zeros(2, int))  # and seeds side by side on top
+    twice = batch.take(np.zeros(2, int))  # and seeds side by side on top
     _, both = sweeps.sweep(
         Lockstep((row,)), twice, every=30, measure=measure, max_parallel_runs=2
     )
@@ -253,7 +255,7 @@ def minimiser(problem, decay):
 
 
 @pytest.mark.parametrize("p", NORMS.values())
-def test_lemma_1_enough_penalty_makes_everybody_agree(p):
+def test_lemma_1_enough_penalty_makes_all_models_agree(p):
     problem = quadratics()
     best, gradients = minimiser(problem, 0.5)
     enough, ends = asyn_rsa_vr.enough_penalty(gradients, p), []
@@ -261,7 +263,7 @@ def test_lemma_1_enough_penalty_makes_everybody_agree(p):
         system = system_of(
             problem, p=p, penalty=times * enough, step_size=step_sizes.power(0.3, 0.75)
         )
-        # Liars are silent: they have no say in whose minimiser it is.
+        # Byzantine workers are silent: the minimiser is that of the honest ones.
         quiet = np.where(sets(4000, 1.0) < Q, -1, sets(4000, 1.0))
         run, _ = simulation.run(problem, system, quiet)
         apart = np.abs(np.asarray(run.workers[1])[Q:] - best).max()
@@ -348,13 +350,13 @@ def test_the_constants_of_theorem_1():
         ),
     ],
 )
-def test_what_makes_no_sense_is_refused(call, message):
+def test_invalid_arguments_are_refused(call, message):
     with pytest.raises(InvalidConfig, match=message):
         call()
 
 
 def test_a_worker_without_examples_is_refused():
     problem = quadratics()
-    nobody = dataclasses.replace(problem, rows=problem.rows[:, :0])
+    without_examples = dataclasses.replace(problem, rows=problem.rows[:, :0])
     with pytest.raises(InvalidConfig, match="needs J >= 1 examples per worker: got 0"):
-        simulation.run(nobody, system_of(nobody), sets(5, 1.0))
+        simulation.run(without_examples, system_of(without_examples), sets(5, 1.0))

@@ -51,7 +51,7 @@ def test_changes_are_exact_on_both_sides_of_the_reach(times):
         np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-15)
 
 
-def test_a_run_beside_one_that_goes_far_gives_the_same_bits():
+def test_a_run_batched_with_one_that_goes_far_gives_the_same_bits():
     near, far = moves(0.5 * cross_entropy.REACH), moves(5.0, seed=1)
     both = [
         jnp.stack([jnp.asarray(a), jnp.asarray(b)]).astype(
@@ -60,9 +60,9 @@ def test_a_run_beside_one_that_goes_far_gives_the_same_bits():
         for a, b in zip(near, far, strict=True)
     ]
     side_by_side = jax.jit(jax.vmap(answers))(*both)
-    for lane in range(2):
-        alone = answers(*(a[lane] for a in both))
-        np.testing.assert_array_equal(side_by_side[lane], alone)
+    for run in range(2):
+        alone = answers(*(a[run] for a in both))
+        np.testing.assert_array_equal(side_by_side[run], alone)
 
 
 def test_what_is_not_finite_ends_and_stays_so():

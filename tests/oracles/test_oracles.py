@@ -75,7 +75,7 @@ def test_structured_equals_generic_in_float64(hidden, activation, coupled, schem
 
 def float32_errors(hidden=(32,), steps=(1e-2, 1e-3, 1e-4, 1e-5, 1e-6), k=200, seed=0):
     """Rows (delta, error of generic, of structured): median |float32 - float64| over k
-    coordinates of an MNIST-sized MLP with a loss near 2.3, and the shares of wrong signs."""
+    coordinates of an MNIST-sized MLP with a loss near 2.3, and the fractions of wrong signs."""
     shape, classes = (28, 28, 1), 10
     module = models.MLP((*hidden, classes))
     rows = []
@@ -176,9 +176,9 @@ def test_coupled_noise_cancels_and_independent_noise_has_its_size():
 def test_forward_differences_cost_half_and_are_off_by_half_the_curvature():
     problem, delta = helpers.quadratic(noise=0.0), 0.5
     dictionary = directions.identity(helpers.D, 4)
-    told = {"batch_size": 1, "delta": delta}
-    forward = oracles.two_point(problem.losses, dictionary, **told, scheme="forward")
-    central = oracles.two_point(problem.losses, dictionary, **told)
+    settings = {"batch_size": 1, "delta": delta}
+    forward = oracles.two_point(problem.losses, dictionary, **settings, scheme="forward")
+    central = oracles.two_point(problem.losses, dictionary, **settings)
     assert (forward.evaluations, central.evaluations) == (5, 8)
     j = jnp.arange(4, dtype=jnp.int32)
     ahead, middle = (ask(oracle, problem, problem.x0, j) for oracle in (forward, central))
@@ -215,7 +215,7 @@ def test_schedule_of_the_perturbation_is_read_at_the_version_asked():
 
 
 @pytest.mark.parametrize("name", ["identity", "matrix"])
-def test_first_order_answers_are_the_gradient_seen_along_the_directions(name):
+def test_first_order_answers_are_the_gradient_along_the_directions(name):
     problem = helpers.digits()
     d = problem.x0.size
     rows = jax.random.normal(jax.random.key(1), (5, 6, d))
@@ -227,8 +227,8 @@ def test_first_order_answers_are_the_gradient_seen_along_the_directions(name):
     x = perturbed(problem)
     batch = problem.shard(jnp.asarray(1)).batch(jax.random.key(0), 8)
     gradient = jax.grad(lambda x: problem.losses(x, batch).mean())(x)
-    whole = oracles.stochastic_gradient(problem.losses, **options)
-    np.testing.assert_allclose(ask(whole, problem, x, ()), gradient, rtol=1e-6)
+    full = oracles.stochastic_gradient(problem.losses, **options)
+    np.testing.assert_allclose(ask(full, problem, x, ()), gradient, rtol=1e-6)
     want = dictionary.project(gradient, jnp.asarray(1), j)
     for mode in ("jvp", "grad"):
         oracle = oracles.directional_derivative(

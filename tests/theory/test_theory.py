@@ -1,4 +1,4 @@
-"""What theorems speak of: sequences, sums, slopes, and liars who know everything; and each
+"""The quantities of the theorems: sequences, sums, slopes, omniscient adversaries; and each
 claim of `experiments.rates` at reduced size."""
 
 import jax
@@ -77,7 +77,7 @@ def test_no_other_exponents_are_better(order, noise):
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("settings", "message"),
     [
         ({"order": "second"}, "order is 'first'"),
         ({"order": "first", "noise": "coupled"}, "order is 'first'"),
@@ -97,9 +97,9 @@ def test_no_other_exponents_are_better(order, noise):
         ),
     ],
 )
-def test_sequences_that_assumption_4_forbids(told, message):
+def test_sequences_that_assumption_4_forbids(settings, message):
     with pytest.raises(InvalidConfig, match=message):
-        step_sizes.theory(**told)
+        step_sizes.theory(**settings)
 
 
 def test_a_slope_is_found_with_its_uncertainty():
@@ -127,7 +127,7 @@ def test_records_are_spread_on_a_log_scale():
     assert events[at].tolist() == [1_000, 10_000, 100_000, 1_000_000]
 
 
-def test_waves_are_stationary_where_they_say():
+def test_waves_are_stationary_where_stated():
     at = jnp.array([0.0, 1.8954943, -1.8954943])
     np.testing.assert_allclose(jax.grad(problems.waves)(at), 0, atol=1e-5)
     x = jax.random.normal(jax.random.key(0), (5,))
@@ -138,7 +138,7 @@ def test_waves_are_stationary_where_they_say():
 
 
 @pytest.mark.parametrize("kind", problems.NOISES)
-def test_noise_is_what_it_says(kind):
+def test_noise_has_its_stated_moments(kind):
     problem = problems.smooth(
         problems.waves, jnp.ones(3), 4, jax.random.key(1), noise=2.0, kind=kind, examples=400
     )
@@ -154,16 +154,16 @@ def test_noise_is_what_it_says(kind):
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("settings", "message"),
     [
         ({"kind": "skewed"}, "noise is one of gaussian, asymmetric: got 'skewed'"),
         ({"noise": -1.0}, "noise >= 0: got -1.0"),
         ({"examples": 10}, "multiple of 4 examples per worker: got 10"),
     ],
 )
-def test_noise_that_cannot_be_is_refused(told, message):
+def test_noise_that_cannot_be_is_refused(settings, message):
     with pytest.raises(InvalidConfig, match=message):
-        problems.smooth(problems.waves, jnp.ones(3), 4, jax.random.key(1), **told)
+        problems.smooth(problems.waves, jnp.ones(3), 4, jax.random.key(1), **settings)
 
 
 def system_of(attack, watch, m=5, d=4):
@@ -190,22 +190,24 @@ def flip(gradient, dictionary, found):
     return attacks.sign_flip(10.0)
 
 
-def test_to_watch_changes_nothing_and_sums_are_sums():
+def test_observing_changes_nothing_and_sums_are_sums():
     problem, bare, found = system_of(flip, watch=False)
     _, watched, _ = system_of(flip, watch=True)
     schedule = arrivals.uniform(jax.random.key(2), 5, 300)
-    told = {"byzantine": 1, "delivery": "outstanding"}
-    left, _ = simulation.run(problem, bare, schedule, **told)
-    right, _ = simulation.run(problem, watched, schedule, **told)
+    settings = {"byzantine": 1, "delivery": "outstanding"}
+    left, _ = simulation.run(problem, bare, schedule, **settings)
+    right, _ = simulation.run(problem, watched, schedule, **settings)
     helpers.assert_same(left.server, right.server.server)
 
     # By the book, in NumPy, from the states one by one.
     keys = keys_lib.split(0)
     run = simulation.start(bare, problem, keys, "outstanding")
-    lies = jnp.arange(5) < 1
+    byzantine = jnp.arange(5) < 1
     sums = np.zeros(4)
     step = jax.jit(
-        lambda run, i: simulation.event(bare, problem, lies, keys, "outstanding", run, i)[0]
+        lambda run, i: simulation.event(bare, problem, byzantine, keys, "outstanding", run, i)[
+            0
+        ]
     )
     gradient, farthest = jax.jit(jax.grad(problems.waves)), 3.0
     for n, worker in enumerate(schedule):
@@ -237,16 +239,16 @@ def lookahead(gradient, dictionary, found):
 
 
 @pytest.mark.parametrize("attack", [greedy, lookahead])
-def test_liars_who_know_everything_get_the_sign_they_want(attack):
+def test_omniscient_adversaries_get_the_sign_they_want(attack):
     problem, system, _ = system_of(attack, watch=True)
     run, _ = simulation.run(
         problem, system, arrivals.uniform(jax.random.key(1), 5, 400), byzantine=1
     )
-    said = np.asarray(run.server.averages)[0]
-    np.testing.assert_allclose(np.abs(said), 1, rtol=1e-4)  # turned at will
+    averages = np.asarray(run.server.averages)[0]
+    np.testing.assert_allclose(np.abs(averages), 1, rtol=1e-4)  # its sign changes at will
     # Uphill, but for coordinates that were last spoken of on the other side.
     uphill = -np.sign(jax.grad(problems.waves)(run.server.params))
-    assert (said == uphill).sum() >= 3 or attack is lookahead
+    assert (averages == uphill).sum() >= 3 or attack is lookahead
     quiet, _ = simulation.run(
         problem, system, arrivals.uniform(jax.random.key(1), 5, 400), byzantine=0
     )
@@ -293,15 +295,15 @@ def test_the_ergodic_gradient_falls_and_stays_below_its_bound(trial, x64, record
 
 
 def test_one_time_scale_is_biased_and_two_are_not(x64, records):
-    told = {"kind": "asymmetric", "noise": 3**0.5, "byzantine": 0}
+    settings = {"kind": "asymmetric", "noise": 3**0.5, "byzantine": 0}
     constant = {"average_step": np.array([1.0, 0.05]), "step_size": np.full(2, 0.001)}
-    given = small_problems.run_batch(4, 40_000, hyper=constant, points=2, **told)
+    given = small_problems.run_batch(4, 40_000, hyper=constant, points=2, **settings)
     columns = small_problems.follow(Trial(sign_of="new"), given, "test")
     settled = columns["gradient"][:, -records // 4 :]
     one, slow = settled.mean(axis=1).reshape(4, 2).mean(axis=0)
     assert one == pytest.approx(2.0, rel=0.05)  # where each coordinate's sign is balanced
     assert slow < 0.2 * one
-    two = small_problems.follow(Trial(), small_problems.run_batch(4, 40_000, **told), "test")
+    two = small_problems.follow(Trial(), small_problems.run_batch(4, 40_000, **settings), "test")
     assert two["gradient"][:, -1].max() < 0.2 * one
 
 
@@ -329,7 +331,7 @@ def test_training_follows_the_condition(x64, records):
 
 @pytest.mark.parametrize("liar", range(4))
 def test_a_mean_from_one_direction_per_worker(liar):
-    """With memory for m numbers, and a liar among four."""
+    """With memory for m numbers, and one Byzantine worker among four."""
     half = 0.5**0.5
     rows = np.array([[1, 0], [half, half], [0, 1], [-half, half]], np.float32)
     dictionary = directions.matrix(rows[:, None])
