@@ -42,16 +42,14 @@ _define(
     "string",
     "certificates",
     None,
-    "Folder with server.key, server.crt, authority.crt and allowed.txt, as "
-    "farsign_jax.runtime.tls creates them.",
+    "Folder of the certificates. It contains server.key, server.crt, authority.crt and "
+    "allowed.txt, as farsign_jax.runtime.tls creates them.",
 )
 _define(
     "bool", "insecure", False, "Use neither certificates nor encryption, on this machine only."
 )
-_define("float", "rate", 500.0, "Long-run limit on the answers per second of each worker.")
-_define(
-    "float", "burst", 100.0, "Answers by which a worker may exceed that rate for a short time."
-)
+_define("float", "rate", 500.0, "Maximal answers per second of a worker. Bursts may exceed it.")
+_define("float", "burst", 100.0, "Maximal burst, in answers.")
 _define(
     "float", "silence", 30.0, "Seconds without a message after which a worker is disconnected."
 )
@@ -60,7 +58,7 @@ _define(
     "integer",
     "wait_for",
     1,
-    "Number of workers that must have answered before any answer is applied.",
+    "Workers that must have answered before any answer is applied.",
 )
 service.define(FLAGS)
 

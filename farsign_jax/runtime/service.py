@@ -58,7 +58,7 @@ def define(values: flags.FlagValues) -> None:
         "integer",
         "events",
         0,
-        "Number of answers after which the run ends. With 0, it runs until it is stopped.",
+        "Answers until the run ends. With 0, it runs until it is stopped.",
         lower_bound=0,
     )
     settings.define(values, RunConfig, run_config.SERVED, run_config.BASE)
@@ -80,11 +80,11 @@ def define(values: flags.FlagValues) -> None:
         "integer",
         "history",
         16384,
-        "Updates by which a worker may be behind and still receive only the changes of x. A "
-        "worker that is further behind receives all of x.",
+        "Updates whose changes of x are remembered. A worker that is further behind receives "
+        "all of x.",
     )
     _define("float", "checkpoint_every", 30.0, "Seconds between two checkpoints.")
-    _define("float", "eval_every", 5.0, "Seconds between two evaluations on the test set.")
+    _define("float", "eval_every", 5.0, "Seconds between evaluations on the test set.")
     _define(
         "string",
         "metrics",

@@ -152,7 +152,7 @@ EXPECTED = {
     "pipeline": "nonce",
     "heartbeat": "flood",
     "garbage": "garbage",
-    "oversize": "gone",
+    "oversize": "left",
     "stall": "silent",
     "rejoin": "left",
 }
