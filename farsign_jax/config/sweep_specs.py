@@ -1,7 +1,8 @@
 """What a panel is made of: the data of its configuration, and the sweeps that share them.
 
-A method that takes an aggregator, or says so, runs in lock-step, all its aggregators and
-attacks side by side; any other one is a sweep over seeds for each attack.
+A method that takes an aggregator, or is marked `lockstep` in the registry, runs in lock-step:
+all its aggregators and attacks advance side by side. Any other method is a sweep over seeds
+for each attack.
 """
 
 import dataclasses
@@ -28,11 +29,13 @@ class PanelData:
         one_by_one: one run per seed, an event being an answer, without hyper-parameters.
         rounds: the same where an event is a round, if a method works so.
         measure: of parameters.
+        costs: evaluations and bits of an answer, by system, as far as they were asked for.
     """
 
     one_by_one: sweeps.RunBatch
     rounds: sweeps.RunBatch | None
     measure: Measure
+    costs: dict[SystemSpec, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
     def of(self, spec: "SweepSpec") -> sweeps.RunBatch:
         """The runs of a sweep, one per seed."""
@@ -120,10 +123,14 @@ class SweepSpec:
 
     def cost(self, data: PanelData) -> tuple[int, int]:
         """Evaluations and bits of one answer."""
-        hyper = {name: values[0, 0] for name, values in self.hyper.items()}
-        problem = jax.device_put(data.one_by_one.take(0).problem)
-        system = self.builds[0](problem, hyper)
-        return system.worker.evaluations, simulation.bits_per_answer(system, problem)
+        build = self.builds[0]
+        if build not in data.costs:  # rows are counted at every checkpoint
+            hyper = {name: values[0, 0] for name, values in self.hyper.items()}
+            problem = jax.device_put(data.one_by_one.take(0).problem)
+            system = build(problem, hyper)
+            bits = simulation.bits_per_answer(system, problem)
+            data.costs[build] = system.worker.evaluations, bits
+        return data.costs[build]
 
     def run_batch(self, data: PanelData) -> sweeps.RunBatch:
         """One run per seed in lock-step, one per seed and point otherwise."""

@@ -1,6 +1,6 @@
 """Certificates for a test cluster, and the list of who may join.
 
-    python -m farsign_jax.runtime.tls --out certificates --workers 8 \
+    python -m farsign_jax.runtime.tls --out certificates --workers 8 \\
         --hosts localhost,127.0.0.1
     python -m farsign_jax.runtime.tls --hosts server.example.org --workers 32
 
