@@ -152,7 +152,8 @@ def test_all_configurations_have_the_same_settings():
 
 
 def test_a_step_size_reaches_every_method_of_a_panel():
-    config = PanelConfig(methods=("far_sign", "far_sign:step_size=0.5", "kardam"), step_size=0.2)
+    methods = ("far_sign", "far_sign:step_size=0.5", "kardam")
+    config = PanelConfig(methods=methods, step_size=0.2)
     found = {}
     for spec in sweep_specs(config):
         points = zip(spec.methods, spec.hyper["step_size"][0].tolist(), strict=True)
