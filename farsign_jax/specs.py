@@ -56,8 +56,8 @@ def typed(name: str, options: Mapping[str, Any], known: Parameters) -> dict[str,
     """Options with the types that the parameters of these names declare.
 
     A parameter without an annotation, or with `Any`, has the type of its default; where that
-    says nothing either, a number is a number and everything else stays a text for the factory
-    to judge. Whole numbers stay `int` where a `float` is declared.
+    is None or missing, numbers are converted and every other text is left to the factory.
+    Whole numbers stay `int` where a `float` is declared.
 
     Args:
         name: of what the options belong to, for messages.

@@ -1,6 +1,7 @@
-"""What the commands of the runtime share: flags of their own, errors in one line.
+"""Commands that have flags of their own, and their errors in one line.
 
-Each command has flags of its own, not those of the process, so that several can be imported.
+The flags of such a command are not those of the process, so that several commands can be
+imported side by side.
 """
 
 import ipaddress
@@ -18,10 +19,10 @@ from farsign_jax.validation import DataError, InvalidConfig, require
 
 
 def address(flag: str, text: str) -> tuple[str, int]:
-    """HOST:PORT as host and port.
+    """Splits HOST:PORT into host and port.
 
     Raises:
-        InvalidConfig: where it is something else.
+        InvalidConfig: if the text, the value of `flag`, has another form.
     """
     host, colon, port = text.rpartition(":")
     good = bool(host and colon) and port.isdecimal() and int(port) < 65536
@@ -30,7 +31,7 @@ def address(flag: str, text: str) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether what is sent there stays on this machine."""
+    """Whether traffic to a host stays on this machine."""
     if host == "localhost":
         return True
     try:
@@ -40,7 +41,7 @@ def is_loopback(host: str) -> bool:
 
 
 def definer(values: flags.FlagValues) -> Callable[..., None]:
-    """`define(kind, name, default, text, ...)`: a flag among these."""
+    """A function `define(kind, name, default, text, ...)` that adds a flag to `values`."""
 
     def define(kind: str, name: str, default: Any, text: str, **more: Any) -> None:
         getattr(flags, f"DEFINE_{kind}")(name, default, text, flag_values=values, **more)
@@ -49,11 +50,17 @@ def definer(values: flags.FlagValues) -> Callable[..., None]:
 
 
 def certificates_of(values: Any, flag: str, host: str, *names: str) -> list[bytes] | None:
-    """These files of --certificates; None with --insecure.
+    """The contents of files in the folder --certificates; None with --insecure.
+
+    Args:
+        values: the flags of a command, `certificates` and `insecure` among them.
+        flag: the flag that names the other side, for messages.
+        host: the host of the other side.
+        names: of the files.
 
     Raises:
-        InvalidConfig: with both or neither, where traffic without encryption would leave this
-            machine (`flag` says to which `host`), and naming the file that cannot be read.
+        InvalidConfig: if both flags are given or neither is, if traffic without encryption
+            would leave this machine, or if a file cannot be read.
     """
     if values.insecure:
         require(values.certificates is None, "either --certificates or --insecure")
@@ -74,7 +81,7 @@ def certificates_of(values: Any, flag: str, host: str, *names: str) -> list[byte
 
 
 def lacking(module: str, extra: str) -> str:
-    """What to say where a module that an extra brings is not there."""
+    """How to install a missing module, which belongs to an extra of the package."""
     text = f"no module {module} here: pip install 'farsign_jax[{extra}]', or from the sources "
     return f"{text}pip install -e '.[{extra}]'"
 
@@ -87,11 +94,16 @@ _EXTRAS = {
 
 
 def missing(error: ModuleNotFoundError, name: str) -> NoReturn:
-    """Says what to install where an import failed for want of an extra.
+    """Reports which extra to install after an import failed.
 
-    In one line and with exit code 2 where the module that needs it, `name`, is the command
-    itself, after what it is for where it is asked for --help; who imports it gets the same
-    line as an error.
+    Args:
+        error: of the import.
+        name: `__name__` of the module that needs the extra. If it is the command itself, the
+            report is one line and exit code 2, and --help still prints what the command is
+            for. Otherwise the report is the message of an error.
+
+    Raises:
+        ModuleNotFoundError: with the report, or `error` if no extra has the module.
     """
     lacks = (error.name or "").partition(".")[0]
     for extra, modules in _EXTRAS.items():
@@ -108,13 +120,17 @@ def missing(error: ModuleNotFoundError, name: str) -> NoReturn:
 
 
 def prepare_jax() -> None:
-    """Programs compiled once are read back by the next process; and where every call waits for
-    its result, as here, a CPU need not hand it to another thread."""
+    """Keeps compiled programs for the next process, and runs programs in the calling thread.
+
+    Every call of the runtime waits for its result, so that handing the work of a CPU to
+    another thread would only take time.
+    """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     cache.keep_programs()
 
 
 def fail(error: Any) -> NoReturn:
+    """Prints an error in one line and ends the command with exit code 2."""
     print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
     sys.exit(2)
 
@@ -125,10 +141,13 @@ def main(
     description: str | None,
     own: Sequence[str] | None = None,
 ) -> None:
-    """Runs a command: bad input ends in one line and exit code 2, Ctrl-C in 130.
+    """Runs a command: bad input ends in one line and exit code 2, Ctrl-C in exit code 130.
 
-    `command` returns the folder that it wrote, or None. `own`: the flags that --help shows;
-    None: all.
+    Args:
+        command: returns the folder that it wrote, or None.
+        values: its flags.
+        description: the docstring of its module, the head of --help.
+        own: the flags that --help shows; None: all.
     """
     if kind := help.asked(sys.argv[1:]):
         groups = {"": list(values) if own is None else own}

@@ -47,16 +47,16 @@ def define(
         if registry := field.metadata.get("names"):
             text += f" Names: {', '.join(registry)}."
         default = None if base is None else getattr(base, field.name)
-        told = {"flag_values": values, "module_name": __name__}
+        where = {"flag_values": values, "module_name": __name__}
         allowed = members(field.type)
         if field.type == tuple[str, ...]:
-            flags.DEFINE_multi_string(field.name, default, text, **told)
+            flags.DEFINE_multi_string(field.name, default, text, **where)
         elif int in allowed:
-            flags.DEFINE_integer(field.name, default, text, **told)
+            flags.DEFINE_integer(field.name, default, text, **where)
         elif float in allowed:
-            flags.DEFINE_float(field.name, default, text, **told)
+            flags.DEFINE_float(field.name, default, text, **where)
         else:
-            flags.DEFINE_string(field.name, default, text, **told)
+            flags.DEFINE_string(field.name, default, text, **where)
 
 
 def given(values: flags.FlagValues, kind: type[RunSettings]) -> dict[str, Any]:
@@ -65,21 +65,21 @@ def given(values: flags.FlagValues, kind: type[RunSettings]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def configured(base: Settings, told: Mapping[str, Any]) -> Settings:
-    """`base`, then the preset, then every setting that was told.
+def configured(base: Settings, given: Mapping[str, Any]) -> Settings:
+    """`base`, then the preset, then every setting that was given.
 
     Args:
         base: the settings of a command.
-        told: values of flags or of a JSON file, by setting.
+        given: values of flags or of a JSON file, by setting.
 
     Raises:
         InvalidConfig: on what is unknown, of another type, or cannot run.
     """
-    if "preset" in told:
-        preset = lookup("preset", str(told["preset"]), PRESETS)
+    if "preset" in given:
+        preset = lookup("preset", str(given["preset"]), PRESETS)
         base = dataclasses.replace(base, **preset.settings)
     known, made = hints(type(base)), {}
-    for name, value in told.items():
+    for name, value in given.items():
         if name == "preset":
             continue
         hint = lookup("setting", name, known)

@@ -29,7 +29,7 @@ class Examples(NamedTuple):
 
 
 def load(settings: RunSettings, data_dir: str | None = None) -> Examples:
-    """Loads the data set, and holds some of it out where `validation` says so.
+    """Loads the data set, and holds out the fraction `validation` of it.
 
     Raises:
         DataError: if the data set cannot be had.

@@ -15,7 +15,7 @@ from farsign_jax.config.settings import RunSettings
 from farsign_jax.methods import OracleConfig
 from farsign_jax.validation import lookup, require
 
-# How fast workers are, which every model of delays can be told.
+# The speeds of workers, an option of every model of delays.
 SPEEDS: specs.Parameters = specs.option("spread", float, 1.0) | specs.option("fast", int, None)
 
 # Orders of arrival that have no clock, and their options.

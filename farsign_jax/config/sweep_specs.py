@@ -1,7 +1,8 @@
 """What a panel is made of: the data of its configuration, and the sweeps that share them.
 
-A method that takes an aggregator, or says so, runs in lock-step, all its aggregators and
-attacks side by side; any other one is a sweep over seeds for each attack.
+A method that takes an aggregator, or is marked `lockstep` in the registry, runs in lock-step:
+all its aggregators and attacks advance side by side. Any other method is a sweep over seeds
+for each attack.
 """
 
 import dataclasses

@@ -54,8 +54,8 @@ def system_spec(
 ) -> SystemSpec:
     """The system of a method under an attack; `aggregator` is used by methods that take one.
 
-    What a method can be told of the setting, its buffers and its number of Byzantine workers,
-    it is told, unless the text of the method says otherwise.
+    A method that has the options `buffers` or `byzantine` takes them from the settings, unless
+    its own text gives them.
     """
     name, options, _ = parse_method(method, settings.preset)
     known = options_of(name)
@@ -66,9 +66,10 @@ def system_spec(
         options["arrival_rates"] = schedules.claimed_rates(settings)
     if "aggregator" in known:
         options["aggregator"] = aggregator
-    lies, parameters = attacks.parse(attack)
+    attack_name, attack_options = attacks.parse(attack)
     oracle = schedules.oracle_config(settings)
-    return SystemSpec(name, lies, tuple(parameters.items()), oracle, tuple(options.items()))
+    taken = tuple(attack_options.items())
+    return SystemSpec(name, attack_name, taken, oracle, tuple(options.items()))
 
 
 def in_lockstep(method: str) -> bool:

@@ -21,8 +21,8 @@ from farsign_jax.runtime.numpy_server import NumpyServer, uses_multiply_add
 from farsign_jax.runtime.state_machine import CompiledServer, StateMachine
 from farsign_jax.validation import InvalidConfig, require
 
-# The settings of a served run. All others describe what reality decides here: who is Byzantine
-# and does what, who answers when, and how long the run is.
+# The settings of a served run. All others describe what a simulation must be given and a real
+# run brings along: the attacks, the order of arrivals, and the number of answers.
 SERVED = (
     "method",
     "aggregator",
@@ -79,11 +79,11 @@ def check(config: RunConfig) -> None:
     name, options, _ = systems.parse_method(config.method, config.preset)
     rule = f"{name} works in rounds, and this server waits for nobody"
     require(not METHODS[name].works_in_rounds, rule)
-    rule = "arrival_rates=known is for simulations: here nobody knows the rates of workers"
+    rule = "arrival_rates=known is for simulations: nobody knows the rates of real workers"
     require(options.get("arrival_rates") != "known", rule)
     rule = f"{name} must know how many workers are Byzantine at most: got byzantine=0"
-    told = "byzantine" not in defaults_of(name) or "byzantine" in options
-    require(told or config.byzantine > 0, rule)
+    known = "byzantine" not in defaults_of(name) or "byzantine" in options
+    require(known or config.byzantine > 0, rule)
     require(config.workers < 2**16, f"need workers < 65536: got {config.workers}")
 
 

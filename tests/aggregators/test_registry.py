@@ -69,7 +69,7 @@ def test_names_of_byzfl_and_of_papers():
         ("krum:q=1", {}, "krum has no option 'q': it has f, neighbours, power, strict"),
         ("mean", {"f": 1}, "mean has no option 'f': it has none"),
         ("nnm+mean", {"f": 1, "tau": 2}, "nnm+mean has no option 'tau'"),
-        ("krum:f", {}, "aggregator options are option=value: got 'f' in 'krum:f'"),
+        ("krum:f", {}, "options are written option=value: got 'f' in 'krum:f'"),
         ("krum:f=1,f=2", {}, "'f' is given twice in 'krum:f=1,f=2'"),
         ("rfa:T=3,iterations=4", {}, "rfa is given iterations twice"),
         ({"name": "krum", "f": 1}, {}, "an aggregator has a name and parameters: got f"),

@@ -13,6 +13,7 @@ import farsign_jax
 from farsign_jax import METHODS, PanelConfig, RunConfig, attacks
 from farsign_jax.cli import settings
 from farsign_jax.config.settings import RunSettings, from_dict
+from farsign_jax.config.sweep_specs import prepare, sweep_specs
 from farsign_jax.harness import panel
 from farsign_jax.runtime import run_config as served
 from farsign_jax.validation import InvalidConfig
@@ -148,3 +149,21 @@ def test_all_configurations_have_the_same_settings():
         assert {field.name for field in dataclasses.fields(kind)} == shared | own
     assert set(served.SERVED) <= set(inspect.signature(RunConfig).parameters)
     assert farsign_jax.RunConfig is RunConfig
+
+
+def test_a_step_size_reaches_every_method_of_a_panel():
+    methods = ("far_sign", "far_sign:step_size=0.5", "kardam")
+    config = PanelConfig(methods=methods, step_size=0.2)
+    found = {}
+    for spec in sweep_specs(config):
+        points = zip(spec.methods, spec.hyper["step_size"][0].tolist(), strict=True)
+        found |= {method: round(step, 6) for method, step in points}
+    assert found == {"far_sign": 0.2, "far_sign:step_size=0.5": 0.5, "kardam": 0.2}
+
+
+def test_the_cost_of_an_answer_is_counted_once(monkeypatch):
+    config = RunConfig(**SMALL).panel()
+    (spec,), data = sweep_specs(config), prepare(config)
+    cost = spec.cost(data)
+    monkeypatch.setattr(type(spec.builds[0]), "__call__", None)
+    assert spec.cost(data) == cost == (10, 160)

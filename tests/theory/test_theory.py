@@ -303,7 +303,9 @@ def test_one_time_scale_is_biased_and_two_are_not(x64, records):
     one, slow = settled.mean(axis=1).reshape(4, 2).mean(axis=0)
     assert one == pytest.approx(2.0, rel=0.05)  # where each coordinate's sign is balanced
     assert slow < 0.2 * one
-    two = small_problems.follow(Trial(), small_problems.run_batch(4, 40_000, **settings), "test")
+    two = small_problems.follow(
+        Trial(), small_problems.run_batch(4, 40_000, **settings), "test"
+    )
     assert two["gradient"][:, -1].max() < 0.2 * one
 
 

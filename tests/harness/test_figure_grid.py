@@ -1,0 +1,50 @@
+"""Figures whose points are methods in settings of their own."""
+
+import pytest
+
+from experiments import asynchrony
+from farsign_jax.config import panel_config
+from farsign_jax.harness import figure_grid
+
+
+def test_who_waits_is_given_no_more_time():
+    def row(line, seconds, accuracy, seed=0):
+        given = {"facet": "f", "x": 1, "line": line, "seed": seed, "step_size": 1.0}
+        told = {"virtual_seconds": seconds, "test_accuracy": accuracy}
+        return given | told | {"mean_square_staleness": 0.0, "largest_staleness": 0}
+
+    rows = [row("far_sign", 1.0, 0.4), row("far_sign", 2.0, 0.5)]
+    rows += [row("sgd", t, 0.1 * t) for t in (1.0, 2.0, 3.0, 4.0)]
+    rows += [row("far_sign", 9.0, 0.7, seed=1), row("sgd", 9.0, 0.8, seed=1)]
+    found = {entry["line"]: entry["value"] for entry in figure_grid.shown(rows, of_time=False)}
+    assert found == pytest.approx({"far_sign": 60.0, "sgd": 50.0})
+
+
+def test_every_cell_of_every_panel_can_be_run():
+    for one in asynchrony.PANELS.values():
+        cells = list(one.cells(asynchrony.CONFIG))
+        assert len({(cell.facet, cell.x, cell.line, cell.config) for cell in cells}) == len(
+            cells
+        )
+        for cell in cells:
+            panel_config.check(cell.config)
+
+
+def test_the_best_step_of_a_cell_is_shown():
+    common = {
+        "facet": "f",
+        "x": 1,
+        "line": "m",
+        "mean_square_staleness": 4,
+        "largest_staleness": 5,
+    }
+    rows = [
+        common | {"step_size": step, "seed": seed, "test_accuracy": a, "virtual_seconds": t}
+        for step, curve in ((0.1, [0.5, 0.9]), (0.2, [0.82, 0.7]))
+        for seed in (0, 1)
+        for t, a in enumerate(curve, 1)
+    ]
+    (entry,) = figure_grid.shown(rows, of_time=False)
+    assert (entry["value"], entry["step_size"]) == (pytest.approx(90), 0.1)
+    (entry,) = figure_grid.shown(rows, of_time=True)
+    assert (entry["value"], entry["step_size"]) == (1.0, 0.2)
