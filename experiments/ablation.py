@@ -110,7 +110,7 @@ def ablation() -> pathlib.Path:
     for name, variant in chosen.items():
         config = _budgeted(base, variant.options.get("scheme", "central"))
         config = dataclasses.replace(config, methods=(variant.method,))
-        panels.append(panel.ready(config, FLAGS.data_dir, name=name, told={"variant": name}))
+        panels.append(panel.ready(config, FLAGS.data_dir, name=name, labels={"variant": name}))
     rows = perform(panels, folder)
     multi_host.part()
     lines, summary, header = [], [], []

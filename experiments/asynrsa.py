@@ -196,7 +196,7 @@ def asynrsa() -> pathlib.Path:
     folder = folder_for("asynrsa", base, claims=names, rounds_run=rounds)
     panels = [
         panel.ready(
-            _figure(base, name, rounds), FLAGS.data_dir, name=name, told={"figure": name}
+            _figure(base, name, rounds), FLAGS.data_dir, name=name, labels={"figure": name}
         )
         for name in names
         if name != "theorem"

@@ -135,7 +135,7 @@ def _naming(at: dict[str, Any]) -> Iterator[None]:
 
 
 def _of(made: panel.Panel, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row for row in rows if all(row[k] == v for k, v in made.told.items())]
+    return [row for row in rows if all(row[k] == v for k, v in made.labels.items())]
 
 
 def compare() -> pathlib.Path:
@@ -147,7 +147,7 @@ def compare() -> pathlib.Path:
         name = re.sub(r"[:/]", "-", "-".join(f"{k}-{v}" for k, v in at.items()))
         name = name.replace("=", "")
         with _naming(at):
-            panels.append(panel.ready(config, FLAGS.data_dir, name=name, told=at))
+            panels.append(panel.ready(config, FLAGS.data_dir, name=name, labels=at))
     rows = perform(panels, folder)
     multi_host.part()
     header = [*varied, "method", "attack", "best, %", "last, %"]
@@ -155,8 +155,8 @@ def compare() -> pathlib.Path:
     for made in panels:
         mine = _of(made, rows)
         for e in summary_lib.summarise(mine):
-            summary.append(made.told | e)
-            values = [str(value) for value in made.told.values()]
+            summary.append(made.labels | e)
+            values = [str(value) for value in made.labels.values()]
             std = e["std"] if len(made.config.seeds) > 1 else None
             best, last = summary_lib.percent(e["best"], std), summary_lib.percent(e["final"])
             lines.append([*values, summary_lib.label(e), e["attack"], best, last])

@@ -29,14 +29,14 @@ class Panel:
         setting: the data.
         jobs: the sweeps.
         name: distinguishes its checkpoints from those of other panels in the same folder.
-        told: columns of its rows beside the usual ones.
+        labels: columns of its rows beside the usual ones.
     """
 
     config: PanelConfig
     setting: PanelData
     jobs: Sequence[SweepSpec]
     name: str = ""
-    told: dict[str, Any] = dataclasses.field(default_factory=dict)
+    labels: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def answers(self) -> int:
@@ -150,7 +150,7 @@ def run(
     """
     made: dict[tuple[str, str], JobRows] = {}
     known: list[dict[str, Any]] = []
-    own = {name for panel in panels for name in panel.told}
+    own = {name for panel in panels for name in panel.labels}
     columns = sorted(own.union(*map(_recorded, panels)))
     key = (*run_folder.KEY, *sorted(own))
     progress = Progress(sum(panel.answers for panel in panels))
@@ -159,14 +159,14 @@ def run(
         def keep(job: SweepSpec, found: dict[str, np.ndarray], panel: Panel = panel) -> None:
             at = panel.name, job.name
             if at not in made:
-                made[at] = JobRows(panel.config, job, panel.setting, panel.told)
+                made[at] = JobRows(panel.config, job, panel.setting, panel.labels)
             new = made[at].add(found)
             if folder:
                 folder.append_rows(new, columns, key)
 
         ends = sweep(panel, folder, keep, progress, **options)
         for job, final in zip(panel.jobs, ends, strict=True):
-            known.append(staleness(job, panel.config.seeds, final) | panel.told)
+            known.append(staleness(job, panel.config.seeds, final) | panel.labels)
     progress.close()
     if folder and processes.first():
         files.write_text(folder.path / "staleness.json", json.dumps(known, indent=1) + "\n")

@@ -29,7 +29,7 @@ _advance = jax.jit(advance, static_argnames=("system", "delivery"), donate_argna
 def bits_per_answer(system: System, problem: Problem) -> int:
     """Returns the bits of the numbers in one answer of one run.
 
-    Several runs in one system, as in `sweeps.Lockstep`, are told by the leading axes of the
+    Several runs in one system, as in `sweeps.Lockstep`, are counted by the leading axes of the
     iterate.
     """
     if system.worker.bits is not None:

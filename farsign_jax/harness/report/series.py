@@ -46,9 +46,9 @@ DIAGNOSTICS = (
     "mean_square_staleness",
     "farthest",
 )
-REPLICATES = ("seed", "lane", "run")  # runs that differ in nothing else form one curve
+REPLICATES = ("seed", "run")  # runs that differ in nothing else form one curve
 NAMES = ("method", "aggregator", "attack")
-SHORT_NAMES = ("line", "idea", "variant")  # commands give them to a method and its options
+SHORT_NAMES = ("line", "variant")  # commands give them to a method and its options
 # These columns distinguish the lines of a plot. All others distinguish plots, PLOTS first.
 LINES = (*SHORT_NAMES, "step_size", "power", "gamma", "noise", "alpha", "beta", "p")
 PLOTS = ("figure", "facet", "x")
