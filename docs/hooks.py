@@ -7,11 +7,13 @@ that none of them can disagree with the code. In a page:
     <!-- options: ATTACKS.alie -->
     <!-- options: METHODS.kardam farsign_jax.kardam -->    where else options are described
     <!-- costs -->
+    <!-- settings -->
 
 Mathematics becomes MathML, which browsers display without a script. The measured tables and
 figures of `experiments/results` and `benchmarks/results` are part of the site.
 """
 
+import dataclasses
 import html
 import importlib
 import inspect
@@ -26,6 +28,7 @@ import numpy as np
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
+import farsign_jax
 from docs import layers
 from farsign_jax import aggregators, attacks, methods, models, problems, simulation
 from farsign_jax.aggregators import preaggregators
@@ -97,6 +100,19 @@ def _default(value: Any) -> str:
 def _named(path: str) -> Callable:
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
+
+
+# Settings.
+
+
+def settings_table() -> str:
+    """A Markdown table: each field of `RunConfig`, its default and its help."""
+    rows = []
+    for field in dataclasses.fields(farsign_jax.RunConfig):
+        text = field.metadata["help"].replace("|", "\\|")
+        default = "per method" if field.name == "step_size" else f"`{field.default}`"
+        rows.append([f"`{field.name}`", default, field.metadata["group"], text])
+    return tables.markdown_table(["field", "default", "about", "meaning"], rows)
 
 
 # Costs.
@@ -230,6 +246,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         return options_table(*match[1].split())
 
     markdown = re.sub(r"<!-- options: (.*?) -->", options_of, markdown)
+    markdown = re.sub("<!-- settings -->", lambda _: settings_table(), markdown)
     markdown = re.sub("<!-- costs -->", lambda _: costs_table(), markdown)
     return REPOSITORY.sub(_site_link, markdown)
 
