@@ -39,7 +39,7 @@ def read(path: pathlib.Path) -> list[list[list[str]]]:
 
 @functools.cache
 def table3(name: str) -> dict[tuple[str, str], list[str]]:
-    """From (method, attack) of a Table 3 to the cells of its row, without options of attacks."""
+    """From (method, attack), without options of the attack, to the other cells of a row."""
     rows = read(RESULTS / f"table3-{name}.md")[0][1:]
     return {(method, attack.split(":")[0]): cells for method, attack, *cells in rows}
 

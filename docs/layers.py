@@ -34,9 +34,10 @@ LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
 def files() -> list[pathlib.Path]:
-    """Every Python file of the package, the experiments, the benchmarks and the docs."""
+    """The Python files of package, experiments, benchmarks and docs, without generated ones."""
     folders = (PACKAGE, *LAYERS[-1])
-    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    return sorted(path for path in paths if "_pb2" not in path.name)
 
 
 def unit_of(path: pathlib.Path) -> str:
@@ -121,18 +122,20 @@ def drawing() -> str:
         for place, name in enumerate(names):
             x = WIDTH * (place + 1) / (len(names) + 1)
             if len(names) == 1:  # off the axis: lines that pass a row stay visible
-                x += 120 * (-1) ** level
+                x += 170 * (-1) ** level
             middle[name] = (x, ROW * (len(LAYERS) - 1 - level) + HEIGHT)
     lines = [_line(middle[unit], middle[other]) for unit, other in reduced(dependencies())]
     boxes = [_box(name, *place) for name, place in middle.items()]
     style = (
-        "line { stroke: #808080; stroke-width: 1; marker-end: url(#tip) } "
+        "path.edge { fill: none; stroke: #808080; marker-end: url(#tip) } "
         "rect { fill: #546e7a; rx: 4px } "
         "text { fill: white; font: 13px sans-serif; text-anchor: middle }"
     )
-    tip = '<marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7"'
+    tip = (
+        '<marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7"'
+    )
     tip += ' orient="auto"><path d="M0 0L8 4L0 8z" fill="#808080"/></marker>'
-    size = f'viewBox="0 0 {WIDTH} {ROW * (len(LAYERS) - 1) + 2 * HEIGHT}"'
+    size = f'viewBox="0 0 {WIDTH} {ROW * (len(LAYERS) - 1) + 3 * HEIGHT}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">'
     head += "<title>Packages of farsign_jax, from commands at the top to types at the bottom"
     parts = [f"{head}</title>", f"<style>{style}</style>", f"<defs>{tip}</defs>"]
@@ -141,12 +144,12 @@ def drawing() -> str:
 
 def _line(start: tuple[float, float], end: tuple[float, float]) -> str:
     (x1, y1), (x2, y2) = start, end
-    if y1 == y2:  # in one row: from side to side
-        shift = BOX / 2 if x2 > x1 else -BOX / 2
-        x1, x2 = x1 + shift, x2 - shift
-    else:
-        y1, y2 = y1 + HEIGHT / 2, y2 - HEIGHT / 2
-    return f'<line x1="{x1:.0f}" y1="{y1:.0f}" x2="{x2:.0f}" y2="{y2:.0f}"/>'
+    if y1 == y2:  # within a row: an arc below the boxes
+        y = y1 + HEIGHT / 2
+        curve = f"Q{(x1 + x2) / 2:.0f} {y + 30:.0f} {x2:.0f} {y:.0f}"
+        return f'<path class="edge" d="M{x1:.0f} {y:.0f}{curve}"/>'
+    ends = f"M{x1:.0f} {y1 + HEIGHT / 2:.0f}L{x2:.0f} {y2 - HEIGHT / 2:.0f}"
+    return f'<path class="edge" d="{ends}"/>'
 
 
 def _box(name: str, x: float, y: float) -> str:

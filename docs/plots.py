@@ -16,54 +16,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-matplotlib.use("Agg")  # no display is needed
-import matplotlib.pyplot as plt
-
-from farsign_jax import METHODS, Report, View, aggregators, arrivals, attacks
+from docs.plot_data import delay, partition, timing_attack
+from docs.plot_style import BLUE, GREEN, GREY, ORANGE, STYLE, blank
+from farsign_jax import METHODS, Report, View, aggregators, attacks
 from farsign_jax.aggregators import preaggregators
 from farsign_jax.arrivals import delays
 from farsign_jax.attacks import timing as timing_lib
-from farsign_jax.data import datasets, partitions
+from farsign_jax.data import partitions
 from farsign_jax.harness.command import main
 from farsign_jax.harness.flags import FLAGS
 from farsign_jax.validation import lookup
 
 FOLDER = pathlib.Path(__file__).parent / "pages" / "plots"
-
-# Legible on a light and on a dark page: no background, and text in a medium grey.
-GREY, BLUE, ORANGE, GREEN = "#808080", "#2f8be6", "#e06c00", "#1f9d55"
-STYLE: Any = {
-    "axes.edgecolor": GREY,
-    "axes.facecolor": "none",
-    "axes.labelcolor": GREY,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": GREY,
-    "axes.titlesize": 10,
-    "figure.facecolor": "none",
-    "font.size": 10,
-    "legend.frameon": False,
-    "legend.labelcolor": GREY,
-    "svg.fonttype": "none",  # text stays text: small files that a browser can search
-    "svg.hashsalt": "farsign_jax",
-    "text.color": GREY,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-}
-
-# Fixed positions, independent of the size of a font.
-PANELS = {1: [(0.1, 0.17, 0.87, 0.72)], 2: [(0.09, 0.17, 0.38, 0.72), (0.59, 0.17, 0.38, 0.72)]}
-
-
-def _axes(panels: int) -> tuple[Figure, list[Axes]]:
-    figure = plt.figure(figsize=(6.6, 2.8))
-    return figure, [figure.add_axes(place) for place in PANELS[panels]]
-
 
 # Methods.
 
@@ -98,17 +67,17 @@ def _curves() -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
 
 def method(name: str) -> Figure:
     """The learning curve of a method, in front of those of all other methods."""
-    figure, axes = _axes(2)
-    for axis, attack in zip(axes, ("none", ATTACK), strict=True):
+    figure, panels = blank(2)
+    for axis, attack in zip(panels, ("none", ATTACK), strict=True):
         for other in METHODS:
             if other != name:
                 axis.plot(*_curves()[other, attack], color=GREY, alpha=0.35, lw=0.7)
         axis.plot(*_curves()[name, attack], color=BLUE, lw=2.2, gid=f"data-{attack}")
         axis.set(xlim=(0, 1000), ylim=(0, 100), xlabel="answers received", title=attack)
-    axes[0].set_ylabel("test accuracy, %")
-    axes[0].plot([], [], color=BLUE, lw=2.2, label=name)
-    axes[0].plot([], [], color=GREY, alpha=0.5, lw=0.7, label="the other methods")
-    axes[0].legend(loc="lower right")
+    panels[0].set_ylabel("test accuracy, %")
+    panels[0].plot([], [], color=BLUE, lw=2.2, label=name)
+    panels[0].plot([], [], color=GREY, alpha=0.5, lw=0.7, label="the other methods")
+    panels[0].legend(loc="lower right")
     return figure
 
 
@@ -145,7 +114,7 @@ def reported_under(attack: str) -> tuple[np.ndarray, np.ndarray]:
 def attack(name: str) -> Figure:
     """The reports of one number, from honest and from Byzantine workers, by event."""
     workers, values = reported_under(name)
-    figure, (axis,) = _axes(1)
+    figure, (axis,) = blank(1)
     # Values that fit on no axis have positions of their own.
     edges = {"−∞": -6.5, "3e38": 6.5, "∞": 8.0, "NaN": 9.5}
     broken = ~(np.abs(values) < 1e6)
@@ -203,7 +172,7 @@ def _draw_cloud(axis: Axes, rows: np.ndarray, **style: Any) -> None:
 def aggregator(name: str) -> Figure:
     """The result on a cloud, and its error as the Byzantine rows move away."""
     rule, rows = _rule(name), cloud()
-    figure, (left, right) = _axes(2)
+    figure, (left, right) = blank(2)
     _draw_cloud(left, rows)
     star: Any = {"color": GREEN, "mec": "none", "ms": 13, "gid": "data-result"}
     left.plot(*np.asarray(rule(rows)), "*", **star)
@@ -218,7 +187,9 @@ def aggregator(name: str) -> Figure:
         right.loglog(distances, away(_rule("mean")), "--", color=GREY, lw=1, label="mean")
     right.loglog(distances, away(rule), color=BLUE, lw=2, label=name, gid="data-error")
     right.set(
-        ylim=(0.01, 100), xlabel="distance of the Byzantine rows", title="distance from the honest mean"
+        ylim=(0.01, 100),
+        xlabel="distance of the Byzantine rows",
+        title="distance from the honest mean",
     )
     right.legend(loc="upper left")
     return figure
@@ -229,7 +200,7 @@ def preaggregator(name: str) -> Figure:
     factory, rows = preaggregators.PREAGGREGATORS[name], cloud()
     pre = factory(f=2) if name in ("nnm", "arc") else factory()
     after = np.asarray(pre(rows, key=jax.random.key(0))[0])
-    figure, (left, right) = _axes(2)
+    figure, (left, right) = blank(2)
     _draw_cloud(left, rows)
     left.set_title("the rows before")
     if len(after) == len(rows):
@@ -239,57 +210,6 @@ def preaggregator(name: str) -> Figure:
         _draw_cloud(right, rows, alpha=0.2)
         right.plot(*after.T, "s", color=GREEN, ms=6, gid="data-after")
     right.set_title("and after")
-    return figure
-
-
-# Delays and data.
-
-
-def delay(name: str) -> Figure:
-    """A histogram of the duration of 20,000 answers."""
-    times = delays.make(name).draw(np.random.default_rng(0), 0, 20_000)
-    figure, (axis,) = _axes(1)
-    bins = np.geomspace(0.05, 100, 61)
-    fraction = np.histogram(times, bins)[0] / len(times)
-    axis.stairs(100 * fraction, bins, color=BLUE, fill=True, gid="data-times")
-    axis.set(xscale="log", xlabel="duration of an answer, s", ylabel="answers, %")
-    axis.axvline(times.mean(), color=GREY, ls="--", lw=1)
-    axis.annotate(" mean", (times.mean(), 0.9 * axis.get_ylim()[1]))
-    return figure
-
-
-def timing_attack(name: str) -> Figure:
-    """The arrivals of three honest workers and of two with a timing attack."""
-    honest = delays.exponential(mean=2.0)
-    options = {"withhold": {"after": 25.0}, "flood": {"rate": 5.0}}.get(name, {})
-    workers_delays = 2 * [timing_lib.apply_timing_attack(honest, name, **options)] + 3 * [honest]
-    workers, times = arrivals.by_time(jax.random.key(0), workers_delays, 500)
-    assert times is not None
-    figure, (axis,) = _axes(1)
-    seen = times < 60
-    for worker in range(5):
-        here = times[seen & (workers == worker)]
-        style: Any = {"color": ORANGE if worker < 2 else BLUE, "gid": f"data-{worker}"}
-        axis.plot(here, np.full(len(here), worker), "|", ms=14, **style)
-    given = ",".join(f"{option}={value:g}" for option, value in options.items())
-    axis.set(xlim=(0, 60), ylim=(-0.7, 4.7), xlabel="virtual seconds")
-    axis.set_yticks(range(5), 2 * ["Byzantine"] + 3 * ["honest"])
-    axis.set_title(f"{name}:{given}" if given else name)
-    return figure
-
-
-def partition(name: str) -> Figure:
-    """The number of examples of each label at each of 25 workers."""
-    labels = datasets.load("mnist_subset").train_labels
-    rows, sizes = partitions.partition(labels, 25, name, jax.random.key(0))
-    held = [np.bincount(labels[r[:s]], minlength=10) for r, s in zip(rows, sizes, strict=True)]
-    figure, (axis,) = _axes(1)
-    bottom = np.zeros(25)
-    tones = plt.get_cmap("turbo")(np.linspace(0.1, 0.9, 10))
-    for label, count in enumerate(np.transpose(held)):
-        axis.bar(range(25), count, 0.8, bottom, color=tones[label], gid=f"data-{label}")
-        bottom += count
-    axis.set(xlim=(-0.7, 24.7), xlabel="worker", ylabel="examples, one colour per label")
     return figure
 
 
