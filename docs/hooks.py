@@ -5,7 +5,7 @@ table of costs from the shapes of a run, and the reference from the modules of t
 that none of them can disagree with the code. In a page:
 
     <!-- options: ATTACKS.alie -->
-    <!-- options: METHODS.kardam farsign_jax.kardam -->    where else options are described
+    <!-- options: AGGREGATORS.multi_krum farsign_jax.aggregators.krum -->    with other sources
     <!-- costs -->
     <!-- settings -->
 
@@ -135,7 +135,7 @@ def costs_table() -> str:
         lines.append(
             [
                 f"[`{name}`](#{name})",
-                "round" if entry.rounds else "answer",
+                "round" if entry.works_in_rounds else "answer",
                 f"{system.worker.evaluations:,}",
                 f"{simulation.bits_per_answer(system, problem):,}",
                 _megabytes(server),

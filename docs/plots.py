@@ -56,7 +56,9 @@ def _curves() -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
     runs: dict[tuple[str, str], dict[int, list[float]]] = {}
     for row in panel.run([panel.ready(config, None)]):
         # An event of a method in rounds delivers one answer of each worker.
-        received = row["event"] * (config.workers if METHODS[row["method"]].rounds else 1)
+        received = row["event"] * (
+            config.workers if METHODS[row["method"]].works_in_rounds else 1
+        )
         accuracies = runs.setdefault((row["method"], row["attack"]), {})
         accuracies.setdefault(received, []).append(100 * row["test_accuracy"])
     return {
@@ -253,4 +255,4 @@ def redraw(*wanted: str) -> None:
 
 
 if __name__ == "__main__":
-    main(redraw, reads=("out",), words=True)
+    main(redraw, reads=("out",), positional=True)
