@@ -1,10 +1,12 @@
 """Writes the tables of README and pages that come from measured results.
 
-    python -m docs.figures  # rewrites the blocks that follow
+    python -m docs.figures
+    python -m docs.figures README.md docs/pages/table3.md
 
-A block starts with `<!-- figures: NAME -->` and ends with `<!-- end -->`; NAME is a key of
-`BLOCKS`. `tests/docs/test_figures.py` checks that every block is current, and that the figures
-in the text agree with the same files.
+A table stands between `<!-- figures: NAME -->` and `<!-- end -->`, where NAME is a key of
+`BLOCKS`. `tests/docs/test_figures.py` checks that every table is current, and that the figures
+in the text agree with the same files. Writes the pages that are named, or all with such tables,
+in their places or under --out.
 """
 
 import functools
@@ -187,7 +189,20 @@ def stale() -> Iterator[pathlib.Path]:
     yield from (page for page in PAGES if page.read_text() != current(page.read_text()))
 
 
+def rewrite(*names: str) -> None:
+    """Writes the tables of the pages that are named, or of all pages."""
+    from farsign_jax.harness.flags import FLAGS
+
+    wanted = [pathlib.Path(name).resolve() for name in names]
+    for page in list(stale()):
+        if not wanted or page in wanted:
+            path = pathlib.Path(FLAGS.out or page.parent).expanduser() / page.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(current(page.read_text()))
+            print(path)
+
+
 if __name__ == "__main__":
-    for page in stale():
-        page.write_text(current(page.read_text()))
-        print(page)
+    from farsign_jax.harness.command import main
+
+    main(rewrite, reads=("out",), positional=True)

@@ -1,9 +1,10 @@
 """Reads the imports of this repository and draws how its packages depend on each other.
 
-    python -m docs.layers  # rewrites docs/pages/layers.svg
+    python -m docs.layers
+    python -m docs.layers --out /tmp/layers
 
-`LAYERS` states the order that the imports must follow; `tests/test_layers.py` checks it and
-checks that the drawing is current.
+`LAYERS` states the order that the imports must follow. `tests/test_layers.py` checks it, and
+that the drawing is current. Writes layers.svg under --out, by default docs/pages.
 """
 
 import ast
@@ -158,12 +159,17 @@ def _box(name: str, x: float, y: float) -> str:
     return f'<rect {corner} width="{BOX}" height="{HEIGHT}"/>{label}'
 
 
-def draw(folder: pathlib.Path = DRAWING.parent) -> pathlib.Path:
-    """Writes the drawing into a folder and returns its path."""
-    path = folder / DRAWING.name
+def draw() -> None:
+    """Writes the drawing into the folder --out, or into the pages."""
+    from farsign_jax.harness.flags import FLAGS
+
+    path = pathlib.Path(FLAGS.out or DRAWING.parent).expanduser() / DRAWING.name
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(drawing())
-    return path
+    print(path)
 
 
 if __name__ == "__main__":
-    print(draw())
+    from farsign_jax.harness.command import main
+
+    main(draw, reads=("out",))

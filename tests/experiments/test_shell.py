@@ -1,5 +1,4 @@
-"""The shell examples of README and documentation run, for less long and on the embedded digits;
-what else these say of commands is right."""
+"""The shell examples of README and pages run, for a short time and on the embedded digits."""
 
 import contextlib
 import re
@@ -13,20 +12,21 @@ from tests.experiments import test_experiments as commands
 from tests.experiments.test_compare import grid
 
 EXAMPLES = list(examples())
-# Not here: what the gate runs, what test_devices runs with another command, what needs Ray.
-ELSEWHERE = ("experiments.quickstart", "pytest", "experiments.table3")
-ELSEWHERE += ("farsign_jax.runtime.on_ray",)
+# Tests of other files run these commands; the examples differ only in their duration.
+ELSEWHERE = {"pytest", "farsign_jax.runtime.on_ray", "benchmarks.throughput"}
+ELSEWHERE |= {
+    f"experiments.{name}"
+    for name in ("quickstart", "table3", "tune", "ablation", "asynchrony", "rates")
+} | {"experiments.asynrsa", "experiments.brsgd"}
 SWEEPS = [words for words in EXAMPLES if words[0] == "experiments.compare"]
 RUNTIME = [words for words in EXAMPLES if words[0].startswith("farsign_jax.runtime.")]
 RUNTIME = [words for words in RUNTIME if words[0] not in ELSEWHERE]
 REPORTS = [words for words in EXAMPLES if words[0] == "experiments.report"]
 
 
-def test_all_are_run():
-    known = [*SWEEPS, *RUNTIME, *REPORTS]
-    assert [
-        words for words in EXAMPLES if words not in known and words[0] not in ELSEWHERE
-    ] == []
+def test_every_example_is_run_here_or_elsewhere():
+    known = {words[0] for words in (*SWEEPS, *RUNTIME, *REPORTS)}
+    assert {words[0] for words in EXAMPLES} - known == ELSEWHERE
     assert len(SWEEPS) == 3 and len(REPORTS) == 2 and len(RUNTIME) == 4
 
 
@@ -41,6 +41,7 @@ def ended(process):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", SWEEPS, ids=" ".join)
 def test_sweeps(words, tmp_path):
     assert grid(*words[1:])  # as it is written: names, and numbers that can be
@@ -51,6 +52,7 @@ def test_sweeps(words, tmp_path):
     assert (tmp_path / "out" / "results.csv").exists()
 
 
+@pytest.mark.slow
 def test_reports(tmp_path):
     pytest.importorskip("altair")
     for name in ("results/table3-12ab34cd", "elsewhere"):
@@ -61,8 +63,9 @@ def test_reports(tmp_path):
         assert (tmp_path / out / "index.html").exists()
 
 
+@pytest.mark.slow
 def test_a_server_and_a_worker(tmp_path):
-    """As on two hosts, both of them here, where nothing need be carried to the other."""
+    """As on two hosts, but both are this one, so that no file is copied to the other."""
     pytest.importorskip("grpc")
     here = {"HOST": "127.0.0.1", "0.0.0.0": "127.0.0.1"}
     here |= {"7077": str(free_port()), "9100": str(free_port())}
