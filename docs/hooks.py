@@ -189,7 +189,7 @@ def _api_page(title: str, names: list[str]) -> str:
 
 # Links.
 
-# Pages link to measured tables and figures where they lie in the repository, so that the links
+# Pages link to measured tables and figures by their place in the repository, so that the links
 # also work for those who read the pages there.
 REPOSITORY = re.compile(r"\]\(\.\./\.\./([^)]+)\)")
 

@@ -62,13 +62,13 @@ def test_tables_list_every_name(registry):
 
 
 def test_numbers_of_names_are_those_of_the_registries():
-    told = re.findall(r"(\d+)\s+(other methods|aggregators|attacks)", README)
+    named = re.findall(r"(\d+)\s+(other methods|aggregators|attacks)", README)
     counted = {
         "other methods": len(methods.METHODS) - 1,
         "aggregators": len(aggregators.AGGREGATORS),
         "attacks": len(attacks.ATTACKS),
     }
-    assert {kind: int(number) for number, kind in told} == counted
+    assert {kind: int(number) for number, kind in named} == counted
 
 
 def anchors(text):
@@ -79,7 +79,7 @@ def anchors(text):
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES])
 def test_links_lead_somewhere_in_the_repository(page):
-    """Those of the site are checked by mkdocs; on GitHub, pages are read where they lie."""
+    """Pages are also read in the repository; mkdocs checks the links of the site."""
     for target in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text()):
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
