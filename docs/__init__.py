@@ -1,1 +1,1 @@
-"""The documentation: pages, what MkDocs does with them, and the plots in them."""
+"""The documentation: its pages, the MkDocs hooks that build it, and its drawings."""

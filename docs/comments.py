@@ -1,4 +1,7 @@
-"""The comment beside a field is its description: `params: Array  # f32[d], x`."""
+"""A griffe extension: the comment beside a field is its description.
+
+For example `params: Array  # f32[d], the iterate`.
+"""
 
 import linecache
 from typing import Any
@@ -7,6 +10,8 @@ import griffe
 
 
 class Comments(griffe.Extension):
+    """Turns the comment at the end of the line of a class attribute into its docstring."""
+
     def on_attribute_instance(self, *, attr: griffe.Attribute, **kwargs: Any) -> None:
         if attr.docstring is None and attr.parent is not None and attr.parent.is_class:
             line = linecache.getline(str(attr.filepath), attr.lineno or 0)

@@ -1,4 +1,4 @@
-"""The shell examples of README and documentation run, shortened and on the embedded digits."""
+"""The shell examples of README and pages run, for a short time and on the embedded digits."""
 
 import contextlib
 import re
@@ -12,20 +12,21 @@ from tests.experiments import test_experiments as commands
 from tests.experiments.test_compare import grid
 
 EXAMPLES = list(examples())
-# Tested elsewhere: quickstart, pytest, table3 (tests of devices) and what needs Ray.
-ELSEWHERE = ("experiments.quickstart", "pytest", "experiments.table3")
-ELSEWHERE += ("farsign_jax.runtime.on_ray",)
+# Tests of other files run these commands; the examples differ only in their duration.
+ELSEWHERE = {"pytest", "farsign_jax.runtime.on_ray", "benchmarks.throughput"}
+ELSEWHERE |= {
+    f"experiments.{name}"
+    for name in ("quickstart", "table3", "tune", "ablation", "asynchrony", "rates")
+} | {"experiments.asynrsa", "experiments.brsgd"}
 SWEEPS = [words for words in EXAMPLES if words[0] == "experiments.compare"]
 RUNTIME = [words for words in EXAMPLES if words[0].startswith("farsign_jax.runtime.")]
 RUNTIME = [words for words in RUNTIME if words[0] not in ELSEWHERE]
 REPORTS = [words for words in EXAMPLES if words[0] == "experiments.report"]
 
 
-def test_all_are_run():
-    known = [*SWEEPS, *RUNTIME, *REPORTS]
-    assert [
-        words for words in EXAMPLES if words not in known and words[0] not in ELSEWHERE
-    ] == []
+def test_every_example_is_run_here_or_elsewhere():
+    known = {words[0] for words in (*SWEEPS, *RUNTIME, *REPORTS)}
+    assert {words[0] for words in EXAMPLES} - known == ELSEWHERE
     assert len(SWEEPS) == 3 and len(REPORTS) == 2 and len(RUNTIME) == 4
 
 
@@ -34,15 +35,16 @@ def start(words, folder):
 
 
 def ended(process):
-    """Waits for a command and returns its output."""
+    """What a command printed."""
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", SWEEPS, ids=" ".join)
 def test_sweeps(words, tmp_path):
-    assert grid(*words[1:])  # the settings are valid as they are written
+    assert grid(*words[1:])  # as it is written: names, and numbers that can be
     few = ["--seeds=1", "--events=50", "--eval_every=25", "--dataset=mnist_subset"]
     few += ["--model=softmax_regression"]  # compiles sooner
     out = ended(start([*words, *few, "--out=out"], tmp_path))
@@ -50,6 +52,7 @@ def test_sweeps(words, tmp_path):
     assert (tmp_path / "out" / "results.csv").exists()
 
 
+@pytest.mark.slow
 def test_reports(tmp_path):
     pytest.importorskip("altair")
     for name in ("results/table3-12ab34cd", "elsewhere"):
@@ -60,20 +63,21 @@ def test_reports(tmp_path):
         assert (tmp_path / out / "index.html").exists()
 
 
+@pytest.mark.slow
 def test_a_server_and_a_worker(tmp_path):
-    """The example for two hosts, with both on this machine, so that no file is copied."""
+    """As on two hosts, but both are this one, so that no file is copied to the other."""
     pytest.importorskip("grpc")
-    local = {"HOST": "127.0.0.1", "0.0.0.0": "127.0.0.1"}
-    local |= {"7077": str(free_port()), "9100": str(free_port())}
-    create, serve, work, replay = (
-        [re.sub("|".join(map(re.escape, local)), lambda m: local[m[0]], word) for word in words]
+    here = {"HOST": "127.0.0.1", "0.0.0.0": "127.0.0.1"}
+    here |= {"7077": str(free_port()), "9100": str(free_port())}
+    made, serve, work, replay = (
+        [re.sub("|".join(map(re.escape, here)), lambda m: here[m[0]], word) for word in words]
         for words in RUNTIME
     )
-    ended(start(create, tmp_path))
+    ended(start(made, tmp_path))
     with contextlib.ExitStack() as stack:
         server, worker = (start(words, tmp_path) for words in ([*serve, "--events=30"], work))
         stack.callback(server.kill)
         stack.callback(worker.kill)
-        assert "30 answers were applied; the run is in run" in ended(server)
-        assert "worker 3: 30 answers were accepted" in ended(worker)
+        assert "30 answers heard; the run is in run" in ended(server)
+        assert "worker 3: 30 answers accepted" in ended(worker)
     assert "30 arrivals replayed" in ended(start(replay, tmp_path))

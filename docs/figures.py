@@ -1,0 +1,208 @@
+"""Writes the tables of README and pages that come from measured results.
+
+    python -m docs.figures
+    python -m docs.figures README.md docs/pages/table3.md
+
+A table stands between `<!-- figures: NAME -->` and `<!-- end -->`, where NAME is a key of
+`BLOCKS`. `tests/docs/test_figures.py` checks that every table is current, and that the figures
+in the text agree with the same files. Writes the pages that are named, or all with such tables,
+in their places or under --out.
+"""
+
+import functools
+import pathlib
+import re
+from collections.abc import Callable, Iterator
+
+from docs import layers
+from farsign_jax.io import tables
+
+RESULTS = layers.ROOT / "experiments" / "results"
+BENCHMARKS = layers.ROOT / "benchmarks" / "results"
+PAGES = [layers.ROOT / "README.md", *sorted((layers.ROOT / "docs" / "pages").glob("*.md"))]
+BLOCK = re.compile(r"(<!-- figures: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+ATTACKS = ["none", "alie", "gaussian", "constant", "sign_flip"]
+
+
+@functools.cache
+def read(path: pathlib.Path) -> list[list[list[str]]]:
+    """The Markdown tables of a file, each a list of rows of cells, the header first."""
+    found: list[list[list[str]]] = [[]]
+    for line in path.read_text().splitlines():
+        if line.startswith("|"):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            if not set("".join(cells)) <= set("-:"):
+                found[-1].append(cells)
+        elif found[-1]:
+            found.append([])
+    return [table for table in found if table]
+
+
+@functools.cache
+def table3(name: str) -> dict[tuple[str, str], list[str]]:
+    """From (method, attack), without options of the attack, to the other cells of a row."""
+    rows = read(RESULTS / f"table3-{name}.md")[0][1:]
+    return {(method, attack.split(":")[0]): cells for method, attack, *cells in rows}
+
+
+def methods_of(name: str) -> list[str]:
+    return list(dict.fromkeys(method for method, _ in table3(name)))
+
+
+def best(name: str, method: str, attack: str) -> float:
+    """The mean best accuracy in percent."""
+    return float(table3(name)[method, attack][0].split(" ± ")[0])
+
+
+def leads(name: str) -> dict[tuple[str, str], list[str]]:
+    """From (method, attack) to FAR-SIGN's lead in points, and how many times more evaluations,
+    seconds and bits the method needs to 80 %."""
+    rows = read(RESULTS / f"table3-{name}.md")[1][1:]
+    return {(method, attack.split(":")[0]): cells for method, attack, *cells in rows}
+
+
+def accuracies(name: str, published: bool = False) -> str:
+    """A row for each method, a column for each attack."""
+    rows = []
+    for method in methods_of(name):
+        row = [f"`{method}`"]
+        for attack in ATTACKS:
+            cell = f"{best(name, method, attack)}"
+            theirs = table3(name)[method, attack][1].replace("-", "–")
+            row.append(f"{cell} ({theirs})" if published else cell)
+        rows.append(row)
+    return tables.markdown_table(["", *ATTACKS], rows)
+
+
+def time_to_accuracy() -> str:
+    """What FAR-SIGN needs to reach 80 %, and the smallest multiple that a baseline needs."""
+    ours = {attack: table3("paper")["far_sign", attack] for attack in ATTACKS}
+    rows = [
+        ["FAR-SIGN, thousands of evaluations"],
+        ["fewest evaluations of a baseline, times as many"],
+        ["FAR-SIGN, seconds"],
+        ["shortest time of a baseline, times as long"],
+        ["fewest bits of a baseline, times as many"],
+    ]
+    for attack in ATTACKS:
+        others = [cells for (_, which), cells in leads("paper").items() if which == attack]
+        least = [
+            min((cells[column] for cells in others if cells[column] != "always"), key=float)
+            for column in (1, 2, 3)
+        ]
+        rows[0].append(f"{int(ours[attack][2].replace(',', '')) / 1000:g}")
+        rows[1].append(least[0])
+        rows[2].append(ours[attack][4])
+        rows[3].append(least[1])
+        rows[4].append(f"{float(least[2]):,.0f}")
+    return tables.markdown_table(["to 80 %", *ATTACKS], rows)
+
+
+def ablation() -> str:
+    """Each variant, without attack and under the worst one."""
+    header, *rows = read(RESULTS / "ablation.md")[0]
+    columns = [0, header.index("none"), header.index("worst"), len(header) - 1]
+    kept = [[f"`{row[0]}`", *(row[column] for column in columns[1:])] for row in rows]
+    return tables.markdown_table(["variant", "none", "worst", "description"], kept)
+
+
+CYBER0 = ("25,450 numbers", "buffers")
+HEADLINES = [
+    ("paper", "far_sign", "FAR-SIGN", "100 numbers", "nothing"),
+    ("paper", "cyber0 median", "CYBER-0, median", *CYBER0),
+    ("tuned", "far_sign", "FAR-SIGN, tuned", "100 numbers", "nothing"),
+    ("tuned", "cyber0 multi_krum:f=4", "CYBER-0, Multi-Krum, tuned", *CYBER0),
+    ("tuned", "cyber0 rfa:iterations=32", "CYBER-0, RFA, tuned", *CYBER0),
+    ("asynchronous", "async_sgd", "asynchronous SGD", "a gradient", "no attacker"),
+    ("asynchronous", "zeno_pp", "Zeno++", "a gradient", "trusted data"),
+    ("asynchronous", "aflguard", "AFLGuard", "a gradient", "trusted data"),
+    ("asynchronous", "sign_sgd_mv", "signSGD, majority vote", "signs", "rounds"),
+]
+
+
+def headlines() -> str:
+    """The best accuracy of the methods that a reader compares first."""
+    rows = []
+    for name, method, title, answer, needs in HEADLINES:
+        values = [best(name, method, attack) for attack in ATTACKS]
+        where = f"[table](experiments/results/table3-{name}.md)"
+        rows.append([title, answer, needs, str(values[0]), str(min(values[1:])), where])
+    header = ["method", "answer", "needs", "no attack, %", "worst attack, %", "source"]
+    return tables.markdown_table(header, rows)
+
+
+def throughput() -> str:
+    """Microseconds per event of a few cases."""
+    wanted = [
+        ("far_sign", "1"),
+        ("far_sign", "25"),
+        ("far_sign, generic oracle", "1"),
+        ("far_sign_first_order", "25"),
+        ("async_sgd", "25"),
+        ("cyber0 median", "1"),
+        ("cyber0 median", "25"),
+    ]
+    measured = {
+        (row[0], row[2]): row
+        for row in read(BENCHMARKS / "cpu-epyc-2cores.md")[0][1:]
+        if row[1] == "fresh" and row[3] == "25,450"
+    }
+    rows = []
+    for key in wanted:
+        _, _, runs, _, time, _, _, evaluations, compiling, _, distance, *_ = measured[key]
+        rows.append([f"`{key[0]}`", runs, time, evaluations, distance, compiling])
+    for name, time, *_ in read(BENCHMARKS / "torch-cpu-epyc-2cores.md")[-1][1:]:
+        rows.append([name, "1", time, "", "", ""])
+    header = ["", "runs side by side", "µs per event and run", "evaluations/s"]
+    return tables.markdown_table([*header, "times its floor", "compile, s"], rows)
+
+
+def answers_per_second() -> str:
+    """Answers per second of a real server, by dimension and number of workers."""
+    rows: dict[str, list[str]] = {}
+    for size, _, answers, *_ in read(BENCHMARKS / "runtime-cpu-epyc-2cores.md")[0][1:]:
+        rows.setdefault(size, []).append(answers)
+    header = ["d", *(f"{m} worker{'s' if m > 1 else ''}" for m in (1, 2, 4, 8))]
+    return tables.markdown_table(header, [[size, *answers] for size, answers in rows.items()])
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "headlines": headlines,
+    "table3-paper": lambda: accuracies("paper", published=True),
+    "table3-tuned": lambda: accuracies("tuned"),
+    "table3-asynchronous": lambda: accuracies("asynchronous"),
+    "time-to-accuracy": time_to_accuracy,
+    "ablation": ablation,
+    "throughput": throughput,
+    "answers-per-second": answers_per_second,
+}
+
+
+def current(text: str) -> str:
+    """A page with its blocks made again."""
+    return BLOCK.sub(lambda match: f"{match[1]}\n{BLOCKS[match[2]]()}\n{match[3]}", text)
+
+
+def stale() -> Iterator[pathlib.Path]:
+    """The pages with a block that differs from the results."""
+    yield from (page for page in PAGES if page.read_text() != current(page.read_text()))
+
+
+def rewrite(*names: str) -> None:
+    """Writes the tables of the pages that are named, or of all pages."""
+    from farsign_jax.harness.flags import FLAGS
+
+    wanted = [pathlib.Path(name).resolve() for name in names]
+    for page in list(stale()):
+        if not wanted or page in wanted:
+            path = pathlib.Path(FLAGS.out or page.parent).expanduser() / page.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(current(page.read_text()))
+            print(path)
+
+
+if __name__ == "__main__":
+    from farsign_jax.harness.command import main
+
+    main(rewrite, reads=("out",), positional=True)

@@ -1,0 +1,237 @@
+"""Figures in README and pages agree with the files of results that they quote."""
+
+import re
+
+import pytest
+
+from docs import figures
+from docs.figures import ATTACKS, BENCHMARKS, RESULTS
+
+PAGES = {path.stem: path.read_text() for path in figures.PAGES}
+
+
+def flat(name):
+    """The text of a page on one line."""
+    return " ".join(PAGES[name].split())
+
+
+def numbers_of(text):
+    """The decimal numbers of a text; versions, options and arXiv numbers are none."""
+    text = re.sub(r"arxiv\S* \S+|https?:\S+|`[^`]*`", " ", text, flags=re.IGNORECASE)
+    text = text.replace("−", "-").replace(",", "")
+    return re.findall(r"(?<![\w.^])\d+\.\d+(?:e-?\d+)?(?![\w.])", text)
+
+
+def test_tables_made_from_results_are_current():
+    assert [str(page) for page in figures.stale()] == [], "python -m docs.figures"
+    used = {
+        name for text in PAGES.values() for name in re.findall("<!-- figures: (.*?) -->", text)
+    }
+    assert used == set(figures.BLOCKS)
+
+
+# The files that a page has its numbers from, and its numbers that are not in them.
+SOURCES = {
+    "ablation": (["ablation.md"], {"0.2"}),
+    "asynchrony": ([f"asynchrony-{panel}.md" for panel in "abcde"], {"3.6", "3.4"}),
+    "theory": (["rates.md", "tune-text.md"], {"0.01", "0.015", "0.009", "0.007", "0.024"}),
+}
+
+
+@pytest.mark.parametrize("page", SOURCES)
+def test_numbers_of_a_page_are_in_its_results(page):
+    files, computed = SOURCES[page]
+    measured = " ".join((RESULTS / name).read_text() for name in files)
+    known = {float(number) for number in numbers_of(measured)}
+    text = re.sub("```.*?```", "", PAGES[page], flags=re.DOTALL)
+    missing = {n for n in numbers_of(text) if float(n) not in known} - computed
+    assert missing == set()
+
+
+def lead(name, method):
+    """The least and greatest number of points by which a method ends above FAR-SIGN."""
+    points = [-float(figures.leads(name)[method, attack][0]) for attack in ATTACKS]
+    return min(points), max(points)
+
+
+def least(column, name="tuned"):
+    """The smallest multiple that a baseline needs to 80 %, over attacks: least and greatest."""
+    found = []
+    for attack in ATTACKS:
+        cells = [c[column] for (_, a), c in figures.leads(name).items() if a == attack]
+        found.append(min(float(cell) for cell in cells if cell != "always"))
+    return min(found), max(found)
+
+
+def test_tuned_leads():
+    (low, high), (least_krum, most_krum) = (
+        lead("tuned", "cyber0 rfa:iterations=32"),
+        lead("tuned", "cyber0 multi_krum:f=4"),
+    )
+    assert low > 0 and least_krum > 0
+    text = (
+        f"RFA leads it by {low} to {high} points and Multi-Krum by {least_krum} to {most_krum}"
+    )
+    assert text in flat("table3")
+    readme = (
+        f"RFA ends {low} to {high} points above it and Multi-Krum {least_krum} to {most_krum}"
+    )
+    assert readme in flat("README")
+    medians = [lead("tuned", f"cyber0 {rule}")[1] for rule in ("median", "bulyan:f=2")]
+    assert f"lead it by {min(medians)} to {max(medians)} points under ALIE" in flat("table3")
+
+
+def test_times_to_accuracy_with_tuned_steps():
+    evaluations, seconds, bits = least(1), least(2), least(3)
+    text = (
+        f"the best baseline needs {evaluations[0]:.1f} to {evaluations[1]:.1f} times as many "
+        f"evaluations, {seconds[0]:.0f} to {seconds[1]:.0f} times as many seconds, and "
+        f"{bits[0]:.0f} to {bits[1]:.0f} times as many bits"
+    )
+    assert text in flat("table3")
+    assert f"at {seconds[0]:.0f} to {seconds[1]:.0f} times the time to 80 %" in flat("README")
+
+
+def test_far_sign_leads_with_the_steps_of_the_paper():
+    trailing = [
+        (method, attack)
+        for (method, attack), cells in figures.leads("paper").items()
+        if float(cells[0]) < 0 and attack != "alie"
+    ]
+    assert trailing == []
+    behind = [
+        float(c[0]) for (_, attack), c in figures.leads("paper").items() if attack == "alie"
+    ]
+    assert max(map(abs, behind)) <= 0.2  # level
+
+
+def test_end_to_end_times():
+    ends = (RESULTS / "table3-paper.md").read_text()
+    found = re.findall(r", ([\d.]+) s as clocked, ([\d.]+) s end to end", ends)
+    (ours, end), (theirs, their_end) = found
+    assert f"took {end} s where this predicts {ours} s" in flat("table3")
+    assert f"baseline {their_end} s where it predicts {theirs} s" in flat("table3")
+
+
+def differences(rule):
+    """Ours minus published, by attack."""
+    rows = figures.table3("paper")
+    return {
+        a: figures.best("paper", f"cyber0 {rule}", a) - float(rows[f"cyber0 {rule}", a][1])
+        for a in ATTACKS
+    }
+
+
+def test_differences_from_the_published_table():
+    text = flat("table3")
+    krum, bulyan = differences("krum:f=4"), differences("bulyan:f=2")
+    better = f"Krum and Bulyan are {krum['none']:.1f} and {bulyan['none']:.1f} points better"
+    assert better in text
+    for rule, points in {"krum:f=4": 6, "bulyan:f=2": 4, "multi_krum:f=4": 3}.items():
+        published = figures.table3("paper")[f"cyber0 {rule}", "none"][1]
+        alie = figures.table3("paper")[f"cyber0 {rule}", "alie"][1]
+        assert round(float(published) - float(alie)) == points
+        ours = figures.best("paper", f"cyber0 {rule}", "none")
+        assert ours - figures.best("paper", f"cyber0 {rule}", "alie") <= 1.05
+    tune = {(row[0], row[1].split()[0]): row for row in figures.read(RESULTS / "tune.md")[0]}
+    krum, median = tune["cyber0 krum:f=4", "0.22"][2], tune["cyber0 median", "0.22"][2]
+    assert f"Krum {krum}, median {median}" in text  # 0.22 is four times 0.055
+
+
+def test_the_network_of_softmax_units():
+    table = (RESULTS / "brsgd.md").read_text()
+    falls = dict(re.findall(r"softmax units: (\S+, \w+).*?falls to (\d+) %", table))
+    apart = {"mean, sign_flip": falls.pop("mean, sign_flip")}
+    apart["median, alie"] = falls.pop("median, alie")
+    numbers = [int(number) for number in falls.values()]
+    text = flat("brsgd")
+    assert f"falls to {min(numbers)} to {max(numbers)} % of its largest value" in text
+    assert f"the mean under sign flips ({apart['mean, sign_flip']} %)" in text
+    assert f"the median under ALIE ({apart['median, alie']} %)" in text
+
+
+def test_late_gradients_of_every_aggregator_under_alie():
+    table, text = (RESULTS / "brsgd.md").read_text(), flat("brsgd")
+    shrinks = dict(re.findall(r"noise like the gradient: (\S+) +\|.*?alie ([\d.e-]+)", table))
+    late = dict(
+        re.findall(r"late gradient norm, noise that stays: (\S+) .*?alie ([\d.]+)", table)
+    )
+    numbers = sorted(float(n) for n in late.values())
+    assert f"gradient of {numbers[0]:.2f} to {numbers[-1]:.2f} under ALIE" in text
+    vote = float(shrinks.pop("majority_vote"))
+    assert f"at {max(map(float, shrinks.values()))} or less" in text
+    assert f"(majority vote: {vote})" in text
+    bounds = [float(n) for n in re.findall(r"at most ([\d.]+) of the bound", table)]
+    assert f"stay below {max(bounds)} of the bound" in text
+
+
+def test_asynrsa():
+    table, text = (RESULTS / "asynrsa.md").read_text(), PAGES["asynrsa"]
+    for claim in ("Figure 2", "Figure 3"):
+        for line in re.findall(rf"^\| {claim} .*$", table, re.MULTILINE):
+            for number in re.findall(r" (\d\d\.\d)", line):
+                assert number in text, (line, number)
+    saga = set(re.findall(r"byrd_saga (\d\d\.\d) %", table))
+    assert saga == {"90.6"} and "ends at 90.6 % under both attacks" in flat("asynrsa")
+
+
+def test_speed():
+    text = flat("speed")
+    for factor in [
+        row[2] for row in figures.read(BENCHMARKS / "torch-cpu-epyc-2cores.md")[-1][1:]
+    ]:
+        assert re.search(rf"\b{factor}\b", text)
+    rules = {
+        row[0]: row[4]
+        for row in figures.read(BENCHMARKS / "aggregators-cpu-epyc-2cores.md")[0][1:]
+        if row[3] == "1,000,000" and row[1] == "25"
+    }
+    shown = [f"{rules['median']} ms (`median`)", f"{rules['rfa']} ms (`rfa`)"]
+    for part in [*shown, f"{rules['geometric_median']} ms for the exact"]:
+        assert part in text
+    open_queries = figures.read(BENCHMARKS / "delays-cpu-epyc-2cores.md")
+    times = [float(cell) for row in open_queries[0][1:] for cell in row[2:4]]
+    assert f"{min(times):.2f} to {max(times):.2f} times as long as with fresh delivery" in text
+    slowest = max(row[1] for row in open_queries[1][1:])
+    assert f"A schedule of a million events takes {slowest} s" in text
+    devices = figures.read(BENCHMARKS / "devices-cpu-epyc-2cores.md")[0]
+    assert f"Eight runs on two devices take {devices[2][3]} times" in text
+    launches = figures.read(BENCHMARKS / "launches-h200.md")[0][1:]
+    counts = [int(row[3]) for row in launches if row[0].startswith("far_sign")]
+    assert f"{min(counts)} to {max(counts)} instructions" in text
+    assert f"all {launches[-1][1]} runs of CYBER-0 has {launches[-1][5]} on average" in text
+    total = (BENCHMARKS / "launches-h200.md").read_text()
+    seconds, compiling = re.findall(r"instructions, (\d+) s .*; compiled in (\d+) s", total)[0]
+    assert f"Table 3 would take {seconds} s, and {compiling} s to compile" in text
+    event = figures.read(BENCHMARKS / "cpu-epyc-2cores.md")[0][1][4]
+    assert f"200 evaluations of a loss, takes {event} µs" in flat("README")
+
+
+def test_real_processes():
+    text = flat("real_processes")
+    small, mnist = figures.read(BENCHMARKS / "runtime-cpu-epyc-2cores.md")
+    pulled = sorted({int(row[3].replace(",", "")) for row in small[1:]})
+    assert f"{pulled[0]} to {pulled[-1]:,} bytes" in text
+    times = sorted(int(row[4]) / 1000 for row in small[1:])
+    assert f"{times[0]:.2f} to {times[-2]:.2f} ms on an answer ({times[-1]:.2f} ms" in text
+    two, four, eight = (row[1] for row in mnist[2:])
+    assert (
+        f"{two} answers a second as two processes, {four} as four and {eight} as eight" in text
+    )
+
+
+def test_margins_and_time_scales():
+    table = (RESULTS / "rates.md").read_text()
+    designed, drawn = re.findall(r"eta = ([\d.]+) against ([\d.]+)", table)[0]
+    text = f"$\\eta$ = {designed}, where the best of 32 random draws has {drawn}"
+    assert text in flat("data")
+    assert "2.00, as predicted" in flat("time_scales") and "2.00" in table
+
+
+def test_quickstart():
+    """The figures of the tutorial are those of the command's help."""
+    import experiments.quickstart as command
+
+    doc = " ".join(command.__doc__.split())
+    for number in re.findall(r"(\d\d\.\d) %", doc):
+        assert f"{number} %" in flat("tutorial")
