@@ -57,6 +57,7 @@ def record(written):
     return report.read(written / "throughput.json")
 
 
+@pytest.mark.slow
 def test_every_figure_is_present(record, written):
     methods = [row["method"] for row in record["rows"]]
     assert methods == ["far_sign", "far_sign, generic oracle", "async_sgd"]

@@ -68,6 +68,7 @@ def test_an_event_on_an_accelerator_has_no_inner_loop(monkeypatch):
     assert loops("cpu") > 1  # on a CPU, a loop costs less than it saves
 
 
+@pytest.mark.slow
 def test_the_launches_of_a_table_are_counted():
     setting = prepare(TINY, None)
     rows = [launches.count(job, setting, TINY, None) for job in sweep_specs(TINY)]

@@ -185,6 +185,7 @@ def test_where_no_folder_can_be_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_of_a_file(tmp_path):
     def fail(file):
         raise OSError(28, "No space left on device")

@@ -125,6 +125,7 @@ def test_byzantine_workers_of_one_buffer_sit_together():
     assert np.flatnonzero(given.byzantine_mask()).tolist() == [0, 1, 11, 12, 22]
 
 
+@pytest.mark.slow
 def test_rounds_hear_as_many_answers_and_wait_for_them():
     given = panel_config.PanelConfig(
         methods=("sgd", "async_sgd", "far_sign:arrival_rates=known"),
@@ -156,6 +157,7 @@ def test_rounds_hear_as_many_answers_and_wait_for_them():
     np.testing.assert_allclose(real / rates, np.where(given.byzantine_mask(), 3, 1))
 
 
+@pytest.mark.slow
 def test_rows_of_a_panel_in_lockstep_are_each_run_s_own():
     given = panel_config.PanelConfig(
         methods=("basgd", "cyber0:message=scalar"),

@@ -37,6 +37,7 @@ def test_a_run_is_that_of_a_panel_to_the_bit(result):
             assert [row[name] for row in rows] == column.tolist(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["basgd:buffers=5", "sgd", "rsa:penalty=0.1"])
 def test_methods_in_lockstep_are_those_of_a_panel(method):
     config = RunConfig(method=method, attack="alie", **SMALL)

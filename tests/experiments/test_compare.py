@@ -188,6 +188,7 @@ def test_compare_writes_every_run_and_continues(tmp_path):
     assert commands.run(*command)[:2] == (0, out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["asyn_rsa_vr", "brsgd"]

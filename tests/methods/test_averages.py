@@ -108,6 +108,7 @@ def system(problem, **options):
     return build, build(problem, {"step_size": 0.1, "average_step": 0.5})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(average_storage.STORAGE))
 def test_far_sign_learns_with_every_kind(kind):
     problem = helpers.quadratic()

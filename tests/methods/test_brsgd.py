@@ -152,6 +152,7 @@ def test_resilience_of_the_mean_is_known():
     assert estimate("mean", attacks.sign_flip(10.0)).holds is False
 
 
+@pytest.mark.slow
 def test_robust_rules_are_resilient_far_from_stationary_points_only():
     far = {rule: estimate(rule, attacks.alie(z=1.0)) for rule in ("krum:f=2", "median")}
     assert all(0 < got.sin_alpha < 0.5 for got in far.values())
@@ -162,6 +163,7 @@ def test_robust_rules_are_resilient_far_from_stationary_points_only():
     assert estimate("krum:f=2", attacks.none(), near, samples=2000).sin_alpha < 0.7
 
 
+@pytest.mark.slow
 def test_gradients_stay_below_the_bound_and_plateau_where_resilience_fails():
     """Means over replicas; constants as estimated along the way, with room."""
     quiet, lied = (
@@ -208,6 +210,7 @@ def bound(power=0.75, sin_alpha=0.2):
     )
 
 
+@pytest.mark.slow
 def test_byzantine_workers_may_change_from_round_to_round():
     masks = np.stack([np.roll(np.arange(M) < 2, n) for n in range(M)])
     system = System(
@@ -231,6 +234,7 @@ def test_byzantine_workers_may_change_from_round_to_round():
         simulation.run(PROBLEM, system, **settings, byzantine=np.zeros((2, 3), bool))
 
 
+@pytest.mark.slow
 def test_byzantine_workers_of_a_round_know_its_answers():
     """ALIE from the very first round, and of the answers to the same question."""
     system = System(

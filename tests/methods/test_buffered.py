@@ -84,6 +84,7 @@ def test_centered_clipping_starts_from_the_last_aggregate():
     np.testing.assert_allclose(lengths, [0, 1, 1, 2], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_scalar_messages_share_directions_until_the_next_update():
     problem = helpers.quadratic()
     sphere = directions.sphere(problem.x0.size, 4)

@@ -268,6 +268,7 @@ def test_soft_steps_shrink_with_the_average_and_gains_multiply_them():
     np.testing.assert_array_equal(silent.params, state.params)
 
 
+@pytest.mark.slow
 def test_all_options_together_learn_and_the_average_is_the_output():
     problem = helpers.digits(examples=60)
     options = {"scheme": "forward", "sampler": "alive", "floor": 0.5, "weights": "inverse"}

@@ -20,6 +20,11 @@ from tests import helpers
 # One answer per event, also of methods that usually wait for all.
 FEEDBACK = OracleConfig(batch_size=8, directions=5, decay_every=200, per_round=1)
 NAMES = sorted(METHODS)
+# The full gauntlet compiles a program for every method, the quick tests for one of each kind.
+QUICK = ("basgd", "far_sign", "kardam", "sgd")
+GAUNTLET = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES
+]
 
 
 def hyper_of(name):
@@ -61,7 +66,10 @@ def outstanding(name):
 
 @pytest.mark.parametrize(
     ("name", "delivery"),
-    [(name, outstanding(name)) for name in NAMES]
+    [
+        pytest.param(name, outstanding(name), marks=() if name in QUICK else pytest.mark.slow)
+        for name in NAMES
+    ]
     + [pytest.param(name, "fresh", marks=helpers.LONG) for name in NAMES],
 )
 def test_converges_on_a_quadratic_without_attack(name, delivery):
@@ -129,7 +137,7 @@ class EveryAttack:
         return system._replace(attack=attack)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", GAUNTLET)
 def test_x_stays_finite_under_every_attack(name):
     names = sorted(set(attacks.ATTACKS) - {"same_value"})
     if name == "async_zo_sgd":  # no worker knows what others reported about them
@@ -166,7 +174,7 @@ def batch_of(name, seeds, schedules, steps=None):
     return sweeps.RunBatch(batched, np.asarray(seeds, np.int32), hyper, byzantine, schedules)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", GAUNTLET)
 def test_batched_runs_equal_single_runs_and_compile_once(name):
     """Seeds and step sizes are tracers of one program; each row of a batch is its run."""
     seeds, steps, turned = [0, 1, 2], [0.03, 0.1, 0.03], np.asarray([1, 2, 0])

@@ -124,6 +124,7 @@ def digits(batch_size, structured):
     return problem, oracles.saga_gradient(problem, batch_size=batch_size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 6])
 def test_residuals_are_gradients_in_a_small_table(batch_size):
     every = np.tile(np.arange(3, dtype=np.int32), (30, 1))
@@ -207,6 +208,7 @@ def test_a_byzantine_worker_moves_the_server_no_further_than_others(p, lie):
     assert (moved == 0).all() == (not np.isfinite(lie))
 
 
+@pytest.mark.slow
 def test_runs_in_lockstep_equal_single_runs():
     """Workers with models and tables of their own, two penalties, two attacks."""
     problem, byzantine = quadratics(), np.arange(M) < Q
@@ -254,6 +256,7 @@ def minimiser(problem, decay):
     return best, best - means
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", NORMS.values())
 def test_lemma_1_enough_penalty_makes_all_models_agree(p):
     problem = quadratics()

@@ -76,6 +76,7 @@ def ask(problem, sphere, worker, dtype=jnp.float32):
     return value if worker.encode is None else worker.encode(SEED, value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "coupled"),
     [
@@ -108,6 +109,7 @@ def test_structured_and_generic_oracle_agree_with_numpy(module, coupled):
     np.testing.assert_allclose(fast, truth, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_float32_answers_stay_accurate_at_any_perturbation():
     """Formed as changes: two parts in a thousand, where two losses would give noise."""
     problem = helpers.digits(models.MLP((8, 4)))

@@ -36,6 +36,7 @@ def run_cluster(out, attack, *flags):
     return table, (out / "workers.md").read_text().splitlines()[2:], rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behaviours", [["stall"], pytest.param([], marks=pytest.mark.slow)])
 def test_a_recorded_run_is_evaluated(tmp_path, behaviours):
     (tmp_path / "config.json").write_text(run_config.to_json(CONFIG))

@@ -73,6 +73,7 @@ def test_workers_with_certificates_answer_and_have_the_x_of_the_server(certifica
 ATTACKS = ("none", "sign_flip:scale=10", "gaussian", "alie:z=1.5", "nonfinite")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attack",
     [

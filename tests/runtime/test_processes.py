@@ -194,6 +194,7 @@ def test_f4_f7_f8_f9_f10_no_peer_slows_down_enlarges_or_ends_the_server(tmp_path
 COUNTS = [1, pytest.param(3, marks=pytest.mark.slow), pytest.param(100, marks=helpers.LONG)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", COUNTS)
 def test_f16_workers_that_receive_a_signal_end(tmp_path, count):
     with cluster(tmp_path) as (local, _):

@@ -19,6 +19,7 @@ def problem():
     return CONFIG.problem()[0]
 
 
+@pytest.mark.slow
 def test_ten_thousand_arrivals_replay_to_the_same_bits(tmp_path, problem):
     """With random values of all magnitudes, decaying step sizes and very different rates."""
     (tmp_path / "config.json").write_text(run_config.to_json(CONFIG))
@@ -90,6 +91,7 @@ GENERAL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", GENERAL, ids=lambda c: c.method)
 def test_other_servers_use_their_compiled_update_and_replay(config, tmp_path):
     (tmp_path / "config.json").write_text(run_config.to_json(config))

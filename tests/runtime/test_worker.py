@@ -48,6 +48,7 @@ def test_the_answers_of_workers_lead_to_the_bits_of_the_simulator():
     assert same_bits(machine.averages.T, run.server.averages)
 
 
+@pytest.mark.slow
 def test_an_attack_changes_the_answer_to_the_same_question():
     problem = helpers.digits(workers=M)
     system = helpers.far_sign_system(problem, k=10)

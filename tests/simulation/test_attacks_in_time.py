@@ -30,6 +30,7 @@ from tests.simulation.fleets import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delivery", ["fresh", "outstanding"])
 def test_replay_freezes_the_averages_of_byzantine_workers(delivery):
     schedule = arrivals.by_time(jax.random.key(3), FLEETS["exponential"], EVENTS)
@@ -63,6 +64,7 @@ def test_replay_repeats_the_first_gradient():
         assert len(np.unique(values, axis=0)) == (1 if i < 2 else len(values))
 
 
+@pytest.mark.slow
 def test_silence_in_one_buffer_stops_buffers_but_not_far_sign():
     """Only workers 0, 3 and 6 fill buffer 0."""
     quiet = np.arange(M) % 3 == 0

@@ -49,6 +49,7 @@ def test_scan_and_python_loop_agree_bitwise(delivery, size, attack, key_reuse_ch
     helpers.assert_same(*ends)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delivery", simulation.DELIVERIES)
 def test_segments_change_nothing(delivery):
     system = system_of("mimic", warmup=5)
@@ -74,6 +75,7 @@ def test_one_arrival_is_a_set_of_one():
     helpers.assert_same(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delivery", ["fresh", "outstanding:3"])
 def test_padding_of_a_set_changes_nothing(delivery):
     system = system_of("mimic")  # which remembers reports

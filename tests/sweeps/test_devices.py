@@ -111,6 +111,7 @@ def eight(tmp_path_factory):
     process.wait()
 
 
+@pytest.mark.slow
 def test_eight_devices_are_one_bit_by_bit(eight):
     one = {"five": run(digits_batch(5)), "lockstep": in_lockstep()}
     for name, value in one.items():
@@ -192,6 +193,7 @@ def pair(out):
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_does_and_one_resumes_what_two_began(tmp_path):
     single, both, cut = (tmp_path / name for name in ("single", "both", "cut"))
     processes = pair(both)

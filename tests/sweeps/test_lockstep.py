@@ -53,6 +53,7 @@ def first(params):
 
 
 # Between them every rule and every attack but `none` is run alone.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "delivery", "some"),
     [

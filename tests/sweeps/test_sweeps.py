@@ -55,6 +55,7 @@ def run(batch, **options):
     return columns, final.params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delivery", [pytest.param("fresh", marks=helpers.LONG), "outstanding"])
 def test_chunks_of_runs_equal_all_at_once_and_each_alone(delivery):
     """A real MLP: matrix products and reductions must not depend on the number of runs."""
@@ -191,6 +192,7 @@ def test_runs_in_turns_and_side_by_side_give_the_same_bits():
     helpers.assert_same(*after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "delivery", "turns"),
     [(1, "fresh", True), (3, "fresh", True), (3, "fresh", False), (2, "outstanding", False)],

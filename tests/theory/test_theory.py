@@ -190,6 +190,7 @@ def flip(gradient, dictionary, found):
     return attacks.sign_flip(10.0)
 
 
+@pytest.mark.slow
 def test_observing_changes_nothing_and_sums_are_sums():
     problem, bare, found = system_of(flip, watch=False)
     _, watched, _ = system_of(flip, watch=True)

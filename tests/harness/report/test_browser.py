@@ -68,6 +68,7 @@ def see(plot):
     plot.locator("svg path").first.wait_for(state="attached")
 
 
+@pytest.mark.slow
 def test_tooltips_show_method_attack_and_the_values_of_all_seeds(browser, root):
     with open(root / "r" / "a run, 100 %" / "results.csv") as file:
         last = {
