@@ -175,12 +175,12 @@ def test_an_omniscient_attack_knows_measurements_or_messages(space):
     keys = keys_lib.split(0)
     byzantine = jnp.asarray([False, False, True])
     run = simulation.start(system, problem, keys, "fresh")
-    assert set(run.memory.said) == {space}
+    assert set(run.memory.reported) == {space}
     for i in (0, 1, 2):
         before = run.server.params
         run, _ = simulation.event(system, problem, byzantine, keys, "fresh", run, jnp.int32(i))
         moves.append(before - run.server.params)
-    reported = run.memory.said[space]
+    reported = run.memory.reported[space]
     assert reported.shape == ((3, 4) if space == "measured" else (3, problem.x0.size))
     if space == "message":
         want = (moves[0] + moves[1]) / 2

@@ -19,8 +19,8 @@ from farsign_jax.arrivals import delays
 from farsign_jax.attacks import timing
 from farsign_jax.base import System
 from farsign_jax.methods.buffered import buffered
-from farsign_jax.methods.far_sign import far_sign
 from tests import helpers
+from tests.helpers import far_sign_of as far_sign
 
 M, D, K = helpers.M, helpers.D, 3
 ALPHA, BETA = step_sizes.staircase(0.05, 0.8, 10), step_sizes.power(0.9, 0.3)

@@ -14,10 +14,10 @@ from farsign_jax import (
     oracles,
 )
 from farsign_jax.base import Problem, Report, System
-from farsign_jax.methods.far_sign import far_sign
 from farsign_jax.problems.synthetic import _quadratic_losses
 from farsign_jax.validation import InvalidConfig
 from tests import helpers, reference
+from tests.helpers import far_sign_of as far_sign
 from tests.simulation.fleets import (
     ALPHA,
     BETA,
