@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from farsign_jax import aggregators, attacks, brsgd, oracles, problems, step_sizes, sweeps
-from farsign_jax.base import Problem, Server, System
+from farsign_jax.base import Attack, Problem, Server, System
 from farsign_jax.harness.small_problems import swept
 from farsign_jax.io import run_folder
-from farsign_jax.specs import parse
 from farsign_jax.sweeps.lockstep import Lockstep, LockstepState
 
 M, Q, D = 11, 2, 10
@@ -53,9 +52,10 @@ def problem_of(relative: bool) -> Problem:
     return problems.smooth(VALUE, jnp.full(D, 2.0), M, jax.random.key(0), **noise)
 
 
-def make_attack(text: str) -> Any:
-    name, options = parse(text)
-    return attacks.make(name, **dict(options))
+def make_attack(text: str) -> Attack:
+    """The attack that `name:option=value,...` describes."""
+    name, options = attacks.parse(text)
+    return attacks.make(name, **options)
 
 
 class Watched(NamedTuple):

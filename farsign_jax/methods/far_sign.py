@@ -207,7 +207,8 @@ def far_sign(
         # An average of exactly 0 counts as no answer: there is nothing to imitate.
         return reported, reported != 0
 
-    return Server(init, query, update, m, recall, scheduled=("counts", "step"))
+    scheduled, advice = ("counts", "step"), average_storage.memory_advice(m)
+    return Server(init, query, update, m, recall, scheduled, memory_advice=advice)
 
 
 def build(

@@ -97,7 +97,7 @@ def test_the_readme_of_a_folder_has_the_command_that_made_it(tmp_path, monkeypat
     folder.claim()
     text = (folder.path / "README.md").read_text()
     asked = f"python -m experiments.compare --attacks none,alie:z=1 '--out={tmp_path}/a b'"
-    assert f"```sh\n{asked}\n```" in text and "# Your own sweep: any methods" in text
+    assert f"```sh\n{asked}\n```" in text and "# Compares any methods, attacks" in text
     assert "which continues here" in text
     (folder.path / "README.md").write_text("mine")
     folder.write_rows([{"method": "sgd", "seed": 0}])
