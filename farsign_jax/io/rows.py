@@ -29,6 +29,11 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return [{name: _value(text) for name, text in row.items() if text and name} for row in rows]
 
 
+def read_columns(path: str | os.PathLike[str]) -> list[str]:
+    """Returns the names in the first line of a CSV file; none where there is no such line."""
+    return next(csv.reader(io.StringIO(_complete(pathlib.Path(path)))), [])
+
+
 def _value(text: str) -> Any:
     for kind in (int, float):
         try:

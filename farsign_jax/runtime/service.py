@@ -21,7 +21,7 @@ from farsign_jax.io import run_folder
 from farsign_jax.runtime import metrics, run_config
 from farsign_jax.runtime.core import ServerCore
 from farsign_jax.runtime.limits import Limits
-from farsign_jax.runtime.rows import RowFile
+from farsign_jax.runtime.rows import ServedRows
 from farsign_jax.runtime.store import Store
 from farsign_jax.validation import require
 
@@ -158,7 +158,7 @@ class ServedRun:
             last=values.events or None,
         )
         self.resumed = self.store.resume(self.core)
-        self.values, self.rows = values, RowFile(self.folder.path)
+        self.values, self.rows = values, ServedRows(self.folder.path)
         self.measured: dict[str, float] = {}
 
     async def run(self, driver: Driver, start: Callable[[], Awaitable[str]]) -> None:

@@ -11,7 +11,7 @@ from absl.testing import flagsaver
 from benchmarks import runtime
 from experiments import cluster
 from farsign_jax.runtime import journal, run_config
-from farsign_jax.runtime.rows import RowFile
+from farsign_jax.runtime.rows import ServedRows
 from tests import helpers
 from tests.experiments import test_experiments as commands
 from tests.runtime.recorded_runs import CONFIG, converse, open_run
@@ -47,7 +47,7 @@ def test_a_recorded_run_is_evaluated(tmp_path, behaviours):
     converse(core, [1, 2, 1, 3] * 10, lambda i, x, question: next(answers))
     store.close()
     row = {"event": 40, "seconds": 1.5, "test_accuracy": 0.5}
-    RowFile(tmp_path).append(row)
+    ServedRows(tmp_path).append(row)
     config = {"behaviours": behaviours, "byzantine": 1}
     with flagsaver.flagsaver():
         cluster.FLAGS.mark_as_parsed()

@@ -8,7 +8,7 @@ import sys
 
 from farsign_jax.io import run_folder
 from farsign_jax.runtime import rows
-from farsign_jax.runtime.rows import RowFile
+from farsign_jax.runtime.rows import ServedRows
 
 ROW = {"method": "far_sign", "seed": 0, "event": 5, "seconds": 0.1, "test_accuracy": 1.0}
 
@@ -20,7 +20,7 @@ def row_of(event):
 def test_appended_rows_are_read_and_continued(tmp_path):
     assert rows.read(tmp_path) == []
     for begin in (0, 2):
-        file = RowFile(tmp_path)
+        file = ServedRows(tmp_path)
         assert file.rows == [row_of(event) for event in range(begin)]
         for event in range(begin, begin + 2):
             file.append(row_of(event))
@@ -30,7 +30,7 @@ def test_appended_rows_are_read_and_continued(tmp_path):
 
 
 def test_appended_rows_are_the_file_that_the_folder_writes_at_the_end(tmp_path):
-    file = RowFile(tmp_path)
+    file = ServedRows(tmp_path)
     for event in range(3):
         file.append(row_of(event) | {"an_extra_measure": 0.1})
     appended = (tmp_path / "results.csv").read_text()
@@ -40,7 +40,7 @@ def test_appended_rows_are_the_file_that_the_folder_writes_at_the_end(tmp_path):
 
 
 def test_an_incomplete_last_line_is_removed_wherever_it_ends(tmp_path):
-    file = RowFile(tmp_path)
+    file = ServedRows(tmp_path)
     for event in range(2):
         file.append(row_of(event))
     path = tmp_path / "results.csv"
@@ -50,16 +50,16 @@ def test_an_incomplete_last_line_is_removed_wherever_it_ends(tmp_path):
         lines = complete[:-removed].count(b"\n")
         expected = [row_of(event) for event in range(max(lines - 1, 0))]
         assert rows.read(tmp_path) == expected
-        file = RowFile(tmp_path)
+        file = ServedRows(tmp_path)
         file.append(row_of(7))
         assert file.rows == rows.read(tmp_path) == [*expected, row_of(7)]
 
 
 APPENDING = """
 import sys
-from farsign_jax.runtime.rows import RowFile
+from farsign_jax.runtime.rows import ServedRows
 from tests.runtime.test_rows import row_of
-file = RowFile(sys.argv[1])
+file = ServedRows(sys.argv[1])
 for event in range(len(file.rows), 10**6):
     file.append(row_of(event))
     print(event, flush=True)

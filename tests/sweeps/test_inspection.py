@@ -12,7 +12,7 @@ from farsign_jax.sweeps import inspection
 from farsign_jax.sweeps.lockstep import Lockstep
 from farsign_jax.validation import InvalidConfig
 from tests import helpers
-from tests.sweeps.test_lockstep import ATTACKS, RULES, batch_of, build, first
+from tests.sweeps.test_lockstep import ATTACKS, RULES, batch_of, build
 from tests.sweeps.test_sweeps import BUILD, EVENTS, digits_batch, largest
 
 built = []
