@@ -1,6 +1,6 @@
 """The grammar `name:option=value,...` in which flags, files and records name things.
 
-Methods, attacks, aggregators, models, partitions, arrivals, rounds and attacks on time are all
+Methods, attacks, aggregators, models, partitions, arrivals, rounds and timing attacks are all
 written this way, as in `far_sign:step_size=0.02` or `alie:z=1.5,ddof=1`. `parse` splits such a
 text, and `typed` gives each option the type that the factory of that name declares for it, so
 that the same text means the same wherever it stands.

@@ -61,7 +61,7 @@ def _check_types(settings: RunSettings) -> None:
 def _check_time(settings: RunSettings) -> None:
     """Arrivals, and what Byzantine workers do with them."""
     attack = settings.timing_attack
-    rule = "an attack on time is by the same workers at all events: got timing_attack "
+    rule = "a timing attack is by the same workers at all events: got timing_attack "
     rule += f"{attack!r}, byzantine_placement rotating"
     require(settings.byzantine_placement != "rotating" or attack == "none", rule)
     rule = f"timing_attack none takes no options: got {attack!r}"

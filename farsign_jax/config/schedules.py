@@ -1,4 +1,4 @@
-"""Who answers when: delays of workers, attacks on time, rounds, and the schedules of a run."""
+"""Who answers when: delays of workers, timing attacks, rounds, and the schedules of a run."""
 
 import inspect
 import types
@@ -105,7 +105,7 @@ def honest_delays(settings: RunSettings) -> list[delays.DelayModel]:
 
 
 def delay_models(settings: RunSettings) -> list[delays.DelayModel]:
-    """The delays of the workers, those of Byzantine ones as their attack on time has them."""
+    """The delays of the workers, those of Byzantine ones as their timing attack has them."""
     honest = honest_delays(settings)
     if settings.timing_attack == "none":
         return honest

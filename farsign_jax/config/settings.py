@@ -111,7 +111,7 @@ class RunSettings:
     timing_attack: str = setting(
         "none",
         PROBLEM,
-        "The attack on time. What Byzantine workers do with the time of their answers, on top "
+        "The timing attack. What Byzantine workers do with the time of their answers, on top "
         "of their attack, as in flood:rate=10.",
         names=TIMING_ATTACKS,
     )

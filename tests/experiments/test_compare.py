@@ -89,7 +89,7 @@ def test_flags_and_the_file_say_the_same(tmp_path):
                 "--arrivals=exponential",
             ],
             None,
-            "an attack on time is by the same workers at all events",
+            "a timing attack is by the same workers at all events",
         ),
         ([], {"method": ["sgd"]}, "unknown setting 'method': did you mean 'methods'"),
         ([], {"workers": "many"}, "workers is an integer: got 'many'"),
