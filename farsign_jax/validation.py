@@ -54,18 +54,22 @@ def _collecting() -> Iterator[list[Array]]:
 
 
 def check_points(
-    build: Callable[[Any], Any], points: Any, inspect: Callable[[Any], Any] | None = None
+    build: Callable[..., Any],
+    points: Any,
+    inspect: Callable[[Any], Any] | None = None,
+    shared: tuple[Any, ...] = (),
 ) -> None:
     """Checks many points of hyper-parameters by building what depends on them once.
 
-    `build` runs under `vmap`, and what it requires is collected. If some point does not satisfy
+    `build` runs in one compiled program, under `vmap`, and what it requires is collected. If some point does not satisfy
     it, `build` runs for this point alone, so that the message names the value. Points that are
     being traced are not checked, unless it is another `check_points` that traces them.
 
     Args:
-        build: called with one point.
+        build: called with `shared` and one point.
         points: a pytree with leaves [P, ...], P > 0.
         inspect: called with what `build` returns, whose numbers may be tracers.
+        shared: arguments that all points have in common.
 
     Raises:
         InvalidConfig: the one that `build` raises for the first point that is not valid.
@@ -73,23 +77,24 @@ def check_points(
     if not is_concrete(points) and _conditions.get() is None:
         return
 
-    def conditions(point: Any) -> Array:
+    def conditions(*arguments: Any) -> Array:
         with _collecting() as collected:
-            built = build(point)
+            built = build(*arguments)
         if inspect is not None:
             inspect(built)
         return jnp.stack([jnp.asarray(True), *collected])
 
     if not jax.tree.leaves(points):
-        conditions(points)
+        conditions(*shared, points)
         return
-    satisfied = jax.vmap(conditions)(points)
+    axes = (*(None for _ in shared), 0)
+    satisfied = jax.jit(jax.vmap(conditions, in_axes=axes))(*shared, points)
     if not is_concrete(satisfied):
         require(satisfied, "the hyper-parameters are valid")
         return
     invalid = np.flatnonzero(~np.all(satisfied, axis=1))
     if len(invalid):
-        build(jax.tree.map(lambda leaf: leaf[invalid[0]], points))
+        build(*shared, jax.tree.map(lambda leaf: leaf[invalid[0]], points))
         raise InvalidConfig(f"hyper-parameters {invalid[0]} are invalid: got {points!r}")
 
 

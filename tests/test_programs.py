@@ -17,12 +17,14 @@ import sys
 from farsign_jax import arrivals, programs, simulation
 from tests import helpers
 
+if int(sys.argv[1]) < 100:  # a short series, too, comes to the limit several times
+    programs.MAX_MAPS = 3000
 problem, most = helpers.quadratic(), 0
 for number in range(int(sys.argv[1])):
     system = helpers.far_sign_system(problem, step_size=0.05 + number / 1e4)
     simulation.run(problem, system, arrivals.uniform(helpers.KEY, helpers.M, 5))
     most = max(most, programs.count_maps())
-    if number == 20:
+    if number == 10:
         early = helpers.memory_of("self")
 print(most, helpers.memory_of("self") - early)
 """
@@ -55,7 +57,7 @@ def test_maps_that_somebody_else_holds_do_not_release_programs_each_time(monkeyp
 
 @pytest.mark.parametrize(
     "structures",
-    [pytest.param(60, marks=pytest.mark.slow), pytest.param(200, marks=helpers.LONG)],
+    [pytest.param(24, marks=pytest.mark.slow), pytest.param(200, marks=helpers.LONG)],
 )
 def test_many_structures_stay_below_a_third_of_the_maps_that_linux_allows(structures):
     quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -67,5 +69,5 @@ def test_many_structures_stay_below_a_third_of_the_maps_that_linux_allows(struct
         check=True,
     )
     most, grown = map(int, done.stdout.split())
-    assert most < 20_000
+    assert most < (20_000 if structures > 100 else 6_000)
     assert grown < 500 * 2**20

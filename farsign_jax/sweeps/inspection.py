@@ -81,7 +81,7 @@ def _distinct(hyper: Any) -> Any:
     seen: dict[tuple[bytes, ...], int] = {}
     for number in range(len(leaves[0])):
         seen.setdefault(tuple(leaf[number].tobytes() for leaf in leaves), number)
-    first = list(seen.values())
+    first = [seen[point] for point in sorted(seen)]  # in an order that no batch decides
     return jax.tree.map(lambda leaf: np.asarray(leaf)[first], hyper)
 
 
@@ -103,7 +103,7 @@ def _build_once(build: SystemFactory, problem: Problem, points: Any) -> Inspecti
             )
         )
 
-    check_points(lambda hyper: build(problem, hyper), points, inspect_system)
+    check_points(build, points, inspect_system, shared=(problem,))
     return found[0]
 
 

@@ -191,8 +191,11 @@ def test_compare_writes_every_run_and_continues(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["asyn_rsa_vr", "brsgd"]
-    + [pytest.param(name, marks=helpers.LONG) for name in ("rsa", "byrd_saga", "fed_sgd")],
+    ["asyn_rsa_vr"]
+    + [
+        pytest.param(name, marks=helpers.LONG)
+        for name in ("brsgd", "rsa", "byrd_saga", "fed_sgd")
+    ],
 )
 def test_methods_in_rounds_run_side_by_side_in_a_panel(name):
     """Attacks and penalties of one seed in one program, as each alone."""

@@ -7,6 +7,7 @@ import pytest
 
 from farsign_jax.io import run_folder
 from farsign_jax.runtime.testing.local_cluster import free_port
+from tests import helpers
 from tests.cli.test_usage import examples
 from tests.experiments import test_experiments as commands
 from tests.experiments.test_compare import grid
@@ -42,7 +43,11 @@ def ended(process):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", SWEEPS, ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [SWEEPS[0], *(pytest.param(sweep, marks=helpers.LONG) for sweep in SWEEPS[1:])],
+    ids=" ".join,
+)
 def test_sweeps(words, tmp_path):
     assert grid(*words[1:])  # as it is written: names, and numbers that can be
     few = ["--seeds=1", "--events=50", "--eval_every=25", "--dataset=mnist_subset"]
@@ -78,6 +83,6 @@ def test_a_server_and_a_worker(tmp_path):
         server, worker = (start(words, tmp_path) for words in ([*serve, "--events=30"], work))
         stack.callback(server.kill)
         stack.callback(worker.kill)
-        assert "30 answers heard; the run is in run" in ended(server)
+        assert "30 answers were applied; the run is in run" in ended(server)
         assert "worker 3: 30 answers accepted" in ended(worker)
     assert "30 arrivals replayed" in ended(start(replay, tmp_path))

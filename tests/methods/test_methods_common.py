@@ -141,7 +141,7 @@ class EveryAttack:
 def test_x_stays_finite_under_every_attack(name):
     names = sorted(set(attacks.ATTACKS) - {"same_value"})
     if name == "async_zo_sgd":  # no worker knows what others reported about them
-        with pytest.raises(InvalidConfig, match="needs a server that can recall"):
+        with pytest.raises(InvalidConfig, match="a server that can recall"):
             simulation.run(PROBLEM, system_of(name, "alie"), schedule(5))
         names = [attack for attack in names if not attacks.make(attack).omniscient]
     seeds = list(range(len(names)))

@@ -36,7 +36,9 @@ def test_brsgd_reports_which_rule_is_resilient(tmp_path):
     assert code == 0, err
     assert "Theorem 2.6" in out and "too short to judge" in out
     rows = commands.read(tmp_path)
-    assert len(rows) == 2 * len(aggregator_resilience.RULES) * len(aggregator_resilience.LIES)
+    assert len(rows) == 2 * len(aggregator_resilience.RULES) * len(
+        aggregator_resilience.ATTACKS
+    )
     at = {(r["where"], r["aggregator"], r["attack"]): float(r["sin_alpha"]) for r in rows}
     assert abs(at["far", "mean", "none"]) < 0.1
     assert at["far", "mean", "constant:value=-100"] > 1 > at["far", "krum:f=2", "alie:z=1"]

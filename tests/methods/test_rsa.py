@@ -125,7 +125,7 @@ def digits(batch_size, structured):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch_size", [1, 6])
+@pytest.mark.parametrize("batch_size", [1, pytest.param(6, marks=helpers.LONG)])
 def test_residuals_are_gradients_in_a_small_table(batch_size):
     every = np.tile(np.arange(3, dtype=np.int32), (30, 1))
     runs = []

@@ -308,7 +308,7 @@ def test_only_what_is_an_mlp_gets_the_fast_oracle():
     [
         ({"labels": np.full(50, 5)}, "labels are 0..4 for this model: got 5..5"),
         ({"labels": np.full(50, -1)}, "got -1..-1"),
-        ({"labels": np.zeros(50)}, "whole numbers: got float64"),
+        ({"labels": np.zeros(50)}, "labels are integers: got float64"),
         ({"labels": np.zeros(49, int)}, "one label per input"),
         ({"rows": np.full((5, 10), 50)}, "rows number 50 examples: got 50..50"),
         ({"sizes": np.full(5, 11)}, "sizes are at most n=10: got 11"),

@@ -269,7 +269,7 @@ def test_rows_write_a_dictionary_out():
     "trial",
     [
         Trial(attack="sign_flip:scale=10"),
-        Trial("crossed_waves", "zeroth", "coupled", "greedy"),
+        pytest.param(Trial("crossed_waves", "zeroth", "coupled", "greedy"), marks=helpers.LONG),
         pytest.param(
             Trial("waves", "zeroth", "independent", "sign_flip:scale=10"), marks=helpers.LONG
         ),
