@@ -61,9 +61,10 @@ def check_points(
 ) -> None:
     """Checks many points of hyper-parameters by building what depends on them once.
 
-    `build` runs in one compiled program, under `vmap`, and what it requires is collected. If some point does not satisfy
-    it, `build` runs for this point alone, so that the message names the value. Points that are
-    being traced are not checked, unless it is another `check_points` that traces them.
+    `build` runs in one compiled program, under `vmap`, and what it requires is collected. If
+    some point does not satisfy it, `build` runs for this point alone, so that the message names
+    the value. Points that are being traced are not checked, unless it is another `check_points`
+    that traces them.
 
     Args:
         build: called with `shared` and one point.
