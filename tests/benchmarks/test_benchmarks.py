@@ -75,6 +75,7 @@ def test_every_figure_is_present(record, written):
     assert text.count("far_sign, generic oracle") == 2 and "Ceilings" in text
 
 
+@pytest.mark.slow
 def test_a_method_is_plotted_if_it_has_two_points(record, tmp_path):
     plots.scaling(record["rows"], tmp_path / "none")
     assert not (tmp_path / "none.png").exists()
@@ -83,6 +84,7 @@ def test_a_method_is_plotted_if_it_has_two_points(record, tmp_path):
     assert (tmp_path / "some.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_counts_by_hand_and_by_xla_agree(record):
     for row in record["rows"]:
         hand, xla = row["hand"], row["xla"]
@@ -96,6 +98,7 @@ def test_counts_by_hand_and_by_xla_agree(record):
             assert xla["bytes"] > 0.5 * hand["bytes"]
 
 
+@pytest.mark.slow
 def test_a_record_compared_with_itself_is_equally_fast(record, written, tmp_path, capsys):
     text = report.compare(record, record)
     assert text.count(" 1.00 ") == len(record["rows"]) and "differs" not in text
@@ -130,6 +133,7 @@ def test_a_case_that_is_too_large_or_too_slow_is_skipped_with_the_reason(monkeyp
     assert row["skipped"] in report.report(timed) and row["skipped"] in report.line(row)
 
 
+@pytest.mark.slow
 def test_runs_of_a_method_with_buffers_are_in_lock_step():
     flags = ["--methods=cyber0", "--runs=1,3", "--sizes=200"]
     config, (one, many, *_) = planned(*flags, "--model=softmax_regression")

@@ -56,6 +56,7 @@ def run(rule, attack, rounds=400, seed=0, every=None, server=brsgd, step_size=ST
     )
 
 
+@pytest.mark.slow
 def test_it_is_sgd_with_an_iterate_kept():
     left, _ = run("krum:f=2", attacks.sign_flip(3.0))
     right, _ = run(

@@ -193,6 +193,7 @@ def test_weights_remove_the_pull_of_fast_workers(rates):
     assert drift["weighted"] < 5 * 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["matrix", "seeded", "seeded_own"])
 @pytest.mark.parametrize("order", ["zeroth", "first"])
 def test_general_dictionaries_reach_the_minimum_with_one_byzantine_worker(name, order):

@@ -409,6 +409,7 @@ def run(server, attack, byzantine, order=None, delivery="fresh"):
     return records[-1]["distance"] / float(measure(PROBLEM.x0)["distance"]), end.server
 
 
+@pytest.mark.slow
 def test_kardam_frequency_filter_blocks_a_worker_that_floods():
     rng = np.random.default_rng(1)
     order = np.where(rng.random(1500) < 0.8, 0, rng.integers(1, M, 1500))

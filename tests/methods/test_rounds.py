@@ -219,6 +219,7 @@ def pair(name):
     return ef_sign_sgd(m), worker
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgd", "sign_sgd", "ef_sign_sgd"])
 def test_converges_with_all_workers_and_with_some(name):
     some = np.where(np.random.default_rng(0).random(EVERYBODY.shape) < 0.6, -1, EVERYBODY)

@@ -177,6 +177,7 @@ def test_corrected_gradients_are_unbiased_and_lose_their_noise():
         np.testing.assert_allclose(values, np.tile(truth, (400, 1)), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_table_is_not_copied_at_every_event():
     problem, worker = digits(2, structured=True)
     settings = {"step_size": 0.1, "penalty": 0.1}

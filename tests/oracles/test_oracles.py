@@ -113,6 +113,7 @@ def float32_errors(hidden=(32,), steps=(1e-2, 1e-3, 1e-4, 1e-5, 1e-6), k=200, se
     return rows
 
 
+@pytest.mark.slow
 def test_structured_is_closer_to_the_truth_in_float32_at_every_step():
     rows = float32_errors()
     print("\ndelta    generic error, wrong signs    structured error, wrong signs")

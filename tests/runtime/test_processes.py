@@ -209,6 +209,7 @@ def test_f16_workers_that_receive_a_signal_end(tmp_path, count):
             local.until(lambda w=worker: not local.connected(w))
 
 
+@pytest.mark.slow
 def test_rows_survive_a_killed_server(tmp_path):
     """Without workers: the first row is measured when the server starts."""
     folder = tmp_path / "run"

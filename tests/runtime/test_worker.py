@@ -26,6 +26,7 @@ from tests.runtime.helpers import (
 )
 
 
+@pytest.mark.slow
 def test_the_answers_of_workers_lead_to_the_bits_of_the_simulator():
     """For every worker, in a run of 40 events."""
     problem = helpers.digits(workers=M)

@@ -35,7 +35,7 @@ def schedule(events=EVENTS, size=None, seed=1):
     [
         ("fresh", None, "gaussian"),
         pytest.param("fresh", 3, "mimic", marks=helpers.LONG),
-        ("outstanding:3", 3, "mimic"),
+        pytest.param("outstanding:3", 3, "mimic", marks=pytest.mark.slow),
     ],
 )
 def test_scan_and_python_loop_agree_bitwise(delivery, size, attack, key_reuse_checked):
@@ -129,6 +129,7 @@ def test_outstanding_answers_are_as_stale_as_the_schedule_says():
     assert fresh[-1]["staleness"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 3])
 def test_outstanding_answers_are_about_the_iterate_that_was_asked(depth):
     """A worker that answers with the iterate itself returns the one it was sent."""
@@ -184,6 +185,7 @@ def test_worker_states_advance_only_for_those_that_answer():
         np.testing.assert_array_equal(state.staleness.answers, received)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delivery", simulation.DELIVERIES)
 def test_questions_differ_even_if_the_iterate_does_not_move(delivery):
     """A server that buffers keeps `step` for many events: every answer must be a new draw."""

@@ -42,6 +42,7 @@ def histogram_by_hand(answers):
     return table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "delivery"),
     [("single", "outstanding"), ("single", "outstanding:3"), ("buffered", "outstanding")]

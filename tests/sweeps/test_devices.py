@@ -118,6 +118,7 @@ def test_eight_devices_are_one_bit_by_bit(eight):
         helpers.assert_same(eight()[name], value)
 
 
+@pytest.mark.slow
 def test_a_sweep_resumes_on_other_devices_with_the_same_bits(eight):
     helpers.assert_same(eight()["nineteen"], run(simple(19)))
 

@@ -36,6 +36,7 @@ def nothing_built():
     jax.clear_caches()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [pytest.param(1, marks=helpers.LONG), 5])
 def test_a_sweep_builds_its_method_once_outside_and_once_for_each_program(count):
     program, batch = Counted(BUILD), digits_batch(count)

@@ -137,6 +137,7 @@ def test_invalid_rules_and_hyperparameters_raise():
         program(problem, {"step_size": np.full((3, 1), 0.1, np.float32)})
 
 
+@pytest.mark.slow
 def test_the_state_of_an_attack_is_kept_for_each_run():
     problem = helpers.quadratic()
     program = everything("basgd", attacks=(("mimic", ()), ("none", ())))

@@ -265,6 +265,7 @@ def test_rows_write_a_dictionary_out():
 # Claims at reduced size. Tolerances are the bootstrap's, or factors to what is compared with.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "trial",
     [
@@ -295,6 +296,7 @@ def test_the_ergodic_gradient_falls_and_stays_below_its_bound(trial, x64, record
     assert columns["farthest"].max() < 4
 
 
+@pytest.mark.slow
 def test_one_time_scale_is_biased_and_two_are_not(x64, records):
     settings = {"kind": "asymmetric", "noise": 3**0.5, "byzantine": 0}
     constant = {"average_step": np.array([1.0, 0.05]), "step_size": np.full(2, 0.001)}
@@ -310,6 +312,7 @@ def test_one_time_scale_is_biased_and_two_are_not(x64, records):
     assert two["gradient"][:, -1].max() < 0.2 * one
 
 
+@pytest.mark.slow
 def test_training_follows_the_condition(x64, records):
     scales = (1.0, 1.7)
     rows = np.array([[1, 0], [0.5**0.5] * 2, [0, 1], [-(0.5**0.5), 0.5**0.5]])
@@ -332,6 +335,7 @@ def test_training_follows_the_condition(x64, records):
     assert above < 0.5 < 3 < below
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("liar", range(4))
 def test_a_mean_from_one_direction_per_worker(liar):
     """With memory for m numbers, and one Byzantine worker among four."""

@@ -13,6 +13,8 @@ import pytest
 
 from tests.harness.report.samples import EVIL
 
+pytestmark = pytest.mark.slow  # they start a browser
+
 PLOT = "figure[data-plot]"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
