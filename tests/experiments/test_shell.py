@@ -84,5 +84,5 @@ def test_a_server_and_a_worker(tmp_path):
         stack.callback(server.kill)
         stack.callback(worker.kill)
         assert "30 answers were applied; the run is in run" in ended(server)
-        assert "worker 3: 30 answers accepted" in ended(worker)
+        assert "worker 3: 30 answers were accepted" in ended(worker)
     assert "30 arrivals replayed" in ended(start(replay, tmp_path))
