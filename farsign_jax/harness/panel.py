@@ -14,6 +14,7 @@ import numpy as np
 
 from farsign_jax import sweeps
 from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.config.problem import answers_so_far
 from farsign_jax.config.sweep_specs import PanelData, SweepSpec, prepare, sweep_specs
 from farsign_jax.harness.plan import Sweep
 from farsign_jax.harness.progress import Progress
@@ -26,44 +27,44 @@ class Panel:
 
     Attributes:
         config: the configuration.
-        setting: the data.
-        jobs: the sweeps.
+        data: what all methods and attacks of a seed share.
+        specs: the sweeps.
         name: distinguishes its checkpoints from those of other panels in the same folder.
         labels: columns of its rows beside the usual ones.
     """
 
     config: PanelConfig
-    setting: PanelData
-    jobs: Sequence[SweepSpec]
+    data: PanelData
+    specs: Sequence[SweepSpec]
     name: str = ""
     labels: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def answers(self) -> int:
         """Number of answers in all runs."""
-        runs = sum(len(job.runs) * job.points for job in self.jobs)
+        runs = sum(len(spec.runs) * spec.points for spec in self.specs)
         return runs * len(self.config.seeds) * self.config.events
 
     def planned(
         self, folder: run_folder.RunFolder | None, max_parallel_runs: int | None
     ) -> Iterator[Sweep]:
-        """Yields the sweeps of the jobs, as `--dry_run` shows them and `sweep` runs them."""
-        config, setting = self.config, self.setting
-        for job in self.jobs:
-            own = job.run_batch(setting)
-            label = job.method if job.lockstep else f"{job.method} {job.runs[0][1]}"
-            name = f"{self.name}-{job.name}" if self.name else job.name
-            evaluations, bits = job.cost(setting)
+        """Yields the sweeps of the panel, as `--dry_run` shows them and `sweep` runs them."""
+        config, data = self.config, self.data
+        for spec in self.specs:
+            own = spec.run_batch(data)
+            label = spec.method if spec.lockstep else f"{spec.method} {spec.runs[0][1]}"
+            name = f"{self.name}-{spec.name}" if self.name else spec.name
+            evaluations, bits = spec.cost(data)
             yield Sweep(
                 name=f"{self.name} {label}".strip(),
-                program=job.program,
+                program=spec.program,
                 batch=own,
-                every=job.every(config, own),
-                measure=setting.measure,
-                delivery=job.delivery(config),
-                max_parallel_runs=1 if job.one_seed_at_a_time else max_parallel_runs,
+                every=spec.every(config, own),
+                measure=data.measure,
+                delivery=spec.delivery(config),
+                max_parallel_runs=1 if spec.one_seed_at_a_time else max_parallel_runs,
                 checkpoint=folder.checkpoint(name) if folder else None,
-                runs=len(job.runs) * job.points if job.lockstep else 1,
+                runs=len(spec.runs) * spec.points if spec.lockstep else 1,
                 evaluations=evaluations,
                 bits=bits,
             )
@@ -87,8 +88,8 @@ def ready(
         InvalidConfig: if some run cannot run as configured.
     """
     panel = Panel(config, prepare(config, data_dir), sweep_specs(config, multiples), **named)
-    for job in panel.jobs:
-        job.run_batch(panel.setting).check(job.program, job.delivery(config))
+    for spec in panel.specs:
+        spec.run_batch(panel.data).check(spec.program, spec.delivery(config))
     return panel
 
 
@@ -101,32 +102,32 @@ def sweep(
     checkpoint_every: int = 1000,
     max_parallel_runs: int | None = None,
 ) -> list[sweeps.FinalRuns]:
-    """Runs all jobs of a panel.
+    """Runs all sweeps of a panel.
 
     Args:
         panel: ready to run.
         folder: keeps the checkpoints, or None.
-        keep: called at each checkpoint with the job and its columns so far, [S, E, runs].
+        keep: called at each checkpoint with the sweep and its columns so far, [S, E, runs].
         progress: of all panels.
         checkpoint_every: events between two checkpoints.
         max_parallel_runs: as of `sweeps.sweep`.
 
     Returns:
-        The end of the runs of each job.
+        The end of the runs of each sweep.
     """
     config = panel.config
     ends: list[sweeps.FinalRuns] = []
     if folder:
         folder.claim()
-    for job, each in zip(panel.jobs, panel.planned(folder, max_parallel_runs), strict=True):
+    for spec, each in zip(panel.specs, panel.planned(folder, max_parallel_runs), strict=True):
         progress.start(each.name)
         side_by_side = each.runs * config.events / each.batch.schedules.shape[1]
         _, final = each.run(
             checkpoint=each.checkpoint,
             checkpoint_every=checkpoint_every,
             progress=lambda events, n=side_by_side: progress(n * events),
-            on_checkpoint=lambda columns, job=job: keep(
-                job, job.by_run(columns, len(config.seeds))
+            on_checkpoint=lambda columns, spec=spec: keep(
+                spec, spec.by_run(columns, len(config.seeds))
             ),
         )
         ends.append(final)
@@ -148,7 +149,7 @@ def run(
         Tidy rows, one per method, aggregator, attack, seed and record, in the order of panels,
         sweeps, runs and events.
     """
-    made: dict[tuple[str, str], JobRows] = {}
+    made: dict[tuple[str, str], SweepRows] = {}
     known: list[dict[str, Any]] = []
     own = {name for panel in panels for name in panel.labels}
     columns = sorted(own.union(*map(_recorded, panels)))
@@ -156,17 +157,17 @@ def run(
     progress = Progress(sum(panel.answers for panel in panels))
     for panel in panels:
 
-        def keep(job: SweepSpec, found: dict[str, np.ndarray], panel: Panel = panel) -> None:
-            at = panel.name, job.name
+        def keep(spec: SweepSpec, found: dict[str, np.ndarray], panel: Panel = panel) -> None:
+            at = panel.name, spec.name
             if at not in made:
-                made[at] = JobRows(panel.config, job, panel.setting, panel.labels)
+                made[at] = SweepRows(panel.config, spec, panel.data, panel.labels)
             new = made[at].add(found)
             if folder:
                 folder.append_rows(new, columns, key)
 
         ends = sweep(panel, folder, keep, progress, **options)
-        for job, final in zip(panel.jobs, ends, strict=True):
-            known.append(staleness(job, panel.config.seeds, final) | panel.labels)
+        for spec, final in zip(panel.specs, ends, strict=True):
+            known.append(staleness(spec, panel.config.seeds, final) | panel.labels)
     progress.close()
     if folder and processes.first():
         files.write_text(folder.path / "staleness.json", json.dumps(known, indent=1) + "\n")
@@ -175,41 +176,39 @@ def run(
 
 def _recorded(panel: Panel) -> set[str]:
     """Returns the columns that the sweeps of a panel record, beside those of every panel."""
-    measures = jax.eval_shape(panel.setting.measure, panel.setting.one_by_one.problem.x0)
+    measures = jax.eval_shape(panel.data.measure, panel.data.one_by_one.problem.x0)
     return {"staleness", "nonfinite", *measures}
 
 
-def staleness(job: SweepSpec, seeds: Sequence[int], final: sweeps.FinalRuns) -> dict[str, Any]:
+def staleness(spec: SweepSpec, seeds: Sequence[int], final: sweeps.FinalRuns) -> dict[str, Any]:
     """Returns how many answers each worker gave in each run, and how stale they were."""
     found = {n: a.tolist() for n, a in final.staleness._asdict().items() if n != "histogram"}
     counts = np.asarray(final.staleness.histogram)
     last = int(max(np.flatnonzero(counts.any(axis=(0, 1))), default=0))
-    of = {"sweep": job.name, "seeds": np.repeat(seeds, len(counts) // len(seeds)).tolist()}
+    of = {"sweep": spec.name, "seeds": np.repeat(seeds, len(counts) // len(seeds)).tolist()}
     return of | found | {"histogram": counts[..., : last + 1].tolist()}
 
 
-class JobRows:
+class SweepRows:
     """The rows of one sweep, made from its columns as they fill up."""
 
     def __init__(
         self,
         config: PanelConfig,
-        job: SweepSpec,
-        setting: PanelData,
+        spec: SweepSpec,
+        data: PanelData,
         more: Mapping[str, Any] | None = None,
     ):
         """
         Args:
             config: of the panel.
-            job: the sweep.
-            setting: the data of the panel.
+            spec: the sweep.
+            data: of the panel.
             more: columns that all rows have beside the usual ones.
         """
-        self._config, self._named, self._more = config, job.named, dict(more or {})
-        self._evaluations, self._bits = job.cost(setting)
-        schedules = setting.of(job).schedules
-        received = (schedules >= 0).reshape(*schedules.shape[:2], -1).sum(axis=2)
-        self._answers = received.cumsum(axis=1)  # [S, T]
+        self._config, self._named, self._more = config, spec.named, dict(more or {})
+        self._evaluations, self._bits = spec.cost(data)
+        self._answers = answers_so_far(data.of(spec))  # [S, T]
         self._rows: dict[tuple[int, int, int], dict[str, Any]] = {}
         self._known: np.ndarray | None = None  # bool[runs, S, E]
 
@@ -243,7 +242,7 @@ class JobRows:
 
 
 def tidy(
-    config: PanelConfig, job: SweepSpec, setting: PanelData, columns: dict[str, np.ndarray]
+    config: PanelConfig, spec: SweepSpec, data: PanelData, columns: dict[str, np.ndarray]
 ) -> list[dict[str, Any]]:
     """Returns the columns of one sweep, [S, E, runs], as rows."""
-    return JobRows(config, job, setting).add(columns)
+    return SweepRows(config, spec, data).add(columns)

@@ -5,7 +5,6 @@ against evaluations; the wall time of a point is that of the run. The files are 
 from all rows of results.csv, so that an interrupted command leaves no point twice.
 """
 
-import csv
 import itertools
 import json
 import os
@@ -16,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from farsign_jax.cli.commands import lacking
+from farsign_jax.io.rows import read_columns, read_rows
 from farsign_jax.validation import InvalidConfig, require
 
 MEASURES = ("test_accuracy", "test_loss", "worst_class")
@@ -36,17 +36,8 @@ def check() -> None:
 
 def _read(path: pathlib.Path) -> list[dict[str, Any]]:
     """The rows of results.csv; None where a row has no value."""
-    with path.open(newline="") as file:
-        return [{n: _parsed(text) for n, text in row.items()} for row in csv.DictReader(file)]
-
-
-def _parsed(text: str) -> int | float | str | None:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text or None
+    columns = read_columns(path)
+    return [{name: row.get(name) for name in columns} for row in read_rows(path)]
 
 
 def group_runs(

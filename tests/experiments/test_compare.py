@@ -140,8 +140,8 @@ def test_numbers_of_the_second_method_are_checked_too():
 def test_tables_that_cannot_fit_are_refused():
     given = {"methods": ("asyn_rsa_vr",), "attacks": ("none",), "seeds": (0,)}
     ready = panel.ready(PanelConfig(**given, dataset="mnist_subset"), None)
-    (job,) = ready.jobs
-    batch = job.run_batch(ready.setting)
+    (job,) = ready.specs
+    batch = job.run_batch(ready.data)
     rows = jnp.tile(batch.problem.rows, (1, 1, 1000))
     batch = dataclasses.replace(batch, problem=dataclasses.replace(batch.problem, rows=rows))
     with pytest.raises(InvalidConfig, match="GiB, the device has"):
@@ -152,10 +152,10 @@ def test_rounds_of_nobody_are_rounds():
     told = {"methods": ("rsa",), "attacks": ("none",), "seeds": (0,), "events": 5}
     given = PanelConfig(**SMALL | told, rounds="partial:participation=0.001")
     made = panel.ready(given, None)
-    rounds = made.setting.rounds
+    rounds = made.data.rounds
     assert rounds is not None and (rounds.schedules[:, :20] < 0).all()
     short = dataclasses.replace(rounds, schedules=rounds.schedules[:, :20])
-    made = dataclasses.replace(made, setting=dataclasses.replace(made.setting, rounds=short))
+    made = dataclasses.replace(made, data=dataclasses.replace(made.data, rounds=short))
     assert panel.run([made])
 
 
@@ -205,7 +205,7 @@ def test_methods_in_rounds_run_side_by_side_in_a_panel(name):
         aggregators=("median",),
     )
     together = panel.ready(given, None)
-    assert len(together.jobs) == 1
+    assert len(together.specs) == 1
     rows = panel.run([together])
     assert len(rows) == 2 * 2 * 2
     one = PanelConfig(
