@@ -15,12 +15,10 @@ References:
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from farsign_jax.base import Array, Key, Problem, PyTree, Report, Schedule, Server, Worker
-from farsign_jax.methods.gradient_server import ask_for_gradient, check_gradients, one_by_one
+from farsign_jax.base import Array, Problem, PyTree, Schedule, Server, Worker
 from farsign_jax.methods.method import (
     Hyper,
     Method,
@@ -28,20 +26,10 @@ from farsign_jax.methods.method import (
     gradient_worker,
     step_size_presets,
 )
-from farsign_jax.methods.trusted import trusted_examples, trusted_gradient
-from farsign_jax.methods.typed import cond, norm
+from farsign_jax.methods.trusted import trusted_examples, trusted_server
+from farsign_jax.methods.typed import norm
 from farsign_jax.step_sizes import check_step_size
-from farsign_jax.validation import check_integer, check_positive, require, sanitize
-
-
-class AFLGuardState(NamedTuple):
-    """The state for m workers and d parameters."""
-
-    params: Array  # f32[d], x
-    trusted: Array  # f32[d], g_s
-    accepted: Array  # i32[m], the number of accepted answers of each worker
-    num_answers: Array  # i32[], answers so far
-    step: Array  # i32[], answers accepted so far
+from farsign_jax.validation import check_positive, sanitize
 
 
 def aflguard(
@@ -71,43 +59,15 @@ def aflguard(
         InvalidConfig: if the step size or lambda is not positive, `refresh` is below 1, or the
             reference has no examples.
     """
-    m, every = num_workers, check_integer("aflguard", "refresh", refresh, 1)
-    require(m > 0, f"aflguard needs at least one worker: got num_workers={m}")
     lam = check_positive("aflguard", "lam", lam)
-    gradient = trusted_gradient("aflguard", losses, reference)
     eta_of = check_step_size("aflguard", step_size)
 
-    def init(params: Array, key: Key | None = None) -> AFLGuardState:
-        del key  # nothing is drawn
-        zero = jnp.zeros((), jnp.int32)
-        accepted = jnp.zeros((m,), jnp.int32)
-        return AFLGuardState(params, jnp.zeros_like(params), accepted, zero, zero)
-
-    def receive(state: AFLGuardState, report: Report) -> AFLGuardState:
-        i, answer = report.worker, sanitize(report.value)
-        present = i < m
-        due = present & (state.num_answers % every == 0)
-
-        def keep(params: Array) -> Array:
-            return state.trusted
-
-        trusted = cond(due, gradient, keep, state.params)
+    def judge(answer: Array, trusted: Array, num_answers: Array) -> tuple[Array, Array, Array]:
+        answer = sanitize(answer)
         near = norm(answer - trusted) <= lam * norm(trusted)
-        accept = present & near
-        eta = jnp.asarray(eta_of(state.num_answers), answer.dtype)
-        return AFLGuardState(
-            params=state.params - jnp.where(accept, eta, 0) * answer,
-            trusted=trusted,
-            accepted=state.accepted.at[i].add(accept.astype(jnp.int32), mode="drop"),
-            num_answers=state.num_answers + present.astype(jnp.int32),
-            step=state.step + accept.astype(jnp.int32),
-        )
+        return near, jnp.asarray(eta_of(num_answers), answer.dtype), answer
 
-    def update(state: AFLGuardState, reports: Report) -> tuple[AFLGuardState, dict[str, Array]]:
-        check_gradients(reports, state.params)
-        return one_by_one(receive, state, reports), {}
-
-    return Server(init, ask_for_gradient, update, m, scheduled=("num_answers",))
+    return trusted_server("aflguard", num_workers, losses, reference, refresh, judge)
 
 
 def build(

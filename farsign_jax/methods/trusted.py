@@ -1,13 +1,108 @@
-"""The data that a server trusts, and the gradient of its loss on them."""
+"""Asynchronous SGD that judges every answer by data that the server trusts.
+
+This is what `aflguard` and `zeno_pp` share: the trusted examples, the gradient g_s of the loss
+on them, computed anew every so many answers, and the bookkeeping of what was accepted. What
+they do not share is the rule that judges an answer.
+"""
 
 from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from farsign_jax.base import Array, Problem, PyTree
-from farsign_jax.methods.typed import grad
-from farsign_jax.validation import require, sanitize
+from farsign_jax.base import Array, Key, Problem, PyTree, Report, Server
+from farsign_jax.methods.gradient_server import ask_for_gradient, check_gradients, one_by_one
+from farsign_jax.methods.typed import cond, grad
+from farsign_jax.validation import check_integer, require, sanitize
+
+
+class TrustedState(NamedTuple):
+    """The state for m workers and d parameters."""
+
+    params: Array  # f32[d], x
+    trusted: Array  # f32[d], g_s
+    accepted: Array  # i32[m], the number of accepted answers of each worker
+    num_answers: Array  # i32[], answers so far
+    step: Array  # i32[], answers accepted so far
+
+
+class Judge(Protocol):
+    """The rule by which a method judges an answer."""
+
+    def __call__(
+        self, answer: Array, trusted: Array, num_answers: Array
+    ) -> tuple[Array, Array, Array]:
+        """Judges one answer.
+
+        Args:
+            answer: f32[d], as it was received.
+            trusted: f32[d], g_s.
+            num_answers: i32[], answers before this one.
+
+        Returns:
+            Whether it is accepted, bool[]; the step size; and the direction f32[d], finite, by
+            which x then moves back: x <- x - step size * direction.
+        """
+        ...
+
+
+def trusted_server(
+    method: str,
+    num_workers: int,
+    losses: Callable[[Array, PyTree], Array],
+    reference: PyTree,
+    refresh: int,
+    judge: Judge,
+) -> Server:
+    """A server that moves x along the answers that a rule accepts.
+
+    Args:
+        method: the name of the method, for error messages.
+        num_workers: m (static).
+        losses: per-example losses `(x f32[d], batch) -> f32[R]`.
+        reference: the batch that the server trusts, leaves [R, ...].
+        refresh: the number of answers for which a trusted gradient is used (static).
+        judge: the rule.
+
+    Raises:
+        InvalidConfig: if there are no workers, `refresh` is below 1, or the reference has no
+            examples.
+    """
+    m, every = num_workers, check_integer(method, "refresh", refresh, 1)
+    require(m > 0, f"{method} needs at least one worker: got num_workers={m}")
+    gradient = trusted_gradient(method, losses, reference)
+
+    def init(params: Array, key: Key | None = None) -> TrustedState:
+        del key  # nothing is drawn
+        zero = jnp.zeros((), jnp.int32)
+        accepted = jnp.zeros((m,), jnp.int32)
+        return TrustedState(params, jnp.zeros_like(params), accepted, zero, zero)
+
+    def receive(state: TrustedState, report: Report) -> TrustedState:
+        i = report.worker
+        present = i < m
+        due = present & (state.num_answers % every == 0)
+
+        def keep(params: Array) -> Array:
+            return state.trusted
+
+        trusted = cond(due, gradient, keep, state.params)
+        good, step_size, direction = judge(report.value, trusted, state.num_answers)
+        accept = present & good
+        return TrustedState(
+            params=state.params - jnp.where(accept, step_size, 0) * direction,
+            trusted=trusted,
+            accepted=state.accepted.at[i].add(accept.astype(jnp.int32), mode="drop"),
+            num_answers=state.num_answers + present.astype(jnp.int32),
+            step=state.step + accept.astype(jnp.int32),
+        )
+
+    def update(state: TrustedState, reports: Report) -> tuple[TrustedState, dict[str, Array]]:
+        check_gradients(reports, state.params)
+        return one_by_one(receive, state, reports), {}
+
+    return Server(init, ask_for_gradient, update, m, scheduled=("num_answers",))
 
 
 def trusted_examples(problem: Problem, count: int) -> PyTree:

@@ -20,12 +20,10 @@ References:
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from farsign_jax.base import Array, Key, Problem, PyTree, Report, Schedule, Server, Worker
-from farsign_jax.methods.gradient_server import ask_for_gradient, check_gradients, one_by_one
+from farsign_jax.base import Array, Problem, PyTree, Schedule, Server, Worker
 from farsign_jax.methods.method import (
     Hyper,
     Method,
@@ -33,22 +31,12 @@ from farsign_jax.methods.method import (
     gradient_worker,
     step_size_presets,
 )
-from farsign_jax.methods.trusted import trusted_examples, trusted_gradient
-from farsign_jax.methods.typed import cond, norm
+from farsign_jax.methods.trusted import trusted_examples, trusted_server
+from farsign_jax.methods.typed import norm
 from farsign_jax.step_sizes import check_step_size
-from farsign_jax.validation import check_integer, is_concrete, require, sanitize
+from farsign_jax.validation import is_concrete, require, sanitize
 
 _TINY = 1e-30  # an answer without a larger entry counts as one of zeros
-
-
-class ZenoState(NamedTuple):
-    """The state for m workers and d parameters."""
-
-    params: Array  # f32[d], x
-    trusted: Array  # f32[d], v
-    accepted: Array  # i32[m], the number of accepted answers of each worker
-    num_answers: Array  # i32[], answers so far
-    step: Array  # i32[], answers accepted so far
 
 
 def zeno_pp(
@@ -80,55 +68,27 @@ def zeno_pp(
         InvalidConfig: if the step size is not positive, rho or epsilon is negative, `refresh`
             is below 1, or the reference has no examples.
     """
-    m, every = num_workers, check_integer("zeno_pp", "refresh", refresh, 1)
-    require(m > 0, f"zeno_pp needs at least one worker: got num_workers={m}")
     for name, value in (("rho", rho), ("epsilon", epsilon)):
         if is_concrete(value):
             rule = f"zeno_pp needs a finite {name} >= 0: got {value}"
             require((value >= 0) & (value < float("inf")), rule)
-    gradient = trusted_gradient("zeno_pp", losses, reference)
     gamma_of = check_step_size("zeno_pp", step_size)
 
-    def init(params: Array, key: Key | None = None) -> ZenoState:
-        del key  # nothing is drawn
-        zero = jnp.zeros((), jnp.int32)
-        accepted = jnp.zeros((m,), jnp.int32)
-        return ZenoState(params, jnp.zeros_like(params), accepted, zero, zero)
-
-    def receive(state: ZenoState, report: Report) -> ZenoState:
-        i, answer = report.worker, sanitize(report.value)
-        present = i < m
-        due = present & (state.num_answers % every == 0)
-
-        def keep(params: Array) -> Array:
-            return state.trusted
-
-        v = cond(due, gradient, keep, state.params)
-
+    def judge(answer: Array, trusted: Array, num_answers: Array) -> tuple[Array, Array, Array]:
+        received, answer = answer, sanitize(answer)
         # Divided by its largest entry first: tiny squares round to 0, and a length that is too
         # short would make the scaled answer longer than v.
         largest = jnp.abs(answer).max()
-        usable = (largest > _TINY) & jnp.isfinite(report.value).all()
+        usable = (largest > _TINY) & jnp.isfinite(received).all()
         answer = answer / jnp.where(usable, largest, 1)
-        limit, length = norm(v), norm(answer)
+        limit, length = norm(trusted), norm(answer)
         answer = answer * (limit / jnp.maximum(length, 1))  # length >= 1 where usable
 
-        gamma = jnp.asarray(gamma_of(state.num_answers), answer.dtype)
-        score = gamma * jnp.sum(v * answer) - rho * jnp.sum(answer**2)
-        accept = present & usable & (limit > 0) & (score >= -gamma * epsilon)
-        return ZenoState(
-            params=state.params - jnp.where(accept, gamma, 0) * answer,
-            trusted=v,
-            accepted=state.accepted.at[i].add(accept.astype(jnp.int32), mode="drop"),
-            num_answers=state.num_answers + present.astype(jnp.int32),
-            step=state.step + accept.astype(jnp.int32),
-        )
+        gamma = jnp.asarray(gamma_of(num_answers), answer.dtype)
+        score = gamma * jnp.sum(trusted * answer) - rho * jnp.sum(answer**2)
+        return usable & (limit > 0) & (score >= -gamma * epsilon), gamma, answer
 
-    def update(state: ZenoState, reports: Report) -> tuple[ZenoState, dict[str, Array]]:
-        check_gradients(reports, state.params)
-        return one_by_one(receive, state, reports), {}
-
-    return Server(init, ask_for_gradient, update, m, scheduled=("num_answers",))
+    return trusted_server("zeno_pp", num_workers, losses, reference, refresh, judge)
 
 
 def build(
