@@ -27,16 +27,20 @@ try:
 except ModuleNotFoundError as error:
     commands.missing(error, __name__)
 
+
+def define_connection(values: flags.FlagValues) -> None:
+    """Defines the flags by which a worker reaches its server."""
+    define, folder = commands.definer(values), "Folder with worker-N.key, worker-N.crt and "
+    define("string", "server", "localhost:7077", "HOST:PORT of the server.")
+    define("integer", "worker", None, "Number of this worker, beginning with 0.", lower_bound=0)
+    define("string", "certificates", None, folder + "authority.crt.")
+    text = "Use neither certificates nor encryption, on this machine only."
+    define("bool", "insecure", False, text)
+
+
 FLAGS = flags.FlagValues()
+define_connection(FLAGS)
 _define = commands.definer(FLAGS)
-_define("string", "server", "localhost:7077", "HOST:PORT of the server.")
-_define("integer", "worker", None, "Number of this worker, beginning with 0.", lower_bound=0)
-_define(
-    "string", "certificates", None, "Folder with worker-N.key, worker-N.crt and authority.crt."
-)
-_define(
-    "bool", "insecure", False, "Use neither certificates nor encryption, on this machine only."
-)
 _define("string", "data_dir", None, "Directory of the data set on this machine.")
 _define(
     "string",

@@ -36,19 +36,14 @@ try:
 
     from farsign_jax.runtime import messages
     from farsign_jax.runtime.grpc_worker import Credentials
-    from farsign_jax.runtime.work import load_credentials
+    from farsign_jax.runtime.work import define_connection, load_credentials
 except ModuleNotFoundError as error:
     commands.missing(error, __name__)
 
 
 FLAGS = flags.FlagValues()
+define_connection(FLAGS)
 _define = commands.definer(FLAGS)
-_define("string", "server", "localhost:7077", "HOST:PORT of the server.")
-_define("integer", "worker", None, "Number of this worker, beginning with 0.", lower_bound=0)
-_define(
-    "string", "certificates", None, "Folder with worker-N.key, worker-N.crt and authority.crt."
-)
-_define("bool", "insecure", False, "Use neither certificates nor encryption.")
 _define("list", "behaviours", "outliers", "Behaviours that run one after the other.")
 _define("float", "seconds", 5.0, "Maximal duration of each behaviour in seconds.")
 _define("bool", "prompted", False, "Begin only after reading a line from standard input.")
