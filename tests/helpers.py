@@ -15,6 +15,16 @@ from farsign_jax.methods import far_sign_parts as parts
 from farsign_jax.methods.far_sign import far_sign
 
 LONG = (pytest.mark.slow, pytest.mark.long)
+
+
+def slow(cases):
+    """The cases of a parametrised test, each a value or a tuple of them, marked as slow."""
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+        for case in cases
+    ]
+
+
 M, D = 7, 20  # workers and parameters of the small quadratic
 KEY = jax.random.key(0)
 

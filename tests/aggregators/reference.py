@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from farsign_jax.aggregators.registry import make
+from tests import helpers
 from tests.helpers import float64
 
 N, D = 9, 6
-BOTH = pytest.mark.parametrize("dtype", (np.float32, np.float64))
+BOTH = pytest.mark.parametrize("dtype", [np.float32, *helpers.slow([np.float64])])
 
 
 def squares(x):

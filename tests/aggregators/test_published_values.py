@@ -9,15 +9,18 @@ import pytest
 from farsign_jax import aggregators
 from farsign_jax.aggregators import preaggregators
 from farsign_jax.aggregators.registry import make, parse
+from tests import helpers
 from tests.aggregators.reference import around, krum_order, scope
 
 DATA = json.loads(
     (pathlib.Path(__file__).parents[1] / "data/aggregator_vectors.json").read_text()
 )
 X7 = [[1, 1], [2, 1], [1, 2], [2, 2], [3, 2], [2, 3], [50, -50]]
-# float32 for the inputs of ten rows only: all rules are among them, and compiling is slow.
 VECTORS = [(case, np.float64) for case in DATA["vectors"]]
-VECTORS += [(case, np.float32) for case, _ in VECTORS if case["id"].startswith("gen10")]
+# The inputs of ten rows are given to every rule.
+VECTORS += helpers.slow(
+    (case, np.float32) for case, _ in VECTORS if case["id"].startswith("gen10")
+)
 
 
 @pytest.mark.parametrize(

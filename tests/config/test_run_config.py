@@ -27,6 +27,7 @@ def result():
     return RunConfig(attack="sign_flip:scale=10", seed=3, **SMALL).run()
 
 
+@pytest.mark.slow
 def test_a_run_is_that_of_a_panel_to_the_bit(result):
     config = result.config.panel()
     more = dataclasses.replace(config, seeds=(3, 4))

@@ -22,9 +22,7 @@ FEEDBACK = OracleConfig(batch_size=8, directions=5, decay_every=200, per_round=1
 NAMES = sorted(METHODS)
 # The full gauntlet compiles a program for every method, the quick tests for one of each kind.
 QUICK = ("basgd", "far_sign", "kardam", "sgd")
-GAUNTLET = [
-    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES
-]
+GAUNTLET = [*QUICK, *helpers.slow(name for name in NAMES if name not in QUICK)]
 
 
 def hyper_of(name):
@@ -66,10 +64,8 @@ def outstanding(name):
 
 @pytest.mark.parametrize(
     ("name", "delivery"),
-    [
-        pytest.param(name, outstanding(name), marks=() if name in QUICK else pytest.mark.slow)
-        for name in NAMES
-    ]
+    [(name, outstanding(name)) for name in QUICK]
+    + helpers.slow((name, outstanding(name)) for name in NAMES if name not in QUICK)
     + [pytest.param(name, "fresh", marks=helpers.LONG) for name in NAMES],
 )
 def test_converges_on_a_quadratic_without_attack(name, delivery):
@@ -79,7 +75,11 @@ def test_converges_on_a_quadratic_without_attack(name, delivery):
     assert records[-1]["distance"] < 0.15 * float(measure(PROBLEM.x0)["distance"])
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if not METHODS[n].works_in_rounds])
+@pytest.mark.parametrize(
+    "name",
+    ["far_sign"]
+    + helpers.slow(n for n in NAMES if n != "far_sign" and not METHODS[n].works_in_rounds),
+)
 def test_answers_under_way_are_not_copied_at_every_event(name):
     system, delivery = system_of(name), outstanding(name)
     keys, byzantine = keys_lib.split(0), jnp.arange(helpers.M) < 2

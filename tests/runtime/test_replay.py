@@ -54,6 +54,7 @@ def test_ten_thousand_arrivals_replay_to_the_same_bits(tmp_path, problem):
         replay.replay(CONFIG.system(problem).server, (20,), arrivals, problem.x0, 0)
 
 
+@pytest.mark.slow
 def test_workers_on_digits_replay_and_have_the_bits_of_the_simulator(tmp_path, problem):
     """From the recorded answers, and from the recorded schedule alone."""
     (tmp_path / "config.json").write_text(run_config.to_json(CONFIG))

@@ -90,7 +90,11 @@ def discrete_events(fleet, num_events, byzantine, depth=1):
         begin(i)
 
 
-@pytest.mark.parametrize(("name", "depth"), [*((name, 1) for name in FLEETS), ("lognormal", 3)])
+@pytest.mark.parametrize(
+    ("name", "depth"),
+    [("lognormal", 1), ("lognormal", 3)]
+    + helpers.slow((name, 1) for name in FLEETS if name != "lognormal"),
+)
 def test_outstanding_delivery_is_a_discrete_event_simulation(name, depth):
     fleet = FLEETS[name]
     schedule = arrivals.by_time(jax.random.key(3), fleet, EVENTS)

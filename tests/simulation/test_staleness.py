@@ -77,6 +77,7 @@ def test_the_staleness_of_each_worker_is_kept(kind, delivery):
     np.testing.assert_array_equal(got.histogram, histogram_by_hand(answers))
 
 
+@pytest.mark.slow
 def test_more_open_questions_are_staler_in_proportion():
     """In step, all others are received between question and answer; L times with L open."""
     schedule = arrivals.by_time(jax.random.key(3), FLEETS["in_step"], EVENTS)

@@ -69,6 +69,7 @@ def end_of(problem, speeds, byzantine=0, **options):
     return np.asarray(end.server.params), end
 
 
+@pytest.mark.slow
 def test_weights_count_slow_workers_like_fast_ones():
     """Three fast workers pull to +1, four slow ones to -1: without weights, speed decides."""
     assert np.all(np.abs(end_of(SPLIT, SPEEDS)[0] - 1) < 0.1)

@@ -123,6 +123,7 @@ def test_a_sweep_resumes_on_other_devices_with_the_same_bits(eight):
     helpers.assert_same(eight()["nineteen"], run(simple(19)))
 
 
+@pytest.mark.slow
 def test_devices_do_not_communicate_and_reuse_the_memory_of_the_runs(eight):
     text, reused, state = eight()["program"]
     verbs = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|send|recv"

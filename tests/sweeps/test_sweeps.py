@@ -70,8 +70,10 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("delivery", ["fresh", "outstanding"])
-@pytest.mark.parametrize("max_parallel_runs", [None, 2])
+@pytest.mark.parametrize(
+    ("delivery", "max_parallel_runs"),
+    [("outstanding", 2)] + helpers.slow([("outstanding", None), ("fresh", 2), ("fresh", None)]),
+)
 def test_an_interrupted_sweep_ends_with_the_same_bits(tmp_path, delivery, max_parallel_runs):
     batch = digits_batch()
     options = {"delivery": delivery, "max_parallel_runs": max_parallel_runs}

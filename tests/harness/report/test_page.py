@@ -12,6 +12,7 @@ from farsign_jax.validation import InvalidConfig
 from tests.harness.report.samples import make, rows_of, write
 
 
+@pytest.mark.slow
 def test_every_folder_is_named_with_what_is_wrong_with_it(root, capsys):
     found, empty = reader.gather([str(root / "r")], root / "page")
     states = {folder.path.name: folder.state for folder in found}
