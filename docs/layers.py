@@ -41,6 +41,9 @@ def files() -> list[pathlib.Path]:
     return sorted(path for path in paths if "_pb2" not in path.name)
 
 
+OUTSIDE = ("__init__", "__main__")  # which gathers the public names; which starts the commands
+
+
 def unit_of(path: pathlib.Path) -> str:
     """The package or top-level module that a file belongs to, as named in `LAYERS`."""
     parts = path.relative_to(ROOT).with_suffix("").parts
@@ -64,7 +67,7 @@ def dependencies() -> dict[str, dict[str, set[pathlib.Path]]]:
     found: dict[str, dict[str, set[pathlib.Path]]] = {name: {} for name in LEVELS}
     for path in files():
         unit = unit_of(path)
-        if unit == "__init__":  # the public names are gathered from everywhere
+        if unit in OUTSIDE:
             continue
         for name in imported_modules(path):
             parts = name.split(".")

@@ -28,7 +28,7 @@ import numpy as np
 from absl import flags
 
 from farsign_jax import attacks, simulation
-from farsign_jax.cli import commands
+from farsign_jax.cli import commands, imports
 from farsign_jax.cli.settings import split
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness import plots, summary
@@ -128,6 +128,7 @@ def start(local: LocalCluster, config: dict[str, Any], attack: str) -> tuple[lis
     byzantine, workers = config["byzantine"], config["workers"]
     directory = pathlib.Path(FLAGS.data_dir or "").expanduser().absolute()
     data = [f"--data_dir={directory}"] if FLAGS.data_dir else []
+    data += imports.again(FLAGS)
     flags_of_run = [f"--events={config['events']}", f"--seed={config['seed']}"]
     flags_of_run += ["--eval_every=1", "--silence=10"]
     adversary = byzantine - 1 if config["behaviours"] else None

@@ -131,6 +131,7 @@ class Server(NamedTuple):
         memory_advice: what to do if a run does not fit into the memory of a device, or None:
             `(field, size, rest, available) -> text`, with the largest field of the state, its
             bytes, the bytes that the run needs beside it, and those of the device.
+        in_rounds: whether it combines the answers of an event: it needs a schedule i32[T, s].
     """
 
     init: InitServer
@@ -141,6 +142,7 @@ class Server(NamedTuple):
     scheduled: tuple[str, ...] = ("step",)
     comparable: bool = False
     memory_advice: Callable[[str, int, int, int], str] | None = None
+    in_rounds: bool = False
 
 
 class Table(NamedTuple):

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from farsign_jax.base import Array, Key
+from farsign_jax.validation import check_key
 
 
 class RunKeys(NamedTuple):
@@ -43,5 +44,10 @@ def message(role: Key, worker: Array, number: Array) -> Key:
 
 
 def host_rng(role: Key) -> np.random.Generator:
-    """Returns a NumPy generator for draws on the host, of partitions and schedules."""
+    """Returns a NumPy generator for draws on the host, of partitions and schedules.
+
+    Raises:
+        InvalidConfig: if `role` is not one key, such as `jax.random.key(0)`.
+    """
+    check_key(role)
     return np.random.default_rng(np.asarray(jax.random.key_data(role)))

@@ -11,7 +11,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from farsign_jax.validation import InvalidConfig, lookup, require
@@ -72,6 +72,28 @@ def typed(name: str, options: Mapping[str, Any], known: Parameters) -> dict[str,
         require(known, f"{name} takes no options: got {key!r}")
         parameter = lookup(f"option of {name}", key, known)
         found[key] = _convert(name, key, value, *_kinds(parameter))
+    return found
+
+
+def joined(
+    name: str, given: Mapping[str, Any], more: Mapping[str, Any] | Iterable[tuple[str, Any]]
+) -> tuple[tuple[str, Any], ...]:
+    """Options from the text of a name, and those beside it, as pairs.
+
+    Raises:
+        InvalidConfig: if an option is given twice, or `more` is neither a dictionary nor pairs.
+    """
+    try:
+        pairs = tuple(dict(more).items())
+        size = len(pairs) if isinstance(more, Mapping) else len(tuple(more))
+    except (TypeError, ValueError):
+        rule = (
+            f"the options of {name} are a dictionary or pairs of name and value: got {more!r}"
+        )
+        raise InvalidConfig(rule) from None
+    found = (*given.items(), *pairs)
+    once = size == len(pairs) and len(dict(found)) == len(found)
+    require(once, f"an option of {name} is given twice: {', '.join(o for o, _ in found)}")
     return found
 
 

@@ -142,6 +142,14 @@ def check_integer(name: str, option: str, value: Any, least: int) -> Any:
     return number
 
 
+def check_key(key: Any) -> None:
+    """Raises `InvalidConfig` unless `key` is one typed key, as of `jax.random.key(seed)`."""
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    rule = "a key is that of jax.random.key(seed), or a role of keys.split(seed)"
+    got = f"{key.dtype}{list(key.shape)}" if isinstance(key, jax.Array) else type(key).__name__
+    require(typed and key.ndim == 0, f"{rule}: got {got}")
+
+
 def check_positive(name: str, option: str, value: Any) -> Any:
     """Returns `value`.
 

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from farsign_jax.arrivals.delays import DelayModel
-from farsign_jax.arrivals.schedule import Schedule
+from farsign_jax.arrivals.schedule import Schedule, drawn_for
 from farsign_jax.base import Key
-from farsign_jax.validation import InvalidConfig, require
+from farsign_jax.validation import InvalidConfig, check_key, require
 
 
 class _Stream:
@@ -66,8 +66,10 @@ def open_streams(key: Key, delays: Sequence[DelayModel], num_events: int) -> lis
     """One stream of answers per worker, each with a random generator of its own.
 
     Raises:
-        InvalidConfig: if there is no worker, or `num_events` is not an integer >= 0.
+        InvalidConfig: if `key` is not a key, there is no worker, or `num_events` is not an
+            integer >= 0.
     """
+    check_key(key)
     require(len(delays) > 0, "need at least one worker")
     rule = f"need an integer num_events >= 0: got {num_events}"
     require(num_events >= 0 and num_events == int(num_events), rule)
@@ -118,7 +120,7 @@ def by_time(key: Key, delays: Sequence[DelayModel], num_events: int) -> Schedule
     number = np.concatenate([np.arange(n) for n in known])
     worker = np.repeat(np.arange(len(streams), dtype=np.int32), known)
     order = np.lexsort((worker, number, times))[:num_events]
-    return Schedule(worker[order], times[order])
+    return Schedule(drawn_for(len(delays), worker[order]), times[order])
 
 
 def by_heap(key: Key, delays: Sequence[DelayModel], num_events: int) -> Schedule:
@@ -157,4 +159,4 @@ def by_heap(key: Key, delays: Sequence[DelayModel], num_events: int) -> Schedule
         events.append((worker, time))
         ask(worker)
     workers, times = zip(*events, strict=True) if events else ((), ())
-    return Schedule(np.array(workers, np.int32), np.array(times, np.float64))
+    return Schedule(drawn_for(len(delays), workers), np.array(times, np.float64))

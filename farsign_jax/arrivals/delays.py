@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from farsign_jax import specs
 from farsign_jax.validation import InvalidConfig, lookup, require
 
 NUMBER = (int, float, np.integer, np.floating)
@@ -229,20 +230,24 @@ def make_checked(
 
     Args:
         kind: what the table contains, for messages.
-        name: a name in the table.
+        name: a name in the table, perhaps with options.
         table: functions by name.
         args: positional arguments of the function.
-        options: the options that were given.
+        options: further options.
 
     Raises:
         InvalidConfig: if the name or an option does not exist, or a value is not a number or is
             refused by the function.
     """
+    name, texts = specs.parse(name)
+    factory = lookup(kind, name, table)
+    given = specs.typed(name, texts, specs.parameters(factory, skip=len(args)))
+    options = dict(specs.joined(name, given, options))
     for option, value in options.items():
         rule = f"{kind} {name!r} needs a number for {option}: got {value!r}"
         require(isinstance(value, NUMBER), rule)
     try:
-        return lookup(kind, name, table)(*args, **options)
+        return factory(*args, **options)
     except TypeError as error:
         raise InvalidConfig(f"{kind} {name!r}: {error}") from None
 
@@ -251,8 +256,8 @@ def make(name: str, **options: Any) -> DelayModel:
     """Makes the delay model of that name.
 
     Args:
-        name: one of `DELAYS`.
-        options: the options of the model, all numbers.
+        name: one of `DELAYS`, perhaps with options, as in "pareto:shape=1.5".
+        options: further options of the model, all numbers.
 
     Raises:
         InvalidConfig: if the name or an option does not exist, or a value is refused.

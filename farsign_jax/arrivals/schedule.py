@@ -18,6 +18,26 @@ from farsign_jax.keys import host_rng
 from farsign_jax.validation import require
 
 
+class Workers(np.ndarray):
+    """An array of arriving workers, i32[T] or i32[T, s], that knows for how many it was drawn.
+
+    `check_schedule` refuses it for another number of workers. Elements of it, and arrays that
+    are computed from it, are ordinary; its slices know the number, too.
+    """
+
+    num_workers: int | None = None  # m, if it is known
+
+    def __array_finalize__(self, made_from: Any) -> None:
+        self.num_workers = getattr(made_from, "num_workers", None)
+
+
+def drawn_for(num_workers: int, workers: Any) -> Workers:
+    """The array of arriving workers, i32, which from now on knows that there are m of them."""
+    found = np.asarray(workers, np.int32).view(Workers)
+    found.num_workers = num_workers
+    return found
+
+
 class Schedule(NamedTuple):
     """T events.
 
@@ -73,7 +93,7 @@ def weighted(key: Key, rates: Any, num_events: int) -> np.ndarray:
     rates = rates / rates.max()  # so that the sum is finite
     cumulative = np.cumsum(rates) / rates.sum()
     draws = host_rng(key).random(num_events)
-    return np.searchsorted(cumulative, draws, side="right").astype(np.int32)
+    return drawn_for(rates.size, np.searchsorted(cumulative, draws, side="right"))
 
 
 def sets(key: Key, num_workers: int, num_events: int, size: int) -> np.ndarray:
@@ -96,12 +116,12 @@ def sets(key: Key, num_workers: int, num_events: int, size: int) -> np.ndarray:
         f"a set needs 1 <= size <= workers: got size={size}, workers={num_workers}",
     )
     order = host_rng(key).random((num_events, num_workers)).argsort(axis=1)
-    return order[:, :size].astype(np.int32)
+    return drawn_for(num_workers, order[:, :size])
 
 
 def as_schedule(schedule: Any) -> Schedule:
     """The schedule itself, or a schedule without times for an array of workers."""
-    return schedule if isinstance(schedule, Schedule) else Schedule(np.asarray(schedule))
+    return schedule if isinstance(schedule, Schedule) else Schedule(np.asanyarray(schedule))
 
 
 def check_schedule(schedule: Any, num_workers: int) -> Schedule:
@@ -115,8 +135,9 @@ def check_schedule(schedule: Any, num_workers: int) -> Schedule:
         The schedule with workers i32[T] or i32[T, s] and times f64[T] or None.
 
     Raises:
-        InvalidConfig: if an id is not that of a worker, an event names a worker twice, or times
-            are negative, not finite, out of order or not one per event.
+        InvalidConfig: if the schedule was drawn for another number of workers, an id is not
+            that of a worker, an event names a worker twice, or times are negative, not finite,
+            out of order or not one per event.
     """
     workers, times = as_schedule(schedule)
     workers = check_workers(workers, num_workers)
@@ -142,8 +163,12 @@ def check_workers(schedule: Any, num_workers: int) -> np.ndarray:
     """Checks the workers of a schedule, and returns them as i32[T] or i32[T, s].
 
     Raises:
-        InvalidConfig: if an id is not that of a worker, or an event names a worker twice.
+        InvalidConfig: if the schedule was drawn for another number of workers, an id is not
+            that of a worker, or an event names a worker twice.
     """
+    drawn = getattr(schedule, "num_workers", None)
+    rule = f"the schedule is for {drawn} workers, the problem has {num_workers}"
+    require(drawn in (None, num_workers), rule)
     schedule = np.asarray(schedule)
     rule = f"a schedule is an integer array [T] or [T, s]: got {schedule.dtype}"
     require(

@@ -7,7 +7,7 @@ import numpy as np
 
 from farsign_jax.arrivals.asynchronous import open_streams
 from farsign_jax.arrivals.delays import DelayModel
-from farsign_jax.arrivals.schedule import Schedule
+from farsign_jax.arrivals.schedule import Schedule, drawn_for
 from farsign_jax.base import Key
 from farsign_jax.validation import require
 
@@ -78,7 +78,7 @@ def rounds(
             require(len(never) == 0, f"{rule}: wait for fewer than {len(first)}")
             now = float(done[first].max())
         sets[r, : len(first)], times[r] = np.sort(first), now
-    return Schedule(sets, times)
+    return Schedule(drawn_for(m, sets), times)
 
 
 def _rounds_at_work(took: np.ndarray, takes_part: np.ndarray, wait: int | None) -> Schedule:
@@ -92,7 +92,7 @@ def _rounds_at_work(took: np.ndarray, takes_part: np.ndarray, wait: int | None) 
         first = np.argsort(took, axis=1, kind="stable")[:, :wait]
         lasts = np.take_along_axis(took, first[:, -1:], axis=1)[:, 0]
         sets = np.sort(first, axis=1)
-    return Schedule(sets.astype(np.int32), np.cumsum(lasts))
+    return Schedule(drawn_for(len(ids), sets), np.cumsum(lasts))
 
 
 def _done(delay: DelayModel, now: float, work: float) -> float:

@@ -68,13 +68,18 @@ def make(name: str, space: str | None = None, **options: Any) -> Attack:
     """Makes the attack of that name.
 
     Args:
-        name: one of `ATTACKS`.
+        name: one of `ATTACKS`, perhaps with options, as in "sign_flip:scale=10".
         space: what the attack replaces, "message" or "measured"; None for its own default.
-        options: the options of the attack.
+        options: further options of the attack.
 
     Raises:
         InvalidConfig: if the name or an option does not exist, or a value is refused.
     """
+    name, given = parse(name)
+    options = dict(specs.joined(name, given, options))
+    if "space" in options:
+        require(space is None, f"an option of {name} is given twice: space")
+        space = options.pop("space")
     factory = lookup("attack", name, ATTACKS)
     require(space in (None, *SPACES), f"space is one of {SPACES}: got {space!r}")
     known = parameters(name)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import jax
 from absl import flags
 
-from farsign_jax.cli import help
+from farsign_jax.cli import help, imports
 from farsign_jax.io import cache, files, run_folder
 from farsign_jax.validation import DataError, InvalidConfig, require
 
@@ -156,6 +156,7 @@ def main(
     try:
         rest = values(sys.argv)
         require(len(rest) == 1, f"unexpected argument {rest[-1]!r}: options start with --")
+        imports.load(imports.asked(values))
         where = command()
         if where is not None:
             run_folder.describe(where)

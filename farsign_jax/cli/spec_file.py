@@ -18,8 +18,8 @@ from typing import Any
 
 from farsign_jax import aggregators, attacks, models
 from farsign_jax.config.panel_config import usual
-from farsign_jax.config.settings import parse_partition
 from farsign_jax.config.systems import parse_method
+from farsign_jax.data import partitions
 from farsign_jax.interop import byzfl
 from farsign_jax.validation import InvalidConfig, lookup, require
 
@@ -146,7 +146,7 @@ def _check(name: str, text: str) -> None:
     elif name == "model":
         models.make(text)
     elif name == "partition":
-        parse_partition(text)
+        partitions.parse(text)
 
 
 @contextlib.contextmanager

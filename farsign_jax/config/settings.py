@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from farsign_jax import attacks, specs
+from farsign_jax import attacks
 from farsign_jax.arrivals.delays import DELAYS
 from farsign_jax.attacks.timing import TIMING_ATTACKS
+from farsign_jax.data import partitions
 from farsign_jax.data.datasets import DATASETS
 from farsign_jax.data.partitions import PARTITIONS
 from farsign_jax.models.networks import MODELS
@@ -44,18 +45,6 @@ def setting(default: Any, group: str, help: str, **more: Any) -> Any:
             looked up in.
     """
     return dataclasses.field(default=default, metadata={"group": group, "help": help} | more)
-
-
-def parse_partition(text: str) -> tuple[str, float | None]:
-    """The name of a partition, and its heterogeneity if the text names one.
-
-    Raises:
-        InvalidConfig: on an unknown name or option.
-    """
-    name, options = specs.parse(text)
-    lookup("partition", name, PARTITIONS)
-    found = specs.typed(name, options, specs.option("heterogeneity", float))
-    return name, float(found["heterogeneity"]) if found else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,7 +151,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         if ":" in str(self.partition):
-            name, heterogeneity = parse_partition(self.partition)
+            name, heterogeneity = partitions.parse(self.partition)
             rule = f"heterogeneity={self.heterogeneity} and partition={self.partition} name "
             require(self.heterogeneity is None, rule + "one each")
             object.__setattr__(self, "partition", name)

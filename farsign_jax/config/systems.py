@@ -6,6 +6,7 @@ from farsign_jax import attacks, specs
 from farsign_jax.config import schedules
 from farsign_jax.config.settings import RunSettings
 from farsign_jax.methods import METHODS, Method, SystemSpec, hyper_of, options_of
+from farsign_jax.methods.registry import parse
 from farsign_jax.validation import lookup, require
 
 Options = dict[str, Any]
@@ -17,15 +18,10 @@ def parse_method(text: str, preset: str = "paper") -> tuple[str, Options, Option
     Raises:
         InvalidConfig: if one of them does not exist or has another type.
     """
-    name, texts = specs.parse(text)
+    name, found = parse(text, preset)
     rule = f"the aggregator of a method is a setting of its own: got {text!r}"
-    require("aggregator" not in texts, rule)
-    hyper: dict[str, Any] = {}
-    for number in hyper_of(name, preset):
-        hyper |= specs.option(number, float)
-    build = specs.parameters(METHODS[name].build)
-    options = {option: build[option] for option in options_of(name)}
-    found = specs.typed(name, texts, hyper | options)
+    require("aggregator" not in found, rule)
+    hyper = hyper_of(name, preset)
     numbers = {option: value for option, value in found.items() if option in hyper}
     return name, {o: v for o, v in found.items() if o not in numbers}, numbers
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from farsign_jax import specs
 from farsign_jax.base import Key
 from farsign_jax.keys import host_rng
 from farsign_jax.validation import lookup, require
@@ -84,6 +85,18 @@ PARTITIONS: dict[str, tuple[Split, float]] = {
 }
 
 
+def parse(text: str) -> tuple[str, float | None]:
+    """The name of a partition, and its heterogeneity if the text names one.
+
+    Raises:
+        InvalidConfig: on an unknown name or option.
+    """
+    name, options = specs.parse(text)
+    lookup("partition", name, PARTITIONS)
+    found = specs.typed(name, options, specs.option("heterogeneity", float))
+    return name, float(found["heterogeneity"]) if found else None
+
+
 def partition(
     labels: np.ndarray,
     num_workers: int,
@@ -121,7 +134,11 @@ def partition(
         InvalidConfig: if the kind is unknown, there are more workers than examples, or the
             heterogeneity is out of range.
     """
-    split, default = lookup("partition", kind, PARTITIONS)
+    kind, given = parse(kind)
+    rule = f"heterogeneity={heterogeneity} and partition {kind}:heterogeneity={given} name "
+    require(given is None or heterogeneity is None, rule + "one each")
+    heterogeneity = heterogeneity if given is None else given
+    split, default = PARTITIONS[kind]
     require(
         kind != "iid" or heterogeneity is None,
         f"partition iid takes no heterogeneity: got {heterogeneity}",

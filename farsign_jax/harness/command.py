@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import jax
 from absl import app, flags
 
-from farsign_jax.cli import help
+from farsign_jax.cli import help, imports
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness import multi_host, panel, plan, tensorboard
 from farsign_jax.harness import summary as summary_lib
@@ -123,6 +123,7 @@ def main(
     }
     groups = {"": list(own)} | groups
     groups["results"] += MULTI_HOST if many else ()
+    groups["results"] = [*groups["results"], imports.FLAG]
     if kind := help.asked(sys.argv[1:]):
         defaults = {} if base is None else dataclasses.asdict(base)
         doc = sys.modules[experiment.__module__].__doc__ or ""
@@ -142,6 +143,7 @@ def _run(
 ) -> None:
     """Checks the flags of all commands, runs one, and describes the folder that it wrote."""
     cache.keep_programs()
+    imports.load(imports.asked(FLAGS))
     if reads is not None:
         refuse_others(*reads)
     multi_host.check(many)

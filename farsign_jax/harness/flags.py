@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from farsign_jax.cli import settings
+from farsign_jax.cli import imports, settings
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.validation import require
 
@@ -25,6 +25,7 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_bool("dry_run", False, "Print what would run, and stop.")
 flags.DEFINE_bool("tensorboard", False, "Write TensorBoard files.")
+imports.define(FLAGS)
 
 # What a command may read of these, as --help shows it.
 RESULTS = ("out", "checkpoint_every", "max_parallel_runs", "dry_run", "tensorboard")

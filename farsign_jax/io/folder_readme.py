@@ -27,7 +27,8 @@ def made_by() -> tuple[str, str]:
     if name.partition(".")[0] not in ("experiments", "benchmarks", "farsign_jax"):
         return "", ""
     title = (main.__doc__ or "").strip().partition("\n\n")[0]
-    return " ".join(title.split()), shlex.join(["python", "-m", name, *sys.argv[1:]])
+    started = [name] if name in sys.orig_argv else ["farsign_jax", name.rpartition(".")[2]]
+    return " ".join(title.split()), shlex.join(["python", "-m", *started, *sys.argv[1:]])
 
 
 def text(title: str = "", command: str = "") -> str:

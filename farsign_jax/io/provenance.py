@@ -37,19 +37,44 @@ def environment() -> dict[str, Any]:
     }
 
 
+_own: dict[str, pathlib.Path] = {}  # the files of modules outside the package, by name
+
+
+def add_own(module: str, file: pathlib.Path) -> None:
+    """Makes a module that registers names of its own part of the code.
+
+    Args:
+        module: its name.
+        file: its file; if it is a package, all Python files of its folder count.
+    """
+    _own[module] = file
+    code.cache_clear()
+
+
+def _files(file: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(file.parent.rglob("[!.]*.py")) if file.name == "__init__.py" else [file]
+
+
 @functools.cache
 def code() -> dict[str, str]:
     """Returns the revision of the code in git, and a digest of its files.
 
-    The digest covers the files of the package and, if they lie beside it, of the experiments,
-    whether they are committed or not.
+    The digest covers the files of the package, if they lie beside it, of the experiments, and
+    of the modules that `add_own` names, whether they are committed or not. `imports` are these
+    modules, each with a digest of its own; it is missing if there are none.
     """
     here, digest = pathlib.Path(__file__).parents[1], hashlib.sha256()
     for folder in (here, here.parent / "experiments"):
         for path in sorted(folder.rglob("[!.]*.py")):  # without the lock files of editors
             name = path.relative_to(here.parent).as_posix().encode()
             digest.update(name + b"\0" + path.read_bytes())
-    return {"revision": _revision(), "digest": digest.hexdigest()[:16]}
+    imports = []
+    for module, file in sorted(_own.items()):
+        one = hashlib.sha256(b"".join(path.read_bytes() for path in _files(file))).hexdigest()
+        imports.append(f"{module} {one[:16]}")
+        digest.update(imports[-1].encode())
+    own = {"imports": ", ".join(imports)} if imports else {}
+    return {"revision": _revision(), "digest": digest.hexdigest()[:16]} | own
 
 
 def _cpu_name() -> str:
@@ -88,7 +113,9 @@ def codes(path: pathlib.Path) -> list[dict[str, str]]:
     """
     try:
         found = json.loads((path / "code.json").read_text())
-        return [{name: str(one[name]) for name in ("revision", "digest")} for one in found]
+        names = ("revision", "digest", "imports")
+        needed = [(one["revision"], one["digest"]) and one for one in found]
+        return [{name: str(one[name]) for name in names if name in one} for one in needed]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

@@ -124,7 +124,7 @@ def brsgd(
             total=jnp.where(not_empty, total, state.total),
         ), info
 
-    return Server(init, query, update, m, scheduled=server.scheduled)
+    return Server(init, query, update, m, scheduled=server.scheduled, in_rounds=True)
 
 
 def build(

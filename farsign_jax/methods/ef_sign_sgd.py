@@ -134,7 +134,8 @@ def ef_sign_sgd(num_workers: int) -> Server:
         step = state.step + (count > 0).astype(jnp.int32)
         return EFSignSGDState(params, state.num_answers + count, step), {}
 
-    return Server(init, ask_for_gradient, update, m, scheduled=("num_answers", "step"))
+    scheduled = ("num_answers", "step")
+    return Server(init, ask_for_gradient, update, m, scheduled=scheduled, in_rounds=True)
 
 
 def build(problem: Problem, oracle: OracleConfig, hyper: Hyper) -> tuple[Server, Worker]:

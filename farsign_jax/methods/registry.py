@@ -7,6 +7,7 @@ the command lines and the common tests find it there.
 import inspect
 from typing import Any
 
+from farsign_jax import specs
 from farsign_jax.methods import (
     aflguard,
     asyn_rsa_vr,
@@ -67,6 +68,21 @@ def defaults_of(method: str) -> dict[str, Any]:
     entry = lookup("method", method, METHODS)
     parameters = inspect.signature(entry.build).parameters
     return hyper_of(method, "paper") | {o: parameters[o].default for o in options_of(method)}
+
+
+def parse(text: str, preset: str = "paper") -> tuple[str, dict[str, Any]]:
+    """The name of a method, and the options and hyper-parameters that its text gives.
+
+    Raises:
+        InvalidConfig: if one of them does not exist or has another type.
+    """
+    name, texts = specs.parse(text)
+    known: specs.Parameters = {}
+    for number in hyper_of(name, preset):
+        known |= specs.option(number, float)
+    build = specs.parameters(METHODS[name].build)
+    known |= {option: build[option] for option in options_of(name)}
+    return name, specs.typed(name, texts, known)
 
 
 def hyper_of(method: str, preset: str, aggregator: str = "") -> dict[str, Any]:

@@ -126,7 +126,7 @@ def rsa(
         alpha = jnp.asarray(alpha_of(state.step), x.dtype)
         return RSAState(x - alpha * (weight_decay * x + penalty * total), state.step + 1), {}
 
-    return Server(init, ask_for_gradient, update, m)
+    return Server(init, ask_for_gradient, update, m, in_rounds=True)
 
 
 def own_model(

@@ -123,7 +123,7 @@ def sgd(
         return state, {}
 
     scheduled = ("num_answers", "step", "seed")
-    return Server(init, ask_for_gradient, update, m, scheduled=scheduled)
+    return Server(init, ask_for_gradient, update, m, scheduled=scheduled, in_rounds=True)
 
 
 def build_server(

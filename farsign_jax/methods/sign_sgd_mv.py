@@ -141,7 +141,8 @@ def sign_sgd(
         step = state.step + not_empty.astype(jnp.int32)
         return SignSGDState(params, state.num_answers + count, step), {}
 
-    return Server(init, ask_for_gradient, update, m, scheduled=("num_answers", "step"))
+    scheduled = ("num_answers", "step")
+    return Server(init, ask_for_gradient, update, m, scheduled=scheduled, in_rounds=True)
 
 
 def build(

@@ -1,7 +1,7 @@
 """Networks by name: Flax modules that map images to logits.
 
-To add a model, write a function of the number of classes that returns a module, and enter it in
-`MODELS`.
+To add a model, enter in `MODELS` a module's class that has a field `num_classes`, or a function
+of the number of classes that returns a module. Other fields and parameters are its options.
 """
 
 from collections.abc import Callable
@@ -83,4 +83,9 @@ def make(text: str, num_classes: int = 10) -> nn.Module:
     """
     name, options = specs.parse(text)
     factory = lookup("model", name, MODELS)
-    return factory(num_classes, **specs.typed(name, options, specs.parameters(factory, skip=1)))
+    known = specs.parameters(factory)
+    if isinstance(factory, type):  # a module's own class, of which Flax adds these fields
+        known = {n: p for n, p in known.items() if n not in ("parent", "name")}
+    first = "num_classes" if "num_classes" in known else next(iter(known), "num_classes")
+    known.pop(first, None)
+    return factory(**{first: num_classes}, **specs.typed(name, options, known))

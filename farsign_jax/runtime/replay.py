@@ -1,7 +1,9 @@
 """Replays a recorded run in the simulator and compares the final states bit for bit.
 
     python -m farsign_jax.runtime.replay run
-    python -m farsign_jax.runtime.replay results/serve-1a2b3c4d
+    python -m farsign_jax.runtime.replay results/serve-1a2b3c4d --import my_module
+
+--import names modules that register what the run used beside the names of the package.
 
 The recorded run becomes a problem whose workers answer what they answered. The simulator
 processes these answers in the order of the journal, with `outstanding` delivery and with the
@@ -15,10 +17,11 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 
 from farsign_jax import attacks, simulation
 from farsign_jax.base import Problem, Server, System, Worker
-from farsign_jax.cli import help
+from farsign_jax.cli import help, imports
 from farsign_jax.config.run_config import RunConfig
 from farsign_jax.runtime import journal, rows, run_config
 from farsign_jax.runtime.core import ServerCore
@@ -163,12 +166,18 @@ def main(argv: list[str]) -> int:
     if help.asked(argv[1:]):
         print((__doc__ or "").strip())
         return 0
-    if len(argv) != 2 or argv[1].startswith("-"):
-        given = " ".join(argv[1:]) or "none"
-        print(f"error: need the folder of one recorded run: got {given}", file=sys.stderr)
-        return 2
+    values = flags.FlagValues()
+    imports.define(values)
     try:
-        found = verify(argv[1])
+        folders = values(argv)[1:]
+        given = " ".join(argv[1:]) or "none"
+        one = len(folders) == 1
+        require(one, f"need the folder of one recorded run: got {given}")
+        imports.load(imports.asked(values))
+        found = verify(folders[0])
+    except flags.Error as error:
+        print(f"error: {help.plain(error)}", file=sys.stderr)
+        return 2
     except InvalidConfig as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

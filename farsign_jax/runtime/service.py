@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from absl import flags
 
-from farsign_jax.cli import commands, settings
+from farsign_jax.cli import commands, imports, settings
 from farsign_jax.config.run_config import RunConfig
 from farsign_jax.io import run_folder
 from farsign_jax.runtime import metrics, run_config
@@ -62,6 +62,7 @@ def define(values: flags.FlagValues) -> None:
         lower_bound=0,
     )
     settings.define(values, RunConfig, run_config.SERVED, run_config.BASE)
+    imports.define(values)
     _define("string", "data_dir", None, "The folder that holds it.")
     _define(
         "integer",

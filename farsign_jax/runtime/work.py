@@ -18,7 +18,7 @@ from typing import Any
 from absl import flags
 
 from farsign_jax import attacks
-from farsign_jax.cli import commands
+from farsign_jax.cli import commands, imports
 from farsign_jax.runtime.worker import make_attack, make_responder
 from farsign_jax.validation import require
 
@@ -36,6 +36,7 @@ def define_connection(values: flags.FlagValues) -> None:
     define("string", "certificates", None, folder + "authority.crt.")
     text = "Use neither certificates nor encryption, on this machine only."
     define("bool", "insecure", False, text)
+    imports.define(values)
 
 
 FLAGS = flags.FlagValues()

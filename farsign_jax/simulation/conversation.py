@@ -27,7 +27,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from farsign_jax import keys as keys_lib
 from farsign_jax.base import (
@@ -260,18 +259,3 @@ def _remember(memory: Memory, reports: Report, message: Array) -> Memory:
         name: scatter(reports.worker, old, new[name]) for name, old in memory.reported.items()
     }
     return Memory(reported, memory.received.at[reports.worker].set(True, mode="drop"))
-
-
-def check_batch(batch_size: int, sizes: Any) -> None:
-    """Raises `InvalidConfig` if a mini-batch is larger than the smallest shard.
-
-    Args:
-        batch_size: examples per mini-batch.
-        sizes: i[m], examples of each worker.
-    """
-    smallest = int(np.asarray(sizes).min())
-    require(
-        batch_size <= smallest,
-        f"need batch_size <= examples of every worker: got batch_size={batch_size}, and a "
-        f"worker has {smallest}",
-    )

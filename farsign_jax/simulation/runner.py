@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from farsign_jax import arrivals, attacks, programs
 from farsign_jax import keys as keys_lib
+from farsign_jax import programs
 from farsign_jax.base import Array, Diagnostics, Problem, System
-from farsign_jax.simulation.conversation import check_batch
+from farsign_jax.simulation.checks import check_batch, check_run
 from farsign_jax.simulation.loop import advance, python_loop, start
 from farsign_jax.simulation.state import Run, depth, output
-from farsign_jax.validation import require
+from farsign_jax.validation import check_integer, require
 
 _start = jax.jit(start, static_argnames=("system", "delivery"))
 _advance = jax.jit(advance, static_argnames=("system", "delivery"), donate_argnames="run")
@@ -116,10 +116,11 @@ def run(
     """
     programs.release_if_many()
     depth(delivery)  # rejects an unknown delivery
-    schedule, times = arrivals.check_schedule(schedule, problem.num_workers)
+    m, in_rounds = problem.num_workers, system.server.in_rounds
+    (schedule, times), mask = check_run(m, in_rounds, byzantine, schedule)
+    mask = jnp.asarray(mask)
     check_batch(system.worker.batch_size, problem.sizes)
-    mask = jnp.asarray(attacks.byzantine_mask(problem.num_workers, byzantine))
-    keys = keys_lib.split(seed)
+    keys = keys_lib.split(check_integer("a run", "seed", seed, 0))
     every = max(len(schedule), 1) if every is None else every
     require(every > 0, f"need every > 0 events between records: got {every}")
 

@@ -125,7 +125,8 @@ def _server(
             states.append(update_all(hyper, old, value))
         return LockstepState(tuple(states)), info
 
-    return Server(init, query, update, first.num_workers, comparable=first.comparable)
+    same = {"comparable": first.comparable, "in_rounds": first.in_rounds}
+    return Server(init, query, update, first.num_workers, **same)
 
 
 def _worker(worker: Worker, make: Callable[[Any], Worker], hyper: Any) -> Worker:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from farsign_jax import arrivals, attacks, simulation
+from farsign_jax import arrivals, simulation
 from farsign_jax import keys as keys_lib
 from farsign_jax.base import Array, Diagnostics, Problem, PyTree
 from farsign_jax.simulation.staleness import Staleness
@@ -94,10 +94,10 @@ class RunBatch:
         found = inspection.inspect(build, self.problem, self.hyper)
         simulation.check_batch(found.batch_size, self.problem.sizes)
         for run in range(len(self)):
-            attacks.byzantine_mask(num_workers, self.byzantine[run])
             times = None if self.times is None else self.times[run]
             schedule = arrivals.Schedule(self.schedules[run], times)
-            arrivals.check_schedule(schedule, num_workers)
+            byzantine = self.byzantine[run]
+            simulation.check_run(num_workers, found.in_rounds, byzantine, schedule)
         inspection.check_memory(build, self, delivery)
 
 

@@ -1,6 +1,7 @@
 """A server and its workers as processes of this machine, all of which are ended at the end."""
 
 import contextlib
+import os
 import pathlib
 import shutil
 import signal
@@ -76,6 +77,8 @@ class LocalCluster:
     ) -> subprocess.Popen:
         """Starts a command with flags."""
         options: dict[str, Any] = {"stdout": output, "text": True, "cwd": _ROOT}
+        path = [os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]  # for --import
+        options["env"] = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
         options["stdin"] = subprocess.PIPE  # not that of the terminal
         if self._quiet and output != subprocess.PIPE:
             options["stderr"] = tempfile.TemporaryFile()  # noqa: SIM115  closed on exit

@@ -1,0 +1,49 @@
+"""What must hold of a run before its loop is compiled, of one run as of each in a sweep."""
+
+from typing import Any
+
+import numpy as np
+
+from farsign_jax import arrivals, attacks
+from farsign_jax.validation import require
+
+
+def check_run(
+    num_workers: int, in_rounds: bool, byzantine: Any, schedule: Any
+) -> tuple[arrivals.Schedule, np.ndarray]:
+    """Checks who arrives at which event, and who is Byzantine.
+
+    Args:
+        num_workers: m.
+        in_rounds: whether the server combines the answers of an event (`Server.in_rounds`).
+        byzantine: as `simulation.run` accepts it.
+        schedule: as `simulation.run` accepts it.
+
+    Returns:
+        The schedule with workers i32[T] or i32[T, s] and times f64[T] or None; and the mask of
+        the Byzantine workers, bool[m] or bool[P, m].
+
+    Raises:
+        InvalidConfig: if the schedule does not fit the server or the workers, or the mask does
+            not fit the workers.
+    """
+    schedule = arrivals.check_schedule(schedule, num_workers)
+    rule = "a server that works in rounds needs a schedule of rounds, workers i32[T, s], as of "
+    rule += f"arrivals.rounds: got i32{list(schedule.workers.shape)}"
+    require(not in_rounds or num_workers == 1 or schedule.workers.ndim == 2, rule)
+    return schedule, attacks.byzantine_mask(num_workers, byzantine)
+
+
+def check_batch(batch_size: int, sizes: Any) -> None:
+    """Raises `InvalidConfig` if a mini-batch is larger than the smallest shard.
+
+    Args:
+        batch_size: examples per mini-batch.
+        sizes: i[m], examples of each worker.
+    """
+    smallest = int(np.asarray(sizes).min())
+    require(
+        batch_size <= smallest,
+        f"need batch_size <= examples of every worker: got batch_size={batch_size}, and a "
+        f"worker has {smallest}",
+    )
