@@ -41,8 +41,11 @@ def read(path: pathlib.Path) -> list[list[list[str]]]:
 
 @functools.cache
 def table3(name: str) -> dict[tuple[str, str], list[str]]:
-    """From (method, attack), without options of the attack, to the other cells of a row."""
-    rows = read(RESULTS / f"table3-{name}.md")[0][1:]
+    """From (method, attack), without options of the attack, to the other cells of a row, from
+    the best accuracy on."""
+    header, *rows = read(RESULTS / f"table3-{name}.md")[0]
+    first = header.index("best, %")
+    rows = [[*row[:2], *row[first:]] for row in rows]
     return {(method, attack.split(":")[0]): cells for method, attack, *cells in rows}
 
 

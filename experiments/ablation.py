@@ -100,6 +100,11 @@ def _budgeted(config: PanelConfig, scheme: str) -> PanelConfig:
     return dataclasses.replace(config, events=events, **scaled)
 
 
+BEST = (
+    "Each number is the best of all records of a run, chosen on the test data, mean over seeds."
+)
+
+
 def ablation() -> pathlib.Path:
     names = list(VARIANTS) if FLAGS.variants is None else FLAGS.variants
     require(len(names) > 0, f"--variants is empty: known: {', '.join(VARIANTS)}")
@@ -124,7 +129,7 @@ def ablation() -> pathlib.Path:
     folder.write_rows(rows, summary)
     table = tables.markdown_table(header, lines)
     budget = base.events * evaluations(base.directions, "central")
-    table = f"{budget:,} evaluations in each run; seeds: {len(base.seeds)}\n\n{table}"
+    table = f"{budget:,} evaluations in each run; seeds: {len(base.seeds)}. {BEST}\n\n{table}"
     files.write_text(folder.path / "table.md", table)
     print(f"\n{table}\nThe results are in {folder.path}.")
     return folder.path

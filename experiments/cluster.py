@@ -157,6 +157,13 @@ def start(local: LocalCluster, config: dict[str, Any], attack: str) -> tuple[lis
     return kinds, client
 
 
+def started(config: dict[str, Any]) -> str:
+    """What is started: the workers that join, and the client that misbehaves as one of them."""
+    if not config["behaviours"]:
+        return f"{config['workers']} workers"
+    return f"{config['workers'] - 1} workers and an adversarial client"
+
+
 def run(
     config: dict[str, Any], attack: str, folder: pathlib.Path
 ) -> tuple[dict[str, Samples], list[str]]:
@@ -263,7 +270,7 @@ def cluster() -> pathlib.Path:
     rows, lines, workers = [], [], []
     for attack in config["attacks"]:
         own = folder.path / attack.replace(":", "-").replace("=", "").replace(",", "-")
-        print(f"{attack}: starting {config['workers']} workers", file=sys.stderr, flush=True)
+        print(f"{attack}: starting {started(config)}", file=sys.stderr, flush=True)
         last, kinds = run(config, attack, own)
         line, recorded = evaluate(config, attack, own)
         lines.append(line)

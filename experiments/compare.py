@@ -21,8 +21,8 @@ pre-aggregators, which are applied before the aggregators of the file or of the 
 Without flags, the command compares the asynchronous methods on the embedded digits, which takes
 half a minute. Everything is checked before the first run.
 
-Writes table.md and table.tex (the best and last accuracy of each run, mean and standard
-deviation over seeds), results.csv, results.json, and curves for every setting under --out. The
+Writes table.md and table.tex (the last accuracy of each run, mean and standard deviation over
+seeds, and the best), results.csv, results.json, and curves for every setting under --out. The
 same command continues there.
 """
 
@@ -150,16 +150,16 @@ def compare() -> pathlib.Path:
             panels.append(panel.ready(config, FLAGS.data_dir, name=name, labels=at))
     rows = perform(panels, folder)
     multi_host.part()
-    header = [*varied, "method", "attack", "best, %", "last, %"]
+    header = [*varied, "method", "attack", "last, %", "best, %"]
     lines, summary = [], []
     for made in panels:
         mine = _of(made, rows)
         for e in summary_lib.summarise(mine):
             summary.append(made.labels | e)
             values = [str(value) for value in made.labels.values()]
-            std = e["std"] if len(made.config.seeds) > 1 else None
-            best, last = summary_lib.percent(e["best"], std), summary_lib.percent(e["final"])
-            lines.append([*values, summary_lib.label(e), e["attack"], best, last])
+            std = e["final_std"] if len(made.config.seeds) > 1 else None
+            last, best = summary_lib.percent(e["final"], std), summary_lib.percent(e["best"])
+            lines.append([*values, summary_lib.label(e), e["attack"], last, best])
         curves = "-".join(filter(None, ("curves", made.name)))
         # Against answers, too, as a gradient counts as one evaluation but contains far more
         # information than a loss.
@@ -167,7 +167,8 @@ def compare() -> pathlib.Path:
     table = tables.markdown_table(header, lines)
     folder.write_rows(rows, summary)
     first = combined[0][1]
-    table = f"{first.events} answers in each run; seeds: {len(first.seeds)}\n\n{table}"
+    table = f"\n{summary_lib.LAST_AND_BEST}\n\n{table}"
+    table = f"{first.events} answers in each run; seeds: {len(first.seeds)}\n{table}"
     files.write_text(folder.path / "table.md", table)
     files.write_text(folder.path / "table.tex", tables.latex_table(header, lines))
     print(f"\n{table}\nThe results are in {folder.path}.")

@@ -1,11 +1,11 @@
 """Lists every name that the flags accept, with a one-line description.
 
     python -m experiments.list
-    python -m experiments.list attacks aggregators
+    python -m experiments.list attacks krum
 
-Without arguments, the command prints the names of all registries. With the names of one or
-more registries, it also prints the options of their entries with the defaults, which are given
-as in `alie:z=0.5,ddof=1`, and what a bare name stands for where that differs. It writes no
+Without arguments, the command prints the names of all registries. With the names of registries,
+or of entries, whatever their registry, it also prints the options with the defaults, which are
+given as in `alie:z=0.5,ddof=1`, and what a bare name stands for where that differs. It writes no
 files.
 """
 
@@ -165,16 +165,26 @@ def _lines(entry: Entry, width: int, with_options: bool) -> list[str]:
 
 
 def show(*names: str) -> None:
-    """Prints the registries of these names, or all of them."""
-    chosen = {name: lookup("registry", name, REGISTRIES)() for name in names or REGISTRIES}
+    """Prints the registries of these names, or the entries of these names, or all registries."""
+    made = {name: make() for name, make in REGISTRIES.items()}
+    chosen: dict[str, list[Entry]] = {} if names else made
+    for name in names:
+        if name in made:
+            chosen[name] = made[name]
+            continue
+        lookup("name", name, {e.name: e for each in made.values() for e in each} | made)
+        for registry, entries in made.items():
+            found = [entry for entry in entries if entry.name == name]
+            if found:
+                chosen[registry] = [*chosen.get(registry, []), *found]
     for name, entries in chosen.items():
         print(name)
         width = max(len(entry.name) for entry in entries)
         for entry in entries:
             print("\n".join(_lines(entry, width, bool(names))))
     if not names:
-        print("For options and their defaults, name a registry, as in")
-        print("    python -m experiments.list attacks")
+        print("For options and their defaults, name a registry or an entry, as in")
+        print("    python -m experiments.list attacks krum")
 
 
 if __name__ == "__main__":

@@ -131,6 +131,13 @@ def check_distinct(name: str, values: Sequence[Any]) -> None:
     require(len(set(values)) == len(values), rule)
 
 
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Seeds as `parse_seeds` takes them: a count, or a list, that of a single seed with a comma."""
+    if list(seeds) == list(range(len(seeds))):
+        return str(len(seeds))
+    return ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")
+
+
 def parse_seeds(text: str) -> tuple[int, ...]:
     """`5` as the seeds 0..4; `0,3,7`, or `7,`, as they are."""
     try:

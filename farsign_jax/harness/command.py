@@ -15,6 +15,7 @@ import jax
 from absl import app, flags
 
 from farsign_jax.cli import help, imports
+from farsign_jax.config.checks import seeds_text
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness import multi_host, panel, plan, tensorboard
 from farsign_jax.harness import summary as summary_lib
@@ -126,6 +127,8 @@ def main(
     groups["results"] = [*groups["results"], imports.FLAG]
     if kind := help.asked(sys.argv[1:]):
         defaults = {} if base is None else dataclasses.asdict(base)
+        if base is not None:
+            defaults["seeds"] = seeds_text(base.seeds)
         doc = sys.modules[experiment.__module__].__doc__ or ""
         shown = {head: names for head, names in groups.items() if names}
         print(help.text(kind, doc, FLAGS, shown, defaults))

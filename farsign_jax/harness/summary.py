@@ -12,6 +12,11 @@ import numpy as np
 Row = Mapping[str, Any]
 
 TARGETS = (0.80, 0.85)
+# What tables of accuracies say about these columns.
+LAST_AND_BEST = (
+    "Test accuracy, means over seeds. last: at the last record. best: the largest of all records "
+    "of a run, which is chosen on the test data and therefore optimistic."
+)
 SPENT = {
     "events": "event",
     "evaluations": "evaluations",
@@ -40,9 +45,10 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
     Returns:
         One entry each, with these values:
 
-        - best, std: the mean and the standard deviation over seeds of the best accuracy of
-          each seed, which best_per_seed lists.
-        - final: the mean accuracy over seeds at the last record.
+        - final, final_std: the mean and the standard deviation over seeds of the accuracy at
+          the last record.
+        - best, std: those of the best accuracy of each seed, which best_per_seed lists. The
+          record is chosen by the measurement itself, so that it is optimistic.
         - events_to_80, evaluations_to_80, bits_to_80, seconds_to_80: the means over seeds of
           what had been spent at the first record at which the mean accuracy over seeds is at
           least 80 %; None if there is no such record. Likewise for 85 %.
@@ -58,8 +64,9 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
         entry: dict[str, Any] = {n: names[key][n] for n in ("method", "aggregator", "attack")}
         entry |= {
             "best": float(best.mean()),
-            "std": float(best.std(ddof=1)) if len(best) > 1 else 0.0,
+            "std": _deviation(best),
             "final": float(curves[:, -1].mean()),
+            "final_std": _deviation(curves[:, -1]),
             "best_per_seed": best.tolist(),
         }
         for target in TARGETS:
@@ -74,6 +81,10 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 ]
         summary.append(entry)
     return summary
+
+
+def _deviation(values: np.ndarray) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
 def _first(curve: np.ndarray, target: float) -> int | None:

@@ -91,7 +91,8 @@ for (const button of all("#filters button")) {
   });
 }
 
-// Plots are drawn when they come into view.
+// Plots are drawn when they come into view, and the others one by one while nothing else is to
+// be done, so that a page that is printed, or photographed as a whole, has all of them.
 const label = value => typeof value !== "number" ? value ?? "–"
   : value.toLocaleString("en", Number.isInteger(value) ? {} : {maximumSignificantDigits: 4});
 async function draw(figure) {
@@ -116,13 +117,29 @@ async function draw(figure) {
     tooltip: {disableDefaultStyle: true},
   });
 }
+const waiting = new Set();
+const drawn = figure => waiting.delete(figure) && draw(figure);
 const seen = new IntersectionObserver(entries => {
-  for (const entry of entries) if (entry.isIntersecting) draw(entry.target);
+  for (const entry of entries) if (entry.isIntersecting) drawn(entry.target);
 }, {rootMargin: "200px"});
+const visible = () => [...waiting].filter(figure => !figure.hidden);
+let idle = false;
+async function drawRest() {
+  if (idle) return;
+  idle = true;
+  for (let next; next = visible()[0];) {
+    await new Promise(resolve => setTimeout(resolve));
+    await drawn(next);
+  }
+  idle = false;
+}
 function redraw(figure) {
+  waiting.add(figure);
   seen.unobserve(figure);
   seen.observe(figure);
+  setTimeout(drawRest, 200);
 }
+addEventListener("beforeprint", () => visible().forEach(drawn));
 for (const button of all("button.save")) {
   button.addEventListener("click", () => {
     const section = button.closest("section"), link = document.createElement("a");

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import pathlib
+import shlex
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -148,9 +149,14 @@ def _section(
             {"name": r.name, "pairs": [*_flat(r.config), *_flat(r.environment)]}
             for r in folder.records
         ],
-        "command": reproduce(folder.config),
+        "command": _command(reproduce(folder.config), folder.path),
         "files": [_file(folder, *each, out) for each in folder.files],
     }
+
+
+def _command(command: str | None, folder: pathlib.Path) -> str | None:
+    """The command that makes a folder again, and continues there."""
+    return command and f"{command} --out {shlex.quote(folder.as_posix())}"
 
 
 def _about(folder: Folder, curves: Curves) -> str:

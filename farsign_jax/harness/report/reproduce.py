@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from farsign_jax.config.checks import seeds_text
 from farsign_jax.config.panel_config import PRESETS, PanelConfig
 from farsign_jax.io import provenance
 
@@ -67,15 +68,8 @@ def _changes(
             found.append(({"preset": preset} if preset else {}) | flags)
     fewest: dict[str, Any] = min(found, key=len, default={"preset": None})
     if "seeds" in fewest:
-        fewest["seeds"] = _seeds(fewest["seeds"])
+        fewest["seeds"] = seeds_text(fewest["seeds"])
     return fewest
-
-
-def _seeds(seeds: Any) -> str:
-    """As --seeds takes them: a count, or a list that ends in a comma."""
-    if isinstance(seeds, list) and seeds == list(range(len(seeds))):
-        return str(len(seeds))
-    return _text(seeds) + ","
 
 
 def _text(value: Any) -> str:

@@ -14,10 +14,11 @@ import pandas as pd
 
 from farsign_jax.config.panel_config import PanelConfig
 
-# What a run has spent when a record is taken. The first available column is the default axis.
+# What a run has spent when a record is taken. The first available column is the default axis:
+# events, along which methods overlap however much an answer of theirs costs.
 SPENT = {
-    "evaluations": "evaluations",
     "event": "events",
+    "evaluations": "evaluations",
     "seconds": "seconds",
     "virtual_seconds": "virtual seconds",
     "bits_up": "bits sent",
