@@ -28,6 +28,7 @@ def test_every_folder_is_named_with_what_is_wrong_with_it(root, capsys):
     assert text.count("Damaged: ") == 1 and "python -m experiments.compare --" in text
 
 
+@pytest.mark.slow
 def test_the_same_folders_are_the_same_bytes_and_a_page_is_no_folder_of_results(root):
     text = (root / "page" / "index.html").read_text()
     assert make(root / "page", root / "r") == text
@@ -38,6 +39,7 @@ def test_the_same_folders_are_the_same_bytes_and_a_page_is_no_folder_of_results(
     shutil.rmtree(root / "r" / "page")
 
 
+@pytest.mark.slow
 def test_links_lead_from_the_page_to_the_data(root):
     links = re.findall('<a href="([^"#][^"]*)">', (root / "page" / "index.html").read_text())
     assert any(link.endswith("/results.csv") for link in links)
