@@ -186,6 +186,7 @@ class Worker(NamedTuple):
         respond: answers one query.
         evaluations: mini-batch losses or gradients computed per answer.
         batch_size: examples per mini-batch, at most those of the smallest shard.
+        left_out: examples of each shard that the worker does not draw from.
         encode: makes the message from the measured value, or None if they are the same.
         bits: size of an answer; None means 32 bits per number.
         touched: `(shard, key) -> i32[b]`, the rows of the `Table`s in the state that the answer
@@ -199,6 +200,7 @@ class Worker(NamedTuple):
     encode: Encode | None = None
     bits: int | None = None
     touched: Callable[["Shard", Key], Array] | None = None
+    left_out: int = 0
 
 
 class Forge(Protocol):

@@ -131,7 +131,8 @@ class RunConfig(RunSettings):
         """Server, honest worker and attack of the run."""
         spec = systems.system_spec(self, self.method, self.aggregator, self.attack)
         system = spec(problem, self.hyper)
-        simulation.check_batch(system.worker.batch_size, problem.sizes)
+        worker = system.worker
+        simulation.check_batch(worker.batch_size, worker.left_out, problem.sizes)
         return system
 
     def run(

@@ -117,7 +117,7 @@ def run(
     programs.release_if_many()
     depth(delivery)  # rejects an unknown delivery
     schedule, times = arrivals.check_schedule(schedule, problem.num_workers)
-    check_batch(system.worker.batch_size, problem.sizes)
+    check_batch(system.worker.batch_size, system.worker.left_out, problem.sizes)
     mask = jnp.asarray(attacks.byzantine_mask(problem.num_workers, byzantine))
     keys = keys_lib.split(seed)
     every = max(len(schedule), 1) if every is None else every

@@ -32,6 +32,7 @@ class Inspection(NamedTuple):
         evaluations: mini-batch losses or gradients per answer.
         bits: size of an answer.
         batch_size: examples per mini-batch.
+        left_out: examples of each shard that the worker does not draw from.
         state: shapes of a run's state with one open question, leaves without the axis of runs.
         memory_advice: of the server.
     """
@@ -39,6 +40,7 @@ class Inspection(NamedTuple):
     evaluations: int
     bits: int
     batch_size: int
+    left_out: int
     state: simulation.Run
     memory_advice: Callable[[str, int, int, int], str] | None
 
@@ -98,6 +100,7 @@ def _build_once(build: SystemFactory, problem: Problem, points: Any) -> Inspecti
                 evaluations=worker.evaluations,
                 bits=simulation.bits_per_answer(system, problem),
                 batch_size=worker.batch_size,
+                left_out=worker.left_out,
                 state=state,
                 memory_advice=system.server.memory_advice,
             )
