@@ -6,7 +6,8 @@
 The recorded run becomes a problem whose workers answer what they answered. The simulator
 processes these answers in the order of the journal, with `outstanding` delivery and with the
 directions that it draws itself. On a CPU, x, y and the rest of the server's state must end with
-the same bits as in the recorded run. The exit code is 0 if they do, and 1 otherwise.
+the same bits as in the recorded run. The exit code is 0 if they do. It is 1 if they do not, or
+if a part of the journal could not be replayed, because it is damaged or incomplete.
 """
 
 import pathlib
@@ -106,11 +107,13 @@ class Verification(NamedTuple):
     Attributes:
         events: number of answers replayed.
         differing: names of the arrays in which the server's state and the simulator's differ.
+        unread: what of the journal was not replayed, and why; empty if all of it was.
         run: the simulated run.
     """
 
     events: int
     differing: list[str]
+    unread: str
     run: simulation.Run
 
 
@@ -149,13 +152,16 @@ def verify(path: Any, data_dir: str | None = None) -> Verification:
     problem, _ = config.problem(data_dir)
     machine, system = run_config.machine(config, problem), config.system(problem)
     fingerprint, by_seed = run_config.fingerprint(config), run_config.draws_by_seed(config)
-    arrivals = journal.read(path / "arrivals.log", fingerprint)
+    found = journal.contents(path / "arrivals.log", fingerprint)
+    arrivals, unread = found.arrivals, found.damage
+    if found.rest and not unread:
+        unread = f"the journal ends with {found.rest} bytes of an incomplete record"
     core = ServerCore(machine, Limits(), by_seed=by_seed, log=lambda arrival: None)
     if (path / "checkpoint.npz").exists():
         restore_checkpoint(core, path / "checkpoint.npz", fingerprint)
     apply_arrivals(core, arrivals[core.events :])
     run = replay(system.server, machine.shape, arrivals, problem.x0, config.seed)
-    return Verification(len(arrivals), machine.differing(run.server), run)
+    return Verification(len(arrivals), machine.differing(run.server), unread, run)
 
 
 def main(argv: list[str]) -> int:
@@ -174,6 +180,9 @@ def main(argv: list[str]) -> int:
         return 2
     if found.differing:
         print(f"{found.events} arrivals replayed: {', '.join(found.differing)} differ")
+    if found.unread:
+        print(f"{found.events} arrivals replayed, not all: {found.unread}", file=sys.stderr)
+    if found.differing or found.unread:
         return 1
     print(f"{found.events} arrivals replayed: the simulator ends with the same bits")
     return 0

@@ -145,8 +145,8 @@ class ServedRun:
         self.folder.claim()
         known = self.folder.path, self.fingerprint, machine.shape, config.workers
         self.store = Store(*known)
-        if removed := self.store.removed_bytes:
-            text = f"removed an incomplete record of {removed} bytes from the journal"
+        if set_aside := self.store.set_aside:
+            text = f"moved an incomplete last record of the journal to {set_aside}"
             print(text, file=sys.stderr)
         self.core = ServerCore(
             machine,

@@ -64,9 +64,9 @@ class Store:
         return self.path / "checkpoint.npz"
 
     @property
-    def removed_bytes(self) -> int:
-        """The size of an incomplete record that was removed from the journal."""
-        return self._journal.removed_bytes
+    def set_aside(self) -> pathlib.Path | None:
+        """The file to which an incomplete last record of the journal was moved, if any."""
+        return self._journal.set_aside
 
     def append(self, arrival: Arrival) -> None:
         """Records an arrival; to be passed to `ServerCore` as `log`."""
@@ -120,7 +120,11 @@ class Store:
 
 
 def _read_checkpoint(path: pathlib.Path, fingerprint: str) -> dict[str, np.ndarray]:
-    state = files.load_arrays(path)
+    try:
+        state = files.load_arrays(path)
+    except InvalidConfig as error:
+        advice = "move it away, and the server makes it again from arrivals.log, which has all"
+        raise InvalidConfig(f"{path} is damaged: {advice} answers") from error
     if str(state.pop("fingerprint", "")) != fingerprint:
         raise InvalidConfig(f"{path} belongs to another run: choose another --out")
     return state
