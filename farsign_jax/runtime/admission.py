@@ -87,11 +87,14 @@ class Admission:
         if name != "hello":
             await self._reject(context, "INVALID_ARGUMENT", "no hello")
         if hello.protocol != messages.PROTOCOL:
-            reason = f"the worker uses protocol {hello.protocol}, not {messages.PROTOCOL}"
-            await self._reject(context, "FAILED_PRECONDITION", reason)
+            details = f"the worker uses protocol {hello.protocol}, not {messages.PROTOCOL}"
+            await self._reject(context, "FAILED_PRECONDITION", "another protocol", details)
         return hello
 
-    async def _reject(self, context: Any, code: str, reason: str) -> NoReturn:
+    async def _reject(
+        self, context: Any, code: str, reason: str, details: str | None = None
+    ) -> NoReturn:
+        """Aborts with `details`, and counts the `reason`, of which there are only a few."""
         self.rejected[reason] += 1
-        await context.abort(getattr(grpc.StatusCode, code), reason)
+        await context.abort(getattr(grpc.StatusCode, code), details or reason)
         raise AssertionError("abort raises")

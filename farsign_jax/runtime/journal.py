@@ -26,6 +26,10 @@ _FORMAT = 1
 _PREFIX = struct.Struct("<IIid")  # worker, number, version, seconds
 
 
+class NotRecorded(Exception):
+    """An arrival could not be written, so that it must not be applied; with the reason."""
+
+
 class Arrival(NamedTuple):
     """One accepted answer.
 
@@ -108,15 +112,23 @@ class Journal:
         os.lseek(self._file, found.end, os.SEEK_SET)
 
     def append(self, arrival: Arrival) -> None:
-        """Passes a record to the operating system; a killed process loses no record."""
+        """Passes a record to the operating system; a killed process loses no record.
+
+        Raises:
+            NotRecorded: if it cannot be written; the file is as it was before.
+        """
         worker, number, version, seconds, value = arrival
         body = _PREFIX.pack(worker, number, version, seconds) + value.tobytes()
         checksum = zlib.crc32(body, self._checksum)
         record = checksum.to_bytes(4, "little") + body
-        written = os.write(self._file, record)
+        try:
+            written = os.write(self._file, record)
+        except OSError as error:
+            raise NotRecorded(f"{self.path}: {error.strerror}") from error
         if written != len(record):  # remove the incomplete record
             os.ftruncate(self._file, os.lseek(self._file, -written, os.SEEK_CUR))
-            raise OSError(f"{self.path}: {written} of {len(record)} bytes written: disk full?")
+            text = f"{written} of {len(record)} bytes written: is the disk full?"
+            raise NotRecorded(f"{self.path}: {text}")
         self._checksum = checksum
 
     def sync(self) -> None:

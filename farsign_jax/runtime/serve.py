@@ -23,8 +23,8 @@ from farsign_jax.runtime.limits import Limits
 from farsign_jax.validation import require
 
 try:
-    from farsign_jax.runtime import service
-    from farsign_jax.runtime.connection import ConnectionLimits, Security
+    from farsign_jax.runtime import console, service
+    from farsign_jax.runtime.connection import ConnectionLimits, Security, most_connections
     from farsign_jax.runtime.grpc_server import GrpcServer
     from farsign_jax.runtime.tls import AllowList
 except ModuleNotFoundError as error:
@@ -82,6 +82,7 @@ def serve() -> None:
     workers = service.config_of(FLAGS).workers
     rule = f"need 1 <= --wait_for <= {workers} workers: got {FLAGS.wait_for}"
     require(1 <= FLAGS.wait_for <= workers, rule)
+    connections = most_connections(workers)
     limits = Limits(*(getattr(FLAGS, name) for name in Limits.__dataclass_fields__))
     security = load_security(FLAGS, host, workers)
     run = service.ServedRun(FLAGS, limits)
@@ -90,14 +91,17 @@ def serve() -> None:
         run_config.to_json(run.config),
         run.fingerprint,
         security=security,
-        limits=ConnectionLimits(FLAGS.silence, FLAGS.ping, wait_for=FLAGS.wait_for),
+        limits=ConnectionLimits(
+            FLAGS.silence, FLAGS.ping, connections=connections, wait_for=FLAGS.wait_for
+        ),
         began=run.store.seconds,
     )
 
     async def start() -> str:
         return f"at {host}:{await server.start(f'{host}:{port}')}"
 
-    asyncio.run(run.run(server, start))
+    with console.unstoppable(server.rejected):
+        asyncio.run(run.run(server, start))
 
 
 if __name__ == "__main__":

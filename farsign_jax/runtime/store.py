@@ -69,7 +69,11 @@ class Store:
         return self._journal.set_aside
 
     def append(self, arrival: Arrival) -> None:
-        """Records an arrival; to be passed to `ServerCore` as `log`."""
+        """Records an arrival; to be passed to `ServerCore` as `log`.
+
+        Raises:
+            NotRecorded: if it cannot be written.
+        """
         self._journal.append(arrival)
         self.seconds = arrival.seconds
 
