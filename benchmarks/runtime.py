@@ -43,7 +43,7 @@ try:
     from farsign_jax.runtime.connection import Security
     from farsign_jax.runtime.grpc_server import GrpcServer
     from farsign_jax.runtime.grpc_worker import Credentials, GrpcWorker
-    from farsign_jax.runtime.tls import AllowList
+    from farsign_jax.runtime.allow_list import AllowList
 except ModuleNotFoundError as error:
     commands.missing(error, __name__)
 

@@ -19,6 +19,7 @@ Writes table.md, workers.md, results.csv, results.json and curves.png under --ou
 """
 
 import dataclasses
+import os
 import pathlib
 import sys
 import time
@@ -35,7 +36,7 @@ from farsign_jax.harness import plots, summary
 from farsign_jax.harness.command import main
 from farsign_jax.harness.flags import FLAGS
 from farsign_jax.io import files, provenance, run_folder, tables
-from farsign_jax.runtime import journal, replay
+from farsign_jax.runtime import journal, replay, store
 from farsign_jax.validation import InvalidConfig, lookup, require
 
 try:
@@ -100,6 +101,8 @@ def watch(local: LocalCluster, events: int) -> dict[str, Samples]:
     before, then = 0.0, time.monotonic()
     while local.server.poll() is None:
         time.sleep(1.0)
+        if local.deserted and local.server.poll() is None:
+            raise InvalidConfig(f"all workers have left: {local.failure() or 'see above'}")
         if not (found := local.metrics()):
             continue
         last, now = found, time.monotonic()
@@ -259,6 +262,7 @@ def cluster() -> pathlib.Path:
     out = FLAGS.out or f"results/cluster-{provenance.fingerprint(described)[:8]}"
     folder = run_folder.open_folder(out, described)
     folder.claim()
+    locked = store.lock(folder.path / "lock")
     rows, lines, workers = [], [], []
     for attack in config["attacks"]:
         own = folder.path / attack.replace(":", "-").replace("=", "").replace(",", "-")
@@ -282,6 +286,7 @@ def cluster() -> pathlib.Path:
     files.write_text(folder.path / "table.md", table)
     files.write_text(folder.path / "workers.md", by_worker)
     folder.write_rows(rows)
+    os.close(locked)
     real = [row | {"aggregator": ""} for row in rows if row["method"] == REAL]
     plots.curves(real, folder.path / "curves.png", ("event",))
     print(f"\n{by_worker}\n{table}\nThe results are in {folder.path}")

@@ -4,7 +4,7 @@ import resource
 from typing import NamedTuple
 
 from farsign_jax.runtime import messages
-from farsign_jax.runtime.tls import AllowList
+from farsign_jax.runtime.allow_list import AllowList
 from farsign_jax.validation import require
 
 _RESERVE = 64  # file descriptors for files, metrics and the interpreter

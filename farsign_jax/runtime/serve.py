@@ -24,9 +24,9 @@ from farsign_jax.validation import require
 
 try:
     from farsign_jax.runtime import console, service
+    from farsign_jax.runtime.allow_list import AllowList
     from farsign_jax.runtime.connection import ConnectionLimits, Security, most_connections
     from farsign_jax.runtime.grpc_server import GrpcServer
-    from farsign_jax.runtime.tls import AllowList
 except ModuleNotFoundError as error:
     commands.missing(error, __name__)
 

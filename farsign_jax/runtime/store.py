@@ -46,7 +46,7 @@ class Store:
     ):
         self.path = pathlib.Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.path / "lock")
+        self._lock = lock(self.path / "lock")
         self._fingerprint, self.seconds = fingerprint, 0.0
         try:
             durable = 0
@@ -113,8 +113,10 @@ class Store:
         if path.exists():
             try:
                 for worker, count in json.loads(path.read_text()).items():
-                    strikes[int(worker)] = int(count)
-            except (ValueError, AttributeError, IndexError, TypeError) as error:
+                    if not (worker.isdecimal() and isinstance(count, int) and count >= 0):
+                        raise ValueError(f"{worker!r}: {count!r}")
+                    strikes[int(worker)] = count
+            except (ValueError, AttributeError, LookupError, OverflowError) as error:
                 raise InvalidConfig(f"{path} is damaged ({error})") from error
         return strikes
 
@@ -156,17 +158,17 @@ def apply_arrivals(core: ServerCore, arrivals: np.ndarray) -> None:
         core.apply(int(arrival["worker"]), int(arrival["version"]), value)
 
 
-def _lock(path: pathlib.Path) -> int:
+def lock(path: pathlib.Path) -> int:
     """Locks a file until this process closes it or ends, for whatever reason it ends.
 
     Raises:
         InvalidConfig: if another process has locked it.
     """
-    lock = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        os.close(lock)
-        rule = "is being served: only one server may use a folder"
+        os.close(descriptor)
+        rule = "is in use: only one server may use a folder"
         raise InvalidConfig(f"{path.parent} {rule}") from None
-    return lock
+    return descriptor

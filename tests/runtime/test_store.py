@@ -55,9 +55,7 @@ def test_a_killed_server_resumes_from_checkpoint_and_journal_without_counting_tw
 
 def test_strikes_are_on_disk_before_the_next_message(tmp_path, problem):
     core, store, _ = open_run(tmp_path, problem)
-    with pytest.raises(
-        InvalidConfig, match="is being served: only one server may use a folder"
-    ):
+    with pytest.raises(InvalidConfig, match="is in use: only one server may use a folder"):
         open_run(tmp_path, problem)
     core.strikes[2] = 3
     store.save_strikes(core.strikes)
