@@ -30,6 +30,7 @@ from farsign_jax.attacks import timing as timing_lib
 from farsign_jax.data import partitions
 from farsign_jax.harness.command import main
 from farsign_jax.harness.flags import FLAGS
+from farsign_jax.io import files
 from farsign_jax.validation import lookup
 
 FOLDER = pathlib.Path(__file__).parent / "pages" / "plots"
@@ -247,7 +248,7 @@ def redraw(*wanted: str) -> None:
     """Draws the plots that are named, or all of them."""
     for name in wanted:
         lookup("plot", name, dict.fromkeys(names()))
-    folder = pathlib.Path(FLAGS.out or FOLDER).expanduser()
+    folder = files.expanded(FLAGS.out or FOLDER)
     folder.mkdir(parents=True, exist_ok=True)
     for name in wanted or names():
         path = draw(name, folder)

@@ -48,7 +48,7 @@ def tune() -> pathlib.Path | None:
     if FLAGS.dry_run:
         plan.print_plan(candidates.planned(folder, FLAGS.max_parallel_runs), folder)
         return None
-    scores, steps, rows = {}, {}, {}  # by (method, aggregator)
+    scores, lost, steps, rows = {}, {}, {}, {}  # by (method, aggregator)
 
     def keep(job: Any, columns: dict[str, np.ndarray]) -> None:
         if not (columns["event"][:, -1] == config.events).all():
@@ -57,12 +57,14 @@ def tune() -> pathlib.Path | None:
         attacks = len(job.runs) // groups
         best = columns["test_accuracy"].max(axis=1)
         best = best.reshape(len(config.seeds), groups, points, attacks)
+        diverged = ~np.isfinite(columns["test_loss"][:, -1]).reshape(best.shape)
         for g, a in itertools.product(range(groups), range(attacks)):
             name, attack = job.runs[g * attacks][0], job.runs[a][1]
             step_sizes = job.hyper["step_size"][g].tolist()
             steps[job.method, name] = step_sizes
             mean = best[:, g, :, a].mean(axis=0)
             scores.setdefault((job.method, name), {})[attack] = mean
+            lost.setdefault((job.method, name), {})[attack] = diverged[:, g, :, a].sum(axis=0)
             rows[job.method, name, attack] = [
                 {"method": job.method, "aggregator": name, "attack": attack}
                 | {"partition": config.partition, "seed": seed, "step_size": step}
@@ -83,7 +85,11 @@ def tune() -> pathlib.Path | None:
         chosen = choose(values)
         for i, (step, row) in enumerate(zip(steps[method, name], values, strict=True)):
             mark = " (chosen)" if i == chosen else ""
-            cells = [summary.percent(score) for score in (*row, row.min())]
+            count = [int(lost[method, name][attack][i]) for attack in config.attacks]
+            cells = [
+                summary.percent(row[a]) + summary.mark(count[a], len(config.seeds))
+                for a in (*range(len(row)), int(row.argmin()))
+            ]
             lines.append([f"{method} {name}".strip(), f"{step:.4g}{mark}", *cells])
     table = tables.markdown_table(header, lines)
     files.write_text(folder.path / "table.md", table)
