@@ -15,7 +15,7 @@ import sys
 
 import numpy as np
 
-from farsign_jax.data import dataset, datasets, sources
+from farsign_jax.data import dataset, datasets
 from farsign_jax.io.files import atomic_write
 from farsign_jax.validation import DataError
 
@@ -67,9 +67,9 @@ def main() -> None:
         parser.error(str(error))
     if not arguments.check:
         atomic_write(
-            sources.EMBEDDED, lambda file: np.savez_compressed(file, **subset._asdict())
+            datasets.EMBEDDED, lambda file: np.savez_compressed(file, **subset._asdict())
         )
-        print(f"wrote {sources.EMBEDDED}")
+        print(f"wrote {datasets.EMBEDDED}")
         return
     embedded = datasets.load("mnist_subset")
     for name, built, kept in zip(subset._fields, subset, embedded, strict=True):
