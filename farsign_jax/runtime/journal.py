@@ -7,6 +7,7 @@ written when the machine stopped is removed. It is an error if a checkpoint refe
 that do not exist.
 """
 
+import errno
 import os
 import pathlib
 import struct
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from farsign_jax.io import files
 from farsign_jax.validation import InvalidConfig, require
 
 _MAGIC = b"farsign arrivals"
@@ -70,7 +72,8 @@ class Journal:
         self.path = pathlib.Path(path)
         header = _header(k, fingerprint)
         if not self.path.exists() or self.path.stat().st_size < len(header):
-            self.path.write_bytes(header)
+            with files.naming(self.path):
+                self.path.write_bytes(header)
         self.tail, self._checksum, self.removed_bytes = _read(self.path, header, durable)
         self._file = os.open(self.path, os.O_WRONLY)
         end = self.path.stat().st_size - self.removed_bytes
@@ -78,20 +81,35 @@ class Journal:
         os.lseek(self._file, end, os.SEEK_SET)
 
     def append(self, arrival: Arrival) -> None:
-        """Passes a record to the operating system; a killed process loses no record."""
+        """Passes a record to the operating system; a killed process loses no record.
+
+        Raises:
+            OSError: if it cannot be written, as on a full disk; nothing of it then is.
+        """
         worker, number, version, seconds, value = arrival
         body = _PREFIX.pack(worker, number, version, seconds) + value.tobytes()
         checksum = zlib.crc32(body, self._checksum)
         record = checksum.to_bytes(4, "little") + body
-        written = os.write(self._file, record)
-        if written != len(record):  # remove the incomplete record
-            os.ftruncate(self._file, os.lseek(self._file, -written, os.SEEK_CUR))
-            raise OSError(f"{self.path}: {written} of {len(record)} bytes written: disk full?")
+        written = 0
+        with files.naming(self.path):
+            try:
+                while written < len(record):  # a full disk takes a part, and then none
+                    written += os.write(self._file, record[written:])
+            except OSError:
+                os.ftruncate(self._file, os.lseek(self._file, -written, os.SEEK_CUR))
+                raise
         self._checksum = checksum
 
     def sync(self) -> None:
-        """Writes all records to the disk, so that they also survive a loss of power."""
-        os.fsync(self._file)
+        """Writes all records to the disk, so that they also survive a loss of power.
+
+        Raises:
+            OSError: if that fails, or the file is no longer in its place.
+        """
+        with files.naming(self.path):
+            if not os.path.samestat(os.fstat(self._file), self.path.stat()):
+                raise OSError(errno.ESTALE, "another file is in the place of the journal")
+            os.fsync(self._file)
 
     def close(self) -> None:
         os.close(self._file)

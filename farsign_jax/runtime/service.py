@@ -178,7 +178,7 @@ class ServedRun:
         resumed = f", resumes after {events} answers, {self.resumed} of them from the journal"
         print(f"serving {where}{resumed if events else ''}", flush=True)
         self._now = driver.now
-        ends = (driver.run(), stop.wait(), self._report(driver), self._save())
+        ends = (driver.run(), stop.wait(), self._report(driver), self._save(), self._fail())
         tasks = [asyncio.create_task(each) for each in ends]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -191,12 +191,20 @@ class ServedRun:
             await driver.stop()
             if page is not None:
                 page.close()
-            self.store.save(self.core)
-            self.store.close()
+            try:
+                self.store.save(self.core)
+            finally:
+                self.store.close()
         await self._evaluate()
         self.folder.write_rows(self.rows.rows)
         text = f"{self.core.events} answers were applied; the run is in {self.folder.path}"
         print(text, flush=True)
+
+    async def _fail(self) -> None:
+        """Raises the error that keeps the server from recording what workers send."""
+        while self.store.failure is None:
+            await asyncio.sleep(0.05)
+        raise self.store.failure
 
     async def _save(self) -> None:
         while True:

@@ -10,16 +10,19 @@ came after it: no arrival is lost, and none counts twice. An answer that was rec
 server could reply is part of the run; its worker receives the next question when it returns.
 """
 
+import contextlib
 import fcntl
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 
 from farsign_jax.io import files
 from farsign_jax.runtime.core import ServerCore
 from farsign_jax.runtime.journal import Arrival, Journal
+from farsign_jax.runtime.session import SessionClosed
 from farsign_jax.validation import InvalidConfig
 
 
@@ -35,6 +38,7 @@ class Store:
     Attributes:
         strikes: i64[m], the strikes of earlier sessions of the server.
         seconds: the time of the last arrival, in seconds since the run began.
+        failure: the first error of a file that a message needs, or None.
 
     Raises:
         InvalidConfig: if a file is damaged or belongs to another run, or another server uses
@@ -48,6 +52,7 @@ class Store:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.path / "lock")
         self._fingerprint, self.seconds = fingerprint, 0.0
+        self.failure: OSError | None = None
         try:
             durable = 0
             if self._checkpoint.exists():
@@ -69,9 +74,23 @@ class Store:
         return self._journal.removed_bytes
 
     def append(self, arrival: Arrival) -> None:
-        """Records an arrival; to be passed to `ServerCore` as `log`."""
-        self._journal.append(arrival)
-        self.seconds = arrival.seconds
+        """Records an arrival; to be passed to `ServerCore` as `log`.
+
+        Raises:
+            SessionClosed: if it cannot be written, and is no part of the run: the server must
+                end with `failure`, and the worker will be asked again.
+        """
+        with self._or_stopping():
+            self._journal.append(arrival)
+            self.seconds = arrival.seconds
+
+    @contextlib.contextmanager
+    def _or_stopping(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failure = self.failure or error
+            raise SessionClosed("stopping") from error
 
     def resume(self, core: ServerCore) -> int:
         """Restores the state of a run and returns the number of arrivals from the journal.
@@ -100,9 +119,13 @@ class Store:
         """Writes all strike counts, at every strike.
 
         The number of writes is bounded, since an excluded worker can cause no more strikes.
+
+        Raises:
+            SessionClosed: as `append`.
         """
         counts = {str(i): int(count) for i, count in enumerate(strikes) if count}
-        files.write_json(self.path / "strikes.json", counts, indent=None)
+        with self._or_stopping():
+            files.write_json(self.path / "strikes.json", counts, indent=None)
 
     def _read_strikes(self, workers: int) -> np.ndarray:
         path, strikes = self.path / "strikes.json", np.zeros(workers, np.int64)
