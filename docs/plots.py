@@ -239,7 +239,8 @@ def draw(name: str, folder: pathlib.Path = FOLDER) -> pathlib.Path:
     with plt.rc_context(STYLE):
         figure = KINDS[kind][0](entry)
         path = folder / f"{name}.svg"
-        figure.savefig(path, metadata={"Date": None, "Creator": None})
+        told = {"format": "svg", "metadata": {"Date": None, "Creator": None}}
+        files.atomic_write(path, functools.partial(figure.savefig, **told))
         plt.close(figure)
     return path
 
@@ -249,7 +250,6 @@ def redraw(*wanted: str) -> None:
     for name in wanted:
         lookup("plot", name, dict.fromkeys(names()))
     folder = files.expanded(FLAGS.out or FOLDER)
-    folder.mkdir(parents=True, exist_ok=True)
     for name in wanted or names():
         path = draw(name, folder)
         print(f"{path.stat().st_size / 1024:5.1f} kB  {path.name}", flush=True)
