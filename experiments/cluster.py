@@ -130,7 +130,7 @@ def start(local: LocalCluster, config: dict[str, Any], attack: str) -> tuple[lis
         The kind of each worker, and the process of the adversarial client, or None.
     """
     byzantine, workers = config["byzantine"], config["workers"]
-    directory = pathlib.Path(FLAGS.data_dir or "").expanduser().absolute()
+    directory = files.expanded(FLAGS.data_dir or "").absolute()
     data = [f"--data_dir={directory}"] if FLAGS.data_dir else []
     flags_of_run = [f"--events={config['events']}", f"--seed={config['seed']}"]
     flags_of_run += ["--eval_every=1", "--silence=10"]

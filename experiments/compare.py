@@ -157,8 +157,8 @@ def compare() -> pathlib.Path:
         for e in summary_lib.summarise(mine):
             summary.append(made.labels | e)
             values = [str(value) for value in made.labels.values()]
-            std = e["std"] if len(made.config.seeds) > 1 else None
-            best, last = summary_lib.percent(e["best"], std), summary_lib.percent(e["final"])
+            best = summary_lib.accuracy(e, "best", len(made.config.seeds) > 1)
+            last = summary_lib.accuracy(e, "final")
             lines.append([*values, summary_lib.label(e), e["attack"], best, last])
         curves = "-".join(filter(None, ("curves", made.name)))
         # Against answers, too, as a gradient counts as one evaluation but contains far more

@@ -32,7 +32,7 @@ CONFIG = PanelConfig(
 def quickstart() -> pathlib.Path:
     _, folder, rows, summary = run_panel("quickstart", CONFIG)
     lines = [
-        [e["method"], e["attack"], summary_lib.percent(e["final"]), _verdict(e["final"])]
+        [e["method"], e["attack"], summary_lib.accuracy(e, "final"), _verdict(e["final"])]
         for e in summary
     ]
     table = tables.markdown_table(["method", "attack", "test accuracy, %", "verdict"], lines)

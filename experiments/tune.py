@@ -49,7 +49,7 @@ def tune() -> pathlib.Path | None:
     if FLAGS.dry_run:
         plan.print_plan(candidates.planned(folder, FLAGS.max_parallel_runs), folder)
         return None
-    scores, steps, rows = {}, {}, {}  # by (method, aggregator)
+    scores, lost, steps, rows = {}, {}, {}, {}  # by (method, aggregator)
 
     def keep(job: Any, columns: dict[str, np.ndarray]) -> None:
         if not (columns["event"][:, -1] == config.events).all():
@@ -58,12 +58,14 @@ def tune() -> pathlib.Path | None:
         attacks = len(job.runs) // groups
         last = columns["test_accuracy"][:, -1]  # of the examples held out for validation
         last = last.reshape(len(config.seeds), groups, points, attacks)
+        diverged = ~np.isfinite(columns["test_loss"][:, -1]).reshape(last.shape)
         for g, a in itertools.product(range(groups), range(attacks)):
             name, attack = job.runs[g * attacks][0], job.runs[a][1]
             step_sizes = job.hyper["step_size"][g].tolist()
             steps[job.method, name] = step_sizes
             mean = last[:, g, :, a].mean(axis=0)
             scores.setdefault((job.method, name), {})[attack] = mean
+            lost.setdefault((job.method, name), {})[attack] = diverged[:, g, :, a].sum(axis=0)
             rows[job.method, name, attack] = [
                 {"method": job.method, "aggregator": name, "attack": attack}
                 | {"partition": config.partition, "seed": seed, "step_size": step}
@@ -85,7 +87,11 @@ def tune() -> pathlib.Path | None:
         for i, (step, row) in enumerate(zip(steps[method, name], values, strict=True)):
             edge = ", at the edge" if i in (0, len(values) - 1) else ""
             mark = f" (chosen{edge})" if i == chosen else ""
-            cells = [summary.percent(score) for score in (*row, row.min())]
+            count = [int(lost[method, name][attack][i]) for attack in config.attacks]
+            cells = [
+                summary.percent(row[a]) + summary.mark(count[a], len(config.seeds))
+                for a in (*range(len(row)), int(row.argmin()))
+            ]
             lines.append([f"{method} {name}".strip(), f"{step:.4g}{mark}", *cells])
     table = tables.markdown_table(header, lines)
     files.write_text(folder.path / "table.md", table)

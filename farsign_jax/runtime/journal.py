@@ -96,7 +96,8 @@ class Journal:
         header = _header(k, fingerprint)
         begun = self.path.read_bytes() if _size(self.path) < len(header) else header
         if begun != header and header.startswith(begun):
-            self.path.write_bytes(header)
+            with files.naming(self.path):
+                self.path.write_bytes(header)
         found = _contents(self.path, header, durable)
         require(not found.damage, found.damage)
         rule = f"{self.path} is damaged: the checkpoint includes {durable} arrivals"
@@ -121,19 +122,27 @@ class Journal:
         body = _PREFIX.pack(worker, number, version, seconds) + value.tobytes()
         checksum = zlib.crc32(body, self._checksum)
         record = checksum.to_bytes(4, "little") + body
+        written = 0
         try:
-            written = os.write(self._file, record)
+            while written < len(record):  # a full disk takes a part, and then none
+                written += os.write(self._file, record[written:])
         except OSError as error:
-            raise NotRecorded(f"{self.path}: {error.strerror}") from error
-        if written != len(record):  # remove the incomplete record
             os.ftruncate(self._file, os.lseek(self._file, -written, os.SEEK_CUR))
-            text = f"{written} of {len(record)} bytes written: is the disk full?"
-            raise NotRecorded(f"{self.path}: {text}")
+            raise NotRecorded(f"{self.path}: {error.strerror}") from error
         self._checksum = checksum
 
     def sync(self) -> None:
-        """Writes all records to the disk, so that they also survive a loss of power."""
-        os.fsync(self._file)
+        """Writes all records to the disk, so that they also survive a loss of power.
+
+        Raises:
+            OSError: if that fails.
+            InvalidConfig: if the file is no longer in its place, so that nothing that is
+                recorded would be found again.
+        """
+        there = self.path.exists() and os.path.samestat(os.fstat(self._file), self.path.stat())
+        require(there, f"{self.path} was removed or replaced while the run was served")
+        with files.naming(self.path):
+            os.fsync(self._file)
 
     def close(self) -> None:
         os.close(self._file)

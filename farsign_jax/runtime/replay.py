@@ -21,6 +21,7 @@ from farsign_jax import attacks, simulation
 from farsign_jax.base import Problem, Server, System, Worker
 from farsign_jax.cli import help
 from farsign_jax.config.run_config import RunConfig
+from farsign_jax.io import endings, files
 from farsign_jax.runtime import journal, rows, run_config
 from farsign_jax.runtime.core import ServerCore
 from farsign_jax.runtime.limits import Limits
@@ -147,7 +148,7 @@ def verify(path: Any, data_dir: str | None = None) -> Verification:
     Raises:
         InvalidConfig: if the folder contains no run, or a damaged one.
     """
-    path = pathlib.Path(path)
+    path = files.expanded(path)
     config = load_config(path)
     problem, _ = config.problem(data_dir)
     machine, system = run_config.machine(config, problem), config.system(problem)
@@ -166,25 +167,22 @@ def verify(path: Any, data_dir: str | None = None) -> Verification:
 
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    if help.asked(argv[1:]):
-        print((__doc__ or "").strip())
-        return 0
-    if len(argv) != 2 or argv[1].startswith("-"):
+    with endings.in_one_line():
+        if help.asked(argv[1:]):
+            print((__doc__ or "").strip())
+            return 0
         given = " ".join(argv[1:]) or "none"
-        print(f"error: need the folder of one recorded run: got {given}", file=sys.stderr)
-        return 2
-    try:
+        good = len(argv) == 2 and not argv[1].startswith("-")
+        require(good, f"need the folder of one recorded run: got {given}")
         found = verify(argv[1])
-    except InvalidConfig as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if found.differing:
-        print(f"{found.events} arrivals replayed: {', '.join(found.differing)} differ")
-    if found.unread:
-        print(f"{found.events} arrivals replayed, not all: {found.unread}", file=sys.stderr)
-    if found.differing or found.unread:
-        return 1
-    print(f"{found.events} arrivals replayed: the simulator ends with the same bits")
+        if found.differing:
+            print(f"{found.events} arrivals replayed: {', '.join(found.differing)} differ")
+        if found.unread:
+            text = f"{found.events} arrivals replayed, not all: {found.unread}"
+            print(text, file=sys.stderr)
+        if found.differing or found.unread:
+            return 1
+        print(f"{found.events} arrivals replayed: the simulator ends with the same bits")
     return 0
 
 

@@ -12,12 +12,12 @@ evaluation, as soon as it is measured) and results.json under --out.
 """
 
 import asyncio
-import pathlib
 from typing import Any
 
 from absl import flags
 
 from farsign_jax.cli import commands
+from farsign_jax.io import files
 from farsign_jax.runtime import run_config
 from farsign_jax.runtime.limits import Limits
 from farsign_jax.validation import require
@@ -70,7 +70,7 @@ def load_security(values: Any, host: str, workers: int) -> Security | None:
     if contents is None:
         return None
     key, certificate, authority = contents
-    path = pathlib.Path(values.certificates).expanduser() / "allowed.txt"
+    path = files.expanded(values.certificates) / "allowed.txt"
     return Security(key, certificate, authority, AllowList(path, workers))
 
 

@@ -207,8 +207,10 @@ class ServedRun:
             await driver.stop()
             if page is not None:
                 page.close()
-            self.store.save(self.core)
-            self.store.close()
+            try:
+                self.store.save(self.core)
+            finally:
+                self.store.close()
         await self._evaluate()
         self.folder.write_rows(self.rows.rows)
         text = f"{self.core.events} answers were applied; the run is in {self.folder.path}"

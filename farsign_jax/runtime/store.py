@@ -106,7 +106,7 @@ class Store:
         The number of writes is bounded, since an excluded worker can cause no more strikes.
         """
         counts = {str(i): int(count) for i, count in enumerate(strikes) if count}
-        files.write_text(self.path / "strikes.json", json.dumps(counts) + "\n")
+        files.write_json(self.path / "strikes.json", counts, indent=None)
 
     def _read_strikes(self, workers: int) -> np.ndarray:
         path, strikes = self.path / "strikes.json", np.zeros(workers, np.int64)

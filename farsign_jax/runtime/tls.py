@@ -130,7 +130,7 @@ def make(out: str | os.PathLike, workers: int, hosts: tuple[str, ...]) -> None:
     Raises:
         InvalidConfig: if the folder already contains certificates.
     """
-    out = pathlib.Path(out)
+    out = files.expanded(out)
     require(workers > 0, f"need --workers > 0: got {workers}")
     require(len(hosts) > 0 and all(hosts), "need --hosts, the names or addresses of the server")
     files.check_writable(out)
@@ -156,7 +156,7 @@ def _write_secret(path: pathlib.Path, content: bytes) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise InvalidConfig(f"{path} already exists: choose another --out") from None
-    with os.fdopen(descriptor, "wb") as file:
+    with files.naming(path), os.fdopen(descriptor, "wb") as file:
         file.write(content)
 
 

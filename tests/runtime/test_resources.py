@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import contextlib
 import fcntl
 import os
 import resource
@@ -14,6 +15,7 @@ import time
 import numpy as np
 import pytest
 
+from farsign_jax.io.rows import RowFile, read_rows
 from farsign_jax.runtime import connection, console, journal, metrics
 from farsign_jax.runtime.connection import ConnectionLimits
 from farsign_jax.runtime.journal import Arrival, Journal, NotRecorded
@@ -32,6 +34,17 @@ from tests.runtime.helpers import (
 )
 
 RUN = "0123456789abcdef"
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """The limit of a full disk: what does not fit is not written."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_f20_an_answer_that_cannot_be_recorded_is_asked_for_again():
@@ -61,18 +74,28 @@ def test_f20_a_full_disk_leaves_the_journal_as_it_was(tmp_path):
     arrival = Arrival(0, 0, 0, 0.0, np.ones(2, np.float32))
     opened.append(arrival)
     before = path.read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     for room in (0, 7):  # nothing and a part of a record can be written
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + room, hard))
-        try:
-            with pytest.raises(NotRecorded, match="journal: "):
-                opened.append(arrival)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        with (
+            files_of_at_most(len(before) + room),
+            pytest.raises(NotRecorded, match="journal: "),
+        ):
+            opened.append(arrival)
         assert path.read_bytes() == before
     opened.append(arrival)
     opened.close()
     assert len(journal.read(path)) == 2
+
+
+def test_f20_a_full_disk_leaves_no_part_of_a_row(tmp_path):
+    path = tmp_path / "results.csv"
+    rows = RowFile(path, ["event", "value"], key=("event",))
+    rows.append([{"event": 1, "value": 0.5}])
+    before = path.read_bytes()
+    with files_of_at_most(len(before) + 5), pytest.raises(OSError, match=r"results\.csv"):
+        rows.append([{"event": 2, "value": 0.123456789}])
+    assert path.read_bytes() == before
+    rows.append([{"event": 3, "value": 1.5}])
+    assert [row["event"] for row in read_rows(path)] == [1, 3]
 
 
 def test_failing_writes_are_reported_once(capsys):

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from farsign_jax.harness.report.series import read_rows
+from farsign_jax.io import files
 from farsign_jax.validation import require
 
 MARK = '<meta name="generator" content="experiments.report">'  # of the pages made here
@@ -84,7 +85,7 @@ def gather(places: Sequence[str], out: pathlib.Path) -> tuple[list[Folder], list
     found: dict[pathlib.Path, Folder] = {}
     empty: dict[pathlib.Path, str] = {}
     for place in places:
-        path = pathlib.Path(place).expanduser()
+        path = files.expanded(place)
         require(path.is_dir(), f"{place}: no such folder")
         folders, others = _below(path, path.as_posix(), out.resolve())
         for folder in folders:
