@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
@@ -47,21 +48,34 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
 def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
     """Replaces a file in one step by one that `write(file)` has filled.
 
-    Readers see the old file or the new one, even if the process is killed at any moment.
+    Readers see the old file or the new one, even if the process is killed or the power fails at
+    any moment. No link that someone has put into the folder is followed.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    exclusive = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
         with naming(path):
-            with open(new, "wb") as file:
+            with open(os.open(new, exclusive, 0o666), "wb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(new, path)
+        synchronise_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):  # of a folder that has vanished
             new.unlink(missing_ok=True)
+
+
+def synchronise_folder(path: pathlib.Path) -> None:
+    """Lets the names in a folder survive a loss of power, where the file system can do that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -98,6 +98,7 @@ class Journal:
         if begun != header and header.startswith(begun):
             with files.naming(self.path):
                 self.path.write_bytes(header)
+            files.synchronise_folder(self.path.parent)
         found = _contents(self.path, header, durable)
         require(not found.damage, found.damage)
         rule = f"{self.path} is damaged: the checkpoint includes {durable} arrivals"

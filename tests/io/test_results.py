@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from farsign_jax.io import files, folder_readme, provenance, run_folder, tables
+from farsign_jax.runtime.store import lock
 from farsign_jax.validation import InvalidConfig
 from tests import helpers
 
@@ -204,3 +205,17 @@ def test_a_state_with_any_wrong_byte_is_refused_or_the_same(tmp_path, kind):
         else:
             helpers.assert_same(found, [state["0"], state["1"]])
     assert refused > len(whole) / 2
+
+
+def test_a_planted_link_is_replaced_and_not_followed(tmp_path):
+    private = tmp_path / "private"
+    private.write_text("mine")
+    (tmp_path / "run").mkdir()
+    for name in ("config.json", "lock"):
+        (tmp_path / "run" / name).symlink_to(private)
+    files.write_text(tmp_path / "run" / "config.json", "{}")
+    assert (tmp_path / "run" / "config.json").read_text() == "{}"
+    with pytest.raises(OSError, match="symbolic links"):
+        lock(tmp_path / "run" / "lock")
+    assert private.read_text() == "mine"
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "lock"]
