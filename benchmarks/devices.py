@@ -33,7 +33,7 @@ from farsign_jax.config.sweep_specs import prepare, sweep_specs
 from farsign_jax.harness.command import main
 from farsign_jax.harness.flags import BENCHMARKS, FLAGS, configure
 from farsign_jax.harness.timing import spread
-from farsign_jax.io import provenance, tables
+from farsign_jax.io import files, provenance, tables
 from farsign_jax.validation import require
 
 flags.DEFINE_list("device_counts", ["1", "2", "4", "8"], "Numbers of devices.")
@@ -111,7 +111,7 @@ def devices() -> pathlib.Path | None:
     events = (FLAGS.repeats + 1) * FLAGS.timed_events
     config = dataclasses.replace(configure(CONFIG), events=events)
     if FLAGS.child:
-        print(json.dumps(timed(config, FLAGS.child)))
+        print(files.json_text(timed(config, FLAGS.child)))
         return None
     rows = [row for row in map(in_a_process, counts) if row is not None]
     require(len(rows) > 0, f"need at least {min(counts)} devices: got fewer")

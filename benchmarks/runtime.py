@@ -40,10 +40,10 @@ from farsign_jax.validation import require
 
 try:
     from farsign_jax.runtime import metrics, tls
+    from farsign_jax.runtime.allow_list import AllowList
     from farsign_jax.runtime.connection import Security
     from farsign_jax.runtime.grpc_server import GrpcServer
     from farsign_jax.runtime.grpc_worker import Credentials, GrpcWorker
-    from farsign_jax.runtime.tls import AllowList
 except ModuleNotFoundError as error:
     commands.missing(error, __name__)
 
@@ -84,7 +84,7 @@ async def _serve(dim: int, count: int) -> None:
     while await asyncio.to_thread(sys.stdin.readline):
         used = time.process_time()
         counters = {"events": core.events, "down": server.bytes["down"], "cpu": used}
-        print(json.dumps(counters | {"sessions": len(core.sessions)}), flush=True)
+        print(files.json_text(counters | {"sessions": len(core.sessions)}), flush=True)
     await server.stop()
 
 
@@ -247,7 +247,7 @@ def runtime() -> pathlib.Path | None:
         record["mnist"].append(mnist(count))
         print(record["mnist"][-1], flush=True)
     out = pathlib.Path(FLAGS.out)
-    files.write_text(out / "runtime.json", json.dumps(record, indent=1) + "\n")
+    files.write_json(out / "runtime.json", record)
     files.write_text(out / "runtime.md", report(record))
     print(f"\n{report(record)}\nThe results are in {out}")
     return out

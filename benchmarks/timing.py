@@ -4,7 +4,6 @@ Programs are compiled and called once before the clock starts. Each figure is th
 --repeats timings and is shown with their range.
 """
 
-import json
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +56,7 @@ def write(name: str, record: Mapping[str, Any], text: str) -> pathlib.Path:
     """
     folder = pathlib.Path(FLAGS.out or f"results/{name}")
     record = {"environment": provenance.environment()} | dict(record)
-    files.write_text(folder / f"{name}.json", json.dumps(record, indent=1) + "\n")
+    files.write_json(folder / f"{name}.json", record)
     files.write_text(folder / f"{name}.md", text)
     print(f"\n{text}\nThe results are in {folder}.")
     return folder

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from docs import layers
-from farsign_jax.io import tables
+from farsign_jax.io import files, tables
 
 RESULTS = layers.ROOT / "experiments" / "results"
 BENCHMARKS = layers.ROOT / "benchmarks" / "results"
@@ -31,7 +31,7 @@ def read(path: pathlib.Path) -> list[list[list[str]]]:
     found: list[list[list[str]]] = [[]]
     for line in path.read_text().splitlines():
         if line.startswith("|"):
-            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
             if not set("".join(cells)) <= set("-:"):
                 found[-1].append(cells)
         elif found[-1]:
@@ -75,7 +75,7 @@ def accuracies(name: str, published: bool = False) -> str:
             theirs = table3(name)[method, attack][1].replace("-", "–")
             row.append(f"{cell} ({theirs})" if published else cell)
         rows.append(row)
-    return tables.markdown_table(["", *ATTACKS], rows)
+    return tables.markdown_table(["", *ATTACKS], rows, markup=True)
 
 
 def time_to_accuracy() -> str:
@@ -99,7 +99,7 @@ def time_to_accuracy() -> str:
         rows[2].append(ours[attack][4])
         rows[3].append(least[1])
         rows[4].append(f"{float(least[2]):,.0f}")
-    return tables.markdown_table(["to 80 %", *ATTACKS], rows)
+    return tables.markdown_table(["to 80 %", *ATTACKS], rows, markup=True)
 
 
 def ablation() -> str:
@@ -107,7 +107,7 @@ def ablation() -> str:
     header, *rows = read(RESULTS / "ablation.md")[0]
     columns = [0, header.index("none"), header.index("worst"), len(header) - 1]
     kept = [[f"`{row[0]}`", *(row[column] for column in columns[1:])] for row in rows]
-    return tables.markdown_table(["variant", "none", "worst", "description"], kept)
+    return tables.markdown_table(["variant", "none", "worst", "description"], kept, markup=True)
 
 
 WHOLE, BUFFERS = "25,450 numbers", "buffers on the server"
@@ -132,7 +132,7 @@ def headlines() -> str:
         values = [best(name, method, attack) for attack in ATTACKS]
         rows.append([title, answer, requirement, str(values[0]), str(min(values[1:]))])
     header = ["method", "each answer", "extra requirement", "no attack, %", "worst attack, %"]
-    return tables.markdown_table(header, rows)
+    return tables.markdown_table(header, rows, markup=True)
 
 
 def throughput() -> str:
@@ -158,7 +158,7 @@ def throughput() -> str:
     for name, time, *_ in read(BENCHMARKS / "torch-cpu-epyc-2cores.md")[-1][1:]:
         rows.append([name, "1", time, "", "", ""])
     header = ["", "runs side by side", "µs per event and run", "evaluations/s"]
-    return tables.markdown_table([*header, "times its floor", "compile, s"], rows)
+    return tables.markdown_table([*header, "times its floor", "compile, s"], rows, markup=True)
 
 
 def answers_per_second() -> str:
@@ -167,7 +167,9 @@ def answers_per_second() -> str:
     for size, _, answers, *_ in read(BENCHMARKS / "runtime-cpu-epyc-2cores.md")[0][1:]:
         rows.setdefault(size, []).append(answers)
     header = ["d", *(f"{m} worker{'s' if m > 1 else ''}" for m in (1, 2, 4, 8))]
-    return tables.markdown_table(header, [[size, *answers] for size, answers in rows.items()])
+    return tables.markdown_table(
+        header, [[size, *answers] for size, answers in rows.items()], markup=True
+    )
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
@@ -199,9 +201,8 @@ def rewrite(*names: str) -> None:
     wanted = [pathlib.Path(name).resolve() for name in names]
     for page in list(stale()):
         if not wanted or page in wanted:
-            path = pathlib.Path(FLAGS.out or page.parent).expanduser() / page.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(current(page.read_text()))
+            path = files.expanded(FLAGS.out or page.parent) / page.name
+            files.write_text(path, current(page.read_text()))
             print(path)
 
 

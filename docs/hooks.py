@@ -88,7 +88,7 @@ def options_table(target: str, *others: str) -> str:
         rows.append([f"`{option}`", _default(default), texts[option].replace("|", "\\|")])
     if not rows:
         return "No options.\n"
-    return tables.markdown_table(["option", "default", "meaning"], rows)
+    return tables.markdown_table(["option", "default", "meaning"], rows, markup=True)
 
 
 def _default(value: Any) -> str:
@@ -112,7 +112,7 @@ def settings_table() -> str:
         text = field.metadata["help"].replace("|", "\\|")
         default = "per method" if field.name == "step_size" else f"`{field.default}`"
         rows.append([f"`{field.name}`", default, field.metadata["group"], text])
-    return tables.markdown_table(["field", "default", "about", "meaning"], rows)
+    return tables.markdown_table(["field", "default", "about", "meaning"], rows, markup=True)
 
 
 # Costs.
@@ -143,7 +143,7 @@ def costs_table() -> str:
             ]
         )
     header = ["method", "event", "evaluations per answer", "bits per answer"]
-    return tables.markdown_table([*header, "server, MB", "worker, MB"], lines)
+    return tables.markdown_table([*header, "server, MB", "worker, MB"], lines, markup=True)
 
 
 def _megabytes(tree: Any) -> str:

@@ -165,10 +165,10 @@ def _box(name: str, x: float, y: float) -> str:
 def draw() -> None:
     """Writes the drawing into the folder --out, or into the pages."""
     from farsign_jax.harness.flags import FLAGS
+    from farsign_jax.io.files import expanded, write_text
 
-    path = pathlib.Path(FLAGS.out or DRAWING.parent).expanduser() / DRAWING.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(drawing())
+    path = expanded(FLAGS.out or DRAWING.parent) / DRAWING.name
+    write_text(path, drawing())
     print(path)
 
 

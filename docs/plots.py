@@ -30,6 +30,7 @@ from farsign_jax.attacks import timing as timing_lib
 from farsign_jax.data import partitions
 from farsign_jax.harness.command import main
 from farsign_jax.harness.flags import FLAGS
+from farsign_jax.io import files
 from farsign_jax.validation import lookup
 
 FOLDER = pathlib.Path(__file__).parent / "pages" / "plots"
@@ -238,7 +239,8 @@ def draw(name: str, folder: pathlib.Path = FOLDER) -> pathlib.Path:
     with plt.rc_context(STYLE):
         figure = KINDS[kind][0](entry)
         path = folder / f"{name}.svg"
-        figure.savefig(path, metadata={"Date": None, "Creator": None})
+        told = {"format": "svg", "metadata": {"Date": None, "Creator": None}}
+        files.atomic_write(path, functools.partial(figure.savefig, **told))
         plt.close(figure)
     return path
 
@@ -247,8 +249,7 @@ def redraw(*wanted: str) -> None:
     """Draws the plots that are named, or all of them."""
     for name in wanted:
         lookup("plot", name, dict.fromkeys(names()))
-    folder = pathlib.Path(FLAGS.out or FOLDER).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = files.expanded(FLAGS.out or FOLDER)
     for name in wanted or names():
         path = draw(name, folder)
         print(f"{path.stat().st_size / 1024:5.1f} kB  {path.name}", flush=True)

@@ -100,9 +100,7 @@ def _budgeted(config: PanelConfig, scheme: str) -> PanelConfig:
     return dataclasses.replace(config, events=events, **scaled)
 
 
-BEST = (
-    "Each number is the best of all records of a run, chosen on the test data, mean over seeds."
-)
+BEST = "Each number is the best of all records, chosen on the test data, as a mean over seeds."
 
 
 def ablation() -> pathlib.Path:
@@ -122,12 +120,13 @@ def ablation() -> pathlib.Path:
     for name, variant in chosen.items():
         entries = summary_lib.summarise([row for row in rows if row["variant"] == name])
         summary += [{"variant": name} | entry for entry in entries]
-        best = [entry["best"] for entry in entries]
-        cells = [summary_lib.percent(value) for value in (*best, min(best))]
-        header = ["variant", *(e["attack"] for e in entries), "worst", "method", "what it is"]
+        worst = min(entries, key=lambda entry: entry["best"])
+        cells = [summary_lib.accuracy(entry, "best") for entry in (*entries, worst)]
+        attacks = [tables.markdown_text(entry["attack"]) for entry in entries]
+        header = ["variant", *attacks, "worst", "method", "what it is"]
         lines.append([name, *cells, f"`{variant.method}`", variant.description])
     folder.write_rows(rows, summary)
-    table = tables.markdown_table(header, lines)
+    table = tables.markdown_table(header, lines, markup=True)
     budget = base.events * evaluations(base.directions, "central")
     table = f"{budget:,} evaluations in each run; seeds: {len(base.seeds)}. {BEST}\n\n{table}"
     files.write_text(folder.path / "table.md", table)

@@ -15,13 +15,14 @@ largest staleness, and strikes. At the end of each attack it replays the journal
 lead the simulator to the same bits. With --behaviours none, where the simulator has the same
 attack, it also simulates the recorded schedule with five seeds and compares the accuracies.
 
-Writes table.md, workers.md, results.csv, results.json and curves.png under --out.
+Writes table.md, workers.md, results.csv, results.json and curves.png under --out. Vertical
+lines in curves.png mark strikes, which are invalid messages, and workers that were ejected.
 """
 
 import dataclasses
+import os
 import pathlib
 import sys
-import time
 from typing import Any
 
 import numpy as np
@@ -30,15 +31,17 @@ from absl import flags
 from farsign_jax import attacks, simulation
 from farsign_jax.cli import commands, imports
 from farsign_jax.cli.settings import split
+from farsign_jax.config.checks import parse_seeds
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness import plots, summary
 from farsign_jax.harness.command import main
 from farsign_jax.harness.flags import FLAGS
 from farsign_jax.io import files, provenance, run_folder, tables
-from farsign_jax.runtime import journal, replay
+from farsign_jax.runtime import journal, replay, store
 from farsign_jax.validation import InvalidConfig, lookup, require
 
 try:
+    from experiments.parts.cluster_progress import watch
     from farsign_jax.runtime import metrics
     from farsign_jax.runtime.metrics import Samples
     from farsign_jax.runtime.testing.adversarial_client import BEHAVIOURS
@@ -73,8 +76,8 @@ def experiment_config() -> dict[str, Any]:
     )
     require(workers > 0, f"need workers > 0: got {workers}")
     attacks.byzantine_mask(workers, byzantine)
-    rule = "--seeds is the one seed of the run"
-    require(FLAGS.seeds is None or FLAGS.seeds.isdecimal(), f"{rule}: got {FLAGS.seeds}")
+    seeds = CONFIG.seeds if FLAGS.seeds is None else parse_seeds(FLAGS.seeds)
+    require(len(seeds) == 1, f"a cluster runs one seed, as in --seeds 3,: got {FLAGS.seeds}")
     names = split(FLAGS.attacks or CONFIG.attacks, "attacks")
     for name in names:
         attacks.parse(name)
@@ -90,33 +93,8 @@ def experiment_config() -> dict[str, Any]:
         "attacks": list(names),
         "behaviours": behaviours,
         "events": events,
-        "seed": int(FLAGS.seeds or CONFIG.seeds[0]),
+        "seed": seeds[0],
     }
-
-
-def watch(local: LocalCluster, events: int) -> dict[str, Samples]:
-    """Reports the progress of the server until it ends, and returns its last metrics."""
-    last = local.metrics()
-    before, then = 0.0, time.monotonic()
-    while local.server.poll() is None:
-        time.sleep(1.0)
-        if not (found := local.metrics()):
-            continue
-        last, now = found, time.monotonic()
-        applied = metrics.total(found, "events_total")
-        rate, before, then = (applied - before) / (now - then), applied, now
-        accuracy = found.get("farsign_test_accuracy", {}).get((), float("nan"))
-        staleness = max(found["farsign_staleness"].values())
-        strikes = {
-            dict(labels)["worker"]: int(count)
-            for labels, count in found["farsign_strikes"].items()
-            if count
-        }
-        line = f"{applied:5.0f} of {events} answers, {rate:4.0f}/s, "
-        line += f"accuracy {100 * accuracy:4.1f} %, "
-        line += f"staleness {staleness:.0f}, strikes {strikes or 'none'}"
-        print(line, file=sys.stderr, flush=True)
-    return last
 
 
 def start(local: LocalCluster, config: dict[str, Any], attack: str) -> tuple[list[str], Any]:
@@ -126,7 +104,7 @@ def start(local: LocalCluster, config: dict[str, Any], attack: str) -> tuple[lis
         The kind of each worker, and the process of the adversarial client, or None.
     """
     byzantine, workers = config["byzantine"], config["workers"]
-    directory = pathlib.Path(FLAGS.data_dir or "").expanduser().absolute()
+    directory = files.expanded(FLAGS.data_dir or "").absolute()
     data = [f"--data_dir={directory}"] if FLAGS.data_dir else []
     data += imports.again(FLAGS)
     flags_of_run = [f"--events={config['events']}", f"--seed={config['seed']}"]
@@ -166,20 +144,20 @@ def started(config: dict[str, Any]) -> str:
 
 def run(
     config: dict[str, Any], attack: str, folder: pathlib.Path
-) -> tuple[dict[str, Samples], list[str]]:
+) -> tuple[dict[str, Samples], list[str], list[plots.Mark]]:
     """Runs one cluster from its first process to its last.
 
     Returns:
-        The last metrics of the server, and the kind of each worker.
+        The last metrics of the server, the kind of each worker, and marks for the plot.
     """
     with LocalCluster(folder, config["workers"]) as local:
         kinds, client = start(local, config, attack)
         if client is not None:
             print("begin", file=client.stdin, flush=True)
-        last = watch(local, config["events"])
+        last, marks = watch(local, config["events"])
         if local.server.wait() != 0:
             raise InvalidConfig(f"the server of {attack} failed: see above")
-    return last, kinds
+    return last, kinds, marks
 
 
 def simulate(
@@ -267,11 +245,12 @@ def cluster() -> pathlib.Path:
     out = FLAGS.out or f"results/cluster-{provenance.fingerprint(described)[:8]}"
     folder = run_folder.open_folder(out, described)
     folder.claim()
-    rows, lines, workers = [], [], []
+    locked = store.lock(folder.path / "lock")
+    rows, lines, workers, marks = [], [], [], {}
     for attack in config["attacks"]:
         own = folder.path / attack.replace(":", "-").replace("=", "").replace(",", "-")
         print(f"{attack}: starting {started(config)}", file=sys.stderr, flush=True)
-        last, kinds = run(config, attack, own)
+        last, kinds, marks[attack] = run(config, attack, own)
         line, recorded = evaluate(config, attack, own)
         lines.append(line)
         rows += recorded
@@ -290,8 +269,9 @@ def cluster() -> pathlib.Path:
     files.write_text(folder.path / "table.md", table)
     files.write_text(folder.path / "workers.md", by_worker)
     folder.write_rows(rows)
+    os.close(locked)
     real = [row | {"aggregator": ""} for row in rows if row["method"] == REAL]
-    plots.curves(real, folder.path / "curves.png", ("event",))
+    plots.curves(real, folder.path / "curves.png", ("event",), marks)
     print(f"\n{by_worker}\n{table}\nThe results are in {folder.path}")
     return folder.path
 

@@ -157,8 +157,8 @@ def compare() -> pathlib.Path:
         for e in summary_lib.summarise(mine):
             summary.append(made.labels | e)
             values = [str(value) for value in made.labels.values()]
-            std = e["final_std"] if len(made.config.seeds) > 1 else None
-            last, best = summary_lib.percent(e["final"], std), summary_lib.percent(e["best"])
+            last = summary_lib.accuracy(e, "final", len(made.config.seeds) > 1)
+            best = summary_lib.accuracy(e, "best")
             lines.append([*values, summary_lib.label(e), e["attack"], last, best])
         curves = "-".join(filter(None, ("curves", made.name)))
         # Against answers, too, as a gradient counts as one evaluation but contains far more

@@ -3,9 +3,9 @@
     python -m experiments.list
     python -m experiments.list attacks krum
 
-Without arguments, the command prints the names of all registries. With the names of registries,
-or of entries, whatever their registry, it also prints the options with the defaults, which are
-given as in `alie:z=0.5,ddof=1`, and what a bare name stands for where that differs. It writes no
+Without arguments, the command prints the names of all registries. With names of registries, or
+of entries, it also prints the options with the defaults, which are given as
+in `alie:z=0.5,ddof=1`, and what a bare name stands for where that differs. It writes no
 files.
 """
 
@@ -165,7 +165,7 @@ def _lines(entry: Entry, width: int, with_options: bool) -> list[str]:
 
 
 def show(*names: str) -> None:
-    """Prints the registries of these names, or the entries of these names, or all registries."""
+    """Prints the registries and the entries of these names, or all registries."""
     made = {name: make() for name, make in REGISTRIES.items()}
     chosen: dict[str, list[Entry]] = {} if names else made
     for name in names:

@@ -36,7 +36,7 @@ CAPTION = "Test accuracy at the last record, mean over seeds. A method survives 
 def quickstart() -> pathlib.Path:
     _, folder, rows, summary = run_panel("quickstart", CONFIG)
     lines = [
-        [e["method"], e["attack"], summary_lib.percent(e["final"]), _verdict(e["final"])]
+        [e["method"], e["attack"], summary_lib.accuracy(e, "final"), _verdict(e["final"])]
         for e in summary
     ]
     table = tables.markdown_table(["method", "attack", "test accuracy, %", "verdict"], lines)

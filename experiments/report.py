@@ -61,7 +61,7 @@ def recipe_of(name: str) -> reproduce.Recipe | None:
 
 
 def report(*named: str) -> pathlib.Path:
-    out = pathlib.Path(FLAGS.out or "results/report").expanduser()
+    out = files.expanded(FLAGS.out or "results/report")
     file = out / "index.html"
     require(not out.exists() or out.is_dir(), f"{out} is a file: --out names a folder")
     rule = f"{file} was not written by this command: choose another --out"

@@ -137,8 +137,8 @@ def accuracy_table(given: panel_config.PanelConfig, summary: list) -> tuple[list
             [
                 name,
                 e["attack"],
-                summary_lib.percent(e["final"], e["final_std"]),
-                summary_lib.percent(e["best"], e["std"]),
+                summary_lib.accuracy(e, "final", with_std=True),
+                summary_lib.accuracy(e, "best", with_std=True),
                 _or_dash(best, "{:.1f}"),
             ]
             + [_or_dash(e[f"evaluations_to_{t}"]) for t in (80, 85)]

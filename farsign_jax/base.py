@@ -112,11 +112,9 @@ class Recall(Protocol):
 class Server(NamedTuple):
     """A method's server: pure functions of its state.
 
-    A state has `params` f32[d], the iterate, and `step` i32[], which measures staleness: the
-    updates of the iterate so far.
+    A state has `params` f32[d], the iterate, and `step` i32[], the updates of it so far.
 
-    A server that keeps no memory of what each worker has reported leaves `recall` out. The
-    driver then remembers, if an attack wants to know, what can be compared between workers:
+    Without `recall`, the driver remembers for an attack what can be compared between workers:
     whole gradients, and answers about directions if `comparable` is set.
 
     Attributes:
@@ -128,9 +126,9 @@ class Server(NamedTuple):
         scheduled: names of the fields of the state that the order of arrivals alone decides.
             Runs that have a schedule in common have these fields in common.
         comparable: whether answers of different workers about directions may be compared.
-        memory_advice: what to do if a run does not fit into the memory of a device, or None:
-            `(field, size, rest, available) -> text`, with the largest field of the state, its
-            bytes, the bytes that the run needs beside it, and those of the device.
+        memory_advice: what to do if a run does not fit into a device, or None: `(field, size,
+            rest, available) -> text`, with the largest field of the state and its bytes, those
+            that the run needs beside it, and those of the device.
         in_rounds: whether it combines the answers of an event: it needs a schedule i32[T, s].
     """
 
@@ -188,6 +186,7 @@ class Worker(NamedTuple):
         respond: answers one query.
         evaluations: mini-batch losses or gradients computed per answer.
         batch_size: examples per mini-batch, at most those of the smallest shard.
+        left_out: examples of each shard that the worker does not draw from.
         encode: makes the message from the measured value, or None if they are the same.
         bits: size of an answer; None means 32 bits per number.
         touched: `(shard, key) -> i32[b]`, the rows of the `Table`s in the state that the answer
@@ -201,6 +200,7 @@ class Worker(NamedTuple):
     encode: Encode | None = None
     bits: int | None = None
     touched: Callable[["Shard", Key], Array] | None = None
+    left_out: int = 0
 
 
 class Forge(Protocol):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from farsign_jax import attacks, directions, models, oracles, problems
+from farsign_jax import attacks, directions, models, oracles, problems, programs
 from farsign_jax.base import System
 from farsign_jax.methods import far_sign_parts as parts
 from farsign_jax.methods.far_sign import far_sign
@@ -94,7 +94,10 @@ def memory_of(pid):
 
 @contextlib.contextmanager
 def compilations():
-    """Collects the names of the programs compiled inside the block."""
+    """Collects the names of the programs compiled inside the block.
+
+    Nothing is released there: a program would be compiled again, and be counted.
+    """
     names: list[str] = []
 
     class Handler(logging.Handler):
@@ -109,7 +112,9 @@ def compilations():
     logger.propagate = False
     jax.config.update("jax_log_compiles", True)
     try:
-        yield names
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(programs, "MAX_MAPS", 60_000)
+            yield names
     finally:
         jax.config.update("jax_log_compiles", False)
         logger.removeHandler(handler)

@@ -1,9 +1,7 @@
 """Schedules in files: saved ones, and traces of arrivals that were recorded elsewhere."""
 
-import io
 import os
 import pathlib
-import zipfile
 from typing import Any
 
 import numpy as np
@@ -11,9 +9,6 @@ import numpy as np
 from farsign_jax.arrivals.schedule import Schedule, as_schedule, check_schedule
 from farsign_jax.io import files
 from farsign_jax.validation import InvalidConfig, require
-
-# The exceptions that reading a damaged archive, or an .npy file, can raise.
-_DAMAGED = (ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile)
 
 
 def save(path: str | os.PathLike, schedule: Schedule) -> None:
@@ -36,12 +31,8 @@ def load(path: str | os.PathLike) -> Schedule:
         FileNotFoundError: if there is no such file.
         InvalidConfig: if the file is damaged, or does not contain a schedule.
     """
-    try:
-        content = pathlib.Path(path).read_bytes()  # a missing file is not a damaged one
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            schedule = Schedule(arrays["workers"], arrays.get("times"))
-    except _DAMAGED as error:
-        raise InvalidConfig(f"{path} is not a saved schedule: {error}") from error
+    with files.opened(path, "is not a saved schedule") as arrays:
+        schedule = Schedule(arrays["workers"], arrays.get("times"))
     most = int(schedule.workers.max(initial=0)) if schedule.workers.dtype.kind in "iu" else 0
     try:
         return check_schedule(schedule, min(most, 2**31 - 2) + 1)
@@ -72,7 +63,7 @@ def trace(path: str | os.PathLike, num_workers: int, num_events: int | None = No
     try:
         if path.suffix == ".npz":
             return _first(load(path), num_workers, num_events, path)
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise InvalidConfig(f"cannot read a trace of arrivals: {path}: {why}") from None

@@ -5,7 +5,6 @@ imported side by side.
 """
 
 import ipaddress
-import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -14,8 +13,8 @@ import jax
 from absl import flags
 
 from farsign_jax.cli import help, imports
-from farsign_jax.io import cache, files, run_folder
-from farsign_jax.validation import DataError, InvalidConfig, require
+from farsign_jax.io import cache, endings, files, run_folder
+from farsign_jax.validation import InvalidConfig, require
 
 
 def address(flag: str, text: str) -> tuple[str, int]:
@@ -71,7 +70,7 @@ def certificates_of(values: Any, flag: str, host: str, *names: str) -> list[byte
     require(values.certificates is not None, rule)
     found = []
     for name in names:
-        path = pathlib.Path(values.certificates).expanduser() / name
+        path = files.expanded(values.certificates) / name
         try:
             found.append(path.read_bytes())
         except OSError as error:
@@ -114,7 +113,7 @@ def missing(error: ModuleNotFoundError, name: str) -> NoReturn:
                 print(f"{help.text(kind, doc, {}, {}, {})}\n\nIts options need more: {text}")
                 sys.exit(0)
             if name == "__main__":
-                fail(text)
+                endings.fail(text)
             raise ModuleNotFoundError(text, name=error.name) from None
     raise error
 
@@ -129,19 +128,13 @@ def prepare_jax() -> None:
     cache.keep_programs()
 
 
-def fail(error: Any) -> NoReturn:
-    """Prints an error in one line and ends the command with exit code 2."""
-    print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
-    sys.exit(2)
-
-
 def main(
     command: Callable[[], Any],
     values: flags.FlagValues,
     description: str | None,
     own: Sequence[str] | None = None,
 ) -> None:
-    """Runs a command: bad input ends in one line and exit code 2, Ctrl-C in exit code 130.
+    """Runs a command, which ends as `endings.in_one_line` says.
 
     Args:
         command: returns the folder that it wrote, or None.
@@ -149,24 +142,17 @@ def main(
         description: the docstring of its module, the head of --help.
         own: the flags that --help shows; None: all.
     """
-    if kind := help.asked(sys.argv[1:]):
-        groups = {"": list(values) if own is None else own}
-        print(help.text(kind, description or "", values, groups, {}))
-        sys.exit(0)
-    try:
-        rest = values(sys.argv)
+    with endings.in_one_line():
+        if kind := help.asked(sys.argv[1:]):
+            groups = {"": list(values) if own is None else own}
+            print(help.text(kind, description or "", values, groups, {}))
+            sys.exit(0)
+        try:
+            rest = values(sys.argv)
+        except flags.Error as error:
+            endings.fail(help.plain(error))
         require(len(rest) == 1, f"unexpected argument {rest[-1]!r}: options start with --")
         imports.load(imports.asked(values))
         where = command()
         if where is not None:
             run_folder.describe(where)
-    except flags.Error as error:
-        fail(help.plain(error))
-    except (InvalidConfig, DataError) as error:
-        fail(error)
-    except OSError as error:
-        if error.errno not in files.DENIED:
-            raise
-        fail(f"{error.filename or 'a file'}: {error.strerror}")
-    except KeyboardInterrupt:
-        sys.exit(130)

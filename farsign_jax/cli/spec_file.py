@@ -12,7 +12,6 @@ as ByzFL has them, are one each. `farsign_jax.interop.byzfl` documents the names
 
 import contextlib
 import json
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from farsign_jax.config.panel_config import usual
 from farsign_jax.config.systems import parse_method
 from farsign_jax.data import partitions
 from farsign_jax.interop import byzfl
+from farsign_jax.io import files
 from farsign_jax.validation import InvalidConfig, lookup, require
 
 PRE = "pre_aggregators"
@@ -44,7 +44,7 @@ def read(
         InvalidConfig: if the file is not there, not an object, or names what does not exist.
     """
     try:
-        found = json.loads(pathlib.Path(path).expanduser().read_text())
+        found = json.loads(files.expanded(path).read_text())
     except OSError as error:
         raise InvalidConfig(f"--spec {path}: {error.strerror}") from error
     except ValueError as error:

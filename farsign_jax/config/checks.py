@@ -132,7 +132,7 @@ def check_distinct(name: str, values: Sequence[Any]) -> None:
 
 
 def seeds_text(seeds: Sequence[int]) -> str:
-    """Seeds as `parse_seeds` takes them: a count, or a list, that of a single seed with a comma."""
+    """Seeds as `parse_seeds` takes them: a count, or a list, of a single seed with a comma."""
     if list(seeds) == list(range(len(seeds))):
         return str(len(seeds))
     return ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")

@@ -24,7 +24,7 @@ from farsign_jax.config.settings import (
 )
 from farsign_jax.config.sweep_specs import prepare, sweep_specs
 from farsign_jax.data.datasets import DATASETS
-from farsign_jax.io import tables
+from farsign_jax.io import files, tables
 from farsign_jax.methods import METHODS
 from farsign_jax.problems.metrics import Measure
 from farsign_jax.validation import InvalidConfig
@@ -81,7 +81,7 @@ class RunConfig(RunSettings):
         Raises:
             InvalidConfig: if the model is not a text.
         """
-        return json.dumps(self.to_dict(), sort_keys=True)
+        return files.json_text(self.to_dict(), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "RunConfig":
@@ -131,7 +131,8 @@ class RunConfig(RunSettings):
         """Server, honest worker and attack of the run."""
         spec = systems.system_spec(self, self.method, self.aggregator, self.attack)
         system = spec(problem, self.hyper)
-        simulation.check_batch(system.worker.batch_size, problem.sizes)
+        worker = system.worker
+        simulation.check_batch(worker.batch_size, worker.left_out, problem.sizes)
         return system
 
     def run(

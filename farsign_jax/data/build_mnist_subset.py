@@ -15,9 +15,9 @@ import sys
 
 import numpy as np
 
-from farsign_jax.data import dataset, datasets, sources
+from farsign_jax.data import dataset, datasets
+from farsign_jax.io import endings
 from farsign_jax.io.files import atomic_write
-from farsign_jax.validation import DataError
 
 
 def select(images: np.ndarray, labels: np.ndarray, per_class: int) -> np.ndarray:
@@ -61,15 +61,12 @@ def main() -> None:
     text = "Compare with the embedded file instead of writing it."
     parser.add_argument("--check", action="store_true", help=text)
     arguments = parser.parse_args()
-    try:
-        subset = build(datasets.load("mnist", arguments.data_dir))
-    except DataError as error:
-        parser.error(str(error))
+    subset = build(datasets.load("mnist", arguments.data_dir))
     if not arguments.check:
         atomic_write(
-            sources.EMBEDDED, lambda file: np.savez_compressed(file, **subset._asdict())
+            datasets.EMBEDDED, lambda file: np.savez_compressed(file, **subset._asdict())
         )
-        print(f"wrote {sources.EMBEDDED}")
+        print(f"wrote {datasets.EMBEDDED}")
         return
     embedded = datasets.load("mnist_subset")
     for name, built, kept in zip(subset._fields, subset, embedded, strict=True):
@@ -79,4 +76,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with endings.in_one_line():
+        main()

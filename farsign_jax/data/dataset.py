@@ -1,10 +1,11 @@
 """The type of a data set, and the descriptions of where data sets come from."""
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
 
-from farsign_jax.validation import require
+from farsign_jax.validation import DataError
 
 
 class Dataset(NamedTuple):
@@ -28,6 +29,59 @@ class Dataset(NamedTuple):
         return int(self.train_labels.max()) + 1
 
 
+class Contents(NamedTuple):
+    """What is known of a data set, by which its files are told from those of another one.
+
+    Attributes:
+        image: height, width and channels.
+        train: the number of training examples of each class.
+        test: the number of test examples of each class.
+        brightness: the mean of the training images, bytes as 0..1.
+        digest: the `digest` of the examples, or "" if it is not known.
+    """
+
+    image: tuple[int, int, int]
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+    brightness: float
+    digest: str = ""
+
+    def difference(self, dataset: Dataset) -> str:
+        """Says how a data set that `check_data` accepts differs from this one, else ""."""
+        image = dataset.train_images.shape[1:]
+        if image != self.image:
+            return f"images are {_sizes(image)} instead of {_sizes(self.image)}"
+        parts = (
+            ("training", dataset.train_labels, self.train),
+            ("test", *dataset[3:], self.test),
+        )
+        for part, labels, known in parts:
+            counts = np.bincount(labels).tolist()
+            if counts != list(known):
+                return f"{part} examples per class are {counts} instead of {list(known)}"
+        brightness = dataset.train_images.mean() / 255
+        if abs(brightness - self.brightness) > _BRIGHTNESS:
+            return f"the mean of its pixels is {brightness:.3f} instead of {self.brightness}"
+        return "" if self.digest in ("", digest(dataset)) else "some of its bytes are others"
+
+
+_BRIGHTNESS = 0.03  # the means of known data sets of equal counts differ by twice as much
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape))
+
+
+def digest(dataset: Dataset) -> str:
+    """Returns a digest of the examples; their order does not matter."""
+    total = hashlib.sha256()
+    for images, labels in (dataset[:2], dataset[2:]):
+        pairs = zip(images, labels.tolist(), strict=True)
+        sums = [hashlib.sha256(image.tobytes() + bytes([label])) for image, label in pairs]
+        total.update(b"".join(sorted(each.digest() for each in sums)))
+    return total.hexdigest()
+
+
 class IdxSource(NamedTuple):
     """A data set that can be downloaded as four IDX files.
 
@@ -35,25 +89,48 @@ class IdxSource(NamedTuple):
         url: the address of the folder of the files.
         md5: the MD5 sums of the gzipped files, in the order of `idx.IDX_FILES`.
         description: a description for help texts.
+        contents: what is known of it; None accepts any data set.
     """
 
     url: str
     md5: tuple[str, str, str, str]
     description: str = ""
+    contents: Contents | None = None
 
 
 class LocalSource(NamedTuple):
-    """A data set without IDX files: part of the package, or prepared by tensorflow-datasets.
+    """A data set that is not downloaded: part of the package, or in the folder --data_dir.
 
     Attributes:
         description: a description for help texts.
+        contents: what is known of it; None accepts any data set.
     """
 
     description: str
+    contents: Contents | None = None
 
 
 def check_data(dataset: Dataset) -> None:
-    """Raises `InvalidConfig` unless there are images of bytes and one label for each."""
-    for images, labels in (dataset[:2], dataset[2:]):
-        require(images.ndim == 4 and images.dtype == np.uint8, f"not images: {images.shape}")
-        require(len(images) == len(labels) > 0, f"{len(images)} images, {len(labels)} labels")
+    """Raises `DataError` unless the arrays are those of a classification problem."""
+    train, test = dataset.train_images, dataset.test_images
+    for part, images, labels in (("training", *dataset[:2]), ("test", *dataset[2:])):
+        if images.ndim != 4 or images.dtype != np.uint8 or not images.size:
+            found = f"{images.dtype}[{', '.join(map(str, images.shape))}]"
+            raise DataError(
+                f"{part} images are bytes [N, height, width, channels]: got {found}"
+            )
+        if labels.ndim != 1 or labels.dtype != np.int32:
+            found = f"{labels.dtype}[{', '.join(map(str, labels.shape))}]"
+            raise DataError(f"{part} labels are int32[N]: got {found}")
+        if len(images) != len(labels):
+            raise DataError(f"{len(images)} {part} images, {len(labels)} {part} labels")
+    if train.shape[1:] != test.shape[1:]:
+        sizes = f"{_sizes(train.shape[1:])} for training, {_sizes(test.shape[1:])} for testing"
+        raise DataError(f"all images have one size: got {sizes}")
+    low, high = int(dataset.train_labels.min()), int(dataset.train_labels.max())
+    rule = "labels are the classes 0, 1, ..., C - 1, at least two of them in the training set"
+    if low != 0 or high == 0:
+        raise DataError(f"{rule}: got {low}..{high}")
+    low, last = int(dataset.test_labels.min()), int(dataset.test_labels.max())
+    if low < 0 or last > high:
+        raise DataError(f"{rule}: got {low}..{last} in the test set, 0..{high} in training")

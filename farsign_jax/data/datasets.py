@@ -1,23 +1,30 @@
 """Data sets by name, as NumPy arrays.
 
-`load` tries these sources in turn: the decoded arrays that it cached last time; a directory
-prepared by tensorflow-datasets (in array_record format; TensorFlow is not imported); raw IDX
-files, gzipped or not; and a download of the IDX files, which it verifies. `mnist_subset` and
-`license_text` are part of the package.
+`load` tries these sources in turn: a directory prepared by tensorflow-datasets (in array_record
+format; TensorFlow is not imported); raw IDX files, gzipped or not; and, if no folder is named,
+a download of the IDX files, which it verifies. It keeps the decoded arrays for the next time.
+Known data sets are recognised by their contents, whatever their folder is called.
+`mnist_subset` and `license_text` are part of the package.
 """
 
+import contextlib
 import hashlib
+import os
 import pathlib
+import tempfile
 
 import numpy as np
+from absl import logging
 
-from farsign_jax.data import license_text
-from farsign_jax.data.dataset import Dataset, IdxSource, LocalSource, check_data
-from farsign_jax.data.idx import read_idx
-from farsign_jax.data.sources import EMBEDDED, download, read_npz, read_prepared
+from farsign_jax.data import license_text, sources
+from farsign_jax.data.dataset import Contents, Dataset, IdxSource, LocalSource, check_data
 from farsign_jax.io import cache as cache_lib
-from farsign_jax.io.files import atomic_write
-from farsign_jax.validation import DataError, lookup
+from farsign_jax.io import files
+from farsign_jax.validation import DataError, InvalidConfig, lookup
+
+EMBEDDED = pathlib.Path(__file__).parent / "mnist_subset.npz"
+
+_BALANCED = (6000,) * 10, (1000,) * 10  # of each class, for training and for testing
 
 DATASETS: dict[str, IdxSource | LocalSource] = {
     "mnist": IdxSource(
@@ -29,6 +36,13 @@ DATASETS: dict[str, IdxSource | LocalSource] = {
             "ec29112dd5afa0611ce80d1b7f02629c",
         ),
         "60,000 handwritten digits, and 10,000 for testing",
+        Contents(
+            (28, 28, 1),
+            (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
+            (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
+            0.1307,
+            "f771933d03a86cc5f6899b91d168d95717c342a985562a4a2b5d8d2517a4cb24",
+        ),
     ),
     "fashion_mnist": IdxSource(
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -39,6 +53,7 @@ DATASETS: dict[str, IdxSource | LocalSource] = {
             "bb300cfdad3c16e7a12a480ee83cd310",
         ),
         "60,000 pieces of clothing, and 10,000 for testing",
+        Contents((28, 28, 1), *_BALANCED, 0.286),
     ),
     "kmnist": IdxSource(
         "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
@@ -49,9 +64,11 @@ DATASETS: dict[str, IdxSource | LocalSource] = {
             "7320c461ea6c1c855c0b718fb2a4b134",
         ),
         "60,000 Japanese characters, and 10,000 for testing",
+        Contents((28, 28, 1), *_BALANCED, 0.192),
     ),
     "cifar10": LocalSource(
-        "50,000 colour photographs, and 10,000 for testing; prepared by tensorflow-datasets"
+        "50,000 colour photographs, and 10,000 for testing; prepared by tensorflow-datasets",
+        Contents((32, 32, 3), (5000,) * 10, (1000,) * 10, 0.473),
     ),
     "mnist_subset": LocalSource(
         "10,000 digits of mnist, and 2,000 for testing; part of the package"
@@ -68,42 +85,80 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
     Args:
         name: one of `DATASETS`.
         data_dir: the folder of prepared or raw files, either as given to tensorflow-datasets
-            or a folder of IDX files. Default: ~/tensorflow_datasets.
-        cache_dir: the folder for decoded arrays, one file per data set and data_dir.
-            Default: `cache.folder`.
+            or a folder of IDX files. Default: ~/tensorflow_datasets, or else a download.
+        cache_dir: the folder for decoded arrays, one file per data set and folder, which is
+            written anew when the files change. Default: `cache.folder`.
 
     Returns:
         The images and labels.
 
     Raises:
         InvalidConfig: if the name is unknown.
-        DataError: if the files are damaged, or are neither found nor can be downloaded.
+        DataError: if the files are damaged or those of another data set, if `data_dir` does not
+            contain them, or if they can neither be found nor downloaded.
     """
-    lookup("dataset", name, DATASETS)
+    source = lookup("dataset", name, DATASETS)
     if name == "license_text":
         return Dataset(*license_text.license_text())
     if name == "mnist_subset":
-        dataset = read_npz(EMBEDDED)
+        return _embedded()
+    cache = cache_lib.folder(cache_dir)
+    found = _find(name, data_dir)
+    if found is None and data_dir:
+        raise sources.missing(name, files.expanded(data_dir))
+    with contextlib.ExitStack() as until_read:
+        if found is None:
+            temporary = tempfile.TemporaryDirectory
+            folder = cache or pathlib.Path(until_read.enter_context(temporary()))
+            found = sources.download(name, source, folder / name)
+        origin = hashlib.sha256(os.fsencode(found.directory.resolve())).hexdigest()[:12]
+        cached, key = cache / f"{name}-{origin}.npz" if cache else None, found.key()
+        dataset = _read_cached(cached, key) if cached else None
         if dataset is None:
-            raise DataError(f"{EMBEDDED} is damaged: reinstall the package")
-        return dataset
-    directory = pathlib.Path(data_dir or "~/tensorflow_datasets").expanduser()
-    if data_dir and not directory.is_dir():
-        raise DataError(f"--data_dir {directory} is not a directory")
-    cache = pathlib.Path(cache_dir).expanduser() if cache_dir else cache_lib.folder()
-    origin = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:12]
-    cached = cache / f"{name}-{origin}.npz"
-
-    dataset = read_npz(cached)
-    if dataset is None:
-        dataset = read_prepared(name, directory)
-        if dataset is None:
-            dataset = read_idx(name, directory)
-        if dataset is None:
-            dataset = download(name, DATASETS[name], cache / name)
-        try:
-            check_data(dataset)
-        except ValueError as error:
-            raise DataError(f"the files of {name} contain another data set: {error}") from error
-        atomic_write(cached, lambda file: np.savez(file, **dataset._asdict()))
+            dataset = found.read()
+            sources.recognise(found, dataset, DATASETS)
+            if cached:
+                _keep(cached, key, dataset)
     return dataset
+
+
+def _find(name: str, data_dir: str | None) -> sources.Found | None:
+    if data_dir:
+        directory = files.expanded(data_dir)
+        if not directory.is_dir():
+            raise DataError(f"--data_dir {directory} is not a directory")
+        return sources.find(name, directory)
+    with contextlib.suppress(InvalidConfig):  # there may be no home folder
+        return sources.find(name, files.expanded("~/tensorflow_datasets"))
+    return None
+
+
+def _embedded() -> Dataset:
+    try:
+        with files.opened(EMBEDDED, "is damaged: reinstall the package") as arrays:
+            dataset = Dataset(*(arrays[field] for field in Dataset._fields))
+        check_data(dataset)
+        return dataset
+    except (InvalidConfig, OSError) as error:
+        raise DataError(str(error)) from error
+
+
+def _read_cached(path: pathlib.Path, key: str) -> Dataset | None:
+    """Returns the arrays that `_keep` wrote under this key, or None."""
+    try:
+        with files.opened(path, "is damaged and will be rebuilt") as arrays:
+            if "key" not in arrays or str(arrays["key"]) != key:
+                return None
+            return Dataset(*(arrays[field] for field in Dataset._fields))
+    except FileNotFoundError:
+        return None
+    except (InvalidConfig, OSError) as error:
+        logging.warning("%s", error)
+        return None
+
+
+def _keep(path: pathlib.Path, key: str, dataset: Dataset) -> None:
+    try:
+        files.save_arrays(path, {"key": np.asarray(key), **dataset._asdict()})
+    except OSError as error:  # such as a full disk: the arrays are here already
+        cache_lib.warn(error)

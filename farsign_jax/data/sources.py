@@ -1,59 +1,139 @@
-"""Sources of data sets: .npz files, directories of tensorflow-datasets, and downloads."""
+"""Sources of data sets: directories of tensorflow-datasets, IDX files, and downloads."""
 
 import hashlib
 import pathlib
 import urllib.error
 import urllib.request
-import zipfile
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
 from farsign_jax.data.dataset import Dataset, IdxSource, LocalSource, check_data
-from farsign_jax.data.idx import IDX_FILES, read_idx
+from farsign_jax.data.idx import IDX_FILES, find_idx, read_idx
 from farsign_jax.io.files import atomic_write
 from farsign_jax.validation import DataError
 
-EMBEDDED = pathlib.Path(__file__).parent / "mnist_subset.npz"
+Source = IdxSource | LocalSource
 
 
-def read_npz(path: pathlib.Path) -> Dataset | None:
-    """Reads a data set from an .npz file.
+class Found(NamedTuple):
+    """The files of a data set.
 
-    Returns:
-        The data set; None if there is no such file, or if it is damaged, which is logged.
+    Attributes:
+        name: the name of the data set.
+        directory: the folder in which they were found.
+        paths: the files.
+        is_prepared: whether tensorflow-datasets prepared them; otherwise they are IDX files.
     """
-    if not path.exists():
-        return None
-    try:
-        # NumPy checks the CRC of every array, but does not close a file that is not an archive.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            dataset = Dataset(**{field: arrays[field] for field in Dataset._fields})
-        check_data(dataset)
+
+    name: str
+    directory: pathlib.Path
+    paths: Sequence[pathlib.Path]
+    is_prepared: bool
+
+    def key(self) -> str:
+        """Returns a digest of names, sizes and times of the files, which changes with them."""
+        digest = hashlib.sha256(b"format 2")  # of what `datasets.load` keeps
+        for path in self.paths:
+            status = path.stat()
+            times = status.st_mtime_ns, status.st_ctime_ns  # `cp -p` keeps the first one
+            digest.update(
+                f"{path.resolve()} {status.st_size} {times}\n".encode(errors="replace")
+            )
+        return digest.hexdigest()
+
+    def read(self) -> Dataset:
+        """Reads and checks the files.
+
+        Raises:
+            DataError: if they are damaged, or do not hold images and labels.
+        """
+        dataset = (
+            read_prepared(self.name, self.directory)
+            if self.is_prepared
+            else read_idx(self.paths)
+        )
+        try:
+            check_data(dataset)
+        except DataError as error:
+            raise DataError(f"{self.name} in {self.directory}: {error}") from None
         return dataset
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        logging.warning("%s is damaged and will be rebuilt: %s", path, error)
-        return None
+
+    def md5(self) -> tuple[str, ...]:
+        """Returns the MD5 sums of the IDX files, if all are gzipped as they are published."""
+        if self.is_prepared or any(path.suffix != ".gz" for path in self.paths):
+            return ()
+        return tuple(_md5(path.read_bytes()) for path in self.paths)
 
 
-def read_prepared(name: str, directory: pathlib.Path) -> Dataset | None:
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def find(name: str, directory: pathlib.Path) -> Found | None:
+    """Finds the files of a data set in a folder, or returns None."""
+    prepared = directory / name
+    if prepared.is_dir() and any(prepared.rglob("dataset_info.json")):
+        paths = sorted(path for path in prepared.rglob("*") if path.is_file())
+        return Found(name, directory, paths, True)
+    paths = find_idx(name, directory)
+    return Found(name, directory, paths, False) if paths else None
+
+
+def missing(name: str, directory: pathlib.Path) -> DataError:
+    """The error that a folder does not contain a data set."""
+    folders = f"{directory / name}, {directory / name / 'raw'} or {directory}"
+    return DataError(
+        f"--data_dir {directory} does not contain {name}: looked for a dataset_info.json of "
+        f"tensorflow-datasets below {directory / name}, and for the IDX files "
+        f"{', '.join(IDX_FILES)}, or these with .gz, in {folders}"
+    )
+
+
+def recognise(found: Found, dataset: Dataset, known: Mapping[str, Source]) -> None:
+    """Checks that files contain the data set of that name, and not another one.
+
+    Args:
+        found: the files.
+        dataset: what they contain.
+        known: the data sets by name.
+
+    Raises:
+        DataError: naming the data set that they contain, or how they differ.
+    """
+    own = known[found.name]
+    sums = found.md5()
+    if (
+        own.contents is None
+        or _is(own, sums)
+        or not (reason := own.contents.difference(dataset))
+    ):
+        return
+    for name, other in known.items():
+        if other.contents and (_is(other, sums) or not other.contents.difference(dataset)):
+            raise DataError(
+                f"the files in {found.directory} are those of {name}, not of {found.name}: "
+                f"--dataset {name}, or another --data_dir"
+            )
+    raise DataError(f"the files in {found.directory} are not those of {found.name}: {reason}")
+
+
+def _is(source: Source, sums: tuple[str, ...]) -> bool:
+    return isinstance(source, IdxSource) and source.md5 == sums
+
+
+def read_prepared(name: str, directory: pathlib.Path) -> Dataset:
     """Reads a data set that tensorflow-datasets prepared in array_record format.
 
     Args:
         name: the name of the data set.
         directory: the data_dir of tensorflow-datasets.
 
-    Returns:
-        The data set, or None if it was not prepared.
-
     Raises:
         DataError: if tensorflow-datasets cannot read it.
     """
-    if not (directory / name).is_dir() or not any(
-        (directory / name).rglob("dataset_info.json")
-    ):
-        return None
     import tensorflow_datasets as tfds  # slow to import, and only needed once per data set
 
     logging.info("decoding %s from %s; later runs read the cached arrays", name, directory)
@@ -75,13 +155,13 @@ def read_prepared(name: str, directory: pathlib.Path) -> Dataset | None:
     return Dataset(*splits)
 
 
-def download(name: str, source: IdxSource | LocalSource, folder: pathlib.Path) -> Dataset:
+def download(name: str, source: Source, folder: pathlib.Path) -> Found:
     """Downloads the IDX files of a data set and verifies their MD5 sums.
 
     Args:
         name: the name of the data set.
         source: where it comes from.
-        folder: where the files are kept.
+        folder: where the files are kept; those that are there already are verified, too.
 
     Raises:
         DataError: if there are no IDX files, or one cannot be downloaded or is not as expected.
@@ -91,11 +171,11 @@ def download(name: str, source: IdxSource | LocalSource, folder: pathlib.Path) -
             f"{name} must be prepared first: pip install tensorflow && "
             f"tfds build {name} --file_format=array_record, then --data_dir if not the default"
         )
-    for file, md5 in zip(IDX_FILES, source.md5, strict=True):
-        path = folder / f"{file}.gz"
-        if path.exists():
+    paths = [folder / f"{file}.gz" for file in IDX_FILES]
+    for path, md5 in zip(paths, source.md5, strict=True):
+        if path.exists() and _md5(path.read_bytes()) == md5:
             continue
-        url = f"{source.url}{file}.gz"
+        url = source.url + path.name
         logging.info("downloading %s", url)
         try:
             with urllib.request.urlopen(url, timeout=30) as response:
@@ -105,9 +185,7 @@ def download(name: str, source: IdxSource | LocalSource, folder: pathlib.Path) -
                 f"{name} was not found and {url} cannot be reached ({error}): give --data_dir "
                 "with prepared or IDX files, or use --dataset mnist_subset, which is embedded"
             ) from error
-        if hashlib.md5(content).hexdigest() != md5:
+        if _md5(content) != md5:
             raise DataError(f"{url} is not the expected file: its MD5 sum is not {md5}")
         atomic_write(path, lambda file, content=content: file.write(content))
-    dataset = read_idx(name, folder)
-    assert dataset is not None  # all four files were just written
-    return dataset
+    return Found(name, folder, paths, False)

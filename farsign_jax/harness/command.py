@@ -7,9 +7,8 @@ import itertools
 import os
 import pathlib
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -20,8 +19,8 @@ from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness import multi_host, panel, plan, tensorboard
 from farsign_jax.harness import summary as summary_lib
 from farsign_jax.harness.flags import FLAGS, MULTI_HOST, SHARED, configure, refuse_others
-from farsign_jax.io import cache, files, provenance, run_folder
-from farsign_jax.validation import DataError, InvalidConfig, require
+from farsign_jax.io import cache, endings, files, provenance, run_folder
+from farsign_jax.validation import require
 
 
 def folder_for(experiment: str, config: PanelConfig, **more: Any) -> run_folder.RunFolder:
@@ -89,12 +88,7 @@ def _parse(argv: list[str], positional: bool = False) -> list[str]:
             raise flags.Error(f"unexpected argument {rest[1]!r}: options start with --")
         return rest
     except flags.Error as error:
-        _fail(help.plain(error))
-
-
-def _fail(error: Any) -> NoReturn:
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
-    multi_host.leave(2)
+        endings.fail(help.plain(error), multi_host.leave)
 
 
 def main(
@@ -106,7 +100,7 @@ def main(
     reads: Sequence[str] | None = None,
     positional: bool = False,
 ) -> None:
-    """Runs a command: bad input ends in one line and exit code 2, Ctrl-C in exit code 130.
+    """Runs a command, which ends as `endings.in_one_line` says.
 
     Args:
         experiment: the command; the docstring of its module is the head of --help (`cli.help`).
@@ -118,31 +112,27 @@ def main(
         reads: the flags of `SHARED` that it reads; others are refused. None: all.
         positional: whether its positional arguments are passed to `experiment`.
     """
-    groups = {
-        head: [n for n in names if reads is None or n in reads]
-        for head, names in SHARED.items()
-    }
-    groups = {"": list(own)} | groups
-    groups["results"] += MULTI_HOST if many else ()
-    groups["results"] = [*groups["results"], imports.FLAG]
-    if kind := help.asked(sys.argv[1:]):
-        defaults = {} if base is None else dataclasses.asdict(base)
-        if base is not None:
-            defaults["seeds"] = seeds_text(base.seeds)
-        doc = sys.modules[experiment.__module__].__doc__ or ""
-        shown = {head: names for head, names in groups.items() if names}
-        print(help.text(kind, doc, FLAGS, shown, defaults))
-        sys.exit(0)
-
-    def checked(argv: list[str]) -> None:
-        with _one_line_errors():
-            _run(experiment, argv, many, reads)
-
-    app.run(checked, flags_parser=functools.partial(_parse, positional=positional))
+    continues = "interrupted: the same command continues from here"
+    with endings.in_one_line(multi_host.leave, continues):
+        if kind := help.asked(sys.argv[1:]):
+            groups = {"": list(own)} | {
+                head: [n for n in names if reads is None or n in reads]
+                for head, names in SHARED.items()
+            }
+            groups["results"] += [*(MULTI_HOST if many else ()), imports.FLAG]
+            defaults = {} if base is None else dataclasses.asdict(base)
+            if base is not None:
+                defaults["seeds"] = seeds_text(base.seeds)
+            doc = sys.modules[experiment.__module__].__doc__ or ""
+            shown = {head: names for head, names in groups.items() if names}
+            print(help.text(kind, doc, FLAGS, shown, defaults))
+            sys.exit(0)
+        run = functools.partial(_run, experiment, many, reads)
+        app.run(run, flags_parser=functools.partial(_parse, positional=positional))
 
 
 def _run(
-    experiment: Callable[..., Any], argv: list[str], many: bool, reads: Sequence[str] | None
+    experiment: Callable[..., Any], many: bool, reads: Sequence[str] | None, argv: list[str]
 ) -> None:
     """Checks the flags of all commands, runs one, and describes the folder that it wrote."""
     cache.keep_programs()
@@ -164,27 +154,3 @@ def _run(
         tensorboard.write(folder)
     if folder is not None:
         run_folder.describe(folder)
-
-
-@contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Ends the command with one line where its input, a file or the user is the reason."""
-    try:
-        yield
-    except (InvalidConfig, DataError) as error:
-        _fail(error)
-    except BrokenPipeError:  # the reader of a pipe has ended, as in `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        multi_host.leave(1)
-    except OSError as error:
-        if error.errno not in files.DENIED:
-            raise
-        _fail(f"{error.filename or 'a file'}: {error.strerror}")
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command continues from here", file=sys.stderr)
-        multi_host.leave(130)
-    except Exception:
-        if FLAGS.processes == 1:
-            raise
-        traceback.print_exc()
-        multi_host.leave(1)

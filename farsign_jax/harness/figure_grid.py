@@ -16,7 +16,7 @@ from farsign_jax import sweeps
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.config.sweep_specs import PanelData, SweepSpec, sweep_specs
 from farsign_jax.config.sweep_specs import prepare as prepare_data
-from farsign_jax.harness import panel, plots
+from farsign_jax.harness import panel, plots, summary
 from farsign_jax.harness.flags import FLAGS
 from farsign_jax.harness.plan import Sweep
 from farsign_jax.harness.progress import Progress
@@ -214,6 +214,7 @@ def shown(rows: list[dict[str, Any]], of_time: bool) -> list[dict[str, Any]]:
         squares = [row["mean_square_staleness"] for row in mine]
         entry = {"facet": facet, "x": x, "line": line, "value": values[step]}
         entry |= {"step_size": step, "typical_staleness": float(np.mean(squares)) ** 0.5}
+        entry["diverged"] = _diverged(mine)
         entries.append(
             entry | {"largest_staleness": max(row["largest_staleness"] for row in mine)}
         )
@@ -237,6 +238,18 @@ def _value(rows: list[dict[str, Any]], of_time: bool) -> float:
     return float(curve("virtual_seconds")[reached[0]]) if len(reached) else np.inf
 
 
+def _diverged(rows: list[dict[str, Any]]) -> str:
+    """What the table says of runs that have diverged (`summary.mark`)."""
+    last = {row["seed"]: row.get("test_loss", 0.0) for row in rows}
+    losses = np.array([*last.values()])[:, None]
+    return summary.mark(summary.count_diverged(losses), len(last))
+
+
+def _cell(entry: dict[str, Any]) -> str:
+    text = f"{entry['value']:.1f}" if np.isfinite(entry["value"]) else "never"
+    return text + entry["diverged"]
+
+
 def show(
     name: str, figure: Figure, rows: list[dict[str, Any]], folder: run_folder.RunFolder
 ) -> None:
@@ -246,8 +259,7 @@ def show(
         mine = [entry for entry in entries if entry["facet"] == facet]
         xs = list(dict.fromkeys(entry["x"] for entry in mine))
         lines = list(dict.fromkeys(entry["line"] for entry in mine))
-        cells = {(e["line"], e["x"]): f"{e['value']:.1f}" for e in mine}
-        cells = {key: "never" if text == "inf" else text for key, text in cells.items()}
+        cells = {(e["line"], e["x"]): _cell(e) for e in mine}
         body = [[line, *(cells.get((line, x), "") for x in xs)] for line in lines]
         first = {e["x"]: e for e in mine if e["line"] == lines[0]}
         for kind, text in (("typical", "root mean square"), ("largest", "largest")):

@@ -5,7 +5,6 @@ rows of what they record.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -170,7 +169,7 @@ def run(
             known.append(staleness(spec, panel.config.seeds, final) | panel.labels)
     progress.close()
     if folder and processes.first():
-        files.write_text(folder.path / "staleness.json", json.dumps(known, indent=1) + "\n")
+        files.write_json(folder.path / "staleness.json", known)
     return [row for rows in made.values() for row in rows.in_order()]
 
 

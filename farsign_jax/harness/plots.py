@@ -2,8 +2,8 @@
 
 import functools
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,14 @@ from farsign_jax.io.files import atomic_write
 
 # Lines differ in their dashes, too, so that they can be distinguished without colour.
 DASHES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 4)))
+
+
+class Mark(NamedTuple):
+    """A vertical line in a figure of curves, with a text."""
+
+    at: float
+    text: str
+    strong: bool = False
 
 
 def _pyplot() -> Any:
@@ -56,18 +64,26 @@ def needs_log_axis(columns: Sequence[np.ndarray]) -> bool:
 
 
 def curves(
-    rows: Sequence[Row], out: pathlib.Path, xs: Sequence[str] = ("evaluations",)
+    rows: Sequence[Row],
+    out: pathlib.Path,
+    xs: Sequence[str] = ("evaluations",),
+    marks: Mapping[str, Sequence[Mark]] = {},
 ) -> None:
     """Draws accuracy against each of `xs`, one row of axes each, one column per attack.
 
     Lines are means over seeds, and bands range from the lowest to the highest seed. Axes are
-    logarithmic where `needs_log_axis` says so.
+    logarithmic where `needs_log_axis` says so. `marks`, by attack, are drawn against the first
+    of `xs`.
     """
     _pyplot()
-    save(draw(rows, xs), out)
+    save(draw(rows, xs, marks), out)
 
 
-def draw(rows: Sequence[Row], xs: Sequence[str] = ("evaluations",)) -> Any:
+def draw(
+    rows: Sequence[Row],
+    xs: Sequence[str] = ("evaluations",),
+    marks: Mapping[str, Sequence[Mark]] = {},
+) -> Any:
     """Returns the figure of `curves`, as for a notebook, which shows it."""
     import matplotlib.pyplot as plt
 
@@ -94,6 +110,7 @@ def draw(rows: Sequence[Row], xs: Sequence[str] = ("evaluations",)) -> Any:
                 low, high = values.min(axis=0), values.max(axis=0)
                 axis.fill_between(at, low, high, color=style["color"], alpha=0.15, lw=0)
             if row == 0:
+                _mark(axis, marks.get(attack, ()))
                 name = attack.partition(":")[0]  # its options only where they distinguish it
                 alone = [a.partition(":")[0] for a in attacks].count(name) == 1
                 axis.set_title(name if alone else attack, fontsize=10)
@@ -110,6 +127,16 @@ def draw(rows: Sequence[Row], xs: Sequence[str] = ("evaluations",)) -> Any:
     figure.tight_layout(rect=(0, 0.07 * (1 + (len(labels) - 1) // 4) * 2 / (len(xs) + 1), 1, 1))
     figure.legend(handles, labels, fontsize=8, **below)
     return figure
+
+
+def _mark(axis: Any, marks: Sequence[Mark]) -> None:
+    for number, (at, text, strong) in enumerate(marks):
+        style = {"color": "tab:red" if strong else "0.4", "ls": "-" if strong else ":"}
+        axis.axvline(at, lw=1, zorder=1, **style)
+        # One below the other, as several strikes may follow each other quickly.
+        height = 0.97 - 0.07 * (number % 12)
+        where = {"transform": axis.get_xaxis_transform(), "va": "top"}
+        axis.text(at, height, f" {text}", fontsize=6, color=style["color"], **where)
 
 
 def save(figure: Any, out: pathlib.Path) -> None:

@@ -14,8 +14,8 @@ Row = Mapping[str, Any]
 TARGETS = (0.80, 0.85)
 # What tables of accuracies say about these columns.
 LAST_AND_BEST = (
-    "Test accuracy, means over seeds. last: at the last record. best: the largest of all records "
-    "of a run, which is chosen on the test data and therefore optimistic."
+    "Test accuracy, means over seeds. last: at the last record. best: the largest of all "
+    "records of a run, which is chosen on the test data and therefore optimistic."
 )
 SPENT = {
     "events": "event",
@@ -49,6 +49,7 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
           the last record.
         - best, std: those of the best accuracy of each seed, which best_per_seed lists. The
           record is chosen by the measurement itself, so that it is optimistic.
+        - diverged: the number of seeds whose `test_loss` is not finite at the last record.
         - events_to_80, evaluations_to_80, bits_to_80, seconds_to_80: the means over seeds of
           what had been spent at the first record at which the mean accuracy over seeds is at
           least 80 %; None if there is no such record. Likewise for 85 %.
@@ -57,6 +58,7 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """
     accuracy = group_rows(rows, "test_accuracy")
     spent = {name: group_rows(rows, column) for name, column in SPENT.items()}
+    losses = group_rows([row for row in rows if "test_loss" in row], "test_loss")
     names = {(label(row), row["attack"]): row for row in reversed(rows)}
     summary = []
     for key, curves in accuracy.items():
@@ -67,6 +69,7 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "std": _deviation(best),
             "final": float(curves[:, -1].mean()),
             "final_std": _deviation(curves[:, -1]),
+            "diverged": count_diverged(losses[key]) if key in losses else 0,
             "best_per_seed": best.tolist(),
         }
         for target in TARGETS:
@@ -90,6 +93,25 @@ def _deviation(values: np.ndarray) -> float:
 def _first(curve: np.ndarray, target: float) -> int | None:
     reached = np.flatnonzero(curve >= target)
     return int(reached[0]) if len(reached) else None
+
+
+def count_diverged(losses: np.ndarray) -> int:
+    """The number of runs whose last loss, of f64[runs, records], is not finite."""
+    return int((~np.isfinite(losses[:, -1])).sum())
+
+
+def mark(diverged: int, runs: int) -> str:
+    """What a table says behind the accuracy of runs of which some have diverged."""
+    if diverged == 0:
+        return ""
+    return " (diverged)" if diverged == runs else f" ({diverged} of {runs} diverged)"
+
+
+def accuracy(entry: Row, name: str, with_std: bool = False) -> str:
+    """An accuracy in an entry of `summarise`, in percent, marked where runs have diverged."""
+    std = {"best": "std", "final": "final_std"}[name]
+    text = percent(entry[name], entry[std] if with_std else None)
+    return text + mark(entry["diverged"], len(entry["best_per_seed"]))
 
 
 def percent(value: float, std: float | None = None) -> str:

@@ -5,6 +5,7 @@ against evaluations; the wall time of a point is that of the run. The files are 
 from all rows of results.csv, so that an interrupted command leaves no point twice.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from farsign_jax.cli.commands import lacking
+from farsign_jax.io.files import naming
 from farsign_jax.io.rows import read_columns, read_rows
 from farsign_jax.validation import InvalidConfig, require
 
@@ -67,22 +69,35 @@ def _part(name: str, value: Any) -> str:
 
 def write(folder: pathlib.Path) -> None:
     """Writes OUT/tensorboard of a results folder, in place of what was there."""
-    from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
-
     config = json.loads((folder / "config.json").read_text())
     runs = group_runs(_read(folder / "results.csv"), config)
     require(len(runs) > 0, f"{folder} has no accuracy or loss for TensorBoard")
     new, out = folder / f".tensorboard.{os.getpid()}.new", folder / "tensorboard"
     try:
-        for name, rows in runs.items():
-            with SummaryWriter(str(new / name)) as writer:
-                for row in rows:
-                    for axis, measure in itertools.product(AXES, MEASURES):
-                        step, value = row.get(axis), row.get(measure)
-                        if step is not None and value is not None:
-                            seconds = row.get("seconds") or 0.0
-                            writer.add_scalar(f"{measure}/{axis}", value, step, seconds)
-        shutil.rmtree(out, ignore_errors=True)
-        os.replace(new, out)
+        with naming(out):
+            for name, rows in runs.items():
+                (new / name).mkdir(parents=True)
+                _write_run(new / name, rows)
+            shutil.rmtree(out, ignore_errors=True)
+            os.replace(new, out)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _write_run(folder: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes one event file, in this thread: a `SummaryWriter` would wait forever for its own
+    thread if that fails, as on a full disk."""
+    from tensorboardX.event_file_writer import EventsWriter  # pyright: ignore
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
+    from tensorboardX.summary import scalar  # pyright: ignore
+
+    with contextlib.closing(EventsWriter(str(folder / "events"))) as writer:
+        for row in rows:
+            for axis, measure in itertools.product(AXES, MEASURES):
+                step, value = row.get(axis), row.get(measure)
+                if step is not None and value is not None:
+                    seconds, summary = (
+                        row.get("seconds") or 0.0,
+                        scalar(f"{measure}/{axis}", value),
+                    )
+                    writer.write_event(Event(wall_time=seconds, step=step, summary=summary))

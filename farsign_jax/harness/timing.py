@@ -95,7 +95,7 @@ def _read(folder: run_folder.RunFolder) -> Clocked:
 
 def _write(folder: run_folder.RunFolder, known: Clocked) -> None:
     record = {"environment": provenance.environment(), "clock": list(known.values())}
-    files.write_text(folder.path / "clock.json", json.dumps(record, indent=1) + "\n")
+    files.write_json(folder.path / "clock.json", record)
 
 
 def alone(config: PanelConfig, folder: run_folder.RunFolder, data_dir: str | None) -> Clocked:

@@ -14,7 +14,6 @@ that is trusted.
 
 import contextlib
 import dataclasses
-import errno
 import io
 import json
 import socket
@@ -189,9 +188,7 @@ def _accept(address: tuple[str, int], count: int, deadline: float) -> dict[int, 
 def _listen(address: tuple[str, int]) -> socket.socket:
     try:
         return socket.create_server(address, family=_family(address))
-    except OSError as error:
-        if error.errno == errno.EADDRNOTAVAIL:  # of a router: listen on all interfaces
-            return socket.create_server(("", address[1]))
+    except OSError as error:  # never on other addresses than the given one
         raise OSError(f"cannot listen there: {error.strerror or error}") from error
 
 

@@ -85,14 +85,25 @@ def _cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def _revision() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+def _revision(here: pathlib.Path = pathlib.Path(__file__).parents[1]) -> str:
+    """The revision of a package in git; "unknown" where git does not track its files.
+
+    An installed package may lie inside the repository of another project.
+    """
+    tracked = _git(here, "ls-files", "--error-unmatch", "__init__.py")
+    found = _git(here, "describe", "--always", "--dirty", "--abbrev=12") if tracked else ""
+    return found or "unknown"
+
+
+def _git(here: pathlib.Path, *arguments: str) -> str:
+    """What git says in a folder, "" if it fails; variables such as GIT_DIR do not count."""
+    environment = {n: text for n, text in os.environ.items() if not n.startswith("GIT_")}
+    options = {"cwd": here, "env": environment, "capture_output": True, "timeout": 10}
     try:
-        here = pathlib.Path(__file__).parent
-        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
-        return done.stdout.strip() or "unknown"
+        done = subprocess.run(["git", *arguments], text=True, **options)
+        return done.stdout.strip() if done.returncode == 0 else ""
     except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
+        return ""
 
 
 def plain(config: Any) -> Any:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from farsign_jax.io.files import write_text
+from farsign_jax.io.files import naming, write_text
 
 Row = Mapping[str, Any]
 
@@ -90,5 +90,13 @@ class RowFile:
             else:
                 new.append(row)
         if new:
-            with self.path.open("a", newline="", encoding="utf-8") as file:
-                file.write(csv_text(self.columns, new, header=False))
+            text = csv_text(self.columns, new, header=False).encode(errors="replace")
+            # Not mode "a": without its header, a file that has vanished must not come again.
+            with naming(self.path), self.path.open("r+b", buffering=0) as file:
+                end = file.seek(0, os.SEEK_END)
+                try:
+                    while text:
+                        text = text[file.write(text) :]
+                except OSError:
+                    file.truncate(end)  # no part of a line before the next one
+                    raise

@@ -8,7 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from farsign_jax.io import folder_readme, processes, provenance
-from farsign_jax.io.files import ConfigMismatch, check_writable, write_text
+from farsign_jax.io.files import (
+    ConfigMismatch,
+    check_writable,
+    expanded,
+    json_text,
+    write_json,
+    write_text,
+)
 from farsign_jax.io.rows import Row, RowFile, csv_text
 from farsign_jax.io.tables import COLUMNS
 
@@ -48,8 +55,8 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike, config: Mapping[str, Any]):
-        self.path = pathlib.Path(path).expanduser()
-        self.config = dict(config)
+        self.path = expanded(path)
+        self.config = json.loads(json_text(dict(config)))  # as it will be read
         self._rows: RowFile | None = None
         known = self.path / "config.json"
         check_writable(self.path)
@@ -80,12 +87,9 @@ class RunFolder:
             return
         before = provenance.codes(self.path)
         if provenance.is_other_code(before) or not (before or known.exists()):
-            write_text(
-                self.path / "code.json",
-                json.dumps([*before, provenance.code()], indent=1) + "\n",
-            )
+            write_json(self.path / "code.json", [*before, provenance.code()])
         if not known.exists():
-            write_text(known, json.dumps(self.config, indent=2) + "\n")
+            write_json(known, self.config, indent=2)
             describe(self.path)
 
     def checkpoint(self, name: str) -> pathlib.Path:
@@ -125,7 +129,7 @@ class RunFolder:
             "summary": summary,
             "rows": list(rows),
         }
-        write_text(self.path / "results.json", json.dumps(record, indent=1) + "\n")
+        write_json(self.path / "results.json", record)
 
 
 def open_folder(path: str | os.PathLike, config: Mapping[str, Any]) -> RunFolder:

@@ -23,10 +23,9 @@ from farsign_jax.methods.method import (
     Hyper,
     Method,
     OracleConfig,
-    gradient_worker,
     step_size_presets,
 )
-from farsign_jax.methods.trusted import trusted_examples, trusted_server
+from farsign_jax.methods.trusted import set_aside, trusted_server
 from farsign_jax.methods.typed import norm
 from farsign_jax.step_sizes import check_step_size
 from farsign_jax.validation import check_positive, sanitize
@@ -83,21 +82,22 @@ def build(
 
     Args:
         step_size: eta, the initial step size.
-        trusted: R, the number of examples that the server has of its own, the first ones of
-            each worker.
+        trusted: R, the number of examples that the server has of its own, which no worker
+            has: they are taken from the workers' shards, as many from each.
         lam: lambda, the largest distance from the trusted gradient relative to its length.
         refresh: the number of answers for which a trusted gradient is used; with 1 it is
             always that of the current iterate.
     """
+    examples, worker = set_aside(problem, trusted, oracle)
     server = aflguard(
         problem.num_workers,
         problem.losses,
-        trusted_examples(problem, trusted),
+        examples,
         step_size=oracle.schedule(hyper["step_size"]),
         lam=lam,
         refresh=refresh,
     )
-    return server, gradient_worker(problem, oracle)
+    return server, worker
 
 
 METHOD = Method(build, step_size_presets(0.2))

@@ -53,7 +53,7 @@ def build(
 
 # The paper's step size is not known. This one is inferred: it reproduces Table 3 of the
 # FAR-SIGN paper, for an estimate scaled by d/k. The tuned ones are from
-# `python -m experiments.tune`, for each aggregator by itself; the largest one tried was 0.44.
+# `python -m experiments.tune`, for each aggregator by itself.
 METHOD = Method(
     build,
     step_size_presets(0.055, 0.22),

@@ -1,8 +1,8 @@
 """Asynchronous SGD that judges every answer by data that the server trusts.
 
-This is what `aflguard` and `zeno_pp` share: the trusted examples, the gradient g_s of the loss
-on them, computed anew every so many answers, and the bookkeeping of what was accepted. What
-they do not share is the rule that judges an answer.
+This is what `aflguard` and `zeno_pp` share: the trusted examples, which no worker has, the
+gradient g_s of the loss on them, computed anew every so many answers, and the bookkeeping of
+what was accepted. What they do not share is the rule that judges an answer.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,9 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from farsign_jax.base import Array, Key, Problem, PyTree, Report, Server
+from farsign_jax.base import Array, Key, Problem, PyTree, Query, Report, Server, Shard, Worker
 from farsign_jax.methods.gradient_server import ask_for_gradient, check_gradients, one_by_one
+from farsign_jax.methods.method import OracleConfig, gradient_worker
 from farsign_jax.methods.typed import cond, grad
 from farsign_jax.validation import check_integer, require, sanitize
 
@@ -105,8 +106,14 @@ def trusted_server(
     return Server(init, ask_for_gradient, update, m, scheduled=("num_answers",))
 
 
-def trusted_examples(problem: Problem, count: int) -> PyTree:
-    """Returns the first examples of each worker, `count` in total, leaves [R, ...].
+def set_aside(problem: Problem, count: int, oracle: OracleConfig) -> tuple[PyTree, Worker]:
+    """Takes the server's own examples from the workers: the first ones of each, as many of all.
+
+    The partition `unbalanced` gives some workers an example twice; they may keep the second.
+
+    Returns:
+        The examples of the server, leaves [count, ...], and an honest worker that answers with
+        stochastic gradients on the remaining examples of its shard.
 
     Raises:
         InvalidConfig: if `count` is not between 1 and the number of examples of all workers.
@@ -114,12 +121,18 @@ def trusted_examples(problem: Problem, count: int) -> PyTree:
     m, most = problem.num_workers, problem.num_workers * problem.rows.shape[-1]
     rule = f"the server needs 1 <= trusted <= {most} examples of its own: got {count}"
     require(1 <= count <= most, rule)
-    rows = problem.rows[:, : -(-count // m)].T.reshape(-1)[:count]
+    each = -(-count // m)
+    rows = problem.rows[:, :each].T.reshape(-1)[:count]
+    honest = gradient_worker(problem, oracle)
 
     def take(array: Array) -> Array:
         return array[rows]
 
-    return jax.tree.map(take, problem.data)
+    def respond(state: PyTree, query: Query, shard: Shard, key: Key) -> tuple[PyTree, Array]:
+        rest = shard._replace(rows=shard.rows[each:], size=shard.size - each)
+        return honest.respond(state, query, rest, key)
+
+    return jax.tree.map(take, problem.data), honest._replace(respond=respond, left_out=each)
 
 
 def trusted_gradient(

@@ -28,10 +28,9 @@ from farsign_jax.methods.method import (
     Hyper,
     Method,
     OracleConfig,
-    gradient_worker,
     step_size_presets,
 )
-from farsign_jax.methods.trusted import trusted_examples, trusted_server
+from farsign_jax.methods.trusted import set_aside, trusted_server
 from farsign_jax.methods.typed import norm
 from farsign_jax.step_sizes import check_step_size
 from farsign_jax.validation import is_concrete, require, sanitize
@@ -105,23 +104,24 @@ def build(
 
     Args:
         step_size: gamma, the initial step size.
-        trusted: R, the number of examples that the server has of its own, the first ones of
-            each worker.
+        trusted: R, the number of examples that the server has of its own, which no worker
+            has: they are taken from the workers' shards, as many from each.
         rho: the weight of the penalty on the length of an answer.
         epsilon: the ascent that is tolerated.
         refresh: the number of answers for which a trusted gradient is used; the first is
             computed before the first score.
     """
+    examples, worker = set_aside(problem, trusted, oracle)
     server = zeno_pp(
         problem.num_workers,
         problem.losses,
-        trusted_examples(problem, trusted),
+        examples,
         step_size=oracle.schedule(hyper["step_size"]),
         rho=rho,
         epsilon=epsilon,
         refresh=refresh,
     )
-    return server, gradient_worker(problem, oracle)
+    return server, worker
 
 
 METHOD = Method(build, step_size_presets(0.1))

@@ -15,6 +15,7 @@ from farsign_jax.runtime import messages
 from farsign_jax.runtime.connection import ConnectionLimits, Security
 from farsign_jax.runtime.core import ServerCore
 from farsign_jax.runtime.limits import TokenBucket
+from farsign_jax.runtime.tls import is_valid
 
 
 class Admission:
@@ -58,8 +59,12 @@ class Admission:
         certificates = context.auth_context().get("x509_pem_cert") or [b""]
         certificate = certificates[0]
         worker = self._security.allowed.worker(certificate) if certificate else None
+        if worker is None and certificate and self._security.allowed.changing:
+            await self._reject(context, "UNAVAILABLE", "the allow list is being changed")
         if worker is None:
             await self._reject(context, "PERMISSION_DENIED", "not on the allow list")
+        if not is_valid(certificate):
+            await self._reject(context, "PERMISSION_DENIED", "expired")
         await self._check_rate(context, worker)
         if worker in self._pending:  # otherwise one worker could occupy every stream
             await self._reject(context, "UNAVAILABLE", "joins too often")
@@ -87,11 +92,14 @@ class Admission:
         if name != "hello":
             await self._reject(context, "INVALID_ARGUMENT", "no hello")
         if hello.protocol != messages.PROTOCOL:
-            reason = f"the worker uses protocol {hello.protocol}, not {messages.PROTOCOL}"
-            await self._reject(context, "FAILED_PRECONDITION", reason)
+            details = f"the worker uses protocol {hello.protocol}, not {messages.PROTOCOL}"
+            await self._reject(context, "FAILED_PRECONDITION", "another protocol", details)
         return hello
 
-    async def _reject(self, context: Any, code: str, reason: str) -> NoReturn:
+    async def _reject(
+        self, context: Any, code: str, reason: str, details: str | None = None
+    ) -> NoReturn:
+        """Aborts with `details`, and counts the `reason`, of which there are only a few."""
         self.rejected[reason] += 1
-        await context.abort(getattr(grpc.StatusCode, code), reason)
+        await context.abort(getattr(grpc.StatusCode, code), details or reason)
         raise AssertionError("abort raises")

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from farsign_jax.runtime.delta_history import NO_CHANGE, DeltaHistory
-from farsign_jax.runtime.journal import Arrival
+from farsign_jax.runtime.journal import Arrival, NotRecorded
 from farsign_jax.runtime.limits import Limits, TokenBucket
 from farsign_jax.runtime.session import (
     STRIKES,
@@ -36,6 +36,8 @@ from farsign_jax.runtime.session import (
 )
 from farsign_jax.runtime.state_machine import StateMachine, check_alike
 
+_UNRECORDED_WAIT = 1.0  # seconds until a worker is asked again
+
 
 class ServerCore:
     """The server's side of one run.
@@ -44,7 +46,8 @@ class ServerCore:
         machine: the state that answers change.
         limits: limits on each worker.
         by_seed: whether workers draw the directions from the number of the question.
-        log: called with every accepted arrival before it is applied.
+        log: called with every accepted arrival before it is applied. If it raises
+            `NotRecorded`, nothing is applied, and the worker is asked again a little later.
         on_strike: called with all strike counts, i64[m], whenever one of them changes.
         last: the number of events after which the run is over; None runs forever.
         nonce: draws an unpredictable number in 0 .. 2^63 - 1.
@@ -139,7 +142,12 @@ class ServerCore:
             return Reply(verdict, self._question(session), NO_CHANGE, wait)
         worker, have, wait = session.worker, session.version, 0.0
         if verdict == "accepted":
-            self._accept(session, values, now)
+            try:
+                self._accept(session, values, now)
+            except NotRecorded:  # the question stays open
+                self.statistics[worker].verdicts["unrecorded"] += 1
+                question = self._question(session)
+                return Reply("unrecorded", question, NO_CHANGE, _UNRECORDED_WAIT)
             wait = self._buckets[worker].take(now)
         self.statistics[worker].verdicts[verdict] += 1
         return self._ask(session, verdict, have, wait)

@@ -24,12 +24,14 @@ from farsign_jax.runtime.connection import ConnectionLimits, Security, channel_o
 from farsign_jax.runtime.core import ServerCore
 from farsign_jax.runtime.limits import TokenBucket
 from farsign_jax.runtime.session import Reply, Session, SessionClosed
+from farsign_jax.runtime.tls import is_valid
 from farsign_jax.validation import InvalidConfig
 
 # The gRPC status with which a session ends, by reason.
 _CODES = {
     "strikes": grpc.StatusCode.PERMISSION_DENIED,
     "revoked": grpc.StatusCode.PERMISSION_DENIED,
+    "expired": grpc.StatusCode.PERMISSION_DENIED,
     "flood": grpc.StatusCode.INVALID_ARGUMENT,
     "garbage": grpc.StatusCode.INVALID_ARGUMENT,
     "replaced": grpc.StatusCode.ALREADY_EXISTS,
@@ -152,7 +154,7 @@ class GrpcServer:
             self._tasks[session].cancel()
 
     async def _monitor_sessions(self) -> None:
-        """Closes the sessions of workers that are silent or no longer allowed."""
+        """Closes the sessions of workers that are silent, or may not be here any more."""
         while True:
             await asyncio.sleep(min(self.limits.silence / 4, 1.0))
             for session in list(self._tasks):
@@ -162,6 +164,8 @@ class GrpcServer:
                     certificate = self._certificates[session]
                     if self._security.allowed.worker(certificate) != session.worker:
                         self._close(session, "revoked")
+                    elif not is_valid(certificate):
+                        self._close(session, "expired")
 
     async def _converse(self, _: Any, context: Any) -> None:
         """Serves one stream from its first byte to its last."""

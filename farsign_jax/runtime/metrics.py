@@ -26,6 +26,7 @@ except ModuleNotFoundError as error:
     commands.missing(error, __name__)
 
 ANSWERS = "farsign_answers_total"
+_SECONDS = 5  # for a reader to send its request, and to read the page
 _BUCKETS = 15  # of the staleness: 0, 1, 3, 7, ..., 16383
 
 # The samples of one metric by sorted labels: {(("reason", "gone"), ("worker", "0")): 3.0}.
@@ -169,13 +170,16 @@ async def listen(
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             with contextlib.suppress(*failures):  # an incomplete request gets no answer
-                await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+                await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _SECONDS)
                 body = render(server, measured)
                 head = f"HTTP/1.1 200 OK\r\nContent-Type: {exposition.CONTENT_TYPE_LATEST}\r\n"
                 head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+                writer.transport.set_write_buffer_limits(0)  # drain waits for all of it
                 writer.write(head.encode() + body)
-                await writer.drain()
+                await asyncio.wait_for(writer.drain(), _SECONDS)
         finally:
+            if writer.transport.get_write_buffer_size():
+                writer.transport.abort()  # the reader does not read
             writer.close()
 
     return await asyncio.start_server(answer, host, port, limit=8192)

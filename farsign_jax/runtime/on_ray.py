@@ -24,7 +24,7 @@ from farsign_jax.runtime.worker import make_attack
 from farsign_jax.validation import require
 
 try:
-    from farsign_jax.runtime import ray_server, run_config, service
+    from farsign_jax.runtime import console, ray_server, run_config, service
 except ModuleNotFoundError as error:
     commands.missing(error, __name__)
 
@@ -75,7 +75,8 @@ def on_ray() -> None:
     async def where() -> str:
         return f"{workers} Ray actors ({FLAGS.address})"
 
-    asyncio.run(run.run(server, where))
+    with console.unstoppable(server.rejected):
+        asyncio.run(run.run(server, where))
 
 
 if __name__ == "__main__":

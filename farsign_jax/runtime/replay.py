@@ -8,7 +8,8 @@
 The recorded run becomes a problem whose workers answer what they answered. The simulator
 processes these answers in the order of the journal, with `outstanding` delivery and with the
 directions that it draws itself. On a CPU, x, y and the rest of the server's state must end with
-the same bits as in the recorded run. The exit code is 0 if they do, and 1 otherwise.
+the same bits as in the recorded run. The exit code is 0 if they do. It is 1 if they do not, or
+if a part of the journal could not be replayed, because it is damaged or incomplete.
 """
 
 import pathlib
@@ -23,6 +24,7 @@ from farsign_jax import attacks, simulation
 from farsign_jax.base import Problem, Server, System, Worker
 from farsign_jax.cli import help, imports
 from farsign_jax.config.run_config import RunConfig
+from farsign_jax.io import endings, files
 from farsign_jax.runtime import journal, rows, run_config
 from farsign_jax.runtime.core import ServerCore
 from farsign_jax.runtime.limits import Limits
@@ -109,11 +111,13 @@ class Verification(NamedTuple):
     Attributes:
         events: number of answers replayed.
         differing: names of the arrays in which the server's state and the simulator's differ.
+        unread: what of the journal was not replayed, and why; empty if all of it was.
         run: the simulated run.
     """
 
     events: int
     differing: list[str]
+    unread: str
     run: simulation.Run
 
 
@@ -147,44 +151,47 @@ def verify(path: Any, data_dir: str | None = None) -> Verification:
     Raises:
         InvalidConfig: if the folder contains no run, or a damaged one.
     """
-    path = pathlib.Path(path)
+    path = files.expanded(path)
     config = load_config(path)
     problem, _ = config.problem(data_dir)
     machine, system = run_config.machine(config, problem), config.system(problem)
     fingerprint, by_seed = run_config.fingerprint(config), run_config.draws_by_seed(config)
-    arrivals = journal.read(path / "arrivals.log", fingerprint)
+    found = journal.contents(path / "arrivals.log", fingerprint)
+    arrivals, unread = found.arrivals, found.damage
+    if found.rest and not unread:
+        unread = f"the journal ends with {found.rest} bytes of an incomplete record"
     core = ServerCore(machine, Limits(), by_seed=by_seed, log=lambda arrival: None)
     if (path / "checkpoint.npz").exists():
         restore_checkpoint(core, path / "checkpoint.npz", fingerprint)
     apply_arrivals(core, arrivals[core.events :])
     run = replay(system.server, machine.shape, arrivals, problem.x0, config.seed)
-    return Verification(len(arrivals), machine.differing(run.server), run)
+    return Verification(len(arrivals), machine.differing(run.server), unread, run)
 
 
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit code."""
-    if help.asked(argv[1:]):
-        print((__doc__ or "").strip())
-        return 0
     values = flags.FlagValues()
     imports.define(values)
-    try:
-        folders = values(argv)[1:]
+    with endings.in_one_line():
+        if help.asked(argv[1:]):
+            print((__doc__ or "").strip())
+            return 0
         given = " ".join(argv[1:]) or "none"
-        one = len(folders) == 1
-        require(one, f"need the folder of one recorded run: got {given}")
+        try:
+            folders = values(argv)[1:]
+        except flags.Error as error:
+            endings.fail(help.plain(error))
+        require(len(folders) == 1, f"need the folder of one recorded run: got {given}")
         imports.load(imports.asked(values))
         found = verify(folders[0])
-    except flags.Error as error:
-        print(f"error: {help.plain(error)}", file=sys.stderr)
-        return 2
-    except InvalidConfig as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if found.differing:
-        print(f"{found.events} arrivals replayed: {', '.join(found.differing)} differ")
-        return 1
-    print(f"{found.events} arrivals replayed: the simulator ends with the same bits")
+        if found.differing:
+            print(f"{found.events} arrivals replayed: {', '.join(found.differing)} differ")
+        if found.unread:
+            text = f"{found.events} arrivals replayed, not all: {found.unread}"
+            print(text, file=sys.stderr)
+        if found.differing or found.unread:
+            return 1
+        print(f"{found.events} arrivals replayed: the simulator ends with the same bits")
     return 0
 
 

@@ -15,7 +15,7 @@ from farsign_jax.base import Problem, System
 from farsign_jax.config import schedules, systems
 from farsign_jax.config.run_config import RunConfig
 from farsign_jax.config.settings import from_dict
-from farsign_jax.io import provenance
+from farsign_jax.io import files, provenance
 from farsign_jax.methods import METHODS, defaults_of
 from farsign_jax.runtime.numpy_server import NumpyServer, uses_multiply_add
 from farsign_jax.runtime.state_machine import CompiledServer, StateMachine
@@ -53,7 +53,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 def to_json(config: RunConfig) -> str:
     """The settings of a served run, for `from_json`."""
-    return json.dumps(to_dict(config), sort_keys=True)
+    return files.json_text(to_dict(config), sort_keys=True)
 
 
 def from_json(text: str) -> RunConfig:

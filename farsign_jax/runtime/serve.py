@@ -12,21 +12,21 @@ evaluation, as soon as it is measured) and results.json under --out.
 """
 
 import asyncio
-import pathlib
 from typing import Any
 
 from absl import flags
 
 from farsign_jax.cli import commands
+from farsign_jax.io import files
 from farsign_jax.runtime import run_config
 from farsign_jax.runtime.limits import Limits
 from farsign_jax.validation import require
 
 try:
-    from farsign_jax.runtime import service
-    from farsign_jax.runtime.connection import ConnectionLimits, Security
+    from farsign_jax.runtime import console, service
+    from farsign_jax.runtime.allow_list import AllowList
+    from farsign_jax.runtime.connection import ConnectionLimits, Security, most_connections
     from farsign_jax.runtime.grpc_server import GrpcServer
-    from farsign_jax.runtime.tls import AllowList
 except ModuleNotFoundError as error:
     commands.missing(error, __name__)
 
@@ -70,7 +70,7 @@ def load_security(values: Any, host: str, workers: int) -> Security | None:
     if contents is None:
         return None
     key, certificate, authority = contents
-    path = pathlib.Path(values.certificates).expanduser() / "allowed.txt"
+    path = files.expanded(values.certificates) / "allowed.txt"
     return Security(key, certificate, authority, AllowList(path, workers))
 
 
@@ -82,6 +82,7 @@ def serve() -> None:
     workers = service.config_of(FLAGS).workers
     rule = f"need 1 <= --wait_for <= {workers} workers: got {FLAGS.wait_for}"
     require(1 <= FLAGS.wait_for <= workers, rule)
+    connections = most_connections(workers)
     limits = Limits(*(getattr(FLAGS, name) for name in Limits.__dataclass_fields__))
     security = load_security(FLAGS, host, workers)
     run = service.ServedRun(FLAGS, limits)
@@ -90,14 +91,17 @@ def serve() -> None:
         run_config.to_json(run.config),
         run.fingerprint,
         security=security,
-        limits=ConnectionLimits(FLAGS.silence, FLAGS.ping, wait_for=FLAGS.wait_for),
+        limits=ConnectionLimits(
+            FLAGS.silence, FLAGS.ping, connections=connections, wait_for=FLAGS.wait_for
+        ),
         began=run.store.seconds,
     )
 
     async def start() -> str:
         return f"at {host}:{await server.start(f'{host}:{port}')}"
 
-    asyncio.run(run.run(server, start))
+    with console.unstoppable(server.rejected):
+        asyncio.run(run.run(server, start))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ from farsign_jax.config.run_config import RunConfig
 from farsign_jax.io import run_folder
 from farsign_jax.runtime import metrics, run_config
 from farsign_jax.runtime.core import ServerCore
+from farsign_jax.runtime.journal import Arrival, NotRecorded
 from farsign_jax.runtime.limits import Limits
+from farsign_jax.runtime.notices import Notice
 from farsign_jax.runtime.rows import ServedRows
 from farsign_jax.runtime.store import Store
 from farsign_jax.validation import require
@@ -146,21 +148,35 @@ class ServedRun:
         self.folder.claim()
         known = self.folder.path, self.fingerprint, machine.shape, config.workers
         self.store = Store(*known)
-        if removed := self.store.removed_bytes:
-            text = f"removed an incomplete record of {removed} bytes from the journal"
+        if set_aside := self.store.set_aside:
+            text = f"moved an incomplete last record of the journal to {set_aside}"
             print(text, file=sys.stderr)
         self.core = ServerCore(
             machine,
             limits,
             by_seed=run_config.draws_by_seed(config),
-            log=self.store.append,
-            on_strike=self.store.save_strikes,
+            log=self._record,
+            on_strike=self._save_strikes,
             strikes=self.store.strikes,
             last=values.events or None,
         )
         self.resumed = self.store.resume(self.core)
         self.values, self.rows = values, ServedRows(self.folder.path)
         self.measured: dict[str, float] = {}
+        self._notices = {
+            "answers": Notice("answers", "workers wait"),
+            "checkpoints": Notice("checkpoints", "the next one is tried in time"),
+            "strikes": Notice("strikes", "they are kept in memory"),
+            "measurements": Notice("measurements", "they are left out of results.csv"),
+        }
+
+    def _record(self, arrival: Arrival) -> None:
+        with self._notices["answers"].watching(NotRecorded):
+            self.store.append(arrival)
+
+    def _save_strikes(self, strikes: np.ndarray) -> None:
+        with self._notices["strikes"].tolerating():
+            self.store.save_strikes(strikes)
 
     async def run(self, driver: Driver, start: Callable[[], Awaitable[str]]) -> None:
         """Serves the run until --events answers have been applied, or until a signal.
@@ -192,8 +208,10 @@ class ServedRun:
             await driver.stop()
             if page is not None:
                 page.close()
-            self.store.save(self.core)
-            self.store.close()
+            try:
+                self.store.save(self.core)
+            finally:
+                self.store.close()
         await self._evaluate()
         self.folder.write_rows(self.rows.rows)
         text = f"{self.core.events} answers were applied; the run is in {self.folder.path}"
@@ -202,7 +220,8 @@ class ServedRun:
     async def _save(self) -> None:
         while True:
             await asyncio.sleep(self.values.checkpoint_every)
-            self.store.save(self.core)
+            with self._notices["checkpoints"].tolerating():
+                self.store.save(self.core)
 
     async def _report(self, driver: Driver) -> None:
         """Evaluates x and prints the progress, every --eval_every seconds."""
@@ -229,7 +248,8 @@ class ServedRun:
         row = {"method": config.method, "partition": config.partition, "arrivals": "real"}
         row |= {"seed": config.seed, "event": events, "seconds": seconds}
         row["evaluations"] = events * self.system.worker.evaluations
-        self.rows.append(row | measured)
+        with self._notices["measurements"].tolerating():
+            self.rows.append(row | measured)
 
     def progress(self, rate: float, missing: int) -> str:
         """Returns one line about the progress of the run.

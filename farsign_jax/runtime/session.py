@@ -46,7 +46,7 @@ class Reply(NamedTuple):
 
 # Verdicts on messages. An honest worker causes none of those in `STRIKES`.
 STRIKES = ("garbage", "size", "nonce", "version", "nonfinite", "flood")
-VERDICTS = ("accepted", "stale", *STRIKES)
+VERDICTS = ("accepted", "stale", "unrecorded", *STRIKES)
 
 
 class SessionClosed(Exception):

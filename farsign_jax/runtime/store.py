@@ -46,7 +46,7 @@ class Store:
     ):
         self.path = pathlib.Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.path / "lock")
+        self._lock = lock(self.path / "lock")
         self._fingerprint, self.seconds = fingerprint, 0.0
         try:
             durable = 0
@@ -64,12 +64,16 @@ class Store:
         return self.path / "checkpoint.npz"
 
     @property
-    def removed_bytes(self) -> int:
-        """The size of an incomplete record that was removed from the journal."""
-        return self._journal.removed_bytes
+    def set_aside(self) -> pathlib.Path | None:
+        """The file to which an incomplete last record of the journal was moved, if any."""
+        return self._journal.set_aside
 
     def append(self, arrival: Arrival) -> None:
-        """Records an arrival; to be passed to `ServerCore` as `log`."""
+        """Records an arrival; to be passed to `ServerCore` as `log`.
+
+        Raises:
+            NotRecorded: if it cannot be written.
+        """
         self._journal.append(arrival)
         self.seconds = arrival.seconds
 
@@ -102,15 +106,17 @@ class Store:
         The number of writes is bounded, since an excluded worker can cause no more strikes.
         """
         counts = {str(i): int(count) for i, count in enumerate(strikes) if count}
-        files.write_text(self.path / "strikes.json", json.dumps(counts) + "\n")
+        files.write_json(self.path / "strikes.json", counts, indent=None)
 
     def _read_strikes(self, workers: int) -> np.ndarray:
         path, strikes = self.path / "strikes.json", np.zeros(workers, np.int64)
         if path.exists():
             try:
                 for worker, count in json.loads(path.read_text()).items():
-                    strikes[int(worker)] = int(count)
-            except (ValueError, AttributeError, IndexError, TypeError) as error:
+                    if not (worker.isdecimal() and isinstance(count, int) and count >= 0):
+                        raise ValueError(f"{worker!r}: {count!r}")
+                    strikes[int(worker)] = count
+            except (ValueError, AttributeError, LookupError, OverflowError) as error:
                 raise InvalidConfig(f"{path} is damaged ({error})") from error
         return strikes
 
@@ -120,7 +126,11 @@ class Store:
 
 
 def _read_checkpoint(path: pathlib.Path, fingerprint: str) -> dict[str, np.ndarray]:
-    state = files.load_arrays(path)
+    try:
+        state = files.load_arrays(path)
+    except InvalidConfig as error:
+        advice = "move it away, and the server makes it again from arrivals.log, which has all"
+        raise InvalidConfig(f"{path} is damaged: {advice} answers") from error
     if str(state.pop("fingerprint", "")) != fingerprint:
         raise InvalidConfig(f"{path} belongs to another run: choose another --out")
     return state
@@ -148,17 +158,17 @@ def apply_arrivals(core: ServerCore, arrivals: np.ndarray) -> None:
         core.apply(int(arrival["worker"]), int(arrival["version"]), value)
 
 
-def _lock(path: pathlib.Path) -> int:
+def lock(path: pathlib.Path) -> int:
     """Locks a file until this process closes it or ends, for whatever reason it ends.
 
     Raises:
         InvalidConfig: if another process has locked it.
     """
-    lock = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        os.close(lock)
-        rule = "is being served: only one server may use a folder"
+        os.close(descriptor)
+        rule = "is in use: only one server may use a folder"
         raise InvalidConfig(f"{path.parent} {rule}") from None
-    return lock
+    return descriptor

@@ -13,6 +13,7 @@ on the server, and give each worker only `worker-N.key`, `worker-N.crt` and `aut
 """
 
 import datetime
+import functools
 import ipaddress
 import os
 import pathlib
@@ -38,9 +39,27 @@ class Authority(NamedTuple):
     certificate: Any
 
 
+@functools.lru_cache(maxsize=4096)
+def _facts(certificate: bytes) -> tuple[str, datetime.datetime, datetime.datetime]:
+    """The fingerprint of a PEM certificate, and the moments between which it is valid."""
+    read = x509.load_pem_x509_certificate(certificate)
+    digest = read.fingerprint(hashes.SHA256()).hex()
+    return digest, read.not_valid_before_utc, read.not_valid_after_utc
+
+
 def fingerprint(certificate: bytes) -> str:
     """Returns the SHA-256 fingerprint of a PEM certificate in hexadecimal."""
-    return x509.load_pem_x509_certificate(certificate).fingerprint(hashes.SHA256()).hex()
+    return _facts(certificate)[0]
+
+
+def is_valid(certificate: bytes) -> bool:
+    """Returns whether a PEM certificate is valid at this moment.
+
+    A TLS handshake checks this, but not that of a resumed session, and nothing does while the
+    peer is connected.
+    """
+    _, begin, end = _facts(certificate)
+    return begin <= datetime.datetime.now(datetime.UTC) <= end
 
 
 def _name(text: str) -> x509.Name:
@@ -90,6 +109,7 @@ def _host(text: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(text))
     except ValueError:
+        require(text.isascii(), f"--hosts takes ASCII names: got {text!r}")
         return x509.DNSName(text)
 
 
@@ -110,7 +130,7 @@ def make(out: str | os.PathLike, workers: int, hosts: tuple[str, ...]) -> None:
     Raises:
         InvalidConfig: if the folder already contains certificates.
     """
-    out = pathlib.Path(out)
+    out = files.expanded(out)
     require(workers > 0, f"need --workers > 0: got {workers}")
     require(len(hosts) > 0 and all(hosts), "need --hosts, the names or addresses of the server")
     files.check_writable(out)
@@ -132,70 +152,12 @@ def make(out: str | os.PathLike, workers: int, hosts: tuple[str, ...]) -> None:
 
 
 def _write_secret(path: pathlib.Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise InvalidConfig(f"{path} already exists: choose another --out") from None
+    with files.naming(path), os.fdopen(descriptor, "wb") as file:
         file.write(content)
-
-
-class AllowList:
-    """The workers that may join: `allowed.txt`, which is read again whenever it changes.
-
-    Args:
-        path: the file.
-        workers: number of workers.
-
-    Raises:
-        InvalidConfig: if the file cannot be read when the server starts. If it cannot be read
-            later, no worker is allowed.
-    """
-
-    def __init__(self, path: str | os.PathLike, workers: int):
-        self.path, self._workers = pathlib.Path(path), workers
-        self._file_state, self._workers_by_fingerprint = self._stat(), self._read()
-
-    def worker(self, certificate: bytes) -> int | None:
-        """Returns the worker with this PEM certificate, or None if it is not listed."""
-        self.refresh()
-        return self._workers_by_fingerprint.get(fingerprint(certificate))
-
-    def refresh(self) -> None:
-        """Reads the file again if it has changed."""
-        state = self._stat()
-        if state != self._file_state:
-            self._file_state = state
-            try:
-                self._workers_by_fingerprint = self._read()
-            except InvalidConfig:
-                self._workers_by_fingerprint = {}
-
-    def _stat(self) -> Any:
-        try:
-            status = self.path.stat()
-            return status.st_mtime_ns, status.st_size, status.st_ino
-        except OSError:
-            return None
-
-    def _read(self) -> dict[str, int]:
-        known: dict[str, int] = {}
-        try:
-            lines = self.path.read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidConfig(
-                f"cannot read the list of allowed workers: {self.path}: {error}"
-            ) from None
-        for number, line in enumerate(lines, 1):
-            words = line.partition("#")[0].split()
-            if not words:
-                continue
-            rule = f"{self.path}, line {number}: lines are WORKER FINGERPRINT: got {line!r}"
-            require(len(words) == 2 and words[0].isdecimal(), rule)
-            worker, digest = int(words[0]), words[1].replace(":", "").lower()
-            require(len(digest) == 64 and set(digest) <= set("0123456789abcdef"), rule)
-            rule = f"{self.path}, line {number}: workers are 0..{self._workers - 1}"
-            require(worker < self._workers, f"{rule}: got {worker}")
-            require(digest not in known, f"{self.path}, line {number}: listed twice: {digest}")
-            known[digest] = worker
-        return known
 
 
 def main() -> None:

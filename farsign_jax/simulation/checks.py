@@ -34,16 +34,18 @@ def check_run(
     return schedule, attacks.byzantine_mask(num_workers, byzantine)
 
 
-def check_batch(batch_size: int, sizes: Any) -> None:
-    """Raises `InvalidConfig` if a mini-batch is larger than the smallest shard.
+def check_batch(batch_size: int, left_out: int, sizes: Any) -> None:
+    """Raises `InvalidConfig` if a mini-batch is larger than what is left of the smallest shard.
 
     Args:
         batch_size: examples per mini-batch.
+        left_out: examples of each shard that the worker does not draw from.
         sizes: i[m], examples of each worker.
     """
     smallest = int(np.asarray(sizes).min())
+    rest = f", of which {left_out} are set aside" if left_out else ""
     require(
-        batch_size <= smallest,
+        batch_size <= smallest - left_out,
         f"need batch_size <= examples of every worker: got batch_size={batch_size}, and a "
-        f"worker has {smallest}",
+        f"worker has {smallest}{rest}",
     )

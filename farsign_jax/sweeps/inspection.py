@@ -33,6 +33,7 @@ class Inspection(NamedTuple):
         bits: size of an answer.
         batch_size: examples per mini-batch.
         in_rounds: whether the server needs a schedule of rounds.
+        left_out: examples of each shard that the worker does not draw from.
         state: shapes of a run's state with one open question, leaves without the axis of runs.
         memory_advice: of the server.
     """
@@ -41,6 +42,7 @@ class Inspection(NamedTuple):
     bits: int
     batch_size: int
     in_rounds: bool
+    left_out: int
     state: simulation.Run
     memory_advice: Callable[[str, int, int, int], str] | None
 
@@ -101,6 +103,7 @@ def _build_once(build: SystemFactory, problem: Problem, points: Any) -> Inspecti
                 bits=simulation.bits_per_answer(system, problem),
                 batch_size=worker.batch_size,
                 in_rounds=system.server.in_rounds,
+                left_out=worker.left_out,
                 state=state,
                 memory_advice=system.server.memory_advice,
             )

@@ -92,7 +92,7 @@ class RunBatch:
         simulation.depth(delivery)  # rejects an unknown delivery
         num_workers = self.problem.num_workers
         found = inspection.inspect(build, self.problem, self.hyper)
-        simulation.check_batch(found.batch_size, self.problem.sizes)
+        simulation.check_batch(found.batch_size, found.left_out, self.problem.sizes)
         for run in range(len(self)):
             times = None if self.times is None else self.times[run]
             schedule = arrivals.Schedule(self.schedules[run], times)

@@ -9,7 +9,6 @@ import pytest
 from farsign_jax import aggregators
 from farsign_jax.aggregators import preaggregators
 from farsign_jax.aggregators.registry import make, parse
-from tests import helpers
 from tests.aggregators.reference import around, krum_order, scope
 
 DATA = json.loads(
@@ -18,11 +17,10 @@ DATA = json.loads(
 X7 = [[1, 1], [2, 1], [1, 2], [2, 2], [3, 2], [2, 3], [50, -50]]
 VECTORS = [(case, np.float64) for case in DATA["vectors"]]
 # The inputs of ten rows are given to every rule.
-VECTORS += helpers.slow(
-    (case, np.float32) for case, _ in VECTORS if case["id"].startswith("gen10")
-)
+VECTORS += [(case, np.float32) for case, _ in VECTORS if case["id"].startswith("gen10")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "dtype"), VECTORS, ids=lambda v: v["id"] if isinstance(v, dict) else v.__name__
 )

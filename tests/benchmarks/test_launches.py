@@ -50,6 +50,7 @@ def test_loops_count_once_per_iteration_and_conditions_with_both_branches():
     assert found.most >= found.least + 1
 
 
+@pytest.mark.slow
 def test_an_event_on_an_accelerator_has_no_inner_loop(monkeypatch):
     """For a GPU, XLA is given a single loop, over the events, for all runs of FAR-SIGN."""
     (job, *_), setting = sweep_specs(TINY), prepare(TINY, None)

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import pathlib
 import struct
 import subprocess
@@ -53,6 +54,19 @@ def assert_equal(a, b):
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.fixture(autouse=True)
+def any_mnist(monkeypatch, request):
+    """Tests of reading use small files; those of recognition have contents of their own."""
+    for name in ("mnist", "kmnist"):
+        source = datasets.DATASETS[name]._replace(contents=None)
+        monkeypatch.setitem(datasets.DATASETS, name, source)
+
+
+@pytest.fixture
+def no_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # no such folder
+
+
 @pytest.fixture
 def no_network(monkeypatch):
     def refuse(url, timeout=None):
@@ -63,13 +77,35 @@ def no_network(monkeypatch):
 
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize("inside", ["", "mnist", "mnist/raw"])
-def test_reads_idx_files_once_and_then_the_cache(tmp_path, zipped, inside):
+def test_reads_idx_files_once_and_then_the_cache(tmp_path, monkeypatch, zipped, inside):
     source, cache = tmp_path / "data", tmp_path / "cache"
     write_idx(source / inside, fake(), zipped)
     assert_equal(datasets.load("mnist", str(source), str(cache)), fake())
-    for file in (source / inside).iterdir():
-        file.unlink()
-    assert_equal(datasets.load("mnist", str(source), str(cache)), fake())
+    with monkeypatch.context() as patched:
+        patched.setattr(sources, "read_idx", None)
+        assert_equal(datasets.load("mnist", str(source), str(cache)), fake())
+
+
+def test_the_cache_follows_the_files(tmp_path):
+    """What the key is made of: contents by size and times, and whether the files are there."""
+    source, cache = tmp_path / "data", tmp_path / "cache"
+    load = lambda: datasets.load("mnist", str(source), str(cache))  # noqa: E731
+    write_idx(source, fake(), False)
+    load()
+    times = {path: path.stat() for path in source.iterdir()}
+    other = fake()._replace(train_images=255 - fake().train_images)
+    write_idx(source, other, False)
+    for path, status in times.items():  # as `cp -p` and `rsync -t` do
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert_equal(load(), other)
+    write_idx(source, fake(), True)
+    for name in idx.IDX_FILES:
+        (source / name).unlink()
+    assert_equal(load(), fake())
+    assert len(list(cache.iterdir())) == 1
+    next(source.iterdir()).unlink()
+    with pytest.raises(validation.DataError, match="does not contain mnist: looked for"):
+        load()
 
 
 def test_reads_prepared_data_without_tensorflow(tmp_path):
@@ -77,7 +113,8 @@ def test_reads_prepared_data_without_tensorflow(tmp_path):
     code = (
         "import sys\n"
         "import numpy as np\n"
-        "from farsign_jax.data import datasets\n"
+        "from farsign_jax.data import dataset, datasets\n"
+        "datasets.DATASETS['mnist'] = dataset.LocalSource('small files')\n"
         "d = datasets.load('mnist', sys.argv[1], sys.argv[2])\n"
         "assert 'tensorflow' not in sys.modules\n"
         "np.savez(sys.argv[3], *d)\n"
@@ -188,27 +225,31 @@ def test_a_cut_idx_file_is_named(tmp_path):
 def test_files_that_do_not_belong_together_are_refused(tmp_path):
     dataset = fake()._replace(train_labels=fake().train_labels[:-1])
     write_idx(tmp_path / "data", dataset, False)
-    with pytest.raises(validation.DataError, match="30 images, 29 labels"):
+    with pytest.raises(validation.DataError, match="30 training images, 29 training labels"):
         datasets.load("mnist", str(tmp_path / "data"), str(tmp_path / "cache"))
 
 
-def test_the_error_without_files_and_network_says_what_to_do(tmp_path, no_network):
-    (tmp_path / "data").mkdir()
+def test_the_error_without_files_and_network_says_what_to_do(tmp_path, no_network, no_home):
+    cache = str(tmp_path / "cache")
     with pytest.raises(
         validation.DataError, match=r"cannot be reached.*--data_dir.*mnist_subset"
     ):
-        datasets.load("mnist", str(tmp_path / "data"), str(tmp_path / "cache"))
+        datasets.load("mnist", None, cache)
     with pytest.raises(
         validation.DataError, match="tfds build cifar10 --file_format=array_record"
     ):
-        datasets.load("cifar10", str(tmp_path / "data"), str(tmp_path / "cache"))
+        datasets.load("cifar10", None, cache)
+    (tmp_path / "data").mkdir()
+    for name in ("mnist", "cifar10"):  # which are not downloaded in the place of a folder
+        looked = f"does not contain {name}: looked for .*dataset_info.json.*train-images-idx3"
+        with pytest.raises(validation.DataError, match=looked):
+            datasets.load(name, str(tmp_path / "data"), cache)
     with pytest.raises(validation.DataError, match="is not a directory"):
         datasets.load("mnist", str(tmp_path / "nowhere"), str(tmp_path / "cache"))
 
 
-def test_downloads_are_verified_and_kept(tmp_path, monkeypatch):
+def test_downloads_are_verified_and_kept(tmp_path, monkeypatch, no_home):
     write_idx(tmp_path / "server", fake(), True)
-    (tmp_path / "data").mkdir()
     requested = []
 
     def urlopen(url, timeout):
@@ -216,7 +257,7 @@ def test_downloads_are_verified_and_kept(tmp_path, monkeypatch):
         return open(tmp_path / "server" / url.rsplit("/", 1)[1], "rb")
 
     monkeypatch.setattr(sources.urllib.request, "urlopen", urlopen)
-    load = lambda: datasets.load("kmnist", str(tmp_path / "data"), str(tmp_path / "cache"))  # noqa: E731
+    load = lambda: datasets.load("kmnist", None, str(tmp_path / "cache"))  # noqa: E731
     with pytest.raises(validation.DataError, match="not the expected file: its MD5"):
         load()
     sums = tuple(
@@ -229,6 +270,12 @@ def test_downloads_are_verified_and_kept(tmp_path, monkeypatch):
     requested.clear()
     assert_equal(load(), fake())
     assert requested == []
+    kept = tmp_path / "cache" / "kmnist" / f"{idx.IDX_FILES[0]}.gz"
+    kept.write_bytes(kept.read_bytes()[:-1])
+    assert_equal(load(), fake())
+    assert [url.rsplit("/", 1)[1] for url in requested] == [kept.name]
+    monkeypatch.setattr(datasets.cache_lib, "folder", lambda path: None)
+    assert_equal(load(), fake())  # without a cache
 
 
 def test_unknown_names_are_refused():
@@ -242,7 +289,7 @@ def test_the_embedded_subset_is_stratified():
     assert subset.test_images.shape == (2_000, 28, 28, 1)
     assert (np.bincount(subset.train_labels) == 1000).all()
     assert (np.bincount(subset.test_labels) == 200).all()
-    assert sources.EMBEDDED.stat().st_size < 2.5e6
+    assert datasets.EMBEDDED.stat().st_size < 2.5e6
     images = np.concatenate([subset.train_images, subset.test_images]).reshape(12_000, -1)
     assert len(np.unique(images, axis=0)) > 11_990  # MNIST itself repeats hardly any image
 

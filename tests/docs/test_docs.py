@@ -263,3 +263,14 @@ def test_plots_are_reproducible(name, tmp_path):
     assert before.keys() == after.keys()
     for part, numbers in before.items():
         np.testing.assert_allclose(after[part], numbers, atol=0.5, err_msg=f"{name} {part}")
+
+
+def test_the_trials_of_the_server_are_tests():
+    named = set(re.findall(r"`(test_\w+)`", PAGES["server_trials.md"]))
+    tests = {
+        path.name: path.read_text() for path in (hooks.ROOT / "tests/runtime").glob("test_*.py")
+    }
+    defined = set(re.findall(r"^def (test_\w+)", "".join(tests.values()), re.MULTILINE))
+    assert named <= defined
+    faults = {name for name in defined if re.match(r"test_f\d", name)}
+    assert {name for name in faults if f"def {name}(" not in tests["test_ray.py"]} <= named

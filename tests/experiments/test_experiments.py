@@ -288,7 +288,7 @@ def test_table3_figure1_and_tune_run_baselines_in_lockstep(tmp_path):
     tuned = ["--out", tmp_path / "tune", *small, "--aggregators=mean"]
     code, text, err = run("experiments.tune", *tuned)
     assert code == 0, err
-    assert text.count("(chosen)") == 2
+    assert text.count(" (chosen") == 2
     rows = read(tmp_path / "tune")
     assert len(rows) == (1 + 1) * 2 * 2 * len(tune.MULTIPLES)
     steps = {float(r["step_size"]) for r in rows if r["method"] == "cyber0"}

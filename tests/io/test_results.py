@@ -1,13 +1,17 @@
 import csv
+import html
 import json
+import math
 import os
 import pathlib
+import re
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from farsign_jax.io import files, folder_readme, provenance, run_folder, tables
+from farsign_jax.runtime.store import lock
 from farsign_jax.validation import InvalidConfig
 from tests import helpers
 
@@ -129,3 +133,89 @@ def test_tables():
     )
     latex = tables.latex_table(header, rows)
     assert r"method & best, \%" in latex and r"far\_sign & 89.7 $\pm$ 0.3 \\" in latex
+
+
+@pytest.mark.parametrize("text", ["a|b", "50 % & more", "#1_x", "~x~ ^2 {y} $5", r"a\b", "<b>"])
+def test_names_stand_in_tables_as_they_are(text):
+    markdown = tables.markdown_table(["name", "value"], [[text, "1"]])
+    pytest.importorskip("markdown_it")
+    from farsign_jax.harness.report import html_tables
+
+    shown = html_tables.markdown("table", markdown, "folder")
+    assert shown.count("<td>") == 2 and f"<td>{html.escape(text)}</td>" in shown
+    line = tables.latex_table(["name", "value"], [[text, "1"]]).splitlines()[4]
+    bare = re.sub(r"\\(text[a-z]+\{\}|[&%$#_{}])", "", line)
+    assert bare.endswith(r" & 1 \\") and not set(bare[:-7]) & set("\\&%$#_{}~^<>|")
+
+
+def test_a_line_break_in_a_name_breaks_no_table():
+    for table in (tables.markdown_table, tables.latex_table):
+        assert len(table(["a"], [["x\ny"]]).splitlines()) == len(
+            table(["a"], [["x"]]).splitlines()
+        )
+
+
+def test_json_has_null_where_a_number_is_not_finite(tmp_path):
+    row = {"test_loss": math.nan, "list": [1.5, -math.inf, (np.float64("nan"),)]}
+    files.write_json(tmp_path / "x.json", {"rows": [row]})
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    found = json.loads((tmp_path / "x.json").read_text(), parse_constant=refuse)
+    assert found == {"rows": [{"test_loss": None, "list": [1.5, None, [None]]}]}
+
+
+def test_json_is_written_by_one_function():
+    """Everything else that makes JSON is read by this package only, or is a message."""
+    root = pathlib.Path(files.__file__).parents[2]
+    folders = ("farsign_jax", "experiments", "benchmarks", "docs")
+    found = {
+        str(path.relative_to(root))
+        for folder in folders
+        for path in (root / folder).rglob("*.py")
+        if re.search(r"json\.dumps?\(", path.read_text())
+    }
+    assert found == {
+        "farsign_jax/io/files.py",
+        "farsign_jax/io/processes.py",
+        "farsign_jax/io/provenance.py",
+        "farsign_jax/cli/spec_file.py",
+    }
+
+
+def test_a_folder_that_was_not_finite_is_found_again(tmp_path):
+    run_folder.RunFolder(tmp_path, {"a": math.inf, "b": (1, 2)}).claim()
+    run_folder.RunFolder(tmp_path, {"a": math.inf, "b": (1, 2)})
+
+
+@pytest.mark.parametrize("kind", [np.savez, np.savez_compressed])
+def test_a_state_with_any_wrong_byte_is_refused_or_the_same(tmp_path, kind):
+    path, state = tmp_path / "s", {"0": np.arange(5, dtype=np.float32), "1": np.zeros(2)}
+    files.atomic_write(path, lambda file: kind(file, **state))
+    whole, refused = path.read_bytes(), 0
+    damaged = [whole[:i] + bytes([whole[i] ^ 0x55]) + whole[i + 1 :] for i in range(len(whole))]
+    for content in (*damaged, *(whole[:i] for i in range(0, len(whole), 7))):
+        path.write_bytes(content)
+        try:
+            found = files.load_state(path, [state["0"], state["1"]])
+        except InvalidConfig as error:
+            refused += 1
+            assert str(path) in str(error) and "\n" not in str(error).strip()
+        else:
+            helpers.assert_same(found, [state["0"], state["1"]])
+    assert refused > len(whole) / 2
+
+
+def test_a_planted_link_is_replaced_and_not_followed(tmp_path):
+    private = tmp_path / "private"
+    private.write_text("mine")
+    (tmp_path / "run").mkdir()
+    for name in ("config.json", "lock"):
+        (tmp_path / "run" / name).symlink_to(private)
+    files.write_text(tmp_path / "run" / "config.json", "{}")
+    assert (tmp_path / "run" / "config.json").read_text() == "{}"
+    with pytest.raises(OSError, match="symbolic links"):
+        lock(tmp_path / "run" / "lock")
+    assert private.read_text() == "mine"
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "lock"]

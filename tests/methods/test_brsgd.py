@@ -69,6 +69,7 @@ def test_it_is_sgd_with_an_iterate_kept():
     assert 0 <= int(left.server.chosen_at) < 400
 
 
+@pytest.mark.slow
 def test_the_iterate_kept_is_that_of_the_round_recorded():
     state, _ = run("median", attacks.none(), rounds=60)
     at = int(state.server.chosen_at)

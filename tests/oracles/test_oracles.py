@@ -247,6 +247,7 @@ def test_first_order_answers_are_the_gradient_along_the_directions(name):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_point_tends_to_the_gradient_as_the_step_shrinks():
     with helpers.float64():
         problem = helpers.digits(models.MLP((8, CLASSES), nn.tanh))

@@ -10,6 +10,7 @@ import numpy as np
 from farsign_jax import directions
 from farsign_jax.methods.far_sign import far_sign
 from farsign_jax.runtime import messages
+from farsign_jax.runtime.allow_list import AllowList
 from farsign_jax.runtime.connection import Security
 from farsign_jax.runtime.core import ServerCore
 from farsign_jax.runtime.grpc_server import GrpcServer
@@ -18,7 +19,6 @@ from farsign_jax.runtime.limits import Limits
 from farsign_jax.runtime.numpy_server import NumpyServer
 from farsign_jax.runtime.state_machine import CompiledServer
 from farsign_jax.runtime.testing import adversarial_client
-from farsign_jax.runtime.tls import AllowList
 from farsign_jax.runtime.worker import Responder
 
 STEPS = {"step_size": 0.05, "average_step": 0.3}

@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -68,6 +70,24 @@ def test_a_recorded_run_is_evaluated(tmp_path, behaviours):
         ["0", "adversarial client", "0", "3 nonce", "0", "3"],
         ["1", "honest", "20", "none", "2", "0"],
     ]
+
+
+@pytest.mark.slow
+def test_a_folder_in_use_is_refused_before_anything_is_touched(tmp_path):
+    first = commands.start("experiments.cluster", "--events=1000000", f"--out={tmp_path}")
+    try:
+        while not (tmp_path / "lock").exists():
+            assert first.poll() is None
+            time.sleep(0.1)
+        code, out, err = commands.run(
+            "experiments.cluster", "--events=1000000", f"--out={tmp_path}"
+        )
+        assert code == 2 and out == ""
+        assert err == f"error: {tmp_path} is in use: only one server may use a folder\n"
+        assert first.poll() is None
+    finally:
+        first.send_signal(signal.SIGINT)
+        first.communicate(timeout=60)
 
 
 @pytest.mark.slow

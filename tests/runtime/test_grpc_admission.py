@@ -4,15 +4,18 @@ import asyncio
 import contextlib
 
 import grpc
+import numpy as np
 import pytest
 from cryptography import x509
 
 from farsign_jax import InvalidConfig
-from farsign_jax.runtime import tls
+from farsign_jax.runtime import messages, tls
+from farsign_jax.runtime.allow_list import AllowList
 from farsign_jax.runtime.connection import ConnectionLimits, Security
 from farsign_jax.runtime.grpc_server import GrpcServer
 from farsign_jax.runtime.grpc_worker import Credentials
-from farsign_jax.runtime.tls import AllowList
+from farsign_jax.runtime.store import Store
+from farsign_jax.runtime.testing import adversarial_client
 from tests.runtime.helpers import (
     NET_M,
     network_core,
@@ -82,29 +85,127 @@ def test_f5_expired_certificates_and_servers_with_another_name_are_rejected(tmp_
     asyncio.run(join(("localhost",), good))
 
 
-def test_changes_of_the_allow_list_take_effect_at_once(tmp_path):
+async def reason_of(target, credentials, worker):
+    """How an attempt to join ends: "joined", or the code and the details of its rejection."""
+    async with stream(target, credentials) as connection:
+        try:
+            await connection.join(worker)
+        except (EOFError, grpc.aio.AioRpcError):
+            return await status(connection)
+        return "joined"
+
+
+def test_f24_the_allow_list_is_replaced_by_whole_lists_only(tmp_path, capsys):
     out = tmp_path / "all"
     tls.make(out, NET_M, ("localhost",))
-    listed = (out / "allowed.txt").read_text()
+    path = out / "allowed.txt"
+    listed = path.read_text()
     without = "\n".join(x for x in listed.splitlines() if not x.startswith("1 "))
+    own = [read_credentials(out, f"worker-{i}") for i in range(2)]
 
     async def run():
         core = network_core()
-        async with serving(core, out, ConnectionLimits(silence=2)) as (_, target):
-            async with stream(target, read_credentials(out, "worker-1")) as connection:
+        async with serving(core, out, ConnectionLimits(silence=60)) as (_, target):
+            async with stream(target, own[1]) as connection, stream(target, own[0]) as other:
                 await connection.join(1)
-                (out / "allowed.txt").write_text(without)
+                await other.join(0)
+                for wrong in ("", "not a list", listed + "9" * 5000 + " " + "0" * 64):
+                    path.write_text(wrong)
+                    await asyncio.sleep(2.2)  # it is refused, and nobody is disconnected
+                    assert sorted(core.sessions) == [0, 1]
+                path.unlink()
+                await asyncio.sleep(2.2)
+                assert sorted(core.sessions) == [0, 1]
+                path.write_text(without)
                 assert await status(connection) == ("PERMISSION_DENIED", "revoked")
-            (out / "allowed.txt").write_text("not a list")
-            async with stream(target, read_credentials(out, "worker-0")) as connection:
-                with contextlib.suppress(EOFError, grpc.aio.AioRpcError):
-                    await connection.join(0)
-                assert (await status(connection))[0] == "PERMISSION_DENIED"
-            (out / "allowed.txt").write_text(listed)
-            async with stream(target, read_credentials(out, "worker-1")) as connection:
-                await connection.join(1)
+                assert list(core.sessions) == [0]
+            rejected = ("PERMISSION_DENIED", "not on the allow list")
+            assert await reason_of(target, own[1], 1) == rejected
+            path.write_text(listed)  # in place, so that it is read a little later
+            reason = await reason_of(target, own[1], 1)
+            assert reason == ("UNAVAILABLE", "the allow list is being changed")
+            await asyncio.sleep(0.6)
+            assert await reason_of(target, own[1], 1) == "joined"
 
     asyncio.run(run())
+    said = capsys.readouterr().err
+    for reason in (
+        "lists no worker",
+        "lines are WORKER FINGERPRINT",
+        "got 99999",
+        "cannot read",
+    ):
+        assert said.count(reason) == 1
+    assert "the workers of the list before may still join" in said and len(said) < 2000
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_f24_a_thousand_edits_of_the_allow_list_disconnect_nobody(tmp_path, replaced):
+    certificate = tls.issue(tls.authority(), "worker-1")[1]
+    path, new = tmp_path / "allowed.txt", tmp_path / "new"
+    own, rng = f"1 {tls.fingerprint(certificate)}\n", np.random.default_rng(0)
+    path.write_text(own)
+    allowed = AllowList(path, NET_M)
+    for _ in range(1000):
+        others = "".join(f"{rng.integers(NET_M)} {rng.bytes(32).hex()}\n" for _ in range(5))
+        if replaced:
+            new.write_text(others + own)
+            new.replace(path)
+        else:
+            path.write_text(others)  # the other half is not written yet
+            assert allowed.worker(certificate) == 1
+            path.write_text(others + own)
+        assert allowed.worker(certificate) == 1
+    assert allowed.changing is not replaced
+
+
+def test_f25_a_certificate_that_expires_ends_its_session_and_any_resumed_one(tmp_path):
+    signer = tls.authority()
+    public = signer.certificate.public_bytes(tls.serialization.Encoding.PEM)
+    short = tls.issue(signer, "worker-0", days=3 / 86400)
+    (tmp_path / "allowed.txt").write_text(f"0 {tls.fingerprint(short[1])}")
+    key, certificate = tls.issue(signer, "server", ("localhost",))
+    allowed = AllowList(tmp_path / "allowed.txt", NET_M)
+    security = Security(key, certificate, public, allowed)
+
+    async def run():
+        limits = ConnectionLimits(silence=20)
+        server = GrpcServer(network_core(), "{}", "", security=security, limits=limits)
+        target = f"localhost:{await server.start('localhost:0')}"
+        credentials = grpc.ssl_channel_credentials(public, *short)
+        try:
+            async with grpc.aio.secure_channel(target, credentials) as channel:
+                name = f"/{messages.SERVICE}/{messages.METHOD}"
+                first = adversarial_client.Connection(channel.stream_stream(name)())
+                await first.join(0)
+                assert await status(first) == ("PERMISSION_DENIED", "expired")
+                second = adversarial_client.Connection(channel.stream_stream(name)())
+                with pytest.raises((EOFError, grpc.aio.AioRpcError)):
+                    await second.join(0)
+                assert await status(second) == ("PERMISSION_DENIED", "expired")
+        finally:
+            await server.stop()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("content", ['{"-1": 9}', '{"0": -9}', '{"0": 1.5}', "[]", '{"9": 1}'])
+def test_wrong_strikes_are_refused(tmp_path, content):
+    (tmp_path / "strikes.json").write_text(content)
+    with pytest.raises(InvalidConfig, match=r"strikes\.json is damaged"):
+        Store(tmp_path, "f" * 16, (2,), 2)
+
+
+def test_certificates_need_ascii_names_and_a_folder_without_keys(tmp_path):
+    with pytest.raises(InvalidConfig, match=r"--hosts takes ASCII names: got 'höst'"):
+        tls.make(tmp_path / "a", 1, ("höst",))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "server.key").write_text("left over")
+    with pytest.raises(
+        InvalidConfig, match=r"server\.key already exists: choose another --out"
+    ):
+        tls.make(tmp_path / "b", 1, ("localhost",))
+    assert (tmp_path / "b" / "server.key").read_text() == "left over"
 
 
 def test_one_worker_cannot_occupy_every_stream(certificates):
@@ -149,7 +250,7 @@ def test_joining_too_often_is_rejected():
 def test_errors_in_the_allow_list_name_the_line(tmp_path):
     path, good = tmp_path / "allowed.txt", "ab" * 32
     path.write_text(f"# all\n\n2 {good.upper()} # one\n")
-    assert AllowList(path, NET_M)._workers_by_fingerprint == {good: 2}
+    assert AllowList(path, NET_M)._known == {good: 2}
     for text, message in [
         (f"9 {good}", r"line 1: workers are 0..5: got 9"),
         ("1", "lines are WORKER FINGERPRINT: got '1'"),

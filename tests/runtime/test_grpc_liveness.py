@@ -6,6 +6,7 @@ import time
 
 import grpc
 import numpy as np
+import pytest
 
 from farsign_jax.runtime import messages
 from farsign_jax.runtime.connection import ConnectionLimits
@@ -15,6 +16,7 @@ from tests.runtime.helpers import (
     exchange,
     make_worker,
     network_core,
+    read_credentials,
     serving,
     status,
     stream,
@@ -200,6 +202,69 @@ def test_f3_pings_detect_a_frozen_host():
             begin = time.monotonic()
             await until(lambda: not core.sessions)
             assert time.monotonic() - begin < 20  # 1 s + 0.75 s on an idle machine
+
+    asyncio.run(run())
+
+
+async def slow_line(target, rng):
+    """A port that leads to `target` over a line of 200 ms there and back, which stalls for
+    another second after one message in a hundred, as where a packet is lost."""
+    host, port = target.split(":")
+    tasks = set()
+
+    async def carry(reader, writer):
+        arrivals = asyncio.Queue()
+
+        async def deliver():
+            while True:
+                at, data = await arrivals.get()
+                await asyncio.sleep(max(at - time.monotonic(), 0))
+                writer.write(data)
+
+        delivery = asyncio.create_task(deliver())
+        try:
+            while data := await reader.read(1 << 16):
+                stall = 1.0 if rng.random() < 0.01 else 0.0
+                arrivals.put_nowait((time.monotonic() + 0.1 + stall, data))
+        finally:
+            delivery.cancel()
+            writer.close()
+
+    async def connect(*near):
+        far = await asyncio.open_connection(host, int(port))
+        tasks.update(
+            asyncio.create_task(carry(a[0], b[1])) for a, b in ((near, far), (far, near))
+        )
+
+    server = await asyncio.start_server(connect, "localhost", 0)
+    return server, tasks, f"localhost:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.slow
+def test_f27_a_slow_line_that_stalls_costs_time_only(certificates):
+    core = network_core()
+
+    async def run():
+        async with serving(core, certificates, ConnectionLimits(ping=2)) as (_, target):
+            line, tasks, far = await slow_line(target, np.random.default_rng(0))
+            near = asyncio.create_task(
+                make_worker(target, 0, read_credentials(certificates, "worker-0")).run()
+            )
+            distant = asyncio.create_task(
+                make_worker(far, 1, read_credentials(certificates, "worker-1")).run()
+            )
+            await until(lambda: core.statistics[1].verdicts["accepted"] >= 1)
+            before = core.statistics[0].verdicts["accepted"]
+            await asyncio.sleep(8)
+            count = core.statistics[1].verdicts["accepted"]
+            assert 8 <= count <= 45  # five a second, less what stalls
+            assert core.statistics[0].verdicts["accepted"] > before + 20 * count
+            assert core.statistics[1].joins == 1 and not core.strikes.any()
+            for task in (near, distant, *tasks):
+                task.cancel()
+            await asyncio.gather(near, distant, *tasks, return_exceptions=True)
+            line.close()
+            await asyncio.sleep(0.1)
 
     asyncio.run(run())
 

@@ -54,6 +54,27 @@ def test_ten_thousand_arrivals_replay_to_the_same_bits(tmp_path, problem):
         replay.replay(CONFIG.system(problem).server, (20,), arrivals, problem.x0, 0)
 
 
+def test_f19_what_is_not_replayed_is_reported(tmp_path, problem, capsys):
+    (tmp_path / "config.json").write_text(run_config.to_json(CONFIG))
+    core, store, _ = open_run(tmp_path, problem)
+    converse(core, [0, 1, 2] * 10, lambda i, x, question: np.ones(20, np.float32))
+    store.close()
+    log = tmp_path / "arrivals.log"
+    complete = log.read_bytes()
+    damaged = bytearray(complete)
+    damaged[-15 * journal.record_dtype(20).itemsize] ^= 1
+    for content, count, reason in (
+        (complete + b"12345", 30, "the journal ends with 5 bytes of an incomplete record"),
+        (bytes(damaged), 15, "record 15, counted from 0, at byte"),
+    ):
+        log.write_bytes(content)
+        assert replay.main(["replay", str(tmp_path)]) == 1
+        said = capsys.readouterr().err
+        assert f"{count} arrivals replayed, not all: " in said and reason in said
+    log.write_bytes(complete)
+    assert replay.main(["replay", str(tmp_path)]) == 0
+
+
 @pytest.mark.slow
 def test_workers_on_digits_replay_and_have_the_bits_of_the_simulator(tmp_path, problem):
     """From the recorded answers, and from the recorded schedule alone."""

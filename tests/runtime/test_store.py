@@ -1,6 +1,7 @@
 """The files of a run: a killed server resumes it, and damaged files are reported."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from farsign_jax import InvalidConfig
 from farsign_jax.io import files
+from farsign_jax.runtime import journal
 from farsign_jax.runtime.state_machine import same_bits
 from farsign_jax.runtime.store import Store
 from tests import helpers
@@ -55,9 +57,7 @@ def test_a_killed_server_resumes_from_checkpoint_and_journal_without_counting_tw
 
 def test_strikes_are_on_disk_before_the_next_message(tmp_path, problem):
     core, store, _ = open_run(tmp_path, problem)
-    with pytest.raises(
-        InvalidConfig, match="is being served: only one server may use a folder"
-    ):
+    with pytest.raises(InvalidConfig, match="is in use: only one server may use a folder"):
         open_run(tmp_path, problem)
     core.strikes[2] = 3
     store.save_strikes(core.strikes)
@@ -86,6 +86,58 @@ def test_damaged_checkpoints_and_those_of_other_runs_are_rejected(tmp_path, prob
     (tmp_path / "arrivals.log").unlink()
     with pytest.raises(InvalidConfig, match="includes 3 arrivals, and the journal has fewer"):
         open_run(tmp_path, problem)
+
+
+JOURNAL_AND_REPLACE = ("sync arrivals.log", "replace")
+
+
+def name_of(descriptor):
+    return pathlib.Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+
+
+@pytest.mark.slow
+def test_f26_no_loss_of_power_leaves_a_run_that_cannot_be_resumed(
+    tmp_path, problem, monkeypatch
+):
+    """A disk keeps all that was synchronised, and any part of what came after it.
+
+    Checkpoints are replaced in one step, so that one or the other is there; of the journal, any
+    number of bytes beyond those of its last synchronisation.
+    """
+    calls, saved = [], []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda f: (calls.append(f"sync {name_of(f)}"), fsync(f)))
+    monkeypatch.setattr(os, "replace", lambda *a: (calls.append("replace"), replace(*a)))
+    folder = tmp_path / "run"
+    core, store, _ = open_run(folder, problem)
+    states = [core.state_dict()]
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        values = rng.normal(size=(5, 20)).astype(np.float32)
+        for value in values:
+            converse(core, [int(rng.integers(4))], lambda i, x, q, value=value: value)
+            states.append({name: a.copy() for name, a in core.state_dict().items()})
+        calls.clear()
+        store.save(core)
+        order = [call for call in calls if "checkpoint" in call or call in JOURNAL_AND_REPLACE]
+        assert [name.split()[0] for name in order] == ["sync", "sync", "replace"]
+        assert order[0] == "sync arrivals.log"  # before the checkpoint that refers to it
+        saved.append(((folder / "checkpoint.npz").read_bytes(), core.events))
+    store.close()
+    log = (folder / "arrivals.log").read_bytes()
+    record = journal.record_dtype(20).itemsize
+    begin = len(log) - 30 * record
+    for number, (checkpoint, events) in enumerate(saved):
+        for cut in rng.integers(begin + events * record, len(log) + 1, 4).tolist():
+            after = tmp_path / f"{number}-{cut}"
+            after.mkdir(exist_ok=True)
+            (after / "checkpoint.npz").write_bytes(checkpoint)
+            (after / "arrivals.log").write_bytes(log[:cut])
+            resumed, store, _ = open_run(after, problem)
+            store.close()
+            assert resumed.events == (cut - begin) // record
+            for name, array in states[resumed.events].items():
+                assert same_bits(resumed.state_dict()[name], array), name
 
 
 SAVING = """

@@ -167,6 +167,7 @@ def test_outstanding_answers_are_about_the_iterate_that_was_asked(depth):
     assert max(np.arange(30) - seen) > 1
 
 
+@pytest.mark.slow
 def test_worker_states_advance_only_for_those_that_answer():
     problem = helpers.quadratic()
     inner = helpers.far_sign_system(problem)

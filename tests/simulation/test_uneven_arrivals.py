@@ -81,7 +81,7 @@ def test_weights_count_slow_workers_like_fast_ones():
 @pytest.mark.parametrize(
     ("byzantine", "options"),
     # At the cap, q of them have q * cap votes against m - q: two of seven, but not three.
-    [(3, {"rates": "estimate"}), (2, {"cap": 1.5})],
+    [(2, {"cap": 1.5}), *helpers.slow([(3, {"rates": "estimate"})])],
 )
 def test_workers_that_flood_win_unless_their_answers_are_weighted_or_capped(byzantine, options):
     """Honest workers pull to -1; Byzantine ones flip signs, and answer ten times as often."""
@@ -145,6 +145,7 @@ def test_the_cap_follows_its_definition(size, rank):
     assert dropped > 20
 
 
+@pytest.mark.slow
 def test_a_cap_that_no_worker_reaches_changes_no_bit():
     schedule = arrivals.by_time(jax.random.key(3), FLEETS["timing_attack"], EVENTS)
     ends = [

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from farsign_jax.harness.report.series import read_rows
+from farsign_jax.io import files
 from farsign_jax.validation import require
 
 MARK = '<meta name="generator" content="experiments.report">'  # of the pages made here
@@ -84,7 +86,7 @@ def gather(places: Sequence[str], out: pathlib.Path) -> tuple[list[Folder], list
     found: dict[pathlib.Path, Folder] = {}
     empty: dict[pathlib.Path, str] = {}
     for place in places:
-        path = pathlib.Path(place).expanduser()
+        path = files.expanded(place)
         require(path.is_dir(), f"{place}: no such folder")
         folders, others = _below(path, path.as_posix(), out.resolve())
         for folder in folders:
@@ -119,8 +121,33 @@ def _children(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def is_page(path: pathlib.Path) -> bool:
-    page = path / "index.html"
-    return page.is_file() and MARK.encode() in page.read_bytes()[:1000]
+    try:
+        return MARK.encode() in content(path / "index.html")[:1000]
+    except (OSError, ValueError):
+        return False
+
+
+def content(path: pathlib.Path) -> bytes:
+    """The content of a regular file.
+
+    A link may lead to a private file, which the page would show; a pipe has no end.
+
+    Raises:
+        ValueError: if the file is something else.
+    """
+    check_regular(path)
+    with files.naming(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        return file.read()
+
+
+def check_regular(path: pathlib.Path) -> None:
+    """Raises `ValueError` if there is something else than a regular file."""
+    if path.is_symlink():
+        raise ValueError("it is a link to another file")
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no regular file")
 
 
 def read(path: pathlib.Path, name: str, benchmarks: Sequence[str]) -> Folder:
@@ -168,7 +195,7 @@ def _read_records(folder: Folder, benchmarks: Sequence[str]) -> None:
 def _read_object(folder: Folder, name: str) -> dict[str, Any]:
     """A JSON object; {} where there is none, or where it is damaged, which is noted."""
     try:
-        found = json.loads((folder.path / name).read_bytes())
+        found = json.loads(content(folder.path / name))
         if not isinstance(found, dict):
             raise ValueError("not an object")
         return found
@@ -181,7 +208,7 @@ def _read_object(folder: Folder, name: str) -> dict[str, Any]:
 
 def _read_rows(folder: Folder) -> None:
     try:
-        folder.rows = read_rows(folder.path / "results.csv")
+        folder.rows = read_rows(content(folder.path / "results.csv"))
     except FileNotFoundError:
         return
     except ValueError as error:
@@ -191,15 +218,21 @@ def _read_rows(folder: Folder) -> None:
 
 def _read_files(folder: Folder) -> None:
     for path in sorted(folder.path.iterdir()):
-        if path.suffix not in LINKED or not path.is_file():
+        if path.suffix not in LINKED or path.is_dir():
+            continue
+        try:
+            check_regular(path)
+        except ValueError as error:
+            if path.name not in RESULTS:  # else this is known already
+                folder.damaged.append(f"{path.name} is not shown: {error}")
             continue
         folder.files.append((path.name, path.stat().st_size))
         if path.suffix == ".md" and path.name != "README.md":
-            folder.tables.append((path.stem, path.read_text(errors="replace")))
+            folder.tables.append((path.stem, content(path).decode(errors="replace")))
         elif path.suffix == ".png":
-            content = path.read_bytes()
-            if content.startswith(PNG) and len(content) > 24:
-                folder.figures.append((path.stem, content))
+            found = content(path)
+            if found.startswith(PNG) and len(found) > 24:
+                folder.figures.append((path.stem, found))
             else:
                 folder.damaged.append(f"{path.name} is no PNG")
 

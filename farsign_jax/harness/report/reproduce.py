@@ -38,7 +38,9 @@ def command(config: Mapping[str, Any], recipe_of: Callable[[str], Recipe | None]
     recipe = recipe_of(name)
     if recipe is None:
         return None
-    flags = {"seeds" if n == "seed" else n: config[n] for n in recipe.flags if n in config}
+    flags = {n: config[n] for n in recipe.flags if n in config}
+    if "seed" in flags:
+        flags["seeds"] = seeds_text([flags.pop("seed")])
     if recipe.base is not None:
         flags = _changes(recipe.base, config, varied) | flags
     elif flags.get("preset") == "full":

@@ -5,7 +5,7 @@ inferred from the rows, because every command writes columns of its own.
 """
 
 import dataclasses
-import os
+import io
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -124,13 +124,14 @@ class Curves:
         return self.select(scores.groupby(others, sort=False).idxmax().tolist())
 
 
-def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Reads results.csv: every value as text, "" where a row has none.
+def read_rows(content: bytes) -> pd.DataFrame:
+    """Parses results.csv: every value as text, "" where a row has none.
 
     Raises:
         ValueError: if the file is no table in CSV.
     """
-    rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="replace")
+    file = io.BytesIO(content)
+    rows = pd.read_csv(file, dtype=str, keep_default_na=False, encoding_errors="replace")
     if not isinstance(rows.index, pd.RangeIndex):  # pandas then takes columns for an index
         raise ValueError("its first row has more fields than its header")
     return rows.fillna("")  # the fields that an incomplete row lacks

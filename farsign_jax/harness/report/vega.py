@@ -1,6 +1,5 @@
 """The data and the Vega-Lite specification of the interactive plots."""
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import pandas as pd
 
 from farsign_jax.harness.plots import needs_log_axis
 from farsign_jax.harness.report.series import MEASURED, PERCENT, SPENT, Curves
+from farsign_jax.io import files
 
 MAX_RECORDS = 60  # drawn of a curve
 MAX_NAMED_SEEDS = 10  # with more of them, the lowest and the highest value are drawn
@@ -173,5 +173,5 @@ def specification(lines: Iterable[str], runs: int) -> dict[str, Any]:
 
 def script(found: Mapping[str, Any]) -> str:
     """JSON for a <script> element: no text in it can end the element."""
-    text = json.dumps(found, allow_nan=False, separators=(",", ":"))
+    text = files.json_text(found, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

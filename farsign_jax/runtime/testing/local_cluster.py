@@ -1,6 +1,8 @@
 """A server and its workers as processes of this machine, all of which are ended at the end."""
 
+import collections
 import contextlib
+import functools
 import os
 import pathlib
 import shutil
@@ -9,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from typing import Any
@@ -33,7 +36,7 @@ class LocalCluster:
     other, and it deletes all private keys.
 
     Args:
-        folder: the folder of the run; the certificates are created beside it.
+        folder: the folder of the run.
         workers: the number m of workers.
         quiet: whether to hide what the workers print.
 
@@ -48,10 +51,10 @@ class LocalCluster:
         folder = folder.absolute()  # processes start in another directory
         self.folder, self.workers, self._quiet = folder, workers, quiet
         self.target, self._metrics_port = f"127.0.0.1:{free_port()}", free_port()
-        self.certificates = folder.parent / f"{folder.name}-certificates"
-        shutil.rmtree(self.certificates, ignore_errors=True)  # left by a killed command
+        self.certificates = pathlib.Path(tempfile.mkdtemp(prefix="farsign-certificates-"))
         tls.make(self.certificates, workers, ("127.0.0.1", "localhost"))
         self.processes: list[subprocess.Popen] = []
+        self._workers: list[subprocess.Popen] = []
         self._errors: dict[subprocess.Popen, Any] = {}  # the hidden standard error of each
         self.server: Any = None
 
@@ -102,6 +105,9 @@ class LocalCluster:
         line = self.server.stdout.readline()
         if not line.startswith("serving at"):
             raise InvalidConfig(f"the server did not start: {line or 'see above'}")
+        # Nobody reads the rest, and a full pipe would stop the server.
+        drain = functools.partial(collections.deque, self.server.stdout, maxlen=0)
+        threading.Thread(target=drain, daemon=True).start()
         return line
 
     def start_worker(
@@ -110,7 +116,14 @@ class LocalCluster:
         """Starts a worker, or another module with the certificate of that worker."""
         common = [f"--server={self.target}", f"--worker={number}"]
         common += [f"--certificates={self.certificates}"]
-        return self.start_process(module, *common, *flags)
+        process = self.start_process(module, *common, *flags)
+        self._workers.append(process)
+        return process
+
+    @property
+    def deserted(self) -> bool:
+        """Whether all workers have ended, so that no answer will come."""
+        return all(process.poll() is not None for process in self._workers)
 
     def wait_for_first_answer(self, count: int) -> None:
         """Waits until `count` workers have joined and the first answer has been applied.

@@ -1,5 +1,6 @@
 """The page: which folders it shows, what it reports of them, and malicious content."""
 
+import os
 import pathlib
 import re
 import shutil
@@ -28,6 +29,7 @@ def test_every_folder_is_named_with_what_is_wrong_with_it(root, capsys):
     assert text.count("Damaged: ") == 1 and "python -m experiments.compare --" in text
 
 
+@pytest.mark.slow
 def test_the_same_folders_are_the_same_bytes_and_a_page_is_no_folder_of_results(root):
     text = (root / "page" / "index.html").read_text()
     assert make(root / "page", root / "r") == text
@@ -38,6 +40,7 @@ def test_the_same_folders_are_the_same_bytes_and_a_page_is_no_folder_of_results(
     shutil.rmtree(root / "r" / "page")
 
 
+@pytest.mark.slow
 def test_links_lead_from_the_page_to_the_data(root):
     links = re.findall('<a href="([^"#][^"]*)">', (root / "page" / "index.html").read_text())
     assert any(link.endswith("/results.csv") for link in links)
@@ -123,6 +126,27 @@ def test_a_folder_that_cannot_be_shown_is_damaged_and_the_others_are_there(
     assert text.count("Damaged: ") == 1 and "Damaged: it cannot be shown: ZeroDivision" in text
     assert text.count("<td>damaged</td>") == 1 and text.count("<td>complete</td>") == 1
     assert "--model good" in text and "bad/results.csv" in text and "2 folders, 8 runs" in text
+
+
+def test_links_and_pipes_are_not_followed(tmp_path):
+    (tmp_path / "private").write_text("| secret |\n|---|\n")
+    for name in ("a", "b", "c"):
+        write(tmp_path / "r" / name, rows_of())
+    (tmp_path / "r" / "a" / "notes.md").symlink_to(tmp_path / "private")
+    (tmp_path / "r" / "a" / "index.html").symlink_to(tmp_path / "private")
+    for folder, name in (("b", "results.json"), ("c", "results.csv")):
+        (tmp_path / "r" / folder / name).unlink()
+        os.mkfifo(tmp_path / "r" / folder / name)
+    os.mkfifo(tmp_path / "r" / "a" / "more.png")
+    text = make(tmp_path / "page", tmp_path / "r")
+    assert "secret" not in text
+    for reason in (
+        "notes.md is not shown: it is a link to another file",
+        "more.png is not shown: it is no regular file",
+        "results.json is no JSON that can be read: it is no regular file",
+        "results.csv is no CSV that can be read: it is no regular file",
+    ):
+        assert f"Damaged: {reason}" in text
 
 
 def test_integers_that_no_float_can_hold_are_shown(tmp_path):

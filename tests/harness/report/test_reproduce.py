@@ -54,7 +54,7 @@ def test_commands_of_other_folders():
     cluster = {"experiment": "cluster", "workers": 8, "attacks": ["none", "alie:z=1,ddof=1"]}
     found = command(cluster | {"behaviours": [], "seed": 3})
     assert found == ("python -m experiments.cluster --workers 8 --attacks none,alie:z=1,ddof=1 "
-                     "--behaviours none --seeds 3")  # fmt: skip
+                     "--behaviours none --seeds 3,")  # fmt: skip
     rates = {"experiment": "rates", "preset": "full", "claims": ["rates"], "seeds": 24}
     assert command(rates) == "python -m experiments.rates --claims rates"
     assert command({"workers": 8}) is None
