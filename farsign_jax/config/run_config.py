@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tqdm
@@ -27,7 +27,7 @@ from farsign_jax.data.datasets import DATASETS
 from farsign_jax.io import files, tables
 from farsign_jax.methods import METHODS
 from farsign_jax.problems.metrics import Measure
-from farsign_jax.validation import InvalidConfig
+from farsign_jax.validation import InvalidConfig, check_integer, require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,11 +155,41 @@ class RunConfig(RunSettings):
         Raises:
             DataError, InvalidConfig: before training, on what cannot be had or cannot run.
         """
-        config = self.panel()
+        (result,) = self.run_seeds(
+            (self.seed,), data_dir=data_dir, measure=measure, progress=progress
+        )
+        return result
+
+    def run_seeds(
+        self,
+        seeds: int | Sequence[int],
+        *,
+        data_dir: str | None = None,
+        measure: Measure | None = None,
+        progress: bool = False,
+    ) -> "list[RunResult]":
+        """Trains once for each seed, all in one program and on all devices.
+
+        Each result is, to the last bit, that of `run` with this seed.
+
+        Args:
+            seeds: how many, which are then 0, 1, ...; or the seeds themselves.
+            data_dir: as of `run`, like `measure` and `progress`.
+            measure: as of `run`.
+            progress: as of `run`.
+
+        Raises:
+            DataError, InvalidConfig: as `run`; also if a seed is not valid or is given twice.
+        """
+        if isinstance(seeds, int | np.integer):
+            seeds = range(check_integer("run_seeds", "seeds", seeds, 1))
+        good = isinstance(seeds, Sequence | np.ndarray) and not isinstance(seeds, str)
+        require(good, f"seeds are a count or a list of seeds: got {seeds!r}")
+        config = dataclasses.replace(self.panel(), seeds=tuple(seeds))
         (spec,), data = sweep_specs(config), prepare(config, data_dir)
         batch, delivery = spec.run_batch(data), spec.delivery(config)
-        total = batch.schedules.shape[1]
-        with tqdm.tqdm(total=total, unit="event", disable=not progress) as bar:
+        events = batch.schedules.shape[0] * batch.schedules.shape[1]
+        with tqdm.tqdm(total=events, unit="event", disable=not progress) as bar:
             columns, final = sweeps.sweep(
                 spec.program,
                 batch,
@@ -168,13 +198,20 @@ class RunConfig(RunSettings):
                 delivery=delivery,
                 progress=bar.update,
             )
-        measured = {name: c[0, :, 0] for name, c in spec.by_run(columns, 1).items()}
-        event = measured.pop("event").astype(int)
+        answers = problem_lib.answers_so_far(data.of(spec))
         evaluations, bits = spec.cost(data)
-        answers = problem_lib.answers_so_far(data.of(spec))[0, event - 1]
-        history = {"event": event, "evaluations": answers * evaluations}
-        history |= {"bits_up": answers * bits} | measured
-        return RunResult(self, history, np.asarray(final.params).reshape(-1))
+        by_run = spec.by_run(columns, len(seeds))
+        results = []
+        for number, seed in enumerate(config.seeds):
+            measured = {name: column[number, :, 0] for name, column in by_run.items()}
+            event = measured.pop("event").astype(int)
+            so_far = answers[number, event - 1]
+            history = {"event": event, "evaluations": so_far * evaluations}
+            history |= {"bits_up": so_far * bits} | measured
+            own = dataclasses.replace(self, seed=int(seed))
+            params = np.asarray(final.params[number]).reshape(-1)
+            results.append(RunResult(own, history, params))
+        return results
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
