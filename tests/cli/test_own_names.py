@@ -30,7 +30,7 @@ class Narrow(nn.Module):
 
 
 models.MODELS["narrow"] = Narrow
-attacks.ATTACKS["silent"] = lambda: Attack(lambda m: (), lambda s, r, view, key: (s, 0 * r.value))
+attacks.ATTACKS["silent"] = lambda: Attack(lambda m: (), lambda s, r, v, k: (s, 0 * r.value))
 """
 
 

@@ -168,9 +168,7 @@ def test_every_name_has_a_line(capsys):
     assert "sign=-1, ddof=0, space=message; not set: z; alie alone is alie:z=1.5" in " ".join(
         told.split()
     )
-    with pytest.raises(
-        InvalidConfig, match="unknown registry 'atacks': did you mean 'attacks'"
-    ):
+    with pytest.raises(InvalidConfig, match="unknown name 'atacks': did you mean 'attacks'"):
         listing.show("atacks")
 
 

@@ -39,6 +39,35 @@ def test_a_run_is_that_of_a_panel_to_the_bit(result):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["far_sign", "sgd"])  # the second one is in lock-step
+def test_many_seeds_are_each_seed_alone_to_the_bit(method):
+    config = RunConfig(method=method, attack="alie", **SMALL)
+    results = config.run_seeds([4, 1])
+    assert [each.config.seed for each in results] == [4, 1]
+    for each in results:
+        alone = each.config.run()
+        np.testing.assert_array_equal(each.params, alone.params)
+        for name in set(alone.history) - {"seconds"}:
+            np.testing.assert_array_equal(each.history[name], alone.history[name])
+    assert [each.config.seed for each in config.run_seeds(2)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        (0, "needs a whole number seeds >= 1: got 0"),
+        ([], "seeds names none"),
+        ([1, 1], "names one twice"),
+        ([-1], "seeds are 0..2147483647: got -1"),
+        ("5", "a count or a list of seeds: got '5'"),
+    ],
+)
+def test_seeds_that_cannot_run_are_refused(seeds, message):
+    with pytest.raises(InvalidConfig, match=message):
+        RunConfig(**SMALL).run_seeds(seeds)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["basgd:buffers=5", "sgd", "rsa:penalty=0.1"])
 def test_methods_in_lockstep_are_those_of_a_panel(method):
     config = RunConfig(method=method, attack="alie", **SMALL)
