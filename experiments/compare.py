@@ -39,7 +39,7 @@ from farsign_jax.cli import settings, spec_file
 from farsign_jax.cli.settings import split
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.config.settings import convert, hints
-from farsign_jax.harness import multi_host, panel, plots
+from farsign_jax.harness import captions, multi_host, panel, plots
 from farsign_jax.harness import summary as summary_lib
 from farsign_jax.harness.command import folder_for, main, perform
 from farsign_jax.harness.flags import FLAGS
@@ -150,16 +150,16 @@ def compare() -> pathlib.Path:
             panels.append(panel.ready(config, FLAGS.data_dir, name=name, labels=at))
     rows = perform(panels, folder)
     multi_host.part()
-    header = [*varied, "method", "attack", "best, %", "last, %"]
+    header = [*varied, "method", "attack", "last, %", "best, %"]
     lines, summary = [], []
     for made in panels:
         mine = _of(made, rows)
         for e in summary_lib.summarise(mine):
             summary.append(made.labels | e)
             values = [str(value) for value in made.labels.values()]
-            best = summary_lib.accuracy(e, "best", len(made.config.seeds) > 1)
-            last = summary_lib.accuracy(e, "final")
-            lines.append([*values, summary_lib.label(e), e["attack"], best, last])
+            several = len(made.config.seeds) > 1
+            found = [summary_lib.accuracy(e, which, several) for which in ("last", "best")]
+            lines.append([*values, summary_lib.label(e), e["attack"], *found])
         curves = "-".join(filter(None, ("curves", made.name)))
         # Against answers, too, as a gradient counts as one evaluation but contains far more
         # information than a loss.
@@ -167,7 +167,7 @@ def compare() -> pathlib.Path:
     table = tables.markdown_table(header, lines)
     folder.write_rows(rows, summary)
     first = combined[0][1]
-    table = f"{first.events} answers in each run; seeds: {len(first.seeds)}\n\n{table}"
+    table = f"{first.events} answers in each run\n\n{table}\n{captions.of_accuracies(first)}"
     files.write_text(folder.path / "table.md", table)
     files.write_text(folder.path / "table.tex", tables.latex_table(header, lines))
     print(f"\n{table}\nThe results are in {folder.path}.")

@@ -40,9 +40,10 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
     Returns:
         One entry each, with these values:
 
-        - best, std: the mean and the standard deviation over seeds of the best accuracy of
-          each seed, which best_per_seed lists.
-        - final: the mean accuracy over seeds at the last record.
+        - last, last_std: the mean and the standard deviation over seeds of the accuracy at the
+          last record, which last_per_seed lists.
+        - best, best_std, best_per_seed: the same of the best accuracy of each seed, which is
+          found on the examples that it is measured with.
         - diverged: the number of seeds whose `test_loss` is not finite at the last record.
         - events_to_80, evaluations_to_80, bits_to_80, seconds_to_80: the means over seeds of
           what had been spent at the first record at which the mean accuracy over seeds is at
@@ -56,15 +57,14 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
     names = {(label(row), row["attack"]): row for row in reversed(rows)}
     summary = []
     for key, curves in accuracy.items():
-        best = curves.max(axis=1)
         entry: dict[str, Any] = {n: names[key][n] for n in ("method", "aggregator", "attack")}
         entry |= {
-            "best": float(best.mean()),
-            "std": float(best.std(ddof=1)) if len(best) > 1 else 0.0,
-            "final": float(curves[:, -1].mean()),
             "diverged": count_diverged(losses[key]) if key in losses else 0,
-            "best_per_seed": best.tolist(),
         }
+        for name, per_seed in (("last", curves[:, -1]), ("best", curves.max(axis=1))):
+            entry[name] = float(per_seed.mean())
+            entry[f"{name}_std"] = float(per_seed.std(ddof=1)) if len(per_seed) > 1 else 0.0
+            entry[f"{name}_per_seed"] = per_seed.tolist()
         for target in TARGETS:
             at = _first(curves.mean(axis=0), target)
             per_seed = [_first(curve, target) for curve in curves]
@@ -98,8 +98,8 @@ def mark(diverged: int, runs: int) -> str:
 
 def accuracy(entry: Row, name: str, with_std: bool = False) -> str:
     """An accuracy in an entry of `summarise`, in percent, marked where runs have diverged."""
-    text = percent(entry[name], entry["std"] if with_std else None)
-    return text + mark(entry["diverged"], len(entry["best_per_seed"]))
+    text = percent(entry[name], entry[f"{name}_std"] if with_std else None)
+    return text + mark(entry["diverged"], len(entry[f"{name}_per_seed"]))
 
 
 def percent(value: float, std: float | None = None) -> str:
