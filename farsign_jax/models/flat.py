@@ -19,6 +19,8 @@ import numpy as np
 from farsign_jax.base import Array, Key
 from farsign_jax.validation import InvalidConfig, require
 
+MANTISSA = 23  # bits of float32
+
 
 class Flat(NamedTuple):
     """A module as a function of one vector f32[d].
@@ -49,6 +51,11 @@ def as_float(inputs: Array, dtype: Any) -> Array:
     return inputs.astype(dtype) / jnp.asarray(byte_scale(inputs), dtype)
 
 
+def is_narrow(dtype: Any) -> bool:
+    """Whether a type of floats has fewer bits than float32, as those of half precision do."""
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).nmant < MANTISSA
+
+
 @functools.lru_cache(maxsize=64)  # the same functions each time, as jit caches by identity
 def flatten(module: nn.Module, input_shape: tuple[int, ...]) -> Flat:
     """The flat view of a module, with the leaves of the parameters in tree order.
@@ -72,15 +79,18 @@ def flatten(module: nn.Module, input_shape: tuple[int, ...]) -> Flat:
     _shapes_of(module, "applied", module.apply, variables, example)
     leaves, tree = jax.tree.flatten(variables["params"])
     shapes = [leaf.shape for leaf in leaves]
-    dtype = functools.reduce(jnp.promote_types, (leaf.dtype for leaf in leaves), jnp.float32)
-    halves = [None if _is_wide(leaf.dtype) else leaf.dtype for leaf in leaves]
+    wide = any(leaf.dtype == jnp.float64 for leaf in leaves)
+    halves = [leaf.dtype if is_narrow(leaf.dtype) else None for leaf in leaves]
     sizes = [math.prod(shape) for shape in shapes]
     starts = [0, *np.cumsum(sizes).tolist()]
 
     @jax.jit
     def init(key: Key) -> Array:
         params = module.init(key, example)["params"]
-        parts = [leaf.reshape(-1).astype(dtype) for leaf in jax.tree.leaves(params)]
+        parts = [
+            leaf.reshape(-1).astype(jnp.float64 if wide else jnp.float32)
+            for leaf in jax.tree.leaves(params)
+        ]
         return jnp.concatenate(parts)
 
     def apply(x: Array, inputs: Array) -> Array:
@@ -93,7 +103,7 @@ def flatten(module: nn.Module, input_shape: tuple[int, ...]) -> Flat:
         ]
         params = jax.tree.unflatten(tree, leaves)
         logits = jnp.asarray(module.apply({"params": params}, as_float(inputs, x.dtype)))
-        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        return logits.astype(jnp.float32) if is_narrow(logits.dtype) else logits
 
     return Flat(
         starts[-1],
@@ -102,11 +112,6 @@ def flatten(module: nn.Module, input_shape: tuple[int, ...]) -> Flat:
         init,
         apply,
     )
-
-
-def _is_wide(dtype: Any) -> bool:
-    """Whether float32 rounds to numbers of this type without loss."""
-    return jnp.promote_types(dtype, jnp.float32) == dtype
 
 
 def _shapes_of(module: nn.Module, done: str, function: Callable[..., Any], *args: Any) -> Any:

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from farsign_jax.base import Array
+from farsign_jax.models.flat import MANTISSA, is_narrow
 from farsign_jax.validation import require
 
-_BITS = 23  # of the mantissa of float32
 _LOOPS = ("scan", "while")  # whose later rounds read what earlier ones have written
 
 
@@ -89,10 +89,10 @@ def _narrow(step: core.JaxprEqn) -> str:
     """What of a step has fewer bits than float32, in words; else ""."""
     for var in step.outvars:
         dtype = getattr(var.aval, "dtype", jnp.dtype(bool))
-        if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).nmant < _BITS:
+        if is_narrow(dtype):
             return str(dtype)
-    bits = step.params.get("mantissa_bits", _BITS)  # of `lax.reduce_precision`
-    if bits < _BITS:
+    bits = step.params.get("mantissa_bits", MANTISSA)  # of `lax.reduce_precision`
+    if bits < MANTISSA:
         return f"{bits} bits"
     asked = str(step.params.get("precision", ""))
     return "matrix products of the device's default precision" if "DEFAULT" in asked else ""

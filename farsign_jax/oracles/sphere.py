@@ -95,7 +95,7 @@ def sphere_two_point(
                 below, (down,) = losses_and_changes(x, minus, vectors, step, (-1,))
                 difference = above.mean() - below.mean() + jnp.mean(up - down, axis=1)
         noise = evaluation_noise(noise_key, k, noise_std, coupled, x.dtype)
-        return state, ((difference + noise) / (2 * radius)).astype(x.dtype)
+        return state, (difference.astype(x.dtype) + noise) / (2 * radius)
 
     # The directions are drawn again from the seed; within one program the compiler shares them.
     encode = sphere.rebuild if message == "dense" else None

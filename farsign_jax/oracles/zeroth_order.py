@@ -118,11 +118,11 @@ def two_point(
         with jax.default_matmul_precision("highest"):  # TF32 flips signs
             if scheme == "forward":
                 here = losses(query.params, minus)
-            differences = jax.lax.map(difference, query.direction)
+            differences = jax.lax.map(difference, query.direction).astype(radius.dtype)
         k = dictionary.per_query
         noise = evaluation_noise(noise_key, k, noise_std, coupled, radius.dtype, scheme)
         apart = 2 * radius if scheme == "central" else radius
-        return state, ((differences + noise) / apart).astype(radius.dtype)
+        return state, (differences + noise) / apart
 
     cost = evaluations(dictionary.per_query, scheme)
     return Worker(lambda shard: (), respond, cost, batch_size)
