@@ -41,7 +41,6 @@ INSIDE = {
 LAYERS = {
     "bfloat16": (("dtype", jnp.bfloat16),),
     "float16": (("dtype", jnp.float16),),
-    "float8_e4m3fn": (("param_dtype", jnp.float8_e4m3fn),),
     "bfloat16 ": (("param_dtype", jnp.bfloat16),),
     "matrix products of the device's default precision": (("precision", "default"),),
 }
@@ -130,7 +129,7 @@ def test_half_precision_that_does_not_depend_on_the_parameters_is_accepted():
 
 
 def test_answers_have_the_type_of_the_parameters_where_losses_are_wider():
-    with helpers.float64():
+    with helpers.float64(), jax.numpy_dtype_promotion("standard"):
         data = np.linspace(-1, 1, 12).reshape(6, 2)
         problem = problems.smooth(problems.bowl, jnp.zeros(2, jnp.float32), 3, helpers.KEY)
         losses = lambda x, batch: batch.astype(jnp.float64) @ x  # noqa: E731
