@@ -1,5 +1,6 @@
 """The page: which folders it shows, what it reports of them, and malicious content."""
 
+import math
 import pathlib
 import re
 import shutil
@@ -123,6 +124,23 @@ def test_a_folder_that_cannot_be_shown_is_damaged_and_the_others_are_there(
     assert text.count("Damaged: ") == 1 and "Damaged: it cannot be shown: ZeroDivision" in text
     assert text.count("<td>damaged</td>") == 1 and text.count("<td>complete</td>") == 1
     assert "--model good" in text and "bad/results.csv" in text and "2 folders, 8 runs" in text
+
+
+def test_runs_that_have_diverged_are_marked(tmp_path):
+    """In results.csv a loss is nan, in results.json null; other JSON may have NaN."""
+    rows = rows_of(("sgd", "basgd", "far_sign"), ("none",))
+    for row in rows[:8]:  # both seeds of sgd
+        row["test_loss"] = math.nan
+    rows[11]["test_loss"] = math.inf  # the last record of one seed of basgd
+    folder = write(tmp_path / "run", rows, varied={"x": [math.nan, 1.0]})
+    assert '"test_loss": null' in (folder / "results.json").read_text()
+    text = make(tmp_path / "page", tmp_path / "run")
+    assert "Damaged" not in text
+    cells = re.findall(r"<td[^>]*>([^<]* ± [^<]*)</td>", text)
+    marked = [cell for cell in cells if "diverged" in cell]
+    assert len(marked) == 6  # best and last accuracy, and loss
+    assert sum(cell.endswith(" (diverged)") for cell in marked) == 3
+    assert sum(cell.endswith(" (1 of 2 diverged)") for cell in marked) == 3
 
 
 def test_integers_that_no_float_can_hold_are_shown(tmp_path):
