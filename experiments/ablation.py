@@ -8,7 +8,7 @@ evaluations per direction. A variant that needs fewer evaluations per answer get
 and its step size decreases equally often per evaluation. Each variant is measured separately,
 on top of the one that its description names.
 
-Writes table.md (the mean over seeds of the best accuracy of each seed, for every attack),
+Writes table.md (the mean accuracy over seeds after the last event, for every attack),
 results.csv and results.json under --out. The same command continues there.
 """
 
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from farsign_jax.config.panel_config import PanelConfig
-from farsign_jax.harness import multi_host, panel
+from farsign_jax.harness import captions, multi_host, panel
 from farsign_jax.harness import summary as summary_lib
 from farsign_jax.harness.command import folder_for, main, perform
 from farsign_jax.harness.flags import FLAGS, all_but, configure
@@ -100,9 +100,6 @@ def _budgeted(config: PanelConfig, scheme: str) -> PanelConfig:
     return dataclasses.replace(config, events=events, **scaled)
 
 
-BEST = "Each number is the best of all records, chosen on the test data, as a mean over seeds."
-
-
 def ablation() -> pathlib.Path:
     names = list(VARIANTS) if FLAGS.variants is None else FLAGS.variants
     require(len(names) > 0, f"--variants is empty: known: {', '.join(VARIANTS)}")
@@ -120,15 +117,16 @@ def ablation() -> pathlib.Path:
     for name, variant in chosen.items():
         entries = summary_lib.summarise([row for row in rows if row["variant"] == name])
         summary += [{"variant": name} | entry for entry in entries]
-        worst = min(entries, key=lambda entry: entry["best"])
-        cells = [summary_lib.accuracy(entry, "best") for entry in (*entries, worst)]
+        worst = min(entries, key=lambda entry: entry["last"])
+        cells = [summary_lib.accuracy(entry, "last") for entry in (*entries, worst)]
         attacks = [tables.markdown_text(entry["attack"]) for entry in entries]
         header = ["variant", *attacks, "worst", "method", "what it is"]
         lines.append([name, *cells, f"`{variant.method}`", variant.description])
     folder.write_rows(rows, summary)
     table = tables.markdown_table(header, lines, markup=True)
     budget = base.events * evaluations(base.directions, "central")
-    table = f"{budget:,} evaluations in each run; seeds: {len(base.seeds)}. {BEST}\n\n{table}"
+    caption = captions.of_accuracies(base, best=False)
+    table = f"{budget:,} evaluations in each run\n\n{table}\n{caption}"
     files.write_text(folder.path / "table.md", table)
     print(f"\n{table}\nThe results are in {folder.path}.")
     return folder.path

@@ -21,8 +21,8 @@ pre-aggregators, which are applied before the aggregators of the file or of the 
 Without flags, the command compares the asynchronous methods on the embedded digits, which takes
 half a minute. Everything is checked before the first run.
 
-Writes table.md and table.tex (the last accuracy of each run, mean and standard deviation over
-seeds, and the best), results.csv, results.json, and curves for every setting under --out. The
+Writes table.md and table.tex (the best and last accuracy of each run, mean and standard
+deviation over seeds), results.csv, results.json, and curves for every setting under --out. The
 same command continues there.
 """
 
@@ -39,7 +39,7 @@ from farsign_jax.cli import settings, spec_file
 from farsign_jax.cli.settings import split
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.config.settings import convert, hints
-from farsign_jax.harness import multi_host, panel, plots
+from farsign_jax.harness import captions, multi_host, panel, plots
 from farsign_jax.harness import summary as summary_lib
 from farsign_jax.harness.command import folder_for, main, perform
 from farsign_jax.harness.flags import FLAGS
@@ -157,9 +157,9 @@ def compare() -> pathlib.Path:
         for e in summary_lib.summarise(mine):
             summary.append(made.labels | e)
             values = [str(value) for value in made.labels.values()]
-            last = summary_lib.accuracy(e, "final", len(made.config.seeds) > 1)
-            best = summary_lib.accuracy(e, "best")
-            lines.append([*values, summary_lib.label(e), e["attack"], last, best])
+            several = len(made.config.seeds) > 1
+            found = [summary_lib.accuracy(e, which, several) for which in ("last", "best")]
+            lines.append([*values, summary_lib.label(e), e["attack"], *found])
         curves = "-".join(filter(None, ("curves", made.name)))
         # Against answers, too, as a gradient counts as one evaluation but contains far more
         # information than a loss.
@@ -167,8 +167,7 @@ def compare() -> pathlib.Path:
     table = tables.markdown_table(header, lines)
     folder.write_rows(rows, summary)
     first = combined[0][1]
-    table = f"\n{summary_lib.LAST_AND_BEST}\n\n{table}"
-    table = f"{first.events} answers in each run; seeds: {len(first.seeds)}\n{table}"
+    table = f"{first.events} answers in each run\n\n{table}\n{captions.of_accuracies(first)}"
     files.write_text(folder.path / "table.md", table)
     files.write_text(folder.path / "table.tex", tables.latex_table(header, lines))
     print(f"\n{table}\nThe results are in {folder.path}.")

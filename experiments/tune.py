@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from farsign_jax.config.panel_config import PanelConfig
-from farsign_jax.harness import multi_host, panel, plan, summary
+from farsign_jax.harness import captions, multi_host, panel, plan, summary
 from farsign_jax.harness.command import folder_for, main, sweep_options
 from farsign_jax.harness.flags import FLAGS, configure
 from farsign_jax.harness.progress import Progress
@@ -94,6 +94,7 @@ def tune() -> pathlib.Path | None:
             ]
             lines.append([f"{method} {name}".strip(), f"{step:.4g}{mark}", *cells])
     table = tables.markdown_table(header, lines)
+    table += f"\n{captions.of_accuracies(config, best=False)}"
     files.write_text(folder.path / "table.md", table)
     print(f"\n{table}\nThe results are in {folder.path}.")
     return folder.path

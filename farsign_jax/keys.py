@@ -43,11 +43,20 @@ def message(role: Key, worker: Array, number: Array) -> Key:
     return jax.random.fold_in(jax.random.fold_in(role, worker), number)
 
 
-def host_rng(role: Key) -> np.random.Generator:
-    """Returns a NumPy generator for draws on the host, of partitions and schedules.
+def host_rngs(role: Key, count: int) -> list[np.random.Generator]:
+    """Returns NumPy generators for draws on the host, of partitions and schedules.
+
+    A role is drawn from in one place, which asks for all of its generators at once: number n
+    of one call has the same numbers in every call, as n is part of its seed. NumPy ignores
+    zeros at the end of a seed, so that a seed without a number would be that of number 0.
+
+    Args:
+        role: one of the keys of the run.
+        count: the number of generators, each independent of the others.
 
     Raises:
         InvalidConfig: if `role` is not one key, such as `jax.random.key(0)`.
     """
     check_key(role)
-    return np.random.default_rng(np.asarray(jax.random.key_data(role)))
+    words = np.asarray(jax.random.key_data(role))
+    return [np.random.default_rng([*words, number]) for number in range(count)]

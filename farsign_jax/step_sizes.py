@@ -28,7 +28,8 @@ def check_step_size(method: str, step_size: Any) -> Schedule:
 
 def staircase(initial: Any, decay: float = 0.9, every: int = 1000) -> Schedule:
     """Returns `initial * decay ** floor(step / every)`, the decay of the MNIST experiment."""
-    return optax.exponential_decay(initial, every, decay, staircase=True)
+    schedule = optax.exponential_decay(1.0, every, decay, staircase=True)
+    return lambda step: jnp.asarray(initial, jnp.float32) * schedule(jnp.float32(step))
 
 
 def power(scale: Any, exponent: Any) -> Schedule:

@@ -6,27 +6,26 @@ Every worker receives its next question at the moment when its answer arrives.
 import heapq
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 from farsign_jax.arrivals.delays import DelayModel
 from farsign_jax.arrivals.schedule import Schedule, drawn_for
 from farsign_jax.base import Key
-from farsign_jax.validation import InvalidConfig, check_key, require
+from farsign_jax.keys import host_rngs
+from farsign_jax.validation import InvalidConfig, require
 
 
 class _Stream:
     """The answers of one worker, drawn as far as they are needed.
 
     Args:
-        key: the key of the schedule.
-        worker: the id of the worker, which selects its random stream.
+        rng: the generator of its delays.
+        worker: the id of the worker.
         delay: how long the worker takes.
     """
 
-    def __init__(self, key: Key, worker: int, delay: DelayModel):
-        self.rng = np.random.default_rng([*np.asarray(jax.random.key_data(key)), worker])
-        self.worker, self.delay = worker, delay
+    def __init__(self, rng: np.random.Generator, worker: int, delay: DelayModel):
+        self.rng, self.worker, self.delay = rng, worker, delay
         self.work = 0.0  # seconds of work so far
         self.times = np.empty(0)  # virtual seconds at which its answers arrive
         self.drawn = 0  # the number of delays drawn so far
@@ -62,18 +61,19 @@ class _Stream:
         return int(np.clip(number + (self.worker < worker), earlier, not_later))
 
 
-def open_streams(key: Key, delays: Sequence[DelayModel], num_events: int) -> list[_Stream]:
+def open_streams(
+    rngs: Sequence[np.random.Generator], delays: Sequence[DelayModel], num_events: int
+) -> list[_Stream]:
     """One stream of answers per worker, each with a random generator of its own.
 
     Raises:
-        InvalidConfig: if `key` is not a key, there is no worker, or `num_events` is not an
-            integer >= 0.
+        InvalidConfig: if there is no worker, or `num_events` is not an integer >= 0.
     """
-    check_key(key)
     require(len(delays) > 0, "need at least one worker")
     rule = f"need an integer num_events >= 0: got {num_events}"
     require(num_events >= 0 and num_events == int(num_events), rule)
-    return [_Stream(key, i, delay) for i, delay in enumerate(delays)]
+    pairs = zip(rngs, delays, strict=True)
+    return [_Stream(rng, i, delay) for i, (rng, delay) in enumerate(pairs)]
 
 
 def _all_dead(events: int, wanted: int) -> InvalidConfig:
@@ -98,7 +98,7 @@ def by_time(key: Key, delays: Sequence[DelayModel], num_events: int) -> Schedule
     Raises:
         InvalidConfig: if a delay is negative or NaN, or all workers die before event T.
     """
-    streams = open_streams(key, delays, num_events)
+    streams = open_streams(host_rngs(key, len(delays)), delays, num_events)
     rates = np.array([1 / max(s.delay.typical, 1e-300) for s in streams])
     guess = num_events * rates / rates.sum()
     for stream, count in zip(streams, guess, strict=True):
@@ -139,7 +139,7 @@ def by_heap(key: Key, delays: Sequence[DelayModel], num_events: int) -> Schedule
     Raises:
         InvalidConfig: as for `by_time`.
     """
-    streams = open_streams(key, delays, num_events)
+    streams = open_streams(host_rngs(key, len(delays)), delays, num_events)
     heap: list[tuple[float, int, int]] = []
 
     def ask(worker: int) -> None:

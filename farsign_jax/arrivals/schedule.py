@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from farsign_jax.base import Key
-from farsign_jax.keys import host_rng
+from farsign_jax.keys import host_rngs
 from farsign_jax.validation import require
 
 
@@ -92,7 +92,8 @@ def weighted(key: Key, rates: Any, num_events: int) -> np.ndarray:
     require(num_events >= 0, f"need num_events >= 0: got {num_events}")
     rates = rates / rates.max()  # so that the sum is finite
     cumulative = np.cumsum(rates) / rates.sum()
-    draws = host_rng(key).random(num_events)
+    (rng,) = host_rngs(key, 1)
+    draws = rng.random(num_events)
     return drawn_for(rates.size, np.searchsorted(cumulative, draws, side="right"))
 
 
@@ -115,7 +116,8 @@ def sets(key: Key, num_workers: int, num_events: int, size: int) -> np.ndarray:
         1 <= size <= num_workers,
         f"a set needs 1 <= size <= workers: got size={size}, workers={num_workers}",
     )
-    order = host_rng(key).random((num_events, num_workers)).argsort(axis=1)
+    (rng,) = host_rngs(key, 1)
+    order = rng.random((num_events, num_workers)).argsort(axis=1)
     return drawn_for(num_workers, order[:, :size])
 
 

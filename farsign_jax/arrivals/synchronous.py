@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 from farsign_jax.arrivals.asynchronous import open_streams
 from farsign_jax.arrivals.delays import DelayModel
 from farsign_jax.arrivals.schedule import Schedule, drawn_for
 from farsign_jax.base import Key
+from farsign_jax.keys import host_rngs
 from farsign_jax.validation import require
 
 
@@ -45,7 +45,9 @@ def rounds(
             round would never end because a worker that it waits for is dead.
     """
     require(num_rounds >= 0, f"need num_rounds >= 0: got {num_rounds}")
-    streams, m = open_streams(key, delays, num_rounds), len(delays)
+    m = len(delays)
+    *own, common = host_rngs(key, m + 1)
+    streams = open_streams(own, delays, num_rounds)
     num_rounds = int(num_rounds)
     rule = f"need an integer 1 <= wait <= workers: got wait={wait}, workers={m}"
     require(wait is None or (wait == int(wait) and 1 <= wait <= m), rule)
@@ -57,10 +59,7 @@ def rounds(
     worst = int(np.argmin((took >= 0).all(axis=0)))
     rule = "a delay is a number of seconds >= 0"
     require(took >= 0, f"{rule}: worker {worst} took {took[:, worst].min(initial=np.inf)}")
-    rng = np.random.default_rng(
-        [*np.asarray(jax.random.key_data(key)), m]
-    )  # not a worker's stream
-    takes_part = rng.random((num_rounds, m)) < participation
+    takes_part = common.random((num_rounds, m)) < participation
     sets, times, now = np.full((num_rounds, size), -1, np.int32), np.empty(num_rounds), 0.0
     if np.isfinite(took).all() and all(s.windows == ((0.0, np.inf),) for s in delays):
         return _rounds_at_work(took, takes_part, wait)

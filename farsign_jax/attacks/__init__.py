@@ -1,17 +1,7 @@
 """Attacks: what Byzantine workers send instead of honest messages, and when they send it."""
 
-from farsign_jax.attacks.messages import (
-    alie,
-    alie_z,
-    constant,
-    gaussian,
-    ipm,
-    mimic,
-    none,
-    nonfinite,
-    replay,
-    sign_flip,
-)
+from farsign_jax.attacks.messages import constant, gaussian, none, nonfinite, sign_flip
+from farsign_jax.attacks.omniscient import alie, alie_z, ipm, mimic, replay
 from farsign_jax.attacks.registry import ATTACKS, SPACES, byzantine_mask, make, parse
 
 __all__ = [

@@ -9,17 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from farsign_jax import specs
-from farsign_jax.attacks.messages import (
-    alie,
-    constant,
-    gaussian,
-    ipm,
-    mimic,
-    none,
-    nonfinite,
-    replay,
-    sign_flip,
-)
+from farsign_jax.attacks.messages import constant, gaussian, none, nonfinite, sign_flip
+from farsign_jax.attacks.omniscient import alie, ipm, mimic, replay
 from farsign_jax.base import Attack
 from farsign_jax.validation import InvalidConfig, lookup, require
 
@@ -109,7 +100,7 @@ def byzantine_mask(num_workers: int, byzantine: Any) -> np.ndarray:
     m = num_workers
     if np.ndim(byzantine) == 0:
         q = byzantine
-        require(q == int(q), f"byzantine is an integer: got {q}")
+        require(np.isfinite(q) and q == int(q), f"byzantine is an integer: got {q}")
         require(0 <= q < m, f"need 0 <= byzantine < workers: got byzantine={q}, workers={m}")
         return np.arange(m) < q
     mask = np.asarray(byzantine, bool)

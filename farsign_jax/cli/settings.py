@@ -116,18 +116,22 @@ def _list(name: str, hint: Any, value: Any) -> tuple[Any, ...]:
 def split(texts: Sequence[str], name: str = "") -> tuple[str, ...]:
     """`none,alie:z=1.5,ddof=1,sign_flip` as three names: option=value belongs to the last.
 
-    With the `name` of their flag, a text may hold dictionaries of ByzFL (`spec_file`) instead.
+    With the `name` of their flag, a text may hold dictionaries of ByzFL (`spec_file`) instead,
+    and blanks separate names, too. Values without it may be paths, in which blanks stand for
+    themselves.
     """
     found: list[str] = []
+    separators = r"[,\s]+" if name else r"\s*,\s*"
     for text in texts:
         if name and text.lstrip()[:1] in ("{", "["):
             found += spec_file.listed(name, text)
             continue
         rule = f"names and dictionaries each have a --{name} of their own: got {text}"
         require(not name or "{" not in text, rule)
-        text = re.sub(r"\s*([+:=])\s*", r"\1", text)  # a + b is one name
+        if name:
+            text = re.sub(r"\s*([+:=])\s*", r"\1", text)  # a + b is one name
         names: list[str] = []
-        for item in re.split(r"[,\s]+", text):
+        for item in re.split(separators, text.strip()):
             if "=" in item and ":" not in item and names:
                 names[-1] += f",{item}"
             elif item:

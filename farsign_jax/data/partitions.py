@@ -11,7 +11,7 @@ import numpy as np
 
 from farsign_jax import specs
 from farsign_jax.base import Key
-from farsign_jax.keys import host_rng
+from farsign_jax.keys import host_rngs
 from farsign_jax.validation import lookup, require
 
 
@@ -157,7 +157,8 @@ def partition(
         1 <= num_workers <= len(labels),
         f"need 1 <= workers <= examples: got workers={num_workers}, examples={len(labels)}",
     )
-    parts = split(np.asarray(labels), num_workers, host_rng(key), heterogeneity)
+    (rng,) = host_rngs(key, 1)
+    parts = split(np.asarray(labels), num_workers, rng, heterogeneity)
     sizes = np.asarray([len(part) for part in parts], np.int32)
     rows = np.zeros((num_workers, sizes.max()), np.int32)
     for row, part in zip(rows, parts, strict=True):

@@ -115,11 +115,11 @@ def matrix(directions: Array, k: int = 1) -> Dictionary:
         return sample_distinct(key, size, k)
 
     def move(x, worker, direction, amount):
-        rows = directions[worker[..., None], direction]  # [..., k, d]
+        rows = directions[worker[..., None], direction].astype(x.dtype)  # [..., k, d]
         return x + jnp.tensordot(amount, rows, axes=amount.ndim)
 
     def project(g, worker, direction):
-        return directions[worker, direction] @ g
+        return directions[worker, direction].astype(g.dtype) @ g
 
     return Dictionary(dim, size, k, draw, move, project, shared=False, num_workers=workers)
 
@@ -138,9 +138,9 @@ def seeded(dim: int, size: int, k: int, key: Key, *, shared: bool = True) -> Dic
     """
     _check(size, k)
 
-    def vector(worker, j):
+    def vector(worker, j, dtype):
         base = key if shared else jax.random.fold_in(key, worker)
-        v = jax.random.normal(jax.random.fold_in(base, j), (dim,))
+        v = jax.random.normal(jax.random.fold_in(base, j), (dim,), dtype)
         return v / jnp.linalg.norm(v)
 
     def draw(key, worker):
@@ -152,12 +152,12 @@ def seeded(dim: int, size: int, k: int, key: Key, *, shared: bool = True) -> Dic
 
         def step(x, ija):  # with one vector in memory at a time
             i, j, a = ija
-            return x + a * vector(i, j).astype(x.dtype), None
+            return x + a * vector(i, j, x.dtype), None
 
         pairs = (workers, direction.reshape(-1), amount.reshape(-1))
         return jax.lax.scan(step, x, pairs)[0]
 
     def project(g, worker, direction):
-        return jax.lax.map(lambda j: vector(worker, j).astype(g.dtype) @ g, direction)
+        return jax.lax.map(lambda j: vector(worker, j, g.dtype) @ g, direction)
 
     return Dictionary(dim, size, k, draw, move, project, shared=shared)

@@ -63,10 +63,10 @@ def _alive(value: Array) -> Array:
 
 def _rank(value: Array) -> Array:
     size = jnp.abs(value)
-    below = jnp.sum(size[:, None] > size[None], axis=1) + jnp.sum(
-        size[:, None] >= size[None], 1
-    )
-    return (below - 1) / (2 * max(len(size) - 1, 1))  # ties get the mean of their ranks
+    above = size[:, None] > size[None], size[:, None] >= size[None]
+    below = sum(jnp.sum(one, axis=1, dtype=jnp.int32) for one in above)
+    ranks = (below - 1).astype(jnp.float32)  # ties get the mean of their ranks
+    return ranks / (2 * max(len(size) - 1, 1))
 
 
 VOTES = {"alive": _alive, "rank": _rank}
@@ -116,14 +116,16 @@ def importance(
         level = jnp.pad(weight(scores), (0, leaves - size))
         nodes = [level]
         while len(nodes[0]) > 1:
-            nodes.insert(0, nodes[0].reshape(-1, 2).sum(axis=1))
+            nodes.insert(0, nodes[0].reshape(-1, 2).sum(axis=1, dtype=jnp.int32))
         tree = jnp.concatenate([jnp.zeros((1,), jnp.int32), *nodes])
         return Scores(scores, tree, nodes[0][0])
 
     def draw(state, key):
         tree, total = state.tree, state.total
         i = jnp.arange(k, dtype=jnp.int32)
-        at = jax.random.randint(key, (), 0, total) - total  # so that no sum overflows
+        at = (
+            jax.random.randint(key, (), 0, total, jnp.int32) - total
+        )  # so that no sum overflows
         at = at + i * (total // k) + i * (total % k) // k
         at = jnp.where(at < 0, at + total, at)
 
@@ -148,7 +150,9 @@ def importance(
         change = weight(new) - leaf(state, j)  # which is weight(old), read before it is written
         nodes = (leaves + j)[None] >> jnp.arange(levels + 1, dtype=jnp.int32)[:, None]
         tree = state.tree.at[nodes].add(jnp.broadcast_to(change, nodes.shape))
-        return Scores(state.scores.at[j].set(new), tree, state.total + change.sum()), ()
+        return Scores(
+            state.scores.at[j].set(new), tree, state.total + change.sum(dtype=jnp.int32)
+        ), ()
 
     def learn(state, direction, value, present):
         if len(present) == 1:

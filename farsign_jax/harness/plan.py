@@ -79,8 +79,8 @@ def count(sweep: Sweep) -> Count:
     for chunk in cut:
         if chunk.path is not None and chunk.path.exists():
             own = sweep.batch.take(chunk.ids)
-            inputs = chunks.fingerprint(sweep.program, own, sweep.delivery, sweep.every)
-            chunks.check(chunk, inputs)
+            how = sweep.delivery, sweep.every, sweep.measure
+            chunks.check(chunk, chunks.fingerprint(sweep.program, own, *how))
     done = sum(chunk.count * chunks.done(chunk) for chunk in cut)
     each = bytes_per_run(sweep.program, sweep.batch, sweep.delivery)
     return Count(sweep, done, len(cut[0].ids) * each)

@@ -12,11 +12,6 @@ import numpy as np
 Row = Mapping[str, Any]
 
 TARGETS = (0.80, 0.85)
-# What tables of accuracies say about these columns.
-LAST_AND_BEST = (
-    "Test accuracy, means over seeds. last: at the last record. best: the largest of all "
-    "records of a run, which is chosen on the test data and therefore optimistic."
-)
 SPENT = {
     "events": "event",
     "evaluations": "evaluations",
@@ -45,10 +40,10 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
     Returns:
         One entry each, with these values:
 
-        - final, final_std: the mean and the standard deviation over seeds of the accuracy at
-          the last record.
-        - best, std: those of the best accuracy of each seed, which best_per_seed lists. The
-          record is chosen by the measurement itself, so that it is optimistic.
+        - last, last_std: the mean and the standard deviation over seeds of the accuracy at the
+          last record, which last_per_seed lists.
+        - best, best_std, best_per_seed: the same of the best accuracy of each seed, which is
+          found on the examples that it is measured with.
         - diverged: the number of seeds whose `test_loss` is not finite at the last record.
         - events_to_80, evaluations_to_80, bits_to_80, seconds_to_80: the means over seeds of
           what had been spent at the first record at which the mean accuracy over seeds is at
@@ -62,16 +57,14 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
     names = {(label(row), row["attack"]): row for row in reversed(rows)}
     summary = []
     for key, curves in accuracy.items():
-        best = curves.max(axis=1)
         entry: dict[str, Any] = {n: names[key][n] for n in ("method", "aggregator", "attack")}
         entry |= {
-            "best": float(best.mean()),
-            "std": _deviation(best),
-            "final": float(curves[:, -1].mean()),
-            "final_std": _deviation(curves[:, -1]),
             "diverged": count_diverged(losses[key]) if key in losses else 0,
-            "best_per_seed": best.tolist(),
         }
+        for name, per_seed in (("last", curves[:, -1]), ("best", curves.max(axis=1))):
+            entry[name] = float(per_seed.mean())
+            entry[f"{name}_std"] = float(per_seed.std(ddof=1)) if len(per_seed) > 1 else 0.0
+            entry[f"{name}_per_seed"] = per_seed.tolist()
         for target in TARGETS:
             at = _first(curves.mean(axis=0), target)
             per_seed = [_first(curve, target) for curve in curves]
@@ -84,10 +77,6 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 ]
         summary.append(entry)
     return summary
-
-
-def _deviation(values: np.ndarray) -> float:
-    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
 def _first(curve: np.ndarray, target: float) -> int | None:
@@ -109,9 +98,8 @@ def mark(diverged: int, runs: int) -> str:
 
 def accuracy(entry: Row, name: str, with_std: bool = False) -> str:
     """An accuracy in an entry of `summarise`, in percent, marked where runs have diverged."""
-    std = {"best": "std", "final": "final_std"}[name]
-    text = percent(entry[name], entry[std] if with_std else None)
-    return text + mark(entry["diverged"], len(entry["best_per_seed"]))
+    text = percent(entry[name], entry[f"{name}_std"] if with_std else None)
+    return text + mark(entry["diverged"], len(entry[f"{name}_per_seed"]))
 
 
 def percent(value: float, std: float | None = None) -> str:

@@ -8,6 +8,7 @@ import os
 import pathlib
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
@@ -18,9 +19,9 @@ import jax
 @functools.cache  # it starts git
 def environment() -> dict[str, Any]:
     """Returns versions, device and revision: what it takes to reproduce a result."""
-    packages = ("farsign_jax", "jax", "jaxlib", "flax", "optax", "numpy")
-    versions = {}
-    for package in packages:
+    # Not from metadata: another version may be installed than the one that runs.
+    versions = {"farsign_jax": sys.modules["farsign_jax"].__version__}
+    for package in ("jax", "jaxlib", "flax", "optax", "numpy"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -59,12 +60,13 @@ def _files(file: pathlib.Path) -> list[pathlib.Path]:
 def code() -> dict[str, str]:
     """Returns the revision of the code in git, and a digest of its files.
 
-    The digest covers the files of the package, if they lie beside it, of the experiments, and
-    of the modules that `add_own` names, whether they are committed or not. `imports` are these
-    modules, each with a digest of its own; it is missing if there are none.
+    The digest covers the files of the package, where it runs from its sources, of the
+    experiments, and of the modules that `add_own` names, whether they are committed or not.
+    `imports` are these modules, each with a digest of its own; it is missing if there are none.
     """
     here, digest = pathlib.Path(__file__).parents[1], hashlib.sha256()
-    for folder in (here, here.parent / "experiments"):
+    from_sources = (here.parent / "pyproject.toml").exists()  # else "experiments" is another's
+    for folder in (here, here.parent / "experiments") if from_sources else (here,):
         for path in sorted(folder.rglob("[!.]*.py")):  # without the lock files of editors
             name = path.relative_to(here.parent).as_posix().encode()
             digest.update(name + b"\0" + path.read_bytes())

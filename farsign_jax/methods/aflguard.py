@@ -63,7 +63,7 @@ def aflguard(
 
     def judge(answer: Array, trusted: Array, num_answers: Array) -> tuple[Array, Array, Array]:
         answer = sanitize(answer)
-        near = norm(answer - trusted) <= lam * norm(trusted)
+        near = norm(answer - trusted) <= jnp.asarray(lam, answer.dtype) * norm(trusted)
         return near, jnp.asarray(eta_of(num_answers), answer.dtype), answer
 
     return trusted_server("aflguard", num_workers, losses, reference, refresh, judge)

@@ -106,11 +106,12 @@ def brsgd(
         k = state.step
         now = jnp.asarray(alpha(k), jnp.float32)
         before = jnp.asarray(alpha(jnp.maximum(k - 1, 0)), jnp.float32)
-        shrink = jnp.asarray(jnp.log1p(growth * now**2), jnp.float32)
+        shrink = jnp.log1p(jnp.asarray(growth, jnp.float32) * now**2)
         weight = state.weight + jnp.log(now / before) - shrink
         total = jnp.logaddexp(state.total, weight)
         key = key_of(state.seed)
-        coin = jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, 1), k))
+        coin_key = jax.random.fold_in(jax.random.fold_in(key, 1), k)
+        coin = jax.random.uniform(coin_key, dtype=jnp.float32)
         # The step size of `sgd` follows the number of answers, that of this method the rounds.
         after, info = server.update(state.rounds._replace(num_answers=k), reports)
         after = after._replace(num_answers=state.num_answers + after.num_answers - k)

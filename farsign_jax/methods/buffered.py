@@ -27,7 +27,7 @@ import numpy as np
 from farsign_jax.base import Array, Key, Query, Report, Schedule, Server
 from farsign_jax.directions.unit_sphere import Sphere
 from farsign_jax.methods.gradient_server import one_by_one
-from farsign_jax.methods.typed import cond, key_of, seed_of
+from farsign_jax.methods.typed import cond, key_of, rule_key, seed_of
 from farsign_jax.step_sizes import check_step_size
 from farsign_jax.validation import check_integer, require, sanitize
 
@@ -139,10 +139,10 @@ def buffered(
         full = jnp.all(counts > 0)
 
         def combine(rows: Array, last: Array, step: Array) -> tuple[Array, Array]:
-            key = own_key(state.seed, step)
-            aggregate = aggregator(rows, start=last, key=jax.random.fold_in(key, 1))
+            aggregate = aggregator(rows, start=last, key=rule_key(state.seed, step))
             if directions is None or not scalar:
                 return aggregate, aggregate
+            key = own_key(state.seed, step)
             return aggregate, directions.rebuild(directions.draw(key), aggregate)
 
         def wait(rows: Array, last: Array, step: Array) -> tuple[Array, Array]:

@@ -21,7 +21,7 @@ References:
     with Error-Feedback", NeurIPS 2019, where the server compresses too.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -59,7 +59,10 @@ class EFSignSGDState(NamedTuple):
 
 
 def error_feedback_sign(
-    worker: Worker, dim: int, step_size: float | Array | Schedule
+    worker: Worker,
+    dim: int,
+    step_size: float | Array | Schedule,
+    dtype: Any = jnp.float32,
 ) -> Worker:
     """The honest worker: its steps, compressed to signs and a scale, and a memory of the rest.
 
@@ -71,6 +74,7 @@ def error_feedback_sign(
             *rounds* before the question: a worker cannot know how many answers the server has
             received. With s answers per round `lambda n: eta(s * n)` decays per answer, as
             servers do.
+        dtype: the type of the memory, that of the gradients.
 
     Returns:
         A `Worker` whose state is that of `worker` and e f32[d]. An answer is Delta f32[d],
@@ -87,7 +91,7 @@ def error_feedback_sign(
     require(worker.encode is None, rule)
 
     def init(shard: Shard) -> PyTree:
-        return worker.init(shard), jnp.zeros((d,))
+        return worker.init(shard), jnp.zeros((d,), dtype)
 
     def respond(state: PyTree, query: Query, shard: Shard, key: Key) -> tuple[PyTree, Array]:
         inner, error = state
@@ -149,6 +153,7 @@ def build(problem: Problem, oracle: OracleConfig, hyper: Hyper) -> tuple[Server,
         gradient_worker(problem, oracle),
         problem.x0.shape[-1],
         oracle.per_round_schedule(hyper["step_size"], m),
+        problem.x0.dtype,
     )
     return ef_sign_sgd(m), worker
 

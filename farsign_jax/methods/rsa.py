@@ -123,8 +123,11 @@ def rsa(
         pulls = jax.vmap(pull)(reports.value, reports.worker < m)
         # On a CPU this is ten times faster than a sum along axis 0.
         total = jnp.matmul(jnp.ones(len(pulls), x.dtype), pulls, precision="highest")
-        alpha = jnp.asarray(alpha_of(state.step), x.dtype)
-        return RSAState(x - alpha * (weight_decay * x + penalty * total), state.step + 1), {}
+        alpha, decay, pull_by = (
+            jnp.asarray(number, x.dtype)
+            for number in (alpha_of(state.step), weight_decay, penalty)
+        )
+        return RSAState(x - alpha * (decay * x + pull_by * total), state.step + 1), {}
 
     return Server(init, ask_for_gradient, update, m, in_rounds=True)
 
@@ -170,7 +173,8 @@ def own_model(
         inner, gradient = worker.respond(inner, query._replace(params=x), shard, key)
         alpha = jnp.asarray(alpha_of(query.version), x.dtype)
         # Sanitised: one gradient that overflows would stay in the model for ever.
-        new = x - alpha * (sanitize(gradient) + penalty * subgradient(x - query.params, p))
+        pull = jnp.asarray(penalty, x.dtype) * subgradient(x - query.params, p)
+        new = x - alpha * (sanitize(gradient) + pull)
         return (inner, new), x if server_sees == "old" else new
 
     return worker._replace(init=init, respond=respond)

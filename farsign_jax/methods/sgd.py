@@ -22,7 +22,6 @@ References:
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from farsign_jax import aggregators
@@ -36,7 +35,7 @@ from farsign_jax.methods.method import (
     gradient_worker,
     step_size_presets,
 )
-from farsign_jax.methods.typed import cond, key_of, seed_of
+from farsign_jax.methods.typed import cond, rule_key, seed_of
 from farsign_jax.step_sizes import check_step_size
 from farsign_jax.validation import require, sanitize
 
@@ -99,10 +98,10 @@ def sgd(
         present = reports.worker < m
         count = number(present)
         not_empty = count > 0
-        key = key_of(state.seed)
 
         def combine(rows: Array, present: Array, last: Array, step: Array) -> Array:
-            return aggregator(rows, mask=present, start=last, key=jax.random.fold_in(key, step))
+            key = rule_key(state.seed, step)
+            return aggregator(rows, mask=present, start=last, key=key)
 
         def keep(rows: Array, present: Array, last: Array, step: Array) -> Array:
             return last
@@ -111,8 +110,11 @@ def sgd(
         # traced: a round that lacks answers breaks no precondition, not even outside `jit`.
         args = (sanitize(reports.value), present, state.aggregate, state.step)
         aggregate = cond(not_empty, combine, keep, *args)
-        eta = jnp.asarray(eta_of(state.num_answers), state.params.dtype)
-        along = scale * aggregate + weight_decay * state.params
+        eta, factor, decay = (
+            jnp.asarray(number, state.params.dtype)
+            for number in (eta_of(state.num_answers), scale, weight_decay)
+        )
+        along = factor * aggregate + decay * state.params
         state = SGDState(
             params=jnp.where(not_empty, state.params - eta * along, state.params),
             aggregate=aggregate,

@@ -19,7 +19,7 @@ References:
     Problems", ICML 2018.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -56,7 +56,9 @@ class SignSGDState(NamedTuple):
     step: Array  # i32[], rounds so far with at least one answer
 
 
-def momentum_sign(worker: Worker, dim: int, momentum: float | Array = 0.9) -> Worker:
+def momentum_sign(
+    worker: Worker, dim: int, momentum: float | Array = 0.9, dtype: Any = jnp.float32
+) -> Worker:
     """The honest worker: the signs of a momentum of the gradients of another worker.
 
     Args:
@@ -64,6 +66,7 @@ def momentum_sign(worker: Worker, dim: int, momentum: float | Array = 0.9) -> Wo
             `oracles.stochastic_gradient`.
         dim: d.
         momentum: b, a number or a tracer; with 0 the signs of the gradients are sent.
+        dtype: the type of the momentum, that of the gradients.
 
     Returns:
         A `Worker` whose state is that of `worker` and v f32[d]. An answer is f32[d] of -1, 0
@@ -81,7 +84,7 @@ def momentum_sign(worker: Worker, dim: int, momentum: float | Array = 0.9) -> Wo
     require(worker.encode is None, rule)
 
     def init(shard: Shard) -> PyTree:
-        return worker.init(shard), jnp.zeros((d,))
+        return worker.init(shard), jnp.zeros((d,), dtype)
 
     def respond(state: PyTree, query: Query, shard: Shard, key: Key) -> tuple[PyTree, Array]:
         inner, v = state
@@ -156,7 +159,8 @@ def build(
     """
     server = sign_sgd(problem.num_workers, step_size=oracle.schedule(hyper["step_size"]))
     worker = gradient_worker(problem, oracle)
-    return server, momentum_sign(worker, problem.x0.shape[-1], momentum)
+    x0 = problem.x0
+    return server, momentum_sign(worker, x0.shape[-1], momentum, x0.dtype)
 
 
 METHOD = Method(build, step_size_presets(0.0025), works_in_rounds=True)

@@ -39,3 +39,11 @@ def seed_of(key: Key | None) -> Array:
 def key_of(seed: Array) -> Key:
     """The key with the bits of a seed u32[2], which is kept in a state in place of a key."""
     return jax.random.wrap_key_data(seed, impl="threefry2x32")  # pyright: ignore
+
+
+def rule_key(seed: Array, step: Array) -> Key:
+    """The key of what an aggregation rule draws in the update after `step` others.
+
+    Whatever else a server draws has a key that is folded with a step or a small number first.
+    """
+    return jax.random.fold_in(jax.random.fold_in(key_of(seed), 2**32 - 1), step)

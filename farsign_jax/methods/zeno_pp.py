@@ -83,9 +83,12 @@ def zeno_pp(
         limit, length = norm(trusted), norm(answer)
         answer = answer * (limit / jnp.maximum(length, 1))  # length >= 1 where usable
 
-        gamma = jnp.asarray(gamma_of(num_answers), answer.dtype)
-        score = gamma * jnp.sum(trusted * answer) - rho * jnp.sum(answer**2)
-        return usable & (limit > 0) & (score >= -gamma * epsilon), gamma, answer
+        gamma, weight, ascent = (
+            jnp.asarray(number, answer.dtype)
+            for number in (gamma_of(num_answers), rho, epsilon)
+        )
+        score = gamma * jnp.sum(trusted * answer) - weight * jnp.sum(answer**2)
+        return usable & (limit > 0) & (score >= -gamma * ascent), gamma, answer
 
     return trusted_server("zeno_pp", num_workers, losses, reference, refresh, judge)
 

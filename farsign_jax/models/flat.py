@@ -1,8 +1,8 @@
 """The view of a Flax module as a function of one parameter vector.
 
 Servers work with vectors f32[d]; only this file and `problems` know the tree of parameters. Any
-`flax.linen` module that maps inputs to logits and has no collection other than `params` can be
-used.
+`flax.linen` module can be used that maps inputs to logits, draws no random numbers and has no
+collection other than `params`: the same question must have the same answer.
 """
 
 import functools
@@ -19,6 +19,8 @@ import numpy as np
 from farsign_jax.base import Array, Key
 from farsign_jax.validation import InvalidConfig, require
 
+MANTISSA = 23  # bits of float32
+
 
 class Flat(NamedTuple):
     """A module as a function of one vector f32[d].
@@ -27,7 +29,8 @@ class Flat(NamedTuple):
         dim: d, the number of parameters.
         offsets: the tree of parameters, with the first index of each leaf in the vector.
         shapes: the tree of parameters, with the shape of each leaf.
-        init: `(key) -> f32[d]`, draws initial parameters.
+        init: `(key) -> f32[d]`, draws initial parameters. A module that declares parameters in
+            half precision computes with rounded copies of these.
         apply: `(x f32[d], inputs [b, ...]) -> f32[b, c]`, the logits of c classes.
     """
 
@@ -48,6 +51,11 @@ def as_float(inputs: Array, dtype: Any) -> Array:
     return inputs.astype(dtype) / jnp.asarray(byte_scale(inputs), dtype)
 
 
+def is_narrow(dtype: Any) -> bool:
+    """Whether a type of floats has fewer bits than float32, as those of half precision do."""
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).nmant < MANTISSA
+
+
 @functools.lru_cache(maxsize=64)  # the same functions each time, as jit caches by identity
 def flatten(module: nn.Module, input_shape: tuple[int, ...]) -> Flat:
     """The flat view of a module, with the leaves of the parameters in tree order.
@@ -57,40 +65,45 @@ def flatten(module: nn.Module, input_shape: tuple[int, ...]) -> Flat:
         input_shape: the shape of one input.
 
     Raises:
-        InvalidConfig: if the module cannot be initialised, or has a collection other than
-            `params`, such as the statistics of BatchNorm.
+        InvalidConfig: if the module cannot be initialised or applied, draws random numbers, as
+            dropout does, or has a collection other than `params`, such as the statistics of
+            BatchNorm.
     """
     example = jnp.zeros((1, *input_shape), jnp.float32)
-    try:
-        variables = jax.eval_shape(module.init, jax.random.key(0), example)
-    except flax.errors.FlaxError as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidConfig(
-            f"{type(module).__name__} cannot be initialised: {reason}"
-        ) from error
+    variables = _shapes_of(module, "initialised", module.init, jax.random.key(0), example)
     require(
         set(variables) == {"params"},
         f"a model may keep only 'params', no state: {type(module).__name__} has "
         f"{sorted(variables)}",
     )
+    _shapes_of(module, "applied", module.apply, variables, example)
     leaves, tree = jax.tree.flatten(variables["params"])
     shapes = [leaf.shape for leaf in leaves]
+    wide = any(leaf.dtype == jnp.float64 for leaf in leaves)
+    halves = [leaf.dtype if is_narrow(leaf.dtype) else None for leaf in leaves]
     sizes = [math.prod(shape) for shape in shapes]
     starts = [0, *np.cumsum(sizes).tolist()]
 
     @jax.jit
     def init(key: Key) -> Array:
         params = module.init(key, example)["params"]
-        return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(params)])
+        parts = [
+            leaf.reshape(-1).astype(jnp.float64 if wide else jnp.float32)
+            for leaf in jax.tree.leaves(params)
+        ]
+        return jnp.concatenate(parts)
 
     def apply(x: Array, inputs: Array) -> Array:
         parts = jax.lax.split(
             x, sizes
         )  # with slices, a gradient would be a sum of padded parts
-        leaves = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+        leaves = [
+            part.reshape(shape).astype(half or part.dtype)
+            for part, shape, half in zip(parts, shapes, halves, strict=True)
+        ]
         params = jax.tree.unflatten(tree, leaves)
-        logits = module.apply({"params": params}, as_float(inputs, x.dtype))
-        return jnp.asarray(logits)
+        logits = jnp.asarray(module.apply({"params": params}, as_float(inputs, x.dtype)))
+        return logits.astype(jnp.float32) if is_narrow(logits.dtype) else logits
 
     return Flat(
         starts[-1],
@@ -99,3 +112,20 @@ def flatten(module: nn.Module, input_shape: tuple[int, ...]) -> Flat:
         init,
         apply,
     )
+
+
+def _shapes_of(module: nn.Module, done: str, function: Callable[..., Any], *args: Any) -> Any:
+    """The shapes of what a function of a module returns.
+
+    Raises:
+        InvalidConfig: if it cannot be called, with the first line of the reason.
+    """
+    name = type(module).__name__
+    try:
+        return jax.eval_shape(function, *args)
+    except flax.errors.InvalidRngError as error:
+        rule = f"a model may draw no random numbers: {name} does, when it is {done}"
+        raise InvalidConfig(f"{rule}; set deterministic=True in Dropout") from error
+    except (flax.errors.FlaxError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidConfig(f"{name} cannot be {done}: {reason}") from error

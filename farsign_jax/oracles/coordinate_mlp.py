@@ -19,6 +19,7 @@ from farsign_jax.base import Array, Schedule, Worker
 from farsign_jax.models.flat import byte_scale
 from farsign_jax.models.structure import Layer, MLPStructure
 from farsign_jax.oracles import cross_entropy
+from farsign_jax.oracles.precision import check_precision
 from farsign_jax.oracles.zeroth_order import (
     check,
     check_question,
@@ -169,7 +170,8 @@ def coordinate_two_point(
         scheme: "central" or "forward".
 
     Raises:
-        InvalidConfig: if batch_size < 1, delta <= 0, or the scheme is unknown.
+        InvalidConfig: if batch_size < 1, delta <= 0, or the scheme is unknown; when it is
+            asked, if the losses are computed in half precision (`check_precision`).
     """
     check(batch_size, delta, scheme)
     delta = as_schedule(delta)
@@ -178,6 +180,7 @@ def coordinate_two_point(
         check_question(query, k)
         plus_key, minus_key, noise_key = jax.random.split(key, 3)
         x, j = query.params, query.direction
+        check_precision(structure.activation, x[:1])
         radius = jnp.asarray(delta(query.version), x.dtype)
         plus = shard.batch(plus_key, batch_size)
         minus = plus if coupled else shard.batch(minus_key, batch_size)
@@ -191,7 +194,7 @@ def coordinate_two_point(
                 below, down = loss_changes(structure, x, minus, j, steps[1:])
                 changes, between = [up, *down], above.mean() - below.mean()
         difference = between + (changes[0] - changes[1] if steps[1:] else changes[0])
-        noise: Any = evaluation_noise(noise_key, k, noise_std, coupled, scheme)
+        noise: Any = evaluation_noise(noise_key, k, noise_std, coupled, x.dtype, scheme)
         return state, (difference + noise) / (len(steps) * radius)
 
     return Worker(lambda shard: (), respond, evaluations(k, scheme), batch_size)

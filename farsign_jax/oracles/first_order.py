@@ -49,7 +49,7 @@ def directional_derivative(
             if mode == "grad":
                 value = dictionary.project(jax.grad(mean_loss)(x), i, query.direction)
             else:
-                value = jax.lax.map(along, query.direction)
+                value = jax.lax.map(along, query.direction).astype(x.dtype)
         return state, value
 
     evaluations = dictionary.per_query if mode == "jvp" else 1

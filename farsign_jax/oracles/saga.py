@@ -72,7 +72,7 @@ def _residuals(problem: Problem) -> Entries:
         inputs, labels = batch
         w = x[kernel : kernel + fan_in * fan_out].reshape(fan_in, fan_out)
         logits = flat(inputs, x.dtype) @ w + x[bias : bias + fan_out][None]
-        return jax.nn.softmax(logits) - jax.nn.one_hot(labels, fan_out)
+        return jax.nn.softmax(logits) - jax.nn.one_hot(labels, fan_out, dtype=logits.dtype)
 
     def combined(entries, batch, weights):
         scaled = weights[:, None] * entries

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from farsign_jax.base import Problem, Schedule, Worker
 from farsign_jax.directions.unit_sphere import Sphere
+from farsign_jax.oracles.precision import check_precision
 from farsign_jax.oracles.sphere_mlp import dense_loss_changes
 from farsign_jax.oracles.zeroth_order import check, evaluation_noise
 from farsign_jax.step_sizes import as_schedule
@@ -51,7 +52,8 @@ def sphere_two_point(
             which knows the seed, rebuilds g.
 
     Raises:
-        InvalidConfig: if batch_size < 1, delta <= 0, or the message is unknown.
+        InvalidConfig: if batch_size < 1, delta <= 0, or the message is unknown; when it is
+            asked, if the losses are computed in half precision (`check_precision`).
     """
     check(batch_size, delta)
     require(message in MESSAGES, f"message is one of {MESSAGES}: got {message!r}")
@@ -60,7 +62,9 @@ def sphere_two_point(
 
     def losses_and_changes(x, batch, vectors, step, signs):
         if problem.structure is not None:
+            check_precision(problem.structure.activation, x[:1])
             return dense_loss_changes(problem.structure, x, batch, vectors, step, signs)
+        check_precision(problem.losses, x, batch)
         base = problem.losses(x, batch)
 
         def along(vector_and_step):  # one direction in memory at a time
@@ -90,8 +94,8 @@ def sphere_two_point(
                 above, (up,) = losses_and_changes(x, plus, vectors, step, (1,))
                 below, (down,) = losses_and_changes(x, minus, vectors, step, (-1,))
                 difference = above.mean() - below.mean() + jnp.mean(up - down, axis=1)
-        noise = evaluation_noise(noise_key, k, noise_std, coupled)
-        return state, (difference + noise) / (2 * radius)
+        noise = evaluation_noise(noise_key, k, noise_std, coupled, x.dtype)
+        return state, (difference.astype(x.dtype) + noise) / (2 * radius)
 
     # The directions are drawn again from the seed; within one program the compiler shares them.
     encode = sphere.rebuild if message == "dense" else None

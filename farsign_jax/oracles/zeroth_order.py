@@ -19,6 +19,7 @@ import numpy as np
 
 from farsign_jax.base import Array, Key, PyTree, Query, Schedule, Worker
 from farsign_jax.directions.dictionary import Dictionary
+from farsign_jax.oracles.precision import check_precision
 from farsign_jax.step_sizes import as_schedule
 from farsign_jax.validation import lookup, require
 
@@ -50,12 +51,12 @@ def evaluations(k: int, scheme: str) -> int:
 
 
 def evaluation_noise(
-    key: Key, k: int, std: float, coupled: bool, scheme: str = "central"
+    key: Key, k: int, std: float, coupled: bool, dtype: Any, scheme: str = "central"
 ) -> Array | float:
-    """Returns xi+ - xi-, the additive noise of both evaluations, f32[k]; 0 if coupled."""
+    """Returns xi+ - xi-, the additive noise of both evaluations, f[k]; 0 if coupled."""
     if coupled or not std:
         return 0.0
-    plus, minus = std * jax.random.normal(key, (2, k))
+    plus, minus = jnp.asarray(std, dtype) * jax.random.normal(key, (2, k), dtype)
     return plus - (minus if scheme == "central" else minus[:1])
 
 
@@ -90,7 +91,8 @@ def two_point(
         all that a black box allows.
 
     Raises:
-        InvalidConfig: if batch_size < 1, delta <= 0, or the scheme is unknown.
+        InvalidConfig: if batch_size < 1, delta <= 0, or the scheme is unknown; when it is
+            asked, if the losses are computed in half precision (`check_precision`).
     """
     check(batch_size, delta, scheme)
     delta = as_schedule(delta)
@@ -99,6 +101,7 @@ def two_point(
         check_question(query, dictionary.per_query)
         plus_key, minus_key, noise_key = jax.random.split(key, 3)
         plus = shard.batch(plus_key, batch_size)
+        check_precision(losses, query.params, plus)
         minus = plus if coupled else shard.batch(minus_key, batch_size)
         radius = jnp.asarray(delta(query.version), query.params.dtype)
 
@@ -115,10 +118,11 @@ def two_point(
         with jax.default_matmul_precision("highest"):  # TF32 flips signs
             if scheme == "forward":
                 here = losses(query.params, minus)
-            differences = jax.lax.map(difference, query.direction)
+            differences = jax.lax.map(difference, query.direction).astype(radius.dtype)
         k = dictionary.per_query
-        noise = evaluation_noise(noise_key, k, noise_std, coupled, scheme)
-        return state, (differences + noise) / (2 * radius if scheme == "central" else radius)
+        noise = evaluation_noise(noise_key, k, noise_std, coupled, radius.dtype, scheme)
+        apart = 2 * radius if scheme == "central" else radius
+        return state, (differences + noise) / apart
 
     cost = evaluations(dictionary.per_query, scheme)
     return Worker(lambda shard: (), respond, cost, batch_size)

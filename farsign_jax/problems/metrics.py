@@ -1,5 +1,6 @@
 """Metrics that are computed between segments of a run: functions `params -> {name: value}`."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -56,7 +57,28 @@ def _evaluator(
     return jax.jit(evaluate), jax.jit(one_by_one if on_cpu else together)
 
 
-def classification(module: nn.Module, images: np.ndarray, labels: np.ndarray) -> Measure:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classification:
+    """The function that `classification` returns.
+
+    Attributes:
+        one: the metrics of one parameter vector, `(params f32[d], images, labels)`.
+        many: those of several, f32[n, d].
+        data: the test images and labels.
+    """
+
+    one: Callable[..., dict[str, Array]]
+    many: Callable[..., dict[str, Array]]
+    data: tuple[Array, Array]
+
+    def __call__(self, params: Array) -> dict[str, Array]:
+        if params.ndim == 1:
+            return self.one(params, *self.data)
+        values = self.many(params.reshape(-1, params.shape[-1]), *self.data)
+        return {name: value.reshape(params.shape[:-1]) for name, value in values.items()}
+
+
+def classification(module: nn.Module, images: np.ndarray, labels: np.ndarray) -> Classification:
     """The metrics of a classifier on test data.
 
     They are `test_accuracy`, the fraction of examples classified correctly; `test_loss`, the
@@ -72,12 +94,4 @@ def classification(module: nn.Module, images: np.ndarray, labels: np.ndarray) ->
         metric as f32[] or f32[...].
     """
     one, many = _evaluator(module, tuple(images.shape[1:]))
-    data = jax.device_put((images, np.asarray(labels, np.int32)))
-
-    def measure(params: Array) -> dict[str, Array]:
-        if params.ndim == 1:
-            return one(params, *data)
-        values = many(params.reshape(-1, params.shape[-1]), *data)
-        return {name: value.reshape(params.shape[:-1]) for name, value in values.items()}
-
-    return measure
+    return Classification(one, many, jax.device_put((images, np.asarray(labels, np.int32))))

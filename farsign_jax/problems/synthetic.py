@@ -141,7 +141,7 @@ def quadratic(
 
     The loss of example e is f(x) + xi_e . x. The noise has mean zero over the shard of each
     worker, so that all workers share f and its minimiser c, which is row 0 of `data[1]`. h is
-    uniform in [0.5, 2]; c and x0 are standard normal.
+    uniform in [0.5, 2]; c and x0 are standard normal. All numbers have the default type of JAX.
 
     Args:
         dim: d.
@@ -183,7 +183,7 @@ def own_quadratics(
     the w_ij, which lie within 1/2 of 1, have mean 1, and the b_ij have mean b_i, which is
     uniform within `spread` of 0. So f_i(x) = |x|^2 / 2 - b_i . x, and
     sum_{i in R} f_i + c |x|^2 / 2 has its minimum at sum b_i / (r + c). Problems with the same
-    key differ in `noise` only.
+    key differ in `noise` only. All numbers have the default type of JAX.
 
     Args:
         dim: d.

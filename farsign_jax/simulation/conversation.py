@@ -153,7 +153,8 @@ def apply_attack(
         The attack's new state, and the message.
 
     Raises:
-        InvalidConfig: if the forged value has another shape or type than the honest one.
+        InvalidConfig: if the forged value has another shape than the honest one, or holds no
+            floats; floats of another width are rounded to that of the honest value.
     """
     if isinstance(attack.space, tuple):  # several attacks, each of which calls this again
         return attack.forge(state, report, view, key)
@@ -170,11 +171,13 @@ def apply_attack(
         )
     state, value = attack.forge(state, report._replace(measured=()), view, key)
     value, honest = jnp.asarray(value), report.value
+    floats = all(jnp.issubdtype(array.dtype, jnp.floating) for array in (value, honest))
     require(
-        value.shape == honest.shape and value.dtype == honest.dtype,
+        value.shape == honest.shape and (floats or value.dtype == honest.dtype),
         f"a forged value must be {honest.dtype}{list(honest.shape)} like the honest one: "
         f"got {value.dtype}{list(value.shape)}",
     )
+    value = value.astype(honest.dtype)
     return state, encode(report.direction, value) if measured and encode else value
 
 
@@ -242,7 +245,7 @@ def deliver(
     staleness = jnp.where(present, run.server.step - reports.version, -1)
     info = {
         "staleness": staleness,
-        "nonfinite": jnp.sum(present & ~finite),
+        "nonfinite": jnp.sum(present & ~finite, dtype=jnp.int32),
     } | info
     memory = run.memory
     if memory != ():

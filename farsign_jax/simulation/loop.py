@@ -53,6 +53,9 @@ def event(
 
     Returns:
         The new state, and the diagnostics of `deliver`.
+
+    Raises:
+        InvalidConfig: if an array of the state changes its shape or type.
     """
     workers = jnp.atleast_1d(workers)
     i = jnp.where(workers < 0, problem.num_workers, workers)
@@ -64,9 +67,12 @@ def event(
         return run._replace(workers=states), reports
 
     open_questions = depth(delivery)
+    before = run
     if not open_questions:
         run, reports = exchange(run)
-        return steps.deliver(system, run, reports, byzantine, keys)
+        run, info = steps.deliver(system, run, reports, byzantine, keys)
+        _check_types(before, run)
+        return run, info
 
     at = (i, run.staleness.answers[i] % open_questions)  # its oldest question
     reports = jax.tree.map(lambda a: a[at], run.inbox)._replace(worker=i)
@@ -75,7 +81,23 @@ def event(
     readers = (run.server, run.attack, run.memory, run.staleness, info)
     at = (i + zero_after(readers), at[1])
     inbox = jax.tree.map(functools.partial(scatter, at), run.inbox, reports)
-    return run._replace(inbox=inbox), info
+    run = run._replace(inbox=inbox)
+    _check_types(before, run)
+    return run, info
+
+
+def _check_types(before: Run, after: Run) -> None:
+    """Raises `InvalidConfig` if an event has changed the shape or the type of an array."""
+    if jax.tree.structure(before) != jax.tree.structure(after):
+        return  # which the loop itself refuses
+    news = jax.tree.leaves(after)
+    for (path, old), new in zip(jax.tree.leaves_with_path(before), news, strict=True):
+        same = old.shape == new.shape and old.dtype == new.dtype
+        name = f"the state of a run keeps its types: {jax.tree_util.keystr(path)[1:]} was"
+        got = (
+            f"{old.dtype}{list(old.shape)}, and is {new.dtype}{list(new.shape)} after an event"
+        )
+        require(same or jax.typeof(old).weak_type, f"{name} {got}")
 
 
 def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: str) -> Run:
@@ -93,6 +115,9 @@ def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: st
         server.num_workers == m,
         f"the server is for {server.num_workers} workers, the problem has {m}",
     )
+    width = problem.x0.dtype
+    rule = f"the parameters of a run are float32 or float64: got x0 of {width}"
+    require(width in (jnp.float32, jnp.float64), rule)
     everyone = jnp.arange(m, dtype=jnp.int32)
     state = server.init(jnp.copy(problem.x0), keys.server)  # x0 is not the loop's to donate
     workers = jax.vmap(lambda i: worker.init(problem.shard(i)))(everyone)

@@ -114,16 +114,19 @@ def side_by_side(chunks: Sequence[Chunk], devices: int) -> Iterator[list[Chunk]]
             yield group + [padding] * (size - len(group))
 
 
-def fingerprint(build: Any, batch: PyTree, delivery: str, every: int) -> np.ndarray:
+def fingerprint(
+    build: Any, batch: PyTree, delivery: str, every: int, measure: Any = None
+) -> np.ndarray:
     """Returns u8[16], a digest of everything that a checkpoint depends on.
 
     The representation of a dataclass contains all that it builds; of a function only the name
-    is known.
+    is known. Test data count where `measure` has them as `data`.
     """
     program = repr(build) if dataclasses.is_dataclass(build) else getattr(build, "__name__", "")
     digest = hashlib.blake2b(f"{program} {delivery} {every}".encode(), digest_size=16)
-    for leaf in jax.tree.leaves(batch):
-        digest.update(np.asarray(leaf).tobytes())
+    for leaf in map(np.asarray, jax.tree.leaves((batch, getattr(measure, "data", ())))):
+        digest.update(f"{leaf.dtype}{leaf.shape}".encode())
+        digest.update(leaf.tobytes())
     return np.frombuffer(digest.digest(), np.uint8)
 
 

@@ -147,7 +147,9 @@ def _prepare(
 ) -> _Group:
     mesh = devices.mesh_of(local[: len(group)])
     inputs = [
-        chunks.fingerprint(task.build, batch.take(chunk.ids), task.delivery, task.every)
+        chunks.fingerprint(
+            task.build, batch.take(chunk.ids), task.delivery, task.every, task.measure
+        )
         if chunk.path is not None
         else np.zeros(0, np.uint8)
         for chunk in group

@@ -112,7 +112,8 @@ def _server(
         states = []
         finite = jnp.isfinite(reports.value).all(axis=tuple(range(2, reports.value.ndim)))
         present = reports.worker < first.num_workers
-        info = {"nonfinite": jnp.sum(present[:, None] & ~finite, axis=0)}  # of each run
+        nonfinite = jnp.sum(present[:, None] & ~finite, axis=0, dtype=jnp.int32)
+        info = {"nonfinite": nonfinite}  # of each run
         for g, (make, hyper) in enumerate(zip(makers, hypers, strict=True)):
             old = state.servers[g]
             axes = _axes(first, old)

@@ -110,7 +110,7 @@ def sweep(
     batch.check(build, delivery)
     index, count = processes.place()
     if count > 1:
-        inputs = chunks.fingerprint(build, batch, delivery, every)
+        inputs = chunks.fingerprint(build, batch, delivery, every, measure)
         processes.agree(inputs.tobytes().hex(), "settings and data")
         processes.agree(provenance.code()["digest"], "code")
     total = len(batch)

@@ -11,6 +11,7 @@ from scipy.stats import norm
 from farsign_jax import attacks
 from farsign_jax.base import Report, View
 from farsign_jax.validation import InvalidConfig
+from tests import helpers
 
 M, K = 6, 5
 REPORTED = np.random.default_rng(0).normal(size=(M, K)).astype(np.float32)
@@ -58,6 +59,7 @@ def test_alie_z_matches_the_paper():
     ):  # fmt: skip
         assert float(attacks.alie_z(n, q)) == pytest.approx(z, abs=1e-4)
     assert float(attacks.alie_z(10, 6)) == 1.5  # a majority needs no supporter
+    assert float(attacks.alie_z(2, 1)) == 0  # all honest workers support no deviation
 
 
 def test_gaussian_is_fresh_and_has_its_deviation():
@@ -116,9 +118,51 @@ def test_attacks_keep_shape_and_type_and_are_functions_of_their_key(name):
         assert jax.tree.structure(state) == jax.tree.structure(attack.init(M))
 
 
+@pytest.mark.parametrize("name", attacks.ATTACKS)
+def test_the_default_width_and_the_types_of_options_change_no_message(name):
+    numbers = {"z": 1.3, "scale": 0.7, "std": 0.3, "epsilon": 0.2, "value": 1.7}
+    known = {n: v for n, v in numbers.items() if n in attacks.registry.parameters(name)}
+    want = [send(attacks.make(name, **some))[0] for some in ({}, known)]
+    with helpers.float64():
+        for kind in (float, np.float32, np.float64):
+            some = {n: kind(v) for n, v in known.items()}
+            for options, value in zip(({}, some), want, strict=True):
+                got = send(attacks.make(name, **options))[0]
+                assert got.dtype == np.float32
+                np.testing.assert_array_equal(got, value)
+
+
+@pytest.mark.parametrize("name", sorted(set(attacks.ATTACKS) - {"nonfinite", "same_value"}))
+def test_no_attack_sends_nan_at_the_smallest_numbers_or_of_huge_ones(name):
+    attack = attacks.make(name)
+    forge = jax.jit(attack.forge)
+    for m, q in ((1, 0), (1, 1), (2, 0), (2, 1), (3, 1), (3, 2), (200, 1)):
+        for size in (0, 1e-38, 1e30, 3.4e38):
+            rows = size * np.resize([1, -1, -1], (m, 2)).astype(np.float32)
+            state, zero = attack.init(m), jnp.zeros((), jnp.int32)
+            view = View(None, jnp.arange(m) < q, jnp.asarray(rows), jnp.ones((m, 2), bool))
+            for _ in range(2):
+                report = Report(zero, zero, jnp.arange(2), view.reported[0])
+                state, value = forge(state, report, view, jax.random.key(0))
+                assert not np.isnan(value).any(), (m, q, size)
+                assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("byzantine", [1.5, np.nan, np.inf, -1, 3])
+def test_a_number_of_byzantine_workers_that_is_none_is_refused(byzantine):
+    with pytest.raises(InvalidConfig, match=f"got (byzantine=)?{byzantine}"):
+        attacks.byzantine_mask(3, byzantine)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        ("alie", {"z": np.inf}, "alie needs a finite z, at most 3.4e38 in size: got inf"),
+        ("sign_flip", {"scale": 1e39}, "needs a finite scale, at most 3.4e38 in size: got 1e"),
+        ("ipm", {"epsilon": np.nan}, "ipm needs a finite epsilon, .*: got nan"),
+        ("gaussian", {"std": 1e39}, "gaussian needs a finite std, .*: got 1e"),
+        ("mimic", {"warmup": 2**31}, "mimic needs warmup < 2.31: got 2147483648"),
+        ("mimic", {"warmup": -1}, "a whole number warmup >= 0: got -1"),
         ("sign_flop", {}, "unknown attack 'sign_flop': did you mean 'sign_flip'"),
         ("alie", {"zeta": 1}, "unknown option of alie 'zeta': known: ddof, sign, space, z"),
         ("alie", {"sign": 0}, "sign -1 or 1: got 0"),

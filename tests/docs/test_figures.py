@@ -50,7 +50,7 @@ def test_numbers_of_a_page_are_in_its_results(page):
 
 def lead(name, method):
     """The least and greatest number of points by which a method ends above FAR-SIGN."""
-    points = [-float(figures.leads(name)[method, attack][0]) for attack in ATTACKS]
+    points = [-figures.lead(name, method, attack) for attack in ATTACKS]
     return min(points), max(points)
 
 
@@ -83,7 +83,9 @@ def test_tuned_leads():
 
 
 def test_times_to_accuracy_with_tuned_steps():
-    evaluations, seconds, bits = least(1), least(2), least(3)
+    evaluations, seconds, bits = (
+        least(name) for name in ("evaluations to 80 %", "seconds", "bits")
+    )
     text = (
         f"the best baseline needs {evaluations[0]:.1f} to {evaluations[1]:.1f} times as many "
         f"evaluations, {seconds[0]:.0f} to {seconds[1]:.0f} times as many seconds, and "
@@ -96,8 +98,8 @@ def test_times_to_accuracy_with_tuned_steps():
 
 def ahead(method):
     """The attacks under which a method of the third table ends above FAR-SIGN, tuned."""
-    ours = {attack: figures.best("tuned", "far_sign", attack) for attack in ATTACKS}
-    return [a for a in ATTACKS if figures.best("asynchronous", method, a) > ours[a]]
+    ours = {attack: figures.accuracy("tuned", "far_sign", attack) for attack in ATTACKS}
+    return [a for a in ATTACKS if figures.accuracy("asynchronous", method, a) > ours[a]]
 
 
 def test_who_else_ends_above_far_sign():
@@ -109,7 +111,7 @@ def test_who_else_ends_above_far_sign():
 
 def test_worst_cases_of_the_asynchronous_baselines():
     methods = figures.methods_of("asynchronous")
-    worst = {m: min(figures.best("asynchronous", m, a) for a in ATTACKS) for m in methods}
+    worst = {m: min(figures.accuracy("asynchronous", m, a) for a in ATTACKS) for m in methods}
     rounds = {"sgd median", "sign_sgd_mv", "ef_sign_sgd"}
     first, *others = sorted(set(methods) - rounds, key=lambda m: -worst[m])
     assert first == "aflguard" and others[:2] == ["basgd median", "zeno_pp"]
@@ -125,12 +127,14 @@ def test_worst_cases_of_the_asynchronous_baselines():
 def test_far_sign_leads_with_the_steps_of_the_paper():
     trailing = [
         (method, attack)
-        for (method, attack), cells in figures.leads("paper").items()
-        if float(cells[0]) < 0 and attack != "alie"
+        for method, attack in figures.leads("paper")
+        if figures.lead("paper", method, attack) < 0 and attack != "alie"
     ]
     assert trailing == []
     behind = [
-        float(c[0]) for (_, attack), c in figures.leads("paper").items() if attack == "alie"
+        figures.lead("paper", method, attack)
+        for method, attack in figures.leads("paper")
+        if attack == "alie"
     ]
     assert max(map(abs, behind)) <= 0.2  # level
 
@@ -145,9 +149,9 @@ def test_end_to_end_times():
 
 def differences(rule):
     """Ours minus published, by attack."""
-    rows = figures.table3("paper")
+    name = f"cyber0 {rule}"
     return {
-        a: figures.best("paper", f"cyber0 {rule}", a) - float(rows[f"cyber0 {rule}", a][1])
+        a: figures.accuracy("paper", name, a) - float(figures.published_best("paper", name, a))
         for a in ATTACKS
     }
 
@@ -158,11 +162,11 @@ def test_differences_from_the_published_table():
     better = f"Krum and Bulyan are {krum['none']:.1f} and {bulyan['none']:.1f} points better"
     assert better in text
     for rule, points in {"krum:f=4": 6, "bulyan:f=2": 4, "multi_krum:f=4": 3}.items():
-        published = figures.table3("paper")[f"cyber0 {rule}", "none"][1]
-        alie = figures.table3("paper")[f"cyber0 {rule}", "alie"][1]
+        published = figures.published_best("paper", f"cyber0 {rule}", "none")
+        alie = figures.published_best("paper", f"cyber0 {rule}", "alie")
         assert round(float(published) - float(alie)) == points
-        ours = figures.best("paper", f"cyber0 {rule}", "none")
-        assert ours - figures.best("paper", f"cyber0 {rule}", "alie") <= 1.05
+        ours = figures.accuracy("paper", f"cyber0 {rule}", "none")
+        assert ours - figures.accuracy("paper", f"cyber0 {rule}", "alie") <= 1.05
     tune = {(row[0], row[1].split()[0]): row for row in figures.read(RESULTS / "tune.md")[0]}
     krum, median = tune["cyber0 krum:f=4", "0.22"][2], tune["cyber0 median", "0.22"][2]
     assert f"Krum {krum}, median {median}" in text  # 0.22 is four times 0.055

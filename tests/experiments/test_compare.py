@@ -217,3 +217,8 @@ def test_methods_in_rounds_run_side_by_side_in_a_panel(name):
     for a, b in zip(same, alone, strict=True):
         assert {k for k in a if k != "seconds" and a[k] != b[k]} <= {"test_loss"}
         assert np.isclose(a["test_loss"], b["test_loss"], rtol=1e-5)
+
+
+def test_a_varied_value_may_contain_blanks():
+    found = grid("--vary=arrivals=trace:path=/tmp/a b + c.csv , uniform")
+    assert [c.arrivals for _, c in found] == ["trace:path=/tmp/a b + c.csv", "uniform"]

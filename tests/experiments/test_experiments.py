@@ -221,8 +221,8 @@ def test_summaries_are_what_they_say():
     rows = curve("a", 0, [0.5, 0.9, 0.8]) + curve("a", 1, [0.6, 0.7, 0.85])
     (entry,) = summary_lib.summarise(rows)
     assert entry["best"] == pytest.approx((0.9 + 0.85) / 2)
-    assert entry["std"] == pytest.approx(np.std([0.9, 0.85], ddof=1))
-    assert entry["final"] == pytest.approx(0.825)
+    assert entry["best_std"] == pytest.approx(np.std([0.9, 0.85], ddof=1))
+    assert entry["last"] == pytest.approx(0.825) and entry["last_per_seed"] == [0.8, 0.85]
     # Mean curve 0.55, 0.8, 0.825: 80 % at the second record, 85 % never.
     assert entry["evaluations_to_80"] == 200 and entry["seconds_to_80"] == 1.0
     assert entry["evaluations_to_85"] is None
@@ -238,8 +238,8 @@ def test_who_wins_is_counted_in_evaluations_seconds_and_bits():
     summary = summary_lib.summarise(ours + never + other)
     _, lines = table3.wins_table(summary)
     assert lines == [
-        ["cyber0 krum", "none", "+72.0", "always", "always", "always"],
-        ["cyber0 mean", "none", "-3.0", "1.5", "13.5", "1.5"],
+        ["cyber0 krum", "none", "+72.0", "one seed", "always", "always", "always"],
+        ["cyber0 mean", "none", "-3.0", "one seed", "1.5", "13.5", "1.5"],
     ]
     assert table3.fastest(summary, "none")["aggregator"] == "mean"
     assert table3.fastest(summary, "alie") is None

@@ -137,13 +137,81 @@ class EveryAttack:
         return system._replace(attack=attack)
 
 
+def attacks_on(name):
+    every = sorted(set(attacks.ATTACKS) - {"same_value"})
+    if name == "async_zo_sgd":  # no worker knows what others reported about them
+        every = [attack for attack in every if not attacks.make(attack).omniscient]
+    return every
+
+
+def types_after_events(name, attack, problem):
+    """The types of the state of a run and of what its events tell."""
+    system, keys = build_of(name, attack)(problem, hyper_of(name)), keys_lib.split(0)
+    sets = jnp.zeros((2, 2 if METHODS[name].works_in_rounds else 1), jnp.int32)
+    byzantine = jnp.arange(helpers.M) < 2
+
+    def run():
+        first = simulation.start(system, problem, keys, "outstanding")
+        return simulation.advance(system, problem, byzantine, keys, "outstanding", first, sets)
+
+    return jax.tree.map(lambda leaf: leaf.dtype, jax.eval_shape(run))
+
+
+@pytest.mark.parametrize(
+    "name", ["far_sign", *helpers.slow(n for n in NAMES if n != "far_sign")]
+)
+def test_a_run_has_the_types_of_its_problem_whatever_the_default_width(name):
+    names = attacks_on(name)
+    narrow = [types_after_events(name, attack, PROBLEM) for attack in names]
+    system, options = system_of(name, names[0]), {"byzantine": 2, "delivery": outstanding(name)}
+    end, _ = simulation.run(PROBLEM, system, schedule(EVENTS), **options)
+    with helpers.float64():
+        assert [types_after_events(name, attack, PROBLEM) for attack in names] == narrow
+        same, _ = simulation.run(PROBLEM, system, schedule(EVENTS), **options)
+        helpers.assert_same(same, end)
+
+        def widened(leaf):
+            return leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf
+
+        wide = jax.tree.map(widened, PROBLEM)
+        for attack in names:
+            run, _ = types_after_events(name, attack, wide)
+            assert run.server.params == run.inbox.value == np.float64
+        system = build_of(name, names[0])(wide, hyper_of(name))
+        end, _ = simulation.run(wide, system, schedule(EVENTS), **options)
+        assert end.server.params.dtype == np.float64 and np.isfinite(end.server.params).all()
+
+
+def test_an_option_that_numpy_computed_changes_no_type():
+    with helpers.float64():
+        hyper = {n: np.float64(v) for n, v in hyper_of("rsa").items()}
+        options = (("weight_decay", np.float64(0.1)),)
+        attack = (("z", np.float64(1.5)),)
+        build = SystemSpec("rsa", "alie", attack, FEEDBACK, options)
+        end, _ = simulation.run(PROBLEM, build(PROBLEM, hyper), schedule(5), byzantine=2)
+    assert end.server.params.dtype == np.float32
+
+
+def test_a_state_that_changes_its_type_is_refused_by_name():
+    system = system_of("far_sign", "none")
+    server = system.server
+
+    def update(state, reports):
+        state, info = server.update(state, reports)
+        return state._replace(averages=state.averages.astype(jnp.bfloat16)), info
+
+    system = system._replace(server=server._replace(update=update))
+    rule = r"server.averages was float32\[7, 20\], and is bfloat16\[7, 20\] after an event"
+    with pytest.raises(InvalidConfig, match=rule):
+        simulation.run(PROBLEM, system, schedule(5))
+
+
 @pytest.mark.parametrize("name", GAUNTLET)
 def test_x_stays_finite_under_every_attack(name):
-    names = sorted(set(attacks.ATTACKS) - {"same_value"})
-    if name == "async_zo_sgd":  # no worker knows what others reported about them
+    names = attacks_on(name)
+    if name == "async_zo_sgd":
         with pytest.raises(InvalidConfig, match="a server that can recall"):
             simulation.run(PROBLEM, system_of(name, "alie"), schedule(5))
-        names = [attack for attack in names if not attacks.make(attack).omniscient]
     seeds = list(range(len(names)))
     batch = batch_of(name, seeds, np.stack([schedule(EVENTS)] * len(names)))
     batch = dataclasses.replace(batch, hyper=batch.hyper | {"attack": np.asarray(seeds)})

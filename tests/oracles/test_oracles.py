@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from farsign_jax import directions, models, oracles, problems
+from farsign_jax import RunConfig, directions, models, oracles, problems
 from farsign_jax.base import Query
 from farsign_jax.oracles import coordinate_mlp
+from farsign_jax.problems import metrics
 from farsign_jax.validation import InvalidConfig
 from tests import helpers, reference
 
@@ -370,6 +371,49 @@ def test_a_model_that_keeps_state_is_refused():
 
     with pytest.raises(InvalidConfig, match=r"only 'params'.*batch_stats"):
         helpers.digits(Normed())
+
+
+class Drawing(nn.Module):
+    """A module that draws, keeps state, or cannot be called as it is."""
+
+    part: object
+
+    @nn.compact
+    def __call__(self, inputs):
+        h = nn.Dense(5)(inputs.reshape(inputs.shape[0], -1))
+        return nn.Dense(CLASSES)(self.part(self, h))
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (lambda m, h: nn.Dropout(0.5, deterministic=False)(h), "may draw no random numbers"),
+        (lambda m, h: h + jax.random.normal(m.make_rng("params")), "may draw no random"),
+        (lambda m, h: h + jax.random.normal(m.make_rng("noise")), "may draw no random"),
+        (lambda m, h: nn.Dropout(0.5)(h), "cannot be initialised: .*deterministic"),
+        (lambda m, h: nn.BatchNorm()(h), "cannot be initialised: .*use_running_average"),
+        (lambda m, h: nn.BatchNorm(False)(h), "only 'params'.*batch_stats"),
+        (
+            lambda m, h: h + m.variable("cache", "n", jnp.zeros, ()).value,
+            "only 'params'.*cache",
+        ),
+    ],
+)
+def test_a_model_that_draws_or_keeps_state_is_refused_in_one_line(part, message):
+    for construct in (
+        lambda: helpers.digits(Drawing(part)),
+        lambda: problems.cross_entropy(Drawing(part), (6, 6, 1)),
+        lambda: metrics.classification(Drawing(part), np.zeros((2, 6, 6, 1)), np.zeros(2, int)),
+        lambda: RunConfig(model=Drawing(part), events=10).run(),
+    ):
+        with pytest.raises(InvalidConfig, match=message) as caught:
+            construct()
+        assert "\n" not in str(caught.value)
+
+
+def test_dropout_that_is_switched_off_is_accepted():
+    model = Drawing(lambda m, h: nn.Dropout(0.5, deterministic=True)(h))
+    assert helpers.digits(model).x0.dtype == jnp.float32
 
 
 def test_a_text_names_a_model_and_its_hidden_layers():

@@ -1,6 +1,7 @@
 """The event loop: the same conversation in a compiled loop, in Python and by hand."""
 
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -223,6 +224,17 @@ def test_roles_draw_from_keys_of_their_own():
     message = keys.message(roles.queries, jnp.asarray(3), jnp.asarray(5))
     swapped = keys.message(roles.queries, jnp.asarray(5), jnp.asarray(3))
     assert jax.random.key_data(message).tobytes() != jax.random.key_data(swapped).tobytes()
+
+
+def test_generators_of_a_role_are_made_in_one_place_and_differ():
+    key = keys.split(0).schedule
+    first = [int(rng.integers(2**63)) for rng in keys.host_rngs(key, 5)]
+    assert len(set(first)) == 5
+    assert first == [int(helpers.stream(key, n).integers(2**63)) for n in range(5)]
+    package = pathlib.Path(keys.__file__).parent
+    texts = {path.name: path.read_text() for path in package.rglob("*.py")}
+    makers = [n for n, text in texts.items() if "key_data" in text and "default_rng" in text]
+    assert makers == ["keys.py"]
 
 
 def test_the_start_of_a_problem_is_left_alone():

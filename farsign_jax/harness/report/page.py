@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import jinja2
+import numpy as np
 import pandas as pd
 import vl_convert
 from markupsafe import Markup
@@ -21,6 +22,7 @@ from farsign_jax.harness import plan
 from farsign_jax.harness.report import html_tables, reader, series, vega
 from farsign_jax.harness.report.reader import Folder
 from farsign_jax.harness.report.series import MEASURED, NAMES, PERCENT, Curves
+from farsign_jax.harness.summary import mark
 
 HERE = pathlib.Path(__file__).parent
 Reproduce = Callable[[Mapping[str, Any]], str | None]
@@ -214,6 +216,7 @@ def _measured(curves: Curves) -> pd.DataFrame | None:
     names = {"plot": "plot", "attack": "attack", "line": "method", "step": "step size"}
     table = curves.names[[*names]].rename(columns=names)
     table["seeds"] = curves.last().groupby("curve").size().astype(str)
+    marks = _marks(curves)
     for name in curves.measured:
         title = MEASURED.get(name, name)
         columns = {title: curves.last()}
@@ -221,8 +224,18 @@ def _measured(curves: Curves) -> pd.DataFrame | None:
             columns = {f"{title}: best": curves.best(), f"{title}: last": curves.last()}
         for column, values in columns.items():
             spread = values[name].groupby("curve").apply(_spread, name in PERCENT)
+            spread += marks if name in (*PERCENT, "test_loss") else ""
             table[column] = spread.where(curves.present[name], "")
     return table.loc[:, (table != "").any()]
+
+
+def _marks(curves: Curves) -> pd.Series | str:
+    """What stands behind the measurements of each curve of which runs have diverged."""
+    if "test_loss" not in curves.measured:
+        return ""
+    is_lost = ~np.isfinite(curves.last()["test_loss"])
+    marks = is_lost.groupby("curve").agg(lambda lost: mark(int(lost.sum()), len(lost)))
+    return marks.where(curves.present["test_loss"], "")
 
 
 def _spread(values: pd.Series, is_percent: bool) -> str:
@@ -230,7 +243,8 @@ def _spread(values: pd.Series, is_percent: bool) -> str:
     form = ".1f" if is_percent else ".4g"
     if len(values) == 1:
         return f"{values.iloc[0]:{form}}"
-    return f"{values.mean(skipna=False):{form}} ± {values.std(skipna=False):{form}}"
+    with np.errstate(invalid="ignore"):  # the deviation of values that are not finite
+        return f"{values.mean(skipna=False):{form}} ± {values.std(skipna=False):{form}}"
 
 
 def _figure(name: str, content: bytes) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The page: which folders it shows, what it reports of them, and malicious content."""
 
+import math
 import os
 import pathlib
 import re
@@ -147,6 +148,23 @@ def test_links_and_pipes_are_not_followed(tmp_path):
         "results.csv is no CSV that can be read: it is no regular file",
     ):
         assert f"Damaged: {reason}" in text
+
+
+def test_runs_that_have_diverged_are_marked(tmp_path):
+    """In results.csv a loss is nan, in results.json null; other JSON may have NaN."""
+    rows = rows_of(("sgd", "basgd", "far_sign"), ("none",))
+    for row in rows[:8]:  # both seeds of sgd
+        row["test_loss"] = math.nan
+    rows[11]["test_loss"] = math.inf  # the last record of one seed of basgd
+    folder = write(tmp_path / "run", rows, varied={"x": [math.nan, 1.0]})
+    assert '"test_loss": null' in (folder / "results.json").read_text()
+    text = make(tmp_path / "page", tmp_path / "run")
+    assert "Damaged" not in text
+    cells = re.findall(r"<td[^>]*>([^<]* ± [^<]*)</td>", text)
+    marked = [cell for cell in cells if "diverged" in cell]
+    assert len(marked) == 6  # best and last accuracy, and loss
+    assert sum(cell.endswith(" (diverged)") for cell in marked) == 3
+    assert sum(cell.endswith(" (1 of 2 diverged)") for cell in marked) == 3
 
 
 def test_integers_that_no_float_can_hold_are_shown(tmp_path):

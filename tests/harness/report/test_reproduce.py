@@ -29,6 +29,7 @@ def command(config):
         (table3, ["--preset=smoke", "--directions=7"]),
         (table3, ["--preset=tuned", "--arrivals=bimodal:slow=3,share=0.1", "--seeds=3"]),
         (asynchrony, ["--panels=a,c", "--events=100"]),
+        (compare, ["--vary=arrivals=trace:path=/tmp/it's a #1 & b.csv,uniform"]),
     ],
 )
 def test_the_command_makes_the_same_folder(experiment, flags):
