@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 import jax.numpy as jnp
+import numpy as np
 
 from farsign_jax.base import Array, Attack, Key, Report, View
 from farsign_jax.validation import require
@@ -43,7 +44,7 @@ def check_finite(attack: str, option: str, value: Any) -> None:
     Infinity times an answer of 0 would be NaN.
     """
     rule = f"{attack} needs a finite {option}, at most 3.4e38 in size: got {value}"
-    require(abs(value) <= float(jnp.finfo(jnp.float32).max), rule)
+    require(abs(value) <= float(np.finfo(np.float32).max), rule)
 
 
 def like(report: Report, option: Any) -> Array:

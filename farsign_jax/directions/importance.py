@@ -63,8 +63,8 @@ def _alive(value: Array) -> Array:
 
 def _rank(value: Array) -> Array:
     size = jnp.abs(value)
-    above = size[:, None] > size[None], size[:, None] >= size[None]
-    below = sum(jnp.sum(one, axis=1, dtype=jnp.int32) for one in above)
+    smaller = jnp.sum(size[:, None] > size[None], axis=1, dtype=jnp.int32)
+    below = smaller + jnp.sum(size[:, None] >= size[None], axis=1, dtype=jnp.int32)
     ranks = (below - 1).astype(jnp.float32)  # ties get the mean of their ranks
     return ranks / (2 * max(len(size) - 1, 1))
 
