@@ -131,7 +131,7 @@ class Store:
         path, strikes = self.path / "strikes.json", np.zeros(workers, np.int64)
         if path.exists():
             try:
-                for worker, count in json.loads(path.read_text()).items():
+                for worker, count in json.loads(path.read_text(encoding="utf-8")).items():
                     strikes[int(worker)] = int(count)
             except (ValueError, AttributeError, IndexError, TypeError) as error:
                 raise InvalidConfig(f"{path} is damaged ({error})") from error

@@ -204,3 +204,16 @@ def test_a_state_with_any_wrong_byte_is_refused_or_the_same(tmp_path, kind):
         else:
             helpers.assert_same(found, [state["0"], state["1"]])
     assert refused > len(whole) / 2
+
+
+def test_files_are_read_as_they_are_written_in_any_locale():
+    """`read_text` without an encoding reads UTF-8 as the locale says."""
+    root = pathlib.Path(files.__file__).parents[2]
+    bare = re.compile(r"\.read_text\((?!encoding=)|\.open\(\)|\.open\(\"[rw]t?\"\)")
+    found = [
+        str(path.relative_to(root))
+        for folder in ("farsign_jax", "experiments", "benchmarks", "docs")
+        for path in (root / folder).rglob("*.py")
+        if bare.search(path.read_text(encoding="utf-8"))
+    ]
+    assert found == []

@@ -196,7 +196,9 @@ def _read_files(folder: Folder) -> None:
             continue
         folder.files.append((path.name, path.stat().st_size))
         if path.suffix == ".md" and path.name != "README.md":
-            folder.tables.append((path.stem, path.read_text(errors="replace")))
+            folder.tables.append(
+                (path.stem, path.read_text(encoding="utf-8", errors="replace"))
+            )
         elif path.suffix == ".png":
             content = path.read_bytes()
             if content.startswith(PNG) and len(content) > 24:
