@@ -121,7 +121,7 @@ def _device(target: str | None) -> tuple[Any, dict[str, Any]]:
     file, platform, topology, options = pathlib.Path(target), "tpu", {}, {}
     if file.is_file():
         platform = "cuda"
-        topology = {"topology": "1x1x1", "target_config": file.read_text()}
+        topology = {"topology": "1x1x1", "target_config": file.read_text(encoding="utf-8")}
         options = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
     try:
         found = topologies.get_topology_desc(target, platform, **topology)

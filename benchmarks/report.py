@@ -125,7 +125,7 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     rule = "--compare needs a throughput.json that this command wrote"
     require(file.is_file(), f"{rule}: there is no file {path}")
     try:
-        record = json.loads(file.read_text())
+        record = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         record = None
     valid = isinstance(record, dict) and {"environment", "rows"} <= record.keys()

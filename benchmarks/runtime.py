@@ -107,7 +107,9 @@ def _read(keys: pathlib.Path, name: str) -> tuple[bytes, bytes, bytes]:
 
 def _memory(pid: int) -> int:
     """Returns the proportional set size of a process in bytes."""
-    for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+    for line in (
+        pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
+    ):
         if line.startswith("Pss:"):
             return 1024 * int(line.split()[1])
     raise OSError(f"no Pss of {pid}")

@@ -30,7 +30,7 @@ ATTACKS = ["none", "alie", "gaussian", "constant", "sign_flip"]
 def read(path: pathlib.Path) -> list[list[list[str]]]:
     """The Markdown tables of a file, each a list of rows of cells, the header first."""
     found: list[list[list[str]]] = [[]]
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("|"):
             cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
             if not set("".join(cells)) <= set("-:"):
@@ -211,7 +211,11 @@ def current(text: str) -> str:
 
 def stale() -> Iterator[pathlib.Path]:
     """The pages with a block that differs from the results."""
-    yield from (page for page in PAGES if page.read_text() != current(page.read_text()))
+    yield from (
+        page
+        for page in PAGES
+        if page.read_text(encoding="utf-8") != current(page.read_text(encoding="utf-8"))
+    )
 
 
 def rewrite(*names: str) -> None:
@@ -222,7 +226,7 @@ def rewrite(*names: str) -> None:
     for page in list(stale()):
         if not wanted or page in wanted:
             path = files.expanded(FLAGS.out or page.parent) / page.name
-            files.write_text(path, current(page.read_text()))
+            files.write_text(path, current(page.read_text(encoding="utf-8")))
             print(path)
 
 

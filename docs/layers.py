@@ -53,7 +53,7 @@ def unit_of(path: pathlib.Path) -> str:
 def imported_modules(path: pathlib.Path) -> Iterator[str]:
     """The dotted names that a file imports, whether at the top or inside a function."""
     inside = path.relative_to(ROOT).with_suffix("").parts
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

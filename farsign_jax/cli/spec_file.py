@@ -44,7 +44,7 @@ def read(
         InvalidConfig: if the file is not there, not an object, or names what does not exist.
     """
     try:
-        found = json.loads(files.expanded(path).read_text())
+        found = json.loads(files.expanded(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidConfig(f"--spec {path}: {error.strerror}") from error
     except ValueError as error:

@@ -26,7 +26,7 @@ def license_text() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         Images u8[N, 8, 31, 1], one-hot with the value 255, and labels i32[N] for training, and
         the same for testing.
     """
-    text = " ".join(_TEXT.read_text().lower().split())
+    text = " ".join(_TEXT.read_text(encoding="utf-8").lower().split())
     codes = np.array([ALPHABET.find(c) for c in text])
     codes[codes < 0] = len(ALPHABET) - 1
     windows = np.lib.stride_tricks.sliding_window_view(codes, CONTEXT + 1)

@@ -69,7 +69,7 @@ def _part(name: str, value: Any) -> str:
 
 def write(folder: pathlib.Path) -> None:
     """Writes OUT/tensorboard of a results folder, in place of what was there."""
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     runs = group_runs(_read(folder / "results.csv"), config)
     require(len(runs) > 0, f"{folder} has no accuracy or loss for TensorBoard")
     new, out = folder / f".tensorboard.{os.getpid()}.new", folder / "tensorboard"

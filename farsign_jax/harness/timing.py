@@ -85,12 +85,16 @@ def _read(folder: run_folder.RunFolder) -> Clocked:
     path = folder.path / "clock.json"
     if not path.exists():
         return {}
-    record = json.loads(path.read_text())
-    if record["environment"] != provenance.environment():
-        rule = "clock.json was measured on another machine or version: measuring again"
-        print(rule, file=sys.stderr)
-        return {}
-    return {(entry["method"], entry["aggregator"]): entry for entry in record["clock"]}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        known = {(entry["method"], entry["aggregator"]): entry for entry in record["clock"]}
+        reason = "was measured on another machine or version"
+        if record["environment"] == provenance.environment():
+            return known
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"is damaged ({type(error).__name__})"
+    print(f"clock.json {reason}: measuring again", file=sys.stderr)
+    return {}
 
 
 def _write(folder: run_folder.RunFolder, known: Clocked) -> None:

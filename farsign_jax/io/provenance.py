@@ -81,7 +81,7 @@ def code() -> dict[str, str]:
 
 def _cpu_name() -> str:
     try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
@@ -125,7 +125,7 @@ def codes(path: pathlib.Path) -> list[dict[str, str]]:
     The list is empty if code.json is missing or damaged.
     """
     try:
-        found = json.loads((path / "code.json").read_text())
+        found = json.loads((path / "code.json").read_text(encoding="utf-8"))
         names = ("revision", "digest", "imports")
         needed = [(one["revision"], one["digest"]) and one for one in found]
         return [{name: str(one[name]) for name in names if name in one} for one in needed]

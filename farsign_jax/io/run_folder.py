@@ -33,7 +33,9 @@ def describe(path: str | os.PathLike) -> None:
     file = pathlib.Path(path) / "README.md"
     if not processes.first():
         return
-    if file.exists() and not file.read_text(errors="replace").startswith(folder_readme.MARK):
+    if file.exists() and not file.read_text(encoding="utf-8", errors="replace").startswith(
+        folder_readme.MARK
+    ):
         return
     write_text(file, folder_readme.text(*folder_readme.made_by()))
 
@@ -64,7 +66,7 @@ class RunFolder:
             raise ConfigMismatch(f"{self.path} holds results of unknown configuration")
         if known.exists():
             try:
-                before = json.loads(known.read_text())
+                before = json.loads(known.read_text(encoding="utf-8"))
                 if not isinstance(before, dict):
                     raise ValueError("not an object")
             except ValueError as error:

@@ -72,7 +72,7 @@ class AllowList:
     def _read(self) -> dict[str, int]:
         known: dict[str, int] = {}
         try:
-            lines = self.path.read_text().splitlines()
+            lines = self.path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidConfig(
                 f"cannot read the list of allowed workers: {self.path}: {error}"

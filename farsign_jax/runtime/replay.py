@@ -128,11 +128,11 @@ def load_config(path: pathlib.Path) -> RunConfig:
         InvalidConfig: if the folder has none.
     """
     try:
-        return run_config.from_json((path / "config.json").read_text())
+        return run_config.from_json((path / "config.json").read_text(encoding="utf-8"))
     except OSError as error:
         reason = f"config.json: {error.strerror}"
         raise InvalidConfig(f"{path} contains no recorded run: {reason}") from error
-    except InvalidConfig as error:
+    except ValueError as error:
         raise InvalidConfig(f"{path} contains no recorded run: {error}") from error
 
 

@@ -112,7 +112,7 @@ class Store:
         path, strikes = self.path / "strikes.json", np.zeros(workers, np.int64)
         if path.exists():
             try:
-                for worker, count in json.loads(path.read_text()).items():
+                for worker, count in json.loads(path.read_text(encoding="utf-8")).items():
                     if not (worker.isdecimal() and isinstance(count, int) and count >= 0):
                         raise ValueError(f"{worker!r}: {count!r}")
                     strikes[int(worker)] = count

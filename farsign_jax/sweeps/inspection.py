@@ -165,6 +165,6 @@ def memory(num_runs: int) -> tuple[int, int]:
     total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
     meminfo = pathlib.Path("/proc/meminfo")  # of Linux: caches can be given back
     if meminfo.exists():
-        found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())
+        found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text(encoding="utf-8"))
         free = int(found.group(1)) * 1024 if found else free
     return total // used, free // used

@@ -219,3 +219,16 @@ def test_a_planted_link_is_replaced_and_not_followed(tmp_path):
         lock(tmp_path / "run" / "lock")
     assert private.read_text() == "mine"
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "lock"]
+
+
+def test_files_are_read_as_they_are_written_in_any_locale():
+    """`read_text` without an encoding reads UTF-8 as the locale says."""
+    root = pathlib.Path(files.__file__).parents[2]
+    bare = re.compile(r"\.read_text\((?!encoding=)|\.open\(\)|\.open\(\"[rw]t?\"\)")
+    found = [
+        str(path.relative_to(root))
+        for folder in ("farsign_jax", "experiments", "benchmarks", "docs")
+        for path in (root / folder).rglob("*.py")
+        if bare.search(path.read_text(encoding="utf-8"))
+    ]
+    assert found == []

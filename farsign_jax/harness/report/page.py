@@ -41,9 +41,9 @@ def render(
     """
     shown = [_shown(number, each, out, reproduce) for number, each in enumerate(found)]
     found, curves, sections = (list(each) for each in zip(*shown, strict=True))
-    library, glue = _library(), (HERE / "page.js").read_text()
+    library, glue = _library(), (HERE / "page.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    text = environment.from_string((HERE / "page.html").read_text()).render(
+    text = environment.from_string((HERE / "page.html").read_text(encoding="utf-8")).render(
         mark=Markup(reader.MARK),
         policy=_policy(library, glue),
         title="Results of farsign_jax",
@@ -53,7 +53,7 @@ def render(
         filters=_filters(curves),
         sections=sections,
         tables=html_tables,
-        style=Markup((HERE / "page.css").read_text()),
+        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         library=Markup(library),
         glue=Markup(glue),
     )
@@ -233,8 +233,8 @@ def _marks(curves: Curves) -> pd.Series | str:
     """What stands behind the measurements of each curve of which runs have diverged."""
     if "test_loss" not in curves.measured:
         return ""
-    is_lost = ~np.isfinite(curves.last()["test_loss"])
-    marks = is_lost.groupby("curve").agg(lambda lost: mark(int(lost.sum()), len(lost)))
+    last = curves.last()["test_loss"].replace([np.inf, -np.inf], np.nan)
+    marks = last.isna().groupby("curve").agg(lambda lost: mark(int(lost.sum()), len(lost)))
     return marks.where(curves.present["test_loss"], "")
 
 
