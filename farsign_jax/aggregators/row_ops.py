@@ -121,7 +121,7 @@ def positions(values: Array) -> Array:
 
 # The functions below take the rows f[d] one by one: on a CPU a reduction along the rows of one
 # array is fifty times slower. Up to UNROLLED rows may be a list, more are an array f[n, d].
-Rows = Sequence[Array] | Array
+Rows = Sequence[Any] | Array
 
 
 def each(function: Callable[..., Array], *rows: Rows) -> Rows:
@@ -251,7 +251,7 @@ def trimmed_sum(rows: Rows, f: Array, n: Array) -> tuple[Array, Array]:
     if not isinstance(rows, jax.Array):
         ordered = sort_rows(rows)
         lowest = pick(ordered, f)
-        places = jnp.arange(len(ordered))
+        places = range(len(ordered))
         return lowest, add_up(
             lambda row, i: jnp.where((f <= i) & (i < n - f), row - lowest, 0), ordered, places
         )
