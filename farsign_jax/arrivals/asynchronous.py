@@ -19,13 +19,13 @@ class _Stream:
     """The answers of one worker, drawn as far as they are needed.
 
     Args:
-        key: the key of the schedule.
+        seed: u32[2], the data of the key of the schedule.
         worker: the id of the worker, which selects its random stream.
         delay: how long the worker takes.
     """
 
-    def __init__(self, key: Key, worker: int, delay: DelayModel):
-        self.rng = np.random.default_rng([*np.asarray(jax.random.key_data(key)), worker])
+    def __init__(self, seed: np.ndarray, worker: int, delay: DelayModel):
+        self.rng = np.random.default_rng([*seed, worker])
         self.worker, self.delay = worker, delay
         self.work = 0.0  # seconds of work so far
         self.times = np.empty(0)  # virtual seconds at which its answers arrive
@@ -71,7 +71,8 @@ def open_streams(key: Key, delays: Sequence[DelayModel], num_events: int) -> lis
     require(len(delays) > 0, "need at least one worker")
     rule = f"need an integer num_events >= 0: got {num_events}"
     require(num_events >= 0 and num_events == int(num_events), rule)
-    return [_Stream(key, i, delay) for i, delay in enumerate(delays)]
+    seed = np.asarray(jax.random.key_data(key))
+    return [_Stream(seed, i, delay) for i, delay in enumerate(delays)]
 
 
 def _all_dead(events: int, wanted: int) -> InvalidConfig:

@@ -445,7 +445,7 @@ def test_kardam_keeps_large_flipped_signs_out():
     distance, state = run(server, attacks.sign_flip(10.0), 2)
     assert distance < 0.15
     byzantine, honest = np.split(np.asarray(state.accepted), [2])
-    assert byzantine.max() < 0.1 * honest.min()
+    assert byzantine.max() < 0.25 * honest.min()
 
 
 def test_zeno_pp_never_moves_further_than_the_trusted_gradient():
