@@ -47,7 +47,7 @@ CONFIG = PanelConfig(
         "async_sgd",
         "async_zo_sgd",
         "fedbuff",
-        "kardam",
+        "kardam:frequency=count",
         "zeno_pp",
         "aflguard",
         "basgd",

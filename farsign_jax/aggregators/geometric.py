@@ -5,7 +5,7 @@
 # pyright: reportUnknownArgumentType=false
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,6 @@ from farsign_jax.aggregators.row_ops import (
     number,
     pull,
     shorten,
-    sort_rows,
     square_distances,
 )
 from farsign_jax.aggregators.rule import Rule, without_options
@@ -55,16 +54,25 @@ def _minimiser(x: Array, present: Array) -> tuple[Array, Array]:
     return present.any() & (excess < -slack), x[best]
 
 
+class Weiszfeld(NamedTuple):
+    """The state of Weiszfeld's iteration."""
+
+    z: Array  # f[d]
+    steps: Array  # i32[], steps so far
+    length: Array  # f[], of the last step; inf before the first
+    goes_on: Array  # bool[]
+
+
 @jax.jit
 def _geometric_median(x: Array, mask: Array, iterations: Array, tolerance: Array) -> Array:
     x, present = cleaned(x, mask)
     found, row = _minimiser(x, present)
-    z = middle_of(sort_rows(listed_last(x, present)), number(present))
+    z = middle_of(listed_last(x, present), number(present))
     z = jnp.where(present.any(), jnp.where(found, row, z), 0)
-    count = jnp.maximum(number(present), 1).astype(x.dtype)
+    half = jnp.maximum(number(present) - 1, 0) // 2
 
-    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        z, steps, _ = state
+    def step(state: Weiszfeld) -> Weiszfeld:
+        z, steps, before, _ = state
         r = norms(x - z[None])
         here = present & (r == 0)
         weights = jnp.where(present & ~here, 1 / jnp.where(r > 0, r, 1), 0)
@@ -74,14 +82,20 @@ def _geometric_median(x: Array, mask: Array, iterations: Array, tolerance: Array
         stay = jnp.where(strength > held, held / jnp.where(strength > 0, strength, 1), 1)
         total = weights.sum()
         change = (1 - stay) * force / jnp.where(total > 0, total, 1)
-        spread = jnp.where(present, r, 0).sum() / count
-        moved = jnp.sqrt((change**2).sum()) > tolerance * spread
-        return z + change, steps + 1, moved
+        length = jnp.sqrt((change**2).sum())
+        # Half of the rows are as near as this: fewer Byzantine rows than that cannot move it
+        # beyond the distances of honest rows.
+        spread = jnp.sort(jnp.where(present, r, jnp.inf))[half]
+        # Lengths of steps shrink by a factor q, so that a way of length * q / (1 - q) is left.
+        left = length * jnp.maximum(length / jnp.maximum(before - length, 0), 1)
+        goes_on = (left > tolerance * spread) & (z + change != z).any()
+        return Weiszfeld(z + change, steps + 1, length, goes_on)
 
-    def going(state: tuple[Array, Array, Array]) -> Array:
-        return state[2] & (state[1] < iterations)
+    def going(state: Weiszfeld) -> Array:
+        return state.goes_on & (state.steps < iterations)
 
-    return jax.lax.while_loop(going, step, (z, jnp.int32(0), present.any() & ~found))[0]
+    start = Weiszfeld(z, jnp.int32(0), jnp.asarray(jnp.inf, x.dtype), present.any() & ~found)
+    return jax.lax.while_loop(going, step, start).z
 
 
 def geometric_median(iterations: int | Array = 1000, tolerance: float | Array = 1e-8) -> Rule:
@@ -92,16 +106,18 @@ def geometric_median(iterations: int | Array = 1000, tolerance: float | Array = 
     than the number of rows at x_j. Otherwise it runs Weiszfeld's iteration,
     z <- sum(x_i / r_i) / sum(1 / r_i) with r_i = |z - x_i|, from the coordinate-wise median.
     Where z coincides with w of the rows, it takes Vardi and Zhang's step, 1 - w / R of the
-    way. It stops where a step is below `tolerance`, or rounding, of the mean distance; steps
-    are shorter than the remaining way, above all near a row.
+    way. It stops where the way that is left, s q / (1 - q) for a step of length s that is q
+    times the one before, and s itself, are below `tolerance`, or rounding, of the median
+    distance from the rows to z. f < n / 2 rows far away change neither that scale nor the
+    accuracy beyond what honest rows allow.
 
     ByzFL's GeometricMedian is `rfa(nu=0.1, iterations=3, start="zero")`, which does not
     converge in its three iterations.
 
     Args:
         iterations: the largest number of iterations.
-        tolerance: the length of the last step, relative to the mean distance from the rows
-            to z.
+        tolerance: the length of the way that is left, relative to the median distance from
+            the rows to z.
 
     Raises:
         InvalidConfig: if iterations is not an integer >= 1, or tolerance is not > 0.
@@ -129,7 +145,7 @@ def _rfa(x: Array, mask: Array, nu: Array, iterations: Array, origin: str) -> Ar
     elif origin == "mean":
         z = mean_of(x, present)
     else:
-        z = middle_of(sort_rows(listed_last(x, present)), number(present))
+        z = middle_of(listed_last(x, present), number(present))
         z = jnp.where(present.any(), z, 0)
 
     def step(_: Array, z: Array) -> Array:

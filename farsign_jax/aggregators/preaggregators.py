@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from farsign_jax.aggregators.row_ops import (
     cleaned,
+    fold,
     headroom,
     norms,
     number,
@@ -145,13 +146,16 @@ def _bucketing(x: Array, mask: Array, key: Key | None, s: int) -> tuple[Array, A
     # Rows that count come first, so that n' of them fill ceil(n' / s) groups.
     order = order[jnp.argsort(~present[order], stable=True)]
     groups = -(-n // s)
-    total = jnp.zeros((groups, x.shape[1]), x.dtype)
-    size = jnp.zeros(groups, jnp.int32)
-    for member in range(min(s, n)):
-        rows = order[member::s]
-        short = groups - rows.size  # the last group may have fewer members
-        total += jnp.pad(x[rows], ((0, short), (0, 0)))
-        size += jnp.pad(present[rows], (0, short)).astype(jnp.int32)
+    members = jnp.pad(order, (0, groups * s - n), constant_values=n).reshape(groups, s).T
+
+    def add(state: tuple[Array, Array], rows: Array) -> tuple[Array, Array]:
+        total, size = state  # the last group may have fewer members, which count as zeros
+        total += x.at[rows].get(mode="fill", fill_value=0)
+        there = present.at[rows].get(mode="fill", fill_value=False)
+        return total, size + there.astype(jnp.int32)
+
+    empty = jnp.zeros((groups, x.shape[1]), x.dtype), jnp.zeros(groups, jnp.int32)
+    total, size = fold(add, empty, members[: min(s, n)])
     mean = total / jnp.maximum(size, 1).astype(x.dtype)[:, None]
     return mean * factor, size > 0
 

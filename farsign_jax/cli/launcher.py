@@ -40,7 +40,7 @@ def names() -> dict[str, str]:
 def _purpose(module: str) -> str:
     """The first paragraph of the docstring of a command, which is not imported for it."""
     path = BESIDE.joinpath(*module.split(".")).with_suffix(".py")
-    doc = ast.get_docstring(ast.parse(path.read_text())) or ""
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return " ".join(doc.partition("\n\n")[0].split())
 
 

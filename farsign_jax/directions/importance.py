@@ -16,9 +16,18 @@ Steps along j may be multiplied by (k / K) / pi_j, which makes the expected move
 sampling (inverse-probability weights). Without this, x moves more often along the directions
 that matter.
 
+All k directions are drawn by ordered pivotal sampling (Deville's systematic sampling). The
+directions, in the order of their numbers from a random one on, are laid end to end with
+lengths w_j. The line is cut into k strata of length sum w / k, and one direction is drawn from
+each. A direction on both sides of a cut is not drawn twice: given that it is drawn in one
+stratum, the next one leaves it out. The probabilities pi_j are exact, the k directions are
+distinct, as no weight is larger than sum w / k, and any two may be drawn together, if k > 1.
+
 An event costs O(k log K): the weights are the leaves of a binary tree of sums, integers so that
-additions are exact, and one random offset draws all k directions (circular systematic sampling;
-Hajek, 1981). They are distinct, as no weight is larger than sum w / k.
+additions are exact.
+
+References:
+    Chauvet, "On a characterization of ordered pivotal sampling", Bernoulli 2012.
 """
 
 from collections.abc import Callable
@@ -120,14 +129,13 @@ def importance(
         tree = jnp.concatenate([jnp.zeros((1,), jnp.int32), *nodes])
         return Scores(scores, tree, nodes[0][0])
 
-    def draw(state, key):
-        tree, total = state.tree, state.total
-        i = jnp.arange(k, dtype=jnp.int32)
-        at = (
-            jax.random.randint(key, (), 0, total, jnp.int32) - total
-        )  # so that no sum overflows
-        at = at + i * (total // k) + i * (total % k) // k
-        at = jnp.where(at < 0, at + total, at)
+    def before(tree, j):
+        """The sum of the weights of the directions before direction j."""
+        nodes = (leaves + j) >> jnp.arange(levels, dtype=jnp.int32)
+        return jnp.where(nodes % 2 == 1, tree[nodes - 1], 0).sum(dtype=jnp.int32)
+
+    def find(tree, at):
+        """The leaves at these places i32[k] of the line, and the places within the leaves."""
 
         def descend(_, place):
             node, rest = place
@@ -135,8 +143,37 @@ def importance(
             right = rest >= left
             return 2 * node + right.astype(jnp.int32), rest - jnp.where(right, left, 0)
 
-        node, _ = jax.lax.fori_loop(0, levels, descend, (jnp.ones_like(i), at))
-        return node - leaves
+        return jax.lax.fori_loop(0, levels, descend, (jnp.ones_like(at), at))
+
+    def draw(state, key):
+        # A unit of weight has the length k here, so that a stratum has the length `total`.
+        tree, total = state.tree, state.total
+        first, heads, others = jax.random.split(key, 3)
+        start = before(tree, jax.random.randint(first, (), 0, size, jnp.int32)) - total
+        strata = jnp.arange(k, dtype=jnp.int32)
+
+        def place(within):
+            """Where a place in each stratum is on the line, and what is left of a unit."""
+            units = strata * (total % k) + within % k
+            at = start + strata * (total // k) + within // k + units // k
+            return jnp.where(at < 0, at + total, at), units % k
+
+        at, rest = place(jnp.zeros_like(strata))
+        cut, inside = find(tree, at)  # the directions at the beginnings of the strata
+        ahead = k * inside + rest  # the part of each in the stratum before
+        behind = k * tree[cut] - ahead
+        head = jax.random.randint(heads, (k,), 0, total - ahead, jnp.int32) < behind
+        within = jnp.minimum(
+            jax.random.randint(others, (k,), behind, total, jnp.int32), total - 1
+        )
+        other, _ = find(tree, place(within)[0])
+        # A stratum draws the direction at its end, if that is its other choice and the one at
+        # its beginning is not drawn: it does not get its head, or the stratum before drew it.
+        tail = within >= total - jnp.append(ahead[1:], 0)
+        settled = jax.lax.cummax(jnp.where(tail & head, -1, strata))
+        ended = (settled >= 0) & (tail & ~head)[settled]
+        taken = jnp.append(False, ended[:-1])
+        return jnp.where(head & ~taken, cut, other) - leaves
 
     def leaf(state, j):
         # XLA copies the tree in every event unless all reads must precede the write: this read,

@@ -5,7 +5,7 @@ before and (g', x') the answer accepted last and the iterate it was applied to:
 
     K_p <- (K_p, ||g - g_p|| / ||x_s - x_p||)             the newest 25; none where x_s = x_p
     Lipschitz filter:  ||g - g'|| / ||x - x'||  <=  quantile_{(m-f)/m} {max K_w}
-    frequency filter:  p is not too often among the 2f answers accepted last and this one
+    frequency filter:  the 2f answers accepted last and this one are from different workers
     if both let g pass:   x <- x - eta * Lambda(tau) * g
 
 An honest gradient changes no faster than the loss allows, and once all workers have
@@ -90,7 +90,7 @@ def kardam(
     *,
     byzantine: int,
     step_size: float | Array | Schedule,
-    frequency: str = "count",
+    frequency: str = "strict",
     dampening: str = "inverse",
     history: int = 25,
 ) -> Server:
@@ -203,7 +203,7 @@ def build(
     hyper: Hyper,
     *,
     byzantine: int = 5,
-    frequency: str = "count",
+    frequency: str = "strict",
     dampening: str = "inverse",
 ) -> tuple[Server, Worker]:
     """Gradients that change no faster than most do, and come no oftener.

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from farsign_jax.aggregators.row_ops import add_up, listed, number
+from farsign_jax.aggregators.row_ops import add_up, number
 from farsign_jax.base import (
     Array,
     Key,
@@ -137,10 +137,11 @@ def sign_sgd(
         present = reports.worker < m
         count = number(present)
         not_empty = count > 0
-        votes = listed(jnp.sign(sanitize(reports.value)), present)
+        signs = jnp.sign(sanitize(reports.value))
+        votes = add_up(lambda sign, p: jnp.where(p, sign, 0), signs, present)
         eta = jnp.asarray(eta_of(state.num_answers), x.dtype)
         decay = jnp.asarray(weight_decay, x.dtype) * x
-        params = jnp.where(not_empty, x - eta * (jnp.sign(add_up(votes)) + decay), x)
+        params = jnp.where(not_empty, x - eta * (jnp.sign(votes) + decay), x)
         step = state.step + not_empty.astype(jnp.int32)
         return SignSGDState(params, state.num_answers + count, step), {}
 

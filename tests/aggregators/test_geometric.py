@@ -101,3 +101,45 @@ def test_geometric_median_is_a_row_however_far_byzantine_rows_are(scale):
             found += 1
             np.testing.assert_array_equal(rule(x.astype(np.float32)), x[1])
     assert found > 1
+
+
+def exact_geometric_median(x):
+    """The minimiser by Newton's method in float64, with Weiszfeld's steps where it diverges."""
+
+    def gradient(z):
+        return ((z - x) / np.linalg.norm(x - z, axis=1)[:, None]).sum(axis=0)
+
+    z = np.median(x, axis=0) + 1e-9
+    for _ in range(2000):
+        size = np.linalg.norm(x - z, axis=1)
+        u = (x - z) / size[:, None]
+        hessian = ((np.eye(len(z)) - u[:, :, None] * u[:, None]) / size[:, None, None]).sum(0)
+        newton = z - np.linalg.solve(hessian, gradient(z))
+        if np.linalg.norm(gradient(newton)) < 0.9 * np.linalg.norm(gradient(z)):
+            z = newton
+        else:
+            z = z - gradient(z) / (1 / size).sum()
+        if np.linalg.norm(gradient(z)) < 1e-11:
+            return z
+    raise AssertionError("the reference did not converge")
+
+
+def test_byzantine_rows_far_away_cost_no_accuracy():
+    """The minimiser hardly depends on how far they are, and the accuracy not at all."""
+    rule, cases = jax.jit(make("geometric_median")), 0
+    for seed in range(6):
+        rng, byzantine = np.random.default_rng(seed), 1 + seed % 4
+        for d in (2, 10):
+            honest, towards = rng.normal(size=(11, d)), rng.normal(size=(byzantine, d))
+            for scale in (1e1, 1e4, 1e8, 1e14):
+                x = honest.copy()
+                x[11 - byzantine :] = scale * towards
+                x = x.astype(np.float32).astype(np.float64)
+                got = np.asarray(rule(x.astype(np.float32)))
+                if (got == x).all(axis=1).any():  # tested above
+                    continue
+                want = exact_geometric_median(x)
+                usual = np.median(np.linalg.norm(x - want, axis=1))
+                assert np.linalg.norm(got - want) < 1e-5 * usual, (seed, d, scale)
+                cases += 1
+    assert cases > 25

@@ -1,11 +1,14 @@
 """Distances between rows, and the sorting network."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from farsign_jax.aggregators import row_ops
 from farsign_jax.aggregators.registry import make
-from tests.aggregators.reference import around, sample, squares
+from tests import helpers
+from tests.aggregators.reference import RULES, admitted, build, close, sample, scope, squares
 
 
 def test_close_rows_far_from_the_origin():
@@ -27,14 +30,61 @@ def test_close_rows_far_from_the_origin():
     assert np.abs(gram - exact).max() > 0.1 * exact.max()
 
 
-def test_more_rows_than_a_network_sorts(monkeypatch):
-    monkeypatch.setattr(row_ops, "NETWORK_ROWS", 5)
-    x = sample(n=8, d=4)  # a shape that no other test uses, so that it is compiled here
-    assert len(x) > row_ops.NETWORK_ROWS
-    np.testing.assert_allclose(make("meamed:f=3")(x), around(x, 5), rtol=1e-5, atol=1e-6)
-    mask = np.arange(8) != 3
-    want = np.median(x[mask], axis=0)
-    np.testing.assert_allclose(make("median")(x, mask), want, rtol=1e-6)
+MANY = row_ops.UNROLLED + 8
+LOOPED = ("median", "trimmed_mean", "meamed", "bucketing:s=36+mean")
+
+
+@pytest.mark.parametrize(
+    "text", [*LOOPED, *helpers.slow([text for text in RULES if text not in LOOPED])]
+)
+def test_more_rows_than_are_unrolled(text):
+    if text.startswith("bucketing:s"):
+        x, mask = sample(n=MANY), np.arange(MANY) % 9 != 3
+        good = x[mask].astype(np.float64)
+        assert len(good) < 36
+        close(make(text)(x, mask), good.mean(0), np.float32)
+        return
+    mask = np.arange(MANY) % 9 != 3
+    f = min(admitted(text, mask.sum()), 1 if text == "mda" else 7)
+    x = sample(n=MANY)
+    x[5:12, :3] = x[5, :3]  # ties
+    x[12:14, 0] = 0.0, -0.0
+    x[14] = np.nan
+    want = RULES[text][1](x[mask & (np.arange(MANY) != 14)].astype(np.float64), f)
+    close(build(text, f)(x, mask), want, np.float32)
+
+
+def equations(jaxpr):
+    count = 0
+    for equation in jaxpr.eqns:
+        inner = jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda p: hasattr(p, "jaxpr")
+        )
+        count += 1 + sum(equations(p.jaxpr) for p in inner if hasattr(p, "jaxpr"))
+    return count
+
+
+@pytest.mark.parametrize("text", [*RULES, "bucketing:s=40+mean"])
+def test_programs_do_not_grow_with_the_number_of_rows(text):
+    rule = build(text, 1) if text in RULES else make(text)
+    sizes = [
+        equations(jax.make_jaxpr(rule)(jax.ShapeDtypeStruct((n, 2), np.float32)).jaxpr)
+        for n in (2000, 10_000)
+    ]
+    assert sizes[0] == sizes[1]
+
+
+def test_values_by_bisection():
+    """Any floats, of both signs and from the smallest to the largest, in float64 as well."""
+    for dtype in (np.float32, np.float64):
+        info = np.finfo(dtype)
+        special = [0, info.tiny, info.smallest_subnormal, info.max, 1, 1 + info.eps]
+        x = np.asarray(special + [-s for s in special] * 3, dtype)
+        x = np.random.default_rng(0).permuted(np.tile(x[:, None], (1, 4)), axis=0)
+        with scope(dtype):
+            for place in (0, 5, 11, 12, 23):
+                (got,) = row_ops.ranked(jnp.asarray(x), jnp.int32(place))
+                np.testing.assert_array_equal(got, np.sort(x, axis=0)[place])
 
 
 def test_network_sorts_any_number_of_rows():

@@ -52,6 +52,33 @@ def test_directions_are_distinct_and_as_likely_as_their_weights(score):
     assert (np.abs(seen - expected) < 5 * np.sqrt(expected / draws)).all()
 
 
+@pytest.mark.parametrize("scores", ["even", "uneven", "one alive"])
+def test_every_pair_of_directions_occurs(scores):
+    size, asked, draws = 12, 3, 100_000
+    sampler = importance.importance(size, asked, floor=0.25, rate=1.0)
+    state, present = sampler.init(), jnp.ones((1,), bool)
+    dead = {"even": range(0), "uneven": range(3, 9), "one alive": range(1, 12)}[scores]
+    for n in range(0, len(dead), asked):
+        j = jnp.asarray([*dead, *dead][n : n + asked], jnp.int32)[None]
+        state = sampler.learn(state, j, jnp.zeros((1, asked)), present)
+    keys = jax.random.split(jax.random.key(1), draws)
+    drawn = np.asarray(jax.jit(jax.vmap(lambda key: sampler.draw(state, key)))(keys))
+    chosen = (drawn[:, :, None] == np.arange(size)).sum(axis=1)
+    assert chosen.max() == 1 and (chosen.sum(axis=1) == asked).all()
+    leaves = np.asarray(state.tree)[-(len(state.tree) // 2) :][:size]
+    expected = asked * leaves / leaves.sum()
+    error = np.abs(chosen.mean(axis=0) - expected)
+    assert (error < 5 * np.sqrt(expected / draws)).all()
+    assert (chosen.T @ chosen).min() > 0
+
+
+def test_all_directions_are_drawn_if_all_are_asked_for():
+    sampler = importance.importance(5, 5, floor=1.0)
+    for seed in range(5):
+        drawn = sampler.draw(sampler.init(), jax.random.key(seed))
+        np.testing.assert_array_equal(np.sort(drawn), np.arange(5))
+
+
 def test_inverse_probability_makes_the_expected_move_that_of_uniform_sampling():
     sampler, state = taught(inverse=True)
     dictionary = directions.identity(K, ASKED)
