@@ -10,7 +10,8 @@ import pathlib
 import runpy
 import sys
 
-from farsign_jax.cli import commands
+from farsign_jax.io import endings
+from farsign_jax.validation import lookup
 
 BESIDE = pathlib.Path(__file__).parents[2]
 
@@ -57,10 +58,9 @@ def main() -> None:
     if name in ("-h", "--help", "help"):
         print(usage())
         return
-    known = names()
-    if name not in known:
-        commands.fail(f"unknown command {name!r}: known: {', '.join(known)}")
+    with endings.in_one_line():
+        module = lookup("command", name, names())
     sys.argv = [sys.argv[0], *arguments]
     if str(BESIDE) != sys.path[0]:
         sys.path.insert(0, str(BESIDE))  # before a folder `experiments` of the user's own
-    runpy.run_module(known[name], run_name="__main__", alter_sys=True)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -69,7 +69,7 @@ class SystemSpec:
         """
         numbers, options = hyper_of(self.method, "paper"), dict(self.options)
         rule = f"hyper-parameters are a dictionary of {', '.join(numbers)}: got {hyper!r}"
-        require(isinstance(hyper, Mapping), rule)
+        require(isinstance(hyper, Mapping), rule)  # pyright: ignore
         for name in hyper:
             lookup(f"hyper-parameter of {self.method}", name, numbers)
         hyper = {**hyper, **{name: options.pop(name) for name in numbers if name in options}}

@@ -93,6 +93,15 @@ def test_help_lists_every_command_with_its_purpose():
         assert launcher.BESIDE.joinpath(*module.split(".")).with_suffix(".py").exists()
 
 
+def test_an_unknown_command_ends_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["farsign", "compere"])
+    with pytest.raises(SystemExit) as ended:
+        launcher.main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.startswith("error: unknown command 'compere'")
+    assert "did you mean 'compare'" in told and told.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_a_command_finds_own_names_beside_a_folder_called_experiments(folder):
     (folder / "experiments").mkdir()

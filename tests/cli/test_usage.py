@@ -172,6 +172,13 @@ def test_every_name_has_a_line(capsys):
         listing.show("atacks")
 
 
+def test_an_entry_is_listed_whatever_its_registry(capsys):
+    listing.show("krum", "attacks")
+    told = capsys.readouterr().out
+    assert told.startswith("aggregators\n  krum  ") and "krum alone is krum:f=4" in told
+    assert "multi_krum" not in told and "\nattacks\n" in told
+
+
 def test_where_no_folder_can_be_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):

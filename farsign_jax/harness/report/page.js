@@ -119,7 +119,7 @@ async function draw(figure) {
 }
 const waiting = new Set();
 const drawn = figure => waiting.delete(figure) && draw(figure);
-const seen = new IntersectionObserver(entries => {
+const seen = window.IntersectionObserver && new IntersectionObserver(entries => {
   for (const entry of entries) if (entry.isIntersecting) drawn(entry.target);
 }, {rootMargin: "200px"});
 const visible = () => [...waiting].filter(figure => !figure.hidden);
@@ -135,8 +135,8 @@ async function drawRest() {
 }
 function redraw(figure) {
   waiting.add(figure);
-  seen.unobserve(figure);
-  seen.observe(figure);
+  seen?.unobserve(figure);
+  seen?.observe(figure);
   setTimeout(drawRest, 200);
 }
 addEventListener("beforeprint", () => visible().forEach(drawn));

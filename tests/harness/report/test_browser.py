@@ -108,6 +108,24 @@ def test_tooltips_show_method_attack_and_the_values_of_all_seeds(browser, root):
         ]
 
 
+def test_all_plots_are_drawn_along_events_though_nobody_scrolls(browser, root):
+    silent = "window.IntersectionObserver = class {observe() {} unobserve() {}}"
+    undrawn = "[...document.querySelectorAll('figure[data-plot]')]"
+    undrawn += ".filter(f => !f.hidden && !f.querySelector('svg')).length"
+    for script in ("", "delete window.IntersectionObserver", silent):
+        context = browser.new_context(viewport={"width": 800, "height": 200})
+        page = context.new_page()
+        page.add_init_script(script)
+        page.goto((root / "page" / "index.html").as_uri())
+        for _ in range(100):
+            if not (left := page.evaluate(undrawn)):
+                break
+            page.wait_for_timeout(100)
+        assert left == 0, script
+        assert run_section(page).get_by_label("Horizontal").input_value() == "event"
+        context.close()
+
+
 def test_filters_hold_for_tables_and_curves_by_keyboard_alone(browser, root):
     with opened(browser, root) as page:
         section = run_section(page)
