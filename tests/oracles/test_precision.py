@@ -1,6 +1,7 @@
 """Which losses zeroth-order workers take differences of: none that is rounded below float32."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -50,7 +51,7 @@ class Net(nn.Module):
     """A dense layer with options, a function, and a dense layer in float32."""
 
     options: tuple
-    inside: object = None
+    inside: Any = None
 
     @nn.compact
     def __call__(self, inputs):
