@@ -7,7 +7,7 @@ one pass over the numbers: 11 ms for 25 x 1,000,000 numbers on two cores, agains
 
 # The signatures of JAX are typed in part only.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
 
 import functools
 from typing import Any

@@ -26,7 +26,7 @@ computed and returned in float32. Ties go to the lowest index.
 
 # The signatures of JAX are typed in part only.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
 
 import functools
 import operator

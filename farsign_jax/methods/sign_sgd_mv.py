@@ -48,6 +48,10 @@ from farsign_jax.step_sizes import check_step_size
 from farsign_jax.validation import check_integer, require, sanitize
 
 
+def _vote(sign: Array, present: Array) -> Array:
+    return jnp.where(present, sign, 0)
+
+
 class SignSGDState(NamedTuple):
     """The state for d parameters."""
 
@@ -137,8 +141,7 @@ def sign_sgd(
         present = reports.worker < m
         count = number(present)
         not_empty = count > 0
-        signs = jnp.sign(sanitize(reports.value))
-        votes = add_up(lambda sign, p: jnp.where(p, sign, 0), signs, present)
+        votes = add_up(_vote, jnp.sign(sanitize(reports.value)), present)
         eta = jnp.asarray(eta_of(state.num_answers), x.dtype)
         decay = jnp.asarray(weight_decay, x.dtype) * x
         params = jnp.where(not_empty, x - eta * (jnp.sign(votes) + decay), x)
