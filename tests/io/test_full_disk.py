@@ -145,7 +145,7 @@ def test_an_experiment_continues_bit_by_bit_after_a_full_disk(tmp_path):
     assert run(*flags, f"--out={tmp_path / 'whole'}")[0] == 0
     cut = [*flags, f"--out={tmp_path / 'cut'}"]
     named = set()
-    for size in (1500, 60_000):  # of a checkpoint; of a figure
+    for size in (300, 60_000):  # of README.md; of a checkpoint
         code, _, err = run(*cut, size=size)
         assert code == 2 and "Traceback" not in err, err
         (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
