@@ -53,8 +53,10 @@ def system_of(name, attack="sign_flip"):
     return build_of(name, attack)(PROBLEM, hyper | {"step_size": np.float32(0.1)})
 
 
-def schedule(events, seed=1):
-    return arrivals.uniform(jax.random.key(seed), helpers.M, events)
+def schedule(name, events, seed=1):
+    """One answer per event, which for a method in rounds is a round of one."""
+    one = arrivals.uniform(jax.random.key(seed), helpers.M, events)
+    return one[:, None] if METHODS[name].works_in_rounds else one
 
 
 def outstanding(name):
@@ -71,7 +73,7 @@ def outstanding(name):
 def test_converges_on_a_quadratic_without_attack(name, delivery):
     measure = helpers.distance(PROBLEM)
     options = {"delivery": delivery, "measure": measure, "every": EVENTS}
-    _, records = simulation.run(PROBLEM, system_of(name), schedule(1500), **options)
+    _, records = simulation.run(PROBLEM, system_of(name), schedule(name, 1500), **options)
     assert records[-1]["distance"] < 0.15 * float(measure(PROBLEM.x0)["distance"])
 
 
@@ -85,7 +87,7 @@ def test_answers_under_way_are_not_copied_at_every_event(name):
     keys, byzantine = keys_lib.split(0), jnp.arange(helpers.M) < 2
     run = jax.eval_shape(lambda: simulation.start(system, PROBLEM, keys, delivery))
     inbox = [leaf.shape for leaf in jax.tree.leaves(run.inbox.value)]
-    args = (system, PROBLEM, byzantine, keys, delivery, run, schedule(EVENTS))
+    args = (system, PROBLEM, byzantine, keys, delivery, run, schedule(name, EVENTS))
     text = runner._advance.lower(*args).compile().as_text()
     assert all(f"f32[{','.join(map(str, shape))}]" in text for shape in inbox)
     copies = re.findall(r"= f32\[([\d,]+)\]\S* copy(?:-start)?\(", text)
@@ -121,7 +123,7 @@ class EveryAttack:
     names: tuple[str, ...]
 
     def __call__(self, problem, hyper):
-        system = self.build(problem, hyper)
+        system = self.build(problem, {n: v for n, v in hyper.items() if n != "attack"})
         every = [attacks.make(name) for name in self.names]
 
         def forge(states, report, view, key):
@@ -164,10 +166,10 @@ def test_a_run_has_the_types_of_its_problem_whatever_the_default_width(name):
     names = attacks_on(name)
     narrow = [types_after_events(name, attack, PROBLEM) for attack in names]
     system, options = system_of(name, names[0]), {"byzantine": 2, "delivery": outstanding(name)}
-    end, _ = simulation.run(PROBLEM, system, schedule(EVENTS), **options)
+    end, _ = simulation.run(PROBLEM, system, schedule(name, EVENTS), **options)
     with helpers.float64():
         assert [types_after_events(name, attack, PROBLEM) for attack in names] == narrow
-        same, _ = simulation.run(PROBLEM, system, schedule(EVENTS), **options)
+        same, _ = simulation.run(PROBLEM, system, schedule(name, EVENTS), **options)
         helpers.assert_same(same, end)
 
         def widened(leaf):
@@ -178,7 +180,7 @@ def test_a_run_has_the_types_of_its_problem_whatever_the_default_width(name):
             run, _ = types_after_events(name, attack, wide)
             assert run.server.params == run.inbox.value == np.float64
         system = build_of(name, names[0])(wide, hyper_of(name))
-        end, _ = simulation.run(wide, system, schedule(EVENTS), **options)
+        end, _ = simulation.run(wide, system, schedule(name, EVENTS), **options)
         assert end.server.params.dtype == np.float64 and np.isfinite(end.server.params).all()
 
 
@@ -188,7 +190,7 @@ def test_an_option_that_numpy_computed_changes_no_type():
         options = (("weight_decay", np.float64(0.1)),)
         attack = (("z", np.float64(1.5)),)
         build = SystemSpec("rsa", "alie", attack, FEEDBACK, options)
-        end, _ = simulation.run(PROBLEM, build(PROBLEM, hyper), schedule(5), byzantine=2)
+        end, _ = simulation.run(PROBLEM, build(PROBLEM, hyper), schedule("rsa", 5), byzantine=2)
     assert end.server.params.dtype == np.float32
 
 
@@ -203,7 +205,7 @@ def test_a_state_that_changes_its_type_is_refused_by_name():
     system = system._replace(server=server._replace(update=update))
     rule = r"server.averages was float32\[7, 20\], and is bfloat16\[7, 20\] after an event"
     with pytest.raises(InvalidConfig, match=rule):
-        simulation.run(PROBLEM, system, schedule(5))
+        simulation.run(PROBLEM, system, schedule("far_sign", 5))
 
 
 @pytest.mark.parametrize("name", GAUNTLET)
@@ -211,9 +213,9 @@ def test_x_stays_finite_under_every_attack(name):
     names = attacks_on(name)
     if name == "async_zo_sgd":
         with pytest.raises(InvalidConfig, match="a server that can recall"):
-            simulation.run(PROBLEM, system_of(name, "alie"), schedule(5))
+            simulation.run(PROBLEM, system_of(name, "alie"), schedule(name, 5))
     seeds = list(range(len(names)))
-    batch = batch_of(name, seeds, np.stack([schedule(EVENTS)] * len(names)))
+    batch = batch_of(name, seeds, np.stack([schedule(name, EVENTS)] * len(names)))
     batch = dataclasses.replace(batch, hyper=batch.hyper | {"attack": np.asarray(seeds)})
     build = EveryAttack(build_of(name), tuple(names))
     columns, _ = sweeps.sweep(build, batch, every=30, measure=_worst)
@@ -246,7 +248,7 @@ def batch_of(name, seeds, schedules, steps=None):
 def test_batched_runs_equal_single_runs_and_compile_once(name):
     """Seeds and step sizes are tracers of one program; each row of a batch is its run."""
     seeds, steps, turned = [0, 1, 2], [0.03, 0.1, 0.03], np.asarray([1, 2, 0])
-    schedules = np.stack([schedule(EVENTS, seed) for seed in seeds])
+    schedules = np.stack([schedule(name, EVENTS, seed) for seed in seeds])
     batch = batch_of(name, seeds, schedules, steps)
     build = build_of(name, "sign_flip")
     first, ends = sweeps.sweep(build, batch, every=EVENTS, measure=_worst)
@@ -278,4 +280,4 @@ def test_a_message_of_another_shape_is_refused_before_the_loop(name, change):
 
     system = system._replace(worker=honest._replace(respond=respond))
     with pytest.raises(InvalidConfig, match="an answer is"):
-        simulation.run(PROBLEM, system, schedule(5))
+        simulation.run(PROBLEM, system, schedule(name, 5))
