@@ -324,7 +324,8 @@ def test_asynchrony_writes_what_it_shows_and_continues(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "claims", ["estimation", pytest.param("convergence,estimation", marks=helpers.LONG)]
+    "claims",
+    ["estimation", pytest.param("rates,tracking,convergence,estimation", marks=helpers.LONG)],
 )
 def test_rates_says_what_it_measured_and_continues(tmp_path, claims):
     command = ["experiments.rates", "--preset=smoke", f"--claims={claims}", "--out", tmp_path]

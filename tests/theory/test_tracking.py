@@ -60,6 +60,18 @@ def test_a_difference_at_a_jump_of_the_curvature_has_an_error_in_proportion_to_d
         assert (above - below) / (2 * delta) == pytest.approx((3 - 1) * delta / 4)
 
 
+def test_proposition_c5_bounds_the_error_that_equation_54_measures():
+    trial, n = small_problems.Trial(), np.arange(1, 101)
+    alpha = np.asarray(trial.sequences(20).step_size(n - 1), np.float64)
+    at = np.array([[49, 99], [49, 99]])
+    columns = {"event": n[at].astype(float), "error": np.full((2, 2), 3.0)}
+    columns |= {"steps": np.cumsum(alpha)[at], "squares": np.cumsum(alpha**2)[at]}
+    batch = small_problems.run_batch(2, 100)
+    measured, full, constant = convergence_rates.proposition(trial, batch, columns)
+    bounded = np.cumsum(alpha * 4 * (4 * constant) ** 0.5 * n ** (-trial.tracking / 2))[at]
+    np.testing.assert_allclose(full - measured, 2 * (bounded - 3) / (3 * columns["steps"]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("term", convergence_rates.TERMS, ids=lambda term: term[0])
 def test_errors_stay_below_the_bound(term):
