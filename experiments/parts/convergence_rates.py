@@ -167,7 +167,7 @@ def rates(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
             findings.append(Finding("Prop. C.5", f"{title}: {label}", text, verdict))
         s = trial.tracking
         found = slopes(events, columns["tracking"], events[-1] / 100, 200)
-        claim = f"E|y - D grad f|^2 is O(n^-{s:.2f}) at the best exponents: {label}"
+        claim = f"E(y - D grad f)^2 is O(n^-{s:.2f}) at the best exponents: {label}"
         findings.append(Finding("Table 4", claim, described(*found), judge(*found, s)))
         at = theory.log_spaced(events, 1e3)
         for record in at.tolist():
@@ -245,14 +245,14 @@ def tracking(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
         events, errors, s = columns["event"][0], columns["tracking"], trial.tracking
         whole, late = slopes(events, errors, size.long / 100, 200)
         p, q, r = trial.sequences(PAIRS).exponents
-        claim = f"{name}: E|y - D grad f|^2 is O(n^-{s:.2f}) at p = {p}, q = {q}, r = {r}"
+        claim = f"{name}: E(y - D grad f)^2 is O(n^-{s:.2f}) at p = {p}, q = {q}, r = {r}"
         text = f"{described(whole, late)} (difference {late.value + s:+.3f})"
         findings.append(Finding("Table 4", claim, text, attained(late, s)))
         _, constant = corollary(trial, batch, smoothness)
         largest = float((errors.mean(axis=0) * events**s).max())
         text = f"C = {constant:.3g}; measured at most {largest / constant:.3f} of it"
         verdict = "holds" if largest <= constant else "refuted"
-        claim = f"{name}: E|y - D grad f|^2 <= C n^-{s:.2f} with its constant"
+        claim = f"{name}: E(y - D grad f)^2 <= C n^-{s:.2f} with its constant"
         findings.append(Finding("Corollary C.3", claim, text, verdict))
         at = theory.log_spaced(events, size.long / 100)
         for i in at.tolist():
@@ -260,5 +260,5 @@ def tracking(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
             point |= {"x": int(events[i]), "value": float(errors[:, i].mean())}
             entries.append(point)
         rows += by_record("tracking", name, columns, at)
-    axes = ("Error of the averages", "events", "E|y - D grad f|^2")
+    axes = ("Error of the averages", "events", "E(y - D grad f)^2")
     return Group(findings, rows, entries, axes)

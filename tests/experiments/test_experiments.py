@@ -333,6 +333,7 @@ def test_rates_says_what_it_measured_and_continues(tmp_path, claims):
     assert code == 0, err
     table = (tmp_path / "table.md").read_text()
     assert "Ganesh et al., 2023" in table
+    assert {line.count("|") for line in table.splitlines()} == {5}  # no cell contains one
     assert ("Theorem 2.3" in table) == ("convergence" in claims)
     assert out.count("too short to judge") == table.count("too short to judge") > 3
     assert (tmp_path / "estimation.png").stat().st_size > 10_000
