@@ -192,6 +192,12 @@ def answers_per_second() -> str:
     )
 
 
+def claims(*sources: str) -> str:
+    """The claims about FAR-SIGN that come from these sources, and what was measured."""
+    rows = [row for row in read(RESULTS / "rates.md")[0][1:] if row[0] in sources]
+    return tables.markdown_table(["source", "claim", "measured", "verdict"], rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "headlines": headlines,
     "table3-paper": lambda: accuracies("paper", published=True),
@@ -199,6 +205,11 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "table3-asynchronous": lambda: accuracies("asynchronous"),
     "time-to-accuracy": time_to_accuracy,
     "ablation": ablation,
+    "theory-rates": lambda: claims("Theorem 2.5", "Theorem 2.7", "Prop. C.5"),
+    "theory-tracking": lambda: claims("Table 4", "Corollary C.3"),
+    "theory-convergence": lambda: claims("Theorem 2.3"),
+    "theory-time-scales": lambda: claims("Karimireddy et al., 2019", "Section 3"),
+    "theory-directions": lambda: claims("Assumption 6", "Ganesh et al., 2023", "Section 2.3"),
     "throughput": throughput,
     "answers-per-second": answers_per_second,
 }

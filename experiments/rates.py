@@ -5,7 +5,8 @@
     python -m experiments.rates --claims rates     one group of claims
 
     rates         Theorems 2.5 and 2.7: slopes of the ergodic gradient norm, 1e3 to 1e6 events,
-                  24 seeds; the bound of Proposition C.5; tracking (Table 4)
+                  24 seeds; Proposition C.5; Table 4 at the best exponents
+    tracking      Table 4: each term of the error of the averages, isolated; Corollary C.3
     convergence   Theorem 2.3: every run ends near a stationary point under every attack
     time_scales   what a single time scale does instead, and when the gap closes
     condition     Assumption 6: training fails just below it and works just above it
@@ -18,16 +19,16 @@ Writes table.md (claim, measurement, verdict), results.csv, results.json and a f
 group under --out.
 """
 
+import itertools
 import pathlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments.parts import direction_margin
-from farsign_jax import arrivals, problems, step_sizes, theory
+from experiments.parts import convergence_rates, direction_margin
+from experiments.parts.convergence_rates import by_record, described, slopes
+from farsign_jax import arrivals, theory
 from farsign_jax.arrivals import delays
 from farsign_jax.harness import claims, small_problems
 from farsign_jax.harness.claims import Finding, Group
@@ -37,111 +38,10 @@ from farsign_jax.io import run_folder
 
 SIZES = {"full": Size(), "smoke": Size(events=10_000, long=2_000, seeds=3, every=3)}
 
-LOWEST = 4 * (
-    1.8954942670339809**2 / 2 + 2 * np.cos(1.8954942670339809)
-)  # of both kinds of waves
-SMOOTHNESS = 3.0
-
-# (theorem, trial, noise of the examples)
-RATES = (
-    ("Theorem 2.5", Trial(attack="sign_flip:scale=10"), "gaussian"),
-    ("Theorem 2.5", Trial("crossed_waves", attack="greedy"), "asymmetric"),
-    ("Theorem 2.7", Trial("waves", "zeroth", "coupled", "greedy"), "gaussian"),
-    (
-        "Theorem 2.7",
-        Trial("crossed_waves", "zeroth", "coupled", "sign_flip:scale=10"),
-        "asymmetric",
-    ),
-    ("Theorem 2.7", Trial("waves", "zeroth", "independent", "sign_flip:scale=10"), "gaussian"),
-    ("Theorem 2.7", Trial("crossed_waves", "zeroth", "independent", "greedy"), "gaussian"),
-)
-
-
-def _text(slope: theory.Slope) -> str:
-    return f"{slope.value:.3f} [{slope.low:.3f}, {slope.high:.3f}]"
-
-
-def judge(slope: theory.Slope, rate: float, bound: theory.Slope | None = None) -> str:
-    """The verdict on an upper bound n^-rate, which requires a slope of at most -rate.
-
-    That is its exponent for large n. The bound with its constants may fall more slowly at these
-    n, and only a slope shallower than that of the bound refutes the claim.
-
-    Args:
-        slope: the measured slope.
-        rate: the exponent of the bound.
-        bound: the slope of the bound with its constants at these n.
-    """
-    if slope.high <= -rate:
-        return "holds"
-    if slope.low <= -rate:
-        return "not distinguishable"
-    if bound is not None and slope.high <= bound.low:
-        return f"shallower by {slope.value + rate:.3f}, steeper than the bound at these n"
-    return "refuted"
-
-
-def rates(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
-    """Theorems 2.5 and 2.7, Proposition C.5 and Table 4."""
-    findings, rows, entries = [], [], []
-    gap = float(problems.waves(jnp.full(small_problems.DIM, 3.0))) - LOWEST
-    margin = small_problems.WORKERS - 2 * small_problems.BYZANTINE
-    pairs = small_problems.WORKERS * small_problems.DIM
-    for number, (source, trial, kind) in list(enumerate(RATES))[:: size.every]:
-        noise = 0.0 if trial.noise == "independent" else 1.0  # if 0, function values are noisy
-        batch = small_problems.run_batch(
-            size.seeds, size.events, kind=kind, noise=noise, value=trial.value
-        )
-        columns = small_problems.follow(trial, batch, f"rates-{number}", folder)
-        found = step_sizes.theory(order=trial.order, noise=trial.noise, eps=trial.eps)
-        name = " ".join(filter(None, (trial.order, "order,", trial.noise))).rstrip(",")
-        label = f"{name}; {trial.value}, {kind}, {trial.attack.partition(':')[0]}"
-        events = columns["event"][0]
-        at = theory.log_spaced(events, 1e3)
-        n, ergodic = events[at], columns["ergodic"][:, at]
-        limit = theory.bound(
-            columns, gap=gap, smoothness=SMOOTHNESS, margin=margin, pairs=pairs
-        )
-        slope, of_bound = theory.slope(n, ergodic), theory.slope(n, limit[:, at])
-        claim = f"weighted gradient norm O(n^-{found.rate:.3f}): {label}"
-        decade = theory.log_spaced(events, events[-1] / 10)
-        late = theory.slope(events[decade], columns["ergodic"][:, decade])
-        measured = f"{_text(slope)}, last decade {_text(late)}; bound {of_bound.value:.3f}"
-        verdict = judge(slope, found.rate, of_bound)
-        findings.append(Finding(source, claim, measured, verdict))
-        share = (columns["ergodic"].mean(axis=0) / limit.mean(axis=0)).max()
-        claim = f"the bound with its constants: {label}"
-        verdict = "holds" if share <= 1 else "refuted"
-        findings.append(Finding("Prop. C.5", claim, f"at most {share:.2f} of it", verdict))
-        last = theory.log_spaced(events, events[-1] / 100, 100)
-        tracking = theory.slope(events[last], columns["tracking"][:, last])
-        s = step_sizes.tracking_rate(*found.exponents, order=trial.order, noise=trial.noise)
-        claim = f"E(y - D grad f)^2 is O(n^-{s:.2f}) at the best exponents: {label}"
-        findings.append(Finding("Table 4", claim, _text(tracking), judge(tracking, s)))
-        for record in at.tolist():
-            point = {"facet": name, "line": label.partition("; ")[2], "x": int(events[record])}
-            entries.append(point | {"value": float(columns["ergodic"][:, record].mean())})
-        rows += _tidy("rates", label, columns, at)
-    return Group(findings, rows, entries, ("Rates", "events", "ergodic gradient norm"))
-
-
-def _tidy(figure: str, label: str, columns: dict[str, np.ndarray], at: Any) -> list[dict]:
-    """One row per run and record."""
-    return [
-        {"figure": figure, "line": label, "run": run, "event": int(columns["event"][run, i])}
-        | {
-            k: float(columns[k][run, i])
-            for k in ("ergodic", "gradient", "tracking", "farthest")
-        }
-        for run in range(len(columns["event"]))
-        for i in at
-    ]
-
-
 ATTACKS = (
     "none",
     "sign_flip:scale=10",
-    "constant:value=1e20",
+    "constant:value=-1e20",
     "gaussian:std=100",
     "alie:z=1.5",
     "ipm",
@@ -153,42 +53,87 @@ ATTACKS = (
 )
 
 
+WAYS = (None, 2.5, 1.5)  # how workers take turns: at random, or by Pareto delays of this shape
+START = (3.0, -3.0, 3.0, -3.0)  # gradients of both signs, as an attack may keep the first sign
+ALIKE = 0.05  # runs are the same if their gradient norms differ by less than this share
+
+
 def convergence(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
     """Theorem 2.3, with staleness of finite and of infinite second moment."""
-    findings, rows, entries = [], [], []
-    shapes = (None, 2.5, 1.5)
+    findings, rows, entries, ends = [], [], [], {}
 
     def draw(key, point):
-        if shapes[point] is None:
+        if WAYS[point] is None:
             return arrivals.uniform(key, small_problems.WORKERS, size.long)
-        workers = [delays.pareto(shapes[point])] * small_problems.WORKERS
+        workers = [delays.pareto(WAYS[point])] * small_problems.WORKERS
         return arrivals.by_time(key, workers, size.long).workers
 
     for attack in ATTACKS[:: size.every]:
         slow = attack == "lookahead"
         seeds = max(size.seeds // 4, 2) if slow else size.seeds
         batch = small_problems.run_batch(
-            seeds, size.long, kind="asymmetric", draw=draw, points=len(shapes)
+            seeds,
+            size.long,
+            x0=np.array(START),
+            kind="asymmetric",
+            draw=draw,
+            points=len(WAYS),
         )
-        name = f"convergence-{attack.partition(':')[0]}"
-        columns = small_problems.follow(Trial(attack=attack), batch, name, folder)
+        name = attack.partition(":")[0]
+        columns = small_problems.follow(
+            Trial(attack=attack), batch, f"convergence-{name}", folder
+        )
         events, norms = columns["event"][0], columns["gradient"]
-        last, worst = theory.log_spaced(events, events[-1] / 10, 50), norms.max(axis=0)
-        falls, far = theory.slope(events[last], norms[:, last]), columns["farthest"].max()
-        heavy = theory.slope(events[last], norms[2::3][:, last])  # shape 1.5
-        measured = f"{_text(falls)} over the last decade; "
+        whole, late = slopes(events, norms, size.long / 100)
+        heavy = slopes(events, norms[len(WAYS) - 1 :: len(WAYS)], size.long / 100)
+        worst, far = norms.max(axis=0), columns["farthest"].max()
+        measured = f"{described(whole, late)}; "
         measured += f"worst of {len(batch)} runs {worst[-1]:.2f}, x within {far:.2f}; "
-        measured += f"staleness without second moment: {_text(heavy)}"
-        good = falls.high < 0 and heavy.high < 0 and worst[-1] < 0.25 and far < 4
+        measured += f"staleness without second moment: {described(*heavy)}"
+        good = late.high < 0 and heavy[1].high < 0 and worst[-1] < 0.25 and far < 4
         verdict = "holds" if good else "refuted"
         claim = f"every run approaches stationary points and stays bounded: {attack}"
         findings.append(Finding("Theorem 2.3", claim, measured, verdict))
-        at = theory.log_spaced(columns["event"][0], size.long / 1000)
-        rows += _tidy("convergence", attack, columns, at)
+        ends[attack] = norms[:, events >= events[-1] / 10]
+        at = theory.log_spaced(events, size.long / 1000)
+        rows += by_record("convergence", attack, columns, at)
         for i in at.tolist():
-            point = {"facet": "worst of all runs", "line": attack.partition(":")[0]}
-            entries.append(point | {"x": int(columns["event"][0, i]), "value": float(worst[i])})
+            point = {"facet": "worst of all runs", "line": name}
+            entries.append(point | {"x": int(events[i]), "value": float(worst[i])})
+    findings.append(distinct(ends))
     return Group(findings, rows, entries, ("Convergence", "events", "gradient norm"))
+
+
+def distinct(ends: Mapping[str, np.ndarray]) -> Finding:
+    """How many of the attacks lead to different runs.
+
+    Two attacks are the same if their runs with the same seed have nearly the same gradient
+    norms, that is, if the mean of the differences is less than `ALIKE` of the mean of the
+    norms. Attacks that are the same as a third one are the same.
+
+    Args:
+        ends: the gradient norms [runs, records] under each attack. If there are fewer runs
+            under one of two attacks, the first runs of the other are compared with them.
+    """
+    apart = {}
+    for one, other in itertools.combinations(ends, 2):
+        count = min(len(ends[one]), len(ends[other]))
+        left, right = ends[one][:count], ends[other][:count]
+        apart[one, other] = np.abs(left - right).mean() / ((left + right).mean() / 2)
+    kinds = {name: name for name in ends}
+    for (one, other), share in apart.items():
+        if share < ALIKE:
+            old, new = kinds[other], kinds[one]
+            kinds = {name: new if kind == old else kind for name, kind in kinds.items()}
+    same = [f"{a} = {b}" for (a, b), share in apart.items() if share < ALIKE]
+    count = len(set(kinds.values()))
+    (one, other), least = min(apart.items(), key=lambda item: item[1])
+    measured = f"{count} of {len(ends)} differ"
+    measured += f"; the same: {', '.join(same)}" if same else ""
+    measured += f"; closest: {one} and {other}, norms {least:.0%} apart over the last decade"
+    verdict = "holds" if count == len(ends) else f"{count} kinds of attacks"
+    claim = f"the {len(ends)} attacks lead to different runs"
+    return Finding("Theorem 2.3", claim, measured, verdict)
 
 
 BETAS = (1.0, 0.5, 0.2, 0.1, 0.05)
@@ -251,7 +196,8 @@ def time_scales(size: Size, folder: run_folder.RunFolder | None = None) -> Group
 
 
 GROUPS: dict[str, Callable[[Size, run_folder.RunFolder], Group]] = {
-    "rates": rates,
+    "rates": convergence_rates.rates,
+    "tracking": convergence_rates.tracking,
     "convergence": convergence,
     "time_scales": time_scales,
     "condition": direction_margin.condition,

@@ -2,5 +2,5 @@
 
 asynrsa    quadratic_consensus
 brsgd      nonconvex_problem, aggregator_resilience
-rates      direction_margin
+rates      convergence_rates, direction_margin
 """

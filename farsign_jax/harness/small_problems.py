@@ -44,6 +44,7 @@ VALUES: dict[str, Callable[[Any], Any]] = {
     "waves": problems.waves,
     "crossed_waves": problems.crossed_waves,
     "valley": problems.valley,
+    "kinked_bowl": problems.kinked_bowl,
     "bowl": problems.bowl,
     "bowl_at_mean": bowl_at_mean,
 }
@@ -80,7 +81,7 @@ class Trial:
         attack: of `attacks`, with options; or "greedy" or "lookahead" of `theory`.
         server: "far_sign" or "online_mean".
         sign_of: of `far_sign`; "old" is the rule of the theorems.
-        eps, step_size: of the sequences.
+        eps, step_size, exponents: of the sequences.
 
     Hyper-parameters, all optional: `directions` f[m, K, d], coordinates otherwise;
     `average_step` and `step_size`, constants instead of the sequences; `rates` f[m];
@@ -95,6 +96,24 @@ class Trial:
     sign_of: str = "old"
     eps: float = 0.01
     step_size: float = 0.5
+    exponents: tuple[float, float, float] | None = None
+
+    def sequences(self, pairs: int) -> step_sizes.TwoTimeScales:
+        """The sequences of the theorems for this number of (worker, direction) pairs."""
+        return step_sizes.theory(
+            order=self.order,
+            noise=self.noise,
+            eps=self.eps,
+            pairs=pairs,
+            step_size=self.step_size,
+            exponents=self.exponents,
+        )
+
+    @property
+    def tracking(self) -> float:
+        """s, the least exponent of Table 4, for these sequences."""
+        exponents = self.sequences(1).exponents
+        return step_sizes.tracking_rate(*exponents, order=self.order, noise=self.noise)
 
     @property
     def gradient(self) -> Callable[[Any], Any]:
@@ -106,14 +125,7 @@ class Trial:
         dictionary = directions.identity(d, 1)
         if "directions" in hyper:
             dictionary = directions.matrix(hyper["directions"])
-        pairs = m * dictionary.size
-        found = step_sizes.theory(
-            order=self.order,
-            noise=self.noise,
-            eps=self.eps,
-            pairs=pairs,
-            step_size=self.step_size,
-        )
+        found = self.sequences(m * dictionary.size)
         steps: dict[str, Any] = {"step_size": found.step_size}
         steps["average_step"] = found.average_step
         for name in steps.keys() & hyper.keys():

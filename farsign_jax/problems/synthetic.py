@@ -43,6 +43,16 @@ def bowl(x: Array) -> Array:
     return jnp.sum(x**2) / 2
 
 
+def kinked_bowl(x: Array) -> Array:
+    """sum_j c_j x_j^2 / 2 with curvature 3 where x_j > 0 and 1 elsewhere (L = 3).
+
+    The gradient is Lipschitz, but not differentiable at the minimum 0. A central difference
+    there has an error in proportion to its radius; where f is twice continuously
+    differentiable, the error is of smaller order.
+    """
+    return jnp.sum(jnp.where(x > 0, 3.0, 1.0) * x**2) / 2
+
+
 def valley(x: Array) -> Array:
     """sum_j x_j / 4 + max(|x_j| - 1, 0)^3, with the minimum at x_j = -1 - 1/sqrt(12).
 

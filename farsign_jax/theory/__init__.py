@@ -3,6 +3,7 @@
 from farsign_jax.theory.adversaries import greedy, lookahead
 from farsign_jax.theory.far_sign import Gradient, Observed, Sums, bound, observed, rows
 from farsign_jax.theory.rates import Slope, log_spaced, middle, resampled, slope
+from farsign_jax.theory.tracking import tracking_bound
 
 __all__ = [
     "Gradient",
@@ -18,4 +19,5 @@ __all__ = [
     "resampled",
     "rows",
     "slope",
+    "tracking_bound",
 ]

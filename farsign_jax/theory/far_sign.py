@@ -1,7 +1,8 @@
 """The quantities in the theorems of FAR-SIGN, measured along a run, and their bounds.
 
-`observed` is a server that keeps, beside its own state, the sums in the bound of Proposition
-C.5, and `bound` combines them. `rates.slope` fits a rate with its uncertainty;
+`observed` is a server that keeps, beside its own state, the sums in equation (54), from which
+Proposition C.5 follows, and `bound` combines them. `tracking.tracking_bound` bounds one of
+these sums, the error of the averages. `rates.slope` fits a rate with its uncertainty;
 `adversaries.greedy` and `adversaries.lookahead` know the objective and choose the worst sign
 each time.
 
@@ -122,9 +123,13 @@ def observed(
 def bound(
     sums: Mapping[str, Any], *, gap: float, smoothness: float, margin: float, pairs: int
 ) -> Any:
-    """Returns the bound of Proposition C.5.
+    """Returns the right-hand side of equation (54), in the proof of Proposition C.5.
 
-    It holds for one direction per event, `sign_of="old"` and uniformly drawn pairs:
+    With the sums of `observed`, it contains the measured error of the averages. Proposition C.5
+    has a bound on this error instead, sum_k alpha_k H sqrt(d C) (k + 1)^(-s/2) for H honest
+    workers with d coordinates as directions, where C is the constant of Corollary C.3
+    (`tracking_bound`). The bound holds for one direction per event, `sign_of="old"` and
+    uniformly drawn pairs:
 
     sum_k alpha_k |grad f(x_k)| / sum_k alpha_k is at most, in expectation,
 

@@ -14,6 +14,9 @@ class Slope(NamedTuple):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
 
 def slope(events: Any, values: Any, *, resamples: int = 2000, seed: int = 0) -> Slope:
     """Fits the mean over replicas to C n^slope, by least squares on a log-log scale.
