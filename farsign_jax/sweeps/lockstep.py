@@ -126,8 +126,14 @@ def _server(
             states.append(update_all(hyper, old, value))
         return LockstepState(tuple(states)), info
 
-    same = {"comparable": first.comparable, "in_rounds": first.in_rounds}
-    return Server(init, query, update, first.num_workers, **same)
+    return Server(
+        init,
+        query,
+        update,
+        first.num_workers,
+        comparable=first.comparable,
+        in_rounds=first.in_rounds,
+    )
 
 
 def _worker(worker: Worker, make: Callable[[Any], Worker], hyper: Any) -> Worker:
