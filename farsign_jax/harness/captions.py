@@ -32,8 +32,9 @@ def of_accuracies(config: PanelConfig, best: bool = True) -> str:
         share = f"{100 * config.validation:.3g} % of the training set"
         where = f"the {share} held out for validation"
     seeds = ", ".join(map(str, config.seeds))
+    over = f"mean over the seeds {seeds}" if len(config.seeds) > 1 else f"seed {seeds}"
     last = " (last)" if best else ""
-    text = f"Accuracy in % on {where} after the last event{last}, mean over the seeds {seeds}"
+    text = f"Accuracy in % on {where} after the last event{last}, {over}"
     if best:
         text += "; best is the highest of each seed on the way, found on the same examples"
     return f"{text}. {command_line()}"
