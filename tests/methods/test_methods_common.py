@@ -159,18 +159,25 @@ def types_after_events(name, attack, problem):
     return jax.tree.map(lambda leaf: leaf.dtype, jax.eval_shape(run))
 
 
-@pytest.mark.parametrize(
-    "name", ["far_sign", *helpers.slow(n for n in NAMES if n != "far_sign")]
-)
-def test_a_run_has_the_types_of_its_problem_whatever_the_default_width(name):
-    names = attacks_on(name)
+# All attacks, and runs of every method, take ten minutes: they are long.
+WIDTHS = [("far_sign", 1, True), *helpers.slow((name, 1, False) for name in NAMES)]
+WIDTHS += [pytest.param(name, None, True, marks=helpers.LONG) for name in NAMES]
+
+
+@pytest.mark.parametrize(("name", "attacks_traced", "runs"), WIDTHS)
+def test_a_run_has_the_types_of_its_problem_whatever_the_default_width(
+    name, attacks_traced, runs
+):
+    names = attacks_on(name)[:attacks_traced]
     narrow = [types_after_events(name, attack, PROBLEM) for attack in names]
     system, options = system_of(name, names[0]), {"byzantine": 2, "delivery": outstanding(name)}
-    end, _ = simulation.run(PROBLEM, system, schedule(name, EVENTS), **options)
+    if runs:
+        end, _ = simulation.run(PROBLEM, system, schedule(name, EVENTS), **options)
     with helpers.float64():
         assert [types_after_events(name, attack, PROBLEM) for attack in names] == narrow
-        same, _ = simulation.run(PROBLEM, system, schedule(name, EVENTS), **options)
-        helpers.assert_same(same, end)
+        if runs:
+            same, _ = simulation.run(PROBLEM, system, schedule(name, EVENTS), **options)
+            helpers.assert_same(same, end)
 
         def widened(leaf):
             return leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf
@@ -179,6 +186,8 @@ def test_a_run_has_the_types_of_its_problem_whatever_the_default_width(name):
         for attack in names:
             run, _ = types_after_events(name, attack, wide)
             assert run.server.params == run.inbox.value == np.float64
+        if not runs:
+            return
         system = build_of(name, names[0])(wide, hyper_of(name))
         end, _ = simulation.run(wide, system, schedule(name, EVENTS), **options)
         assert end.server.params.dtype == np.float64 and np.isfinite(end.server.params).all()
