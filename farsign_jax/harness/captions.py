@@ -5,7 +5,8 @@ import shlex
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.io import folder_readme
 
-_PLACES = ("--out", "--data_dir")  # flags that no result depends on
+# Flags that no result depends on: where it lies, and on which machines it is computed.
+_PLACES = ("--out", "--data_dir", "--coordinator", "--processes", "--process")
 
 
 def command_line() -> str:

@@ -93,6 +93,7 @@ def test_the_readme_of_a_folder_has_the_command_that_made_it(tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "__main__", compare)
     argv = ["compare", "--attacks", "none,alie:z=1", f"--out={tmp_path}/a b"]
     monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "experiments.compare", *argv[1:]])
     folder = run_folder.RunFolder(tmp_path / "a b", {"events": 5})
     folder.claim()
     text = (folder.path / "README.md").read_text()

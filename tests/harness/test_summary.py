@@ -31,7 +31,7 @@ def rows_of(losses):
 )
 def test_diverged_runs_are_marked(losses, shown):
     (entry,) = summary.summarise(rows_of(losses))
-    assert summary.accuracy(entry, "final") == shown
+    assert summary.accuracy(entry, "last") == shown
     best = summary.accuracy(entry, "best", with_std=True)
     assert best == shown.replace("10.0", "20.0 ± 0.0")
     cells = [
