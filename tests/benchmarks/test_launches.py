@@ -69,6 +69,7 @@ def test_an_event_on_an_accelerator_has_no_inner_loop(monkeypatch):
     assert loops("cpu") > 1  # on a CPU, a loop costs less than it saves
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_launches_of_a_table_are_counted():
     setting = prepare(TINY, None)

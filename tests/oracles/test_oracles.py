@@ -46,16 +46,17 @@ def perturbed(problem, seed=5, scale=0.3):
     # Every activation and every depth; one batch and two, one further point and two, at one
     # hidden layer and at two.
     [((), nn.relu, True, "central"), ((8, 6), nn.tanh, False, "central")]
-    + helpers.slow(
-        [
-            ((5, 6), nn.gelu, True, "forward"),
+    + helpers.slow([((5, 6), nn.gelu, True, "forward")])
+    + [
+        pytest.param(*case, marks=helpers.LONG)
+        for case in [
             ((7, 6, 5), nn.relu, True, "central"),
             ((4, 5, 6, 3), kinked, True, "central"),
         ]
         + [((8,), f, True, "central") for f in (nn.relu, nn.sigmoid, nn.leaky_relu, smooth)]
         + [((8,), nn.elu, False, "central"), ((8,), nn.tanh, False, "forward")]
         + [((8,), nn.relu, True, "forward")]
-    ),
+    ],
 )
 def test_structured_equals_generic_in_float64(hidden, activation, coupled, scheme):
     module = models.MLP((*hidden, CLASSES), activation)

@@ -191,7 +191,7 @@ def test_f4_f7_f8_f9_f10_no_peer_slows_down_enlarges_or_ends_the_server(tmp_path
         assert local.server.poll() is None and honest_answers(local, 1.0) > 0
 
 
-COUNTS = [1, pytest.param(3, marks=pytest.mark.slow), pytest.param(100, marks=helpers.LONG)]
+COUNTS = [1, pytest.param(3, marks=helpers.LONG), pytest.param(100, marks=helpers.LONG)]
 
 
 @pytest.mark.slow

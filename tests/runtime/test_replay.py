@@ -19,6 +19,7 @@ def problem():
     return CONFIG.problem()[0]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ten_thousand_arrivals_replay_to_the_same_bits(tmp_path, problem):
     """With random values of all magnitudes, decaying step sizes and very different rates."""
@@ -114,7 +115,11 @@ GENERAL = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", GENERAL, ids=lambda c: c.method)
+@pytest.mark.parametrize(
+    "config",
+    GENERAL[:2] + [pytest.param(config, marks=pytest.mark.long) for config in GENERAL[2:]],
+    ids=lambda c: c.method,
+)
 def test_other_servers_use_their_compiled_update_and_replay(config, tmp_path):
     (tmp_path / "config.json").write_text(run_config.to_json(config))
     problem = config.problem()[0]
