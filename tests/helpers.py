@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import pathlib
+import resource
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,17 @@ from farsign_jax.methods import far_sign_parts as parts
 from farsign_jax.methods.far_sign import far_sign
 
 LONG = (pytest.mark.slow, pytest.mark.long)
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """The limit of a full disk: what does not fit is not written."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def slow(cases):

@@ -6,7 +6,6 @@ A limit on the size of files stands for it: a write beyond it fails after a part
 import contextlib
 import os
 import pathlib
-import resource
 import signal
 import subprocess
 import sys
@@ -19,20 +18,10 @@ from farsign_jax.runtime.journal import Arrival, Journal, NotRecorded, read
 from farsign_jax.runtime.testing.local_cluster import free_port
 from farsign_jax.validation import InvalidConfig
 from tests.experiments.test_experiments import TINY, timeless
-from tests.helpers import LONG
+from tests.helpers import LONG, files_of_at_most
 
 ROOT = pathlib.Path(__file__).parents[2]
 RUN = "0123456789abcdef"
-
-
-@contextlib.contextmanager
-def largest_file(size):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def made(count):
@@ -43,7 +32,7 @@ def made(count):
 def test_rows_continue_after_a_full_disk(tmp_path, size):
     path, columns = tmp_path / "rows.csv", ("method", "event", "zeal")
     begun = rows.RowFile(path, columns, ("event",))
-    with largest_file(size), pytest.raises(OSError) as caught:
+    with files_of_at_most(size), pytest.raises(OSError) as caught:
         for row in made(100):
             begun.append([row])
     assert caught.value.filename == str(path) and 0 < path.stat().st_size <= size
@@ -55,7 +44,7 @@ def test_rows_continue_after_a_full_disk(tmp_path, size):
 def test_a_file_is_the_old_one_or_the_new_one(tmp_path):
     path = tmp_path / "state.npz"
     files.save_arrays(path, {"a": np.zeros(3)})
-    with largest_file(1000), pytest.raises(OSError) as caught:
+    with files_of_at_most(1000), pytest.raises(OSError) as caught:
         files.save_arrays(path, {"a": np.ones(1000)})
     assert caught.value.filename == str(path) and os.listdir(tmp_path) == [path.name]
     np.testing.assert_array_equal(files.load_arrays(path)["a"], np.zeros(3))
@@ -83,7 +72,7 @@ def arrival(number):
 def test_a_journal_ends_with_its_last_whole_record(tmp_path, size):
     path = tmp_path / "journal"
     opened, count = Journal(path, 2, RUN), 0
-    with largest_file(size), pytest.raises(NotRecorded, match=f"{path}: File too large"):
+    with files_of_at_most(size), pytest.raises(NotRecorded, match=f"{path}: File too large"):
         for count in range(100):
             opened.append(arrival(count))
     opened.append(arrival(count))  # there is space again

@@ -2,7 +2,6 @@
 
 import asyncio
 import collections
-import contextlib
 import fcntl
 import os
 import resource
@@ -23,6 +22,7 @@ from farsign_jax.runtime.notices import Notice
 from farsign_jax.runtime.session import WorkerStatistics
 from farsign_jax.runtime.testing.local_cluster import free_port
 from farsign_jax.validation import InvalidConfig
+from tests.helpers import files_of_at_most
 from tests.runtime.helpers import (
     answer_question,
     exchange,
@@ -34,17 +34,6 @@ from tests.runtime.helpers import (
 )
 
 RUN = "0123456789abcdef"
-
-
-@contextlib.contextmanager
-def files_of_at_most(size):
-    """The limit of a full disk: what does not fit is not written."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_f20_an_answer_that_cannot_be_recorded_is_asked_for_again():
