@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from benchmarks.runtime import key_files
 from farsign_jax.cli import commands
 from farsign_jax.io import files, provenance, tables
 from farsign_jax.runtime.worker import Responder
@@ -52,8 +53,7 @@ _define("string", "out", "results/floods", "Folder of the results.")
 async def answer(local: LocalCluster, number: int) -> None:
     """Lets a worker answer at once whatever it is asked."""
     responder = Responder(lambda x, question: np.ones(K, np.float32), np.zeros(0, np.float32))
-    names = (f"worker-{number}.key", f"worker-{number}.crt", "authority.crt")
-    credentials = Credentials(*(local.certificates.joinpath(n).read_bytes() for n in names))
+    credentials = Credentials(*key_files(local.certificates, f"worker-{number}"))
     options: dict[str, Any] = {"credentials": credentials, "threaded": False}
     await GrpcWorker(local.target, number, lambda *_: responder, **options).run()
 

@@ -74,7 +74,7 @@ async def _serve(dim: int, count: int) -> None:
     )
     machine.averages[:] = 0  # brings all of y into memory, as after a long run
     keys = pathlib.Path(FLAGS.keys)
-    security = Security(*_read(keys, "server"), AllowList(keys / "allowed.txt", count))
+    security = Security(*key_files(keys, "server"), AllowList(keys / "allowed.txt", count))
     journal = Journal(keys / f"{dim}-{count}.log", K, "benchmark-of-run")
     limits = Limits(rate=1e6, burst=1e6, history=2**16)  # sending all of x takes seconds
     core = ServerCore(machine, limits, by_seed=True, log=journal.append)
@@ -92,14 +92,15 @@ async def _work(number: int) -> None:
     """Runs a trivial worker."""
     ones, nothing = np.ones(K, np.float32), np.zeros(0, np.float32)
     responder = Responder(lambda x, question: ones, nothing)
-    credentials = Credentials(*_read(pathlib.Path(FLAGS.keys), f"worker-{number}"))
+    credentials = Credentials(*key_files(pathlib.Path(FLAGS.keys), f"worker-{number}"))
     worker = GrpcWorker(
         FLAGS.target, number, lambda *_: responder, credentials=credentials, threaded=False
     )
     await worker.run()
 
 
-def _read(keys: pathlib.Path, name: str) -> tuple[bytes, bytes, bytes]:
+def key_files(keys: pathlib.Path, name: str) -> tuple[bytes, bytes, bytes]:
+    """Returns a key, its certificate and that of the authority, in PEM form."""
     names = (f"{name}.key", f"{name}.crt", "authority.crt")
     key, certificate, authority = (keys.joinpath(each).read_bytes() for each in names)
     return key, certificate, authority
