@@ -12,13 +12,18 @@ os.environ["FARSIGN_CACHE"] = tempfile.mkdtemp(prefix="farsign-tests-")
 import jax
 import pytest
 
-CACHE = os.environ["FARSIGN_CACHE"]
-atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+atexit.register(shutil.rmtree, os.environ["FARSIGN_CACHE"], ignore_errors=True)
+
+# The first process of pytest makes this folder; those that it starts find it.
+if "FARSIGN_TESTS_PROGRAMS" not in os.environ:
+    os.environ["FARSIGN_TESTS_PROGRAMS"] = tempfile.mkdtemp(prefix="farsign-programs-")
+    atexit.register(shutil.rmtree, os.environ["FARSIGN_TESTS_PROGRAMS"], ignore_errors=True)
 
 jax.config.update("jax_platforms", "cpu")
-# Most of the time goes into compiling, often the same program in two tests. Programs are kept
-# for this process alone: JAX does not write them atomically, and a killed command leaves half.
-jax.config.update("jax_compilation_cache_dir", os.path.join(CACHE, "tests-xla"))
+# Most of the time goes into compiling, often the same program in two tests. The processes of
+# pytest share what they compile, and commands have a cache of their own: JAX does not write
+# programs atomically, and a command that a test kills leaves half of one.
+jax.config.update("jax_compilation_cache_dir", os.environ["FARSIGN_TESTS_PROGRAMS"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy
 
 
 class Difference(NamedTuple):
@@ -50,5 +50,5 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
     if count < 2:
         return Difference(float(differences.mean()), float("inf"))
     error = float(differences.std(ddof=1)) / np.sqrt(count)
-    half_width = float(stats.t.ppf(0.975, count - 1)) * error
+    half_width = float(scipy.special.stdtrit(count - 1, 0.975)) * error
     return Difference(float(differences.mean()), half_width)

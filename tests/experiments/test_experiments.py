@@ -37,19 +37,29 @@ def run(module, *flags):
     return process.returncode, out, err
 
 
-# Commands that fail early do little but import: here this is done once for all of them.
+# Commands that fail early do little but import: here this is done once for all of them. An
+# interpreter that has imported JAX takes longer to end than such a command takes.
 _FORKS = """
-import json, os, runpy, signal, sys
-import farsign_jax.harness.command
+import json, os, runpy, signal, sys, traceback
+import experiments.table3
+del sys.modules["experiments.table3"]  # runpy runs it again
 for line in sys.stdin:
     argv, out, err = json.loads(line)
     if os.fork() == 0:
         signal.alarm(300)
         for stream, path in ((1, out), (2, err)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
-        sys.argv = argv
-        runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
-        sys.exit(0)
+        sys.argv, code = argv, 0
+        try:
+            runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+        except SystemExit as ended:
+            code = ended.code or 0
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
 """
 

@@ -219,61 +219,61 @@ def test_a_state_that_changes_its_type_is_refused_by_name():
         simulation.run(PROBLEM, system, schedule("far_sign", 5))
 
 
+def test_a_server_that_recalls_nothing_refuses_what_an_omniscient_attack_needs():
+    system, sets = system_of("async_zo_sgd", "alie"), schedule("async_zo_sgd", 5)
+    with pytest.raises(InvalidConfig, match="a server that can recall"):
+        simulation.run(PROBLEM, system, sets)
+
+
+def batch_of(name, attack, seeds, steps):
+    """Runs that have in their row the number of an attack, a seed and a step size."""
+    hyper = {k: np.full(len(seeds), v, np.float32) for k, v in hyper_of(name).items()}
+    hyper |= {"attack": attack, "step_size": np.float32(steps)}
+    byzantine = np.tile(np.arange(helpers.M) < 2, (len(seeds), 1))
+    schedules = np.stack([schedule(name, EVENTS, seed) for seed in seeds])
+    problem = sweeps.RunBatch.repeated(PROBLEM, len(seeds))
+    return sweeps.RunBatch(problem, np.asarray(seeds, np.int32), hyper, byzantine, schedules)
+
+
+def largest(params):
+    return {"largest": jnp.abs(params).max(axis=-1)}
+
+
 @pytest.mark.parametrize("name", GAUNTLET)
-def test_x_stays_finite_under_every_attack(name):
+def test_runs_under_every_attack_stay_finite_and_are_each_run_alone(name):
+    """Attacks, seeds and step sizes are numbers of one program; each row of it is its run."""
     names = attacks_on(name)
-    if name == "async_zo_sgd":
-        with pytest.raises(InvalidConfig, match="a server that can recall"):
-            simulation.run(PROBLEM, system_of(name, "alie"), schedule(name, 5))
-    seeds = list(range(len(names)))
-    batch = batch_of(name, seeds, np.stack([schedule(name, EVENTS)] * len(names)))
-    batch = dataclasses.replace(batch, hyper=batch.hyper | {"attack": np.asarray(seeds)})
-    build = EveryAttack(build_of(name), tuple(names))
-    columns, _ = sweeps.sweep(build, batch, every=30, measure=_worst)
+    build, options = (
+        EveryAttack(build_of(name), tuple(names)),
+        {"every": 30, "measure": largest},
+    )
+    numbers, count = np.arange(len(names)), len(names)
+    alike = batch_of(name, numbers, [1] * count, [0.1] * count)
+    columns, ends = sweeps.sweep(build, alike, **options)
     assert np.isfinite(columns["largest"]).all()
     wild = (columns["nonfinite"] > 0).all(axis=1)
     assert [attack for attack, is_wild in zip(names, wild, strict=True) if is_wild] == [
         "nonfinite"
     ]
-    honest = columns["largest"][names.index("none")]
-    assert (
-        (np.delete(columns["largest"], names.index("none"), axis=0) != honest).any(axis=1).all()
-    )
+    differs = (ends.params != ends.params[names.index("none")]).any(axis=1)
+    assert [attack for attack, does in zip(names, differs, strict=True) if not does] == ["none"]
 
-
-def _worst(params):
-    return {"largest": jnp.abs(params).max(axis=-1)}
-
-
-def batch_of(name, seeds, schedules, steps=None):
-    batch = len(seeds)
-    hyper = {k: np.full(batch, v, np.float32) for k, v in hyper_of(name).items()}
-    if steps is not None:
-        hyper["step_size"] = np.asarray(steps, np.float32)
-    byzantine = np.tile(np.arange(helpers.M) < 2, (batch, 1))
-    batched = sweeps.RunBatch.repeated(PROBLEM, batch)
-    return sweeps.RunBatch(batched, np.asarray(seeds, np.int32), hyper, byzantine, schedules)
-
-
-@pytest.mark.parametrize("name", GAUNTLET)
-def test_batched_runs_equal_single_runs_and_compile_once(name):
-    """Seeds and step sizes are tracers of one program; each row of a batch is its run."""
-    seeds, steps, turned = [0, 1, 2], [0.03, 0.1, 0.03], np.asarray([1, 2, 0])
-    schedules = np.stack([schedule(name, EVENTS, seed) for seed in seeds])
-    batch = batch_of(name, seeds, schedules, steps)
-    build = build_of(name, "sign_flip")
-    first, ends = sweeps.sweep(build, batch, every=EVENTS, measure=_worst)
-    others = batch.take(turned)
+    batch = batch_of(name, np.roll(numbers, 3), numbers, np.resize([0.1, 0.03], count))
+    turned = np.roll(numbers, 1)
     with helpers.compilations() as compiled:
-        again, same = sweeps.sweep(build, others, every=EVENTS, measure=_worst)
-    assert compiled == []
+        columns, ends = sweeps.sweep(build, batch, **options)
+        again, same = sweeps.sweep(build, batch.take(turned), **options)
+    assert set(compiled) <= {"jit(conditions)"}  # values that are new are checked
     helpers.assert_same(jax.tree.map(lambda a: a[turned], ends), same)
-    np.testing.assert_array_equal(first["largest"][turned], again["largest"])
+    np.testing.assert_array_equal(columns["largest"][turned], again["largest"])
     # As places do not matter, one run will do: neither its seed nor its step is another's.
-    system = system_of(name)
-    single, _ = simulation.run(PROBLEM, system, schedules[1], seed=seeds[1], byzantine=2)
-    np.testing.assert_array_equal(single.server.params, ends.params[1])
-    helpers.assert_same(single.staleness, jax.tree.map(lambda a: a[1], ends.staleness))
+    row = batch.hyper["attack"].tolist().index(names.index("sign_flip"))
+    hyper = {n: v[row] for n, v in batch.hyper.items() if n != "attack"}
+    system = build_of(name, "sign_flip")(PROBLEM, hyper)
+    alone = {"seed": int(batch.seeds[row]), "byzantine": 2}
+    single, _ = simulation.run(PROBLEM, system, batch.schedules[row], **alone)
+    np.testing.assert_array_equal(single.server.params, ends.params[row])
+    helpers.assert_same(single.staleness, jax.tree.map(lambda a: a[row], ends.staleness))
 
 
 @pytest.mark.parametrize("name", NAMES)
