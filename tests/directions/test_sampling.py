@@ -53,6 +53,7 @@ def test_directions_are_distinct_and_as_likely_as_their_weights(score):
 
 
 @pytest.mark.parametrize("scores", ["even", "uneven", "one alive"])
+@pytest.mark.slow
 def test_every_pair_of_directions_occurs(scores):
     size, asked, draws = 12, 3, 100_000
     sampler = importance.importance(size, asked, floor=0.25, rate=1.0)

@@ -53,6 +53,7 @@ def rows_of(folder):
     return pd.read_csv(folder / "results.csv", keep_default_na=False).to_dict("records")
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_what_a_run_does_and_writes_nothing(folder, tmp_path, capsys):
     text = output_of_compare(capsys, "--dry_run", f"--out={tmp_path / 'out'}")
     assert not list(tmp_path.iterdir()) and "which would be created" in text
@@ -67,6 +68,7 @@ def test_a_dry_run_counts_what_a_run_does_and_writes_nothing(folder, tmp_path, c
     assert found["all"][5] == "0"
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_finished_runs(folder, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     text = output_of_compare(capsys, "--dry_run", f"--out={folder}")
@@ -82,6 +84,7 @@ def test_a_dry_run_refuses_what_a_run_refuses(tmp_path, capsys):
         output_of_compare(capsys, "--dry_run", f"--out={tmp_path}")
 
 
+@pytest.mark.slow
 def test_the_readme_of_a_folder_describes_its_files(folder):
     text = (folder / "README.md").read_text()
     for name in ("config.json", "code.json", "results.csv", "results.json", "checkpoints/"):
@@ -105,6 +108,7 @@ def test_the_readme_of_a_folder_has_the_command_that_made_it(tmp_path, monkeypat
     assert (folder.path / "README.md").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_tensorboard_reads_every_run_once_after_two_writes(folder):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for _ in range(2):  # as after an interruption

@@ -12,6 +12,7 @@ from farsign_jax.directions.dictionary import identity
 from farsign_jax.methods import average_storage
 from farsign_jax.methods.far_sign import far_sign
 from farsign_jax.validation import InvalidConfig
+from tests import helpers
 
 M = 7
 PARAMS = {"w": jnp.ones((3, 4)), "b": {"c": jnp.zeros(5), "d": jnp.float32(2)}}
@@ -33,7 +34,7 @@ def draw(key, like=PARAMS, scale=1.0):
     return jax.tree.unflatten(form, made)
 
 
-@pytest.mark.parametrize("k", [5, None])
+@pytest.mark.parametrize("k", [5, *helpers.slow([None])])
 def test_parameters_equal_those_of_the_server(k):
     """x and y have the bits of `far_sign` with the same coordinates of the gradients."""
     tx = optax_transform(M, **STEPS, k=k, key=3)

@@ -426,7 +426,7 @@ def test_kardam_frequency_filter_blocks_a_worker_that_floods():
         assert int(state.accepted[0]) <= fraction * int(state.step) + 2
 
 
-@pytest.mark.parametrize("delivery", simulation.DELIVERIES)
+@pytest.mark.parametrize("delivery", ["fresh", *helpers.slow(["outstanding"])])
 @pytest.mark.parametrize("name", ["zeno_pp", "aflguard"])
 def test_trusted_data_defeats_large_flipped_signs(name, delivery):
     server = four()[name]

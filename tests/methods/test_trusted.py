@@ -28,7 +28,7 @@ def seen():
     return dataclasses.replace(problem, data=jnp.arange(count), x0=x0, losses=losses)
 
 
-@pytest.mark.parametrize("count", [1, 5, 13])
+@pytest.mark.parametrize("count", [5, *helpers.slow([1, 13])])
 def test_no_worker_draws_an_example_of_the_server(count):
     problem = seen()
     examples, worker = set_aside(problem, count, OracleConfig(batch_size=20))

@@ -126,6 +126,7 @@ def test_float32_answers_stay_accurate_at_any_perturbation():
         assert float(jnp.abs(answer - exact).max()) < (3e-2 if delta > 1e-3 else 2e-3) * size
 
 
+@pytest.mark.slow
 def test_a_dense_message_is_the_rebuilt_scalar_one():
     problem = helpers.digits()
     sphere = directions.sphere(problem.x0.size, 5)
@@ -160,7 +161,8 @@ def test_an_attack_may_forge_measurements_or_messages():
         )
 
 
-@pytest.mark.parametrize("space", [attacks.SPACES[0], *helpers.slow(attacks.SPACES[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("space", attacks.SPACES)
 def test_an_omniscient_attack_knows_measurements_or_messages(space):
     """ALIE with z = 0 repeats the mean of the two honest workers before it."""
     problem = helpers.digits(workers=3)

@@ -55,6 +55,7 @@ def test_ten_thousand_arrivals_replay_to_the_same_bits(tmp_path, problem):
         replay.replay(CONFIG.system(problem).server, (20,), arrivals, problem.x0, 0)
 
 
+@pytest.mark.slow
 def test_f19_what_is_not_replayed_is_reported(tmp_path, problem, capsys):
     (tmp_path / "config.json").write_text(run_config.to_json(CONFIG))
     core, store, _ = open_run(tmp_path, problem)
@@ -144,6 +145,7 @@ def served(**settings):
     return run_config.from_json(json.dumps(run_config.to_dict(CONFIG) | settings))
 
 
+@pytest.mark.slow
 def test_the_settings_of_a_served_run_are_read_back_and_checked():
     assert served() == CONFIG
     assert run_config.fingerprint(served()) == run_config.fingerprint(CONFIG)

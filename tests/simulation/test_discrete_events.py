@@ -92,8 +92,7 @@ def discrete_events(fleet, num_events, byzantine, depth=1):
 
 @pytest.mark.parametrize(
     ("name", "depth"),
-    [("lognormal", 1), ("lognormal", 3)]
-    + helpers.slow((name, 1) for name in FLEETS if name != "lognormal"),
+    [("lognormal", 3), *helpers.slow((name, 1) for name in FLEETS)],
 )
 def test_outstanding_delivery_is_a_discrete_event_simulation(name, depth):
     fleet = FLEETS[name]

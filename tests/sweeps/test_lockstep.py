@@ -88,6 +88,7 @@ def test_every_run_in_lockstep_equals_the_run_alone(method, delivery, some):
         np.testing.assert_allclose(alone.server.params, end, rtol=0, atol=1e-3 * size)
 
 
+@pytest.mark.slow
 def test_runs_differ_and_an_interrupted_panel_resumes_with_the_same_bits(tmp_path):
     problem = helpers.quadratic()
     batch = batch_of(problem)

@@ -103,6 +103,7 @@ def test_an_interrupted_sweep_ends_with_the_same_bits(tmp_path, delivery, max_pa
     assert sum(seen) == 3 * EVENTS
 
 
+@pytest.mark.slow
 def test_a_sweep_resumes_with_the_chunks_it_began_with(tmp_path, monkeypatch):
     """Free memory may differ from call to call; what was computed must still be found."""
     path = tmp_path / "sweep.npz"
@@ -183,6 +184,7 @@ def compiled(batch, events=20, delivery="fresh", turns=None):
     return sweeps.advance.lower(BUILD, delivery, *args, chunk, turns=turns).compile()
 
 
+@pytest.mark.slow
 def test_runs_in_turns_and_side_by_side_give_the_same_bits():
     batch = jax.tree.map(jnp.asarray, digits_batch(3))
     args = (batch.problem, batch.seeds, batch.hyper, batch.byzantine)

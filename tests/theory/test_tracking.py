@@ -7,6 +7,7 @@ import pytest
 from experiments.parts import convergence_rates
 from farsign_jax import problems, step_sizes, theory
 from farsign_jax.harness import small_problems
+from tests import helpers
 
 
 @pytest.fixture(autouse=True)
@@ -72,8 +73,14 @@ def test_proposition_c5_bounds_the_error_that_equation_54_measures():
     np.testing.assert_allclose(full - measured, 2 * (bounded - 3) / (3 * columns["steps"]))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("term", convergence_rates.TERMS, ids=lambda term: term[0])
+# A first-order and a zeroth-order term; the other terms are long.
+MEASURED = [
+    pytest.param(term, id=term[0], marks=pytest.mark.slow if n in (0, 1) else helpers.LONG)
+    for n, term in enumerate(convergence_rates.TERMS)
+]
+
+
+@pytest.mark.parametrize("term", MEASURED)
 def test_errors_stay_below_the_bound(term):
     _, trial, x0, noise, smoothness = term
     batch = small_problems.run_batch(
