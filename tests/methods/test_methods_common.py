@@ -161,8 +161,8 @@ def types_after_events(name, attack, problem):
 
 # All attacks, and runs of every method, take ten minutes: they are long.
 WIDTHS = [("far_sign", 1, False)]
-RETYPED = ("asyn_rsa_vr", "byrd_saga", "ef_sign_sgd", "far_sign", "sign_sgd_mv")  # own arrays
-WIDTHS += helpers.slow((name, 1, name == "far_sign") for name in RETYPED)
+RETYPED = ("asyn_rsa_vr", "byrd_saga", "ef_sign_sgd", "sign_sgd_mv")  # own arrays
+WIDTHS += helpers.slow((name, 1, False) for name in RETYPED)
 WIDTHS += [pytest.param(name, None, True, marks=helpers.LONG) for name in NAMES]
 
 
