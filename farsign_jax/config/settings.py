@@ -179,15 +179,12 @@ class RunSettings:
         return {n: list(v) if isinstance(v, tuple) else v for n, v in found.items()}
 
 
-Hint = Any
-
-
-def hints(kind: type[RunSettings]) -> dict[str, Hint]:
+def hints(kind: type[RunSettings]) -> dict[str, Any]:
     """The declared type of each setting."""
     return {field.name: field.type for field in dataclasses.fields(kind)}
 
 
-def members(hint: Hint) -> tuple[Any, ...]:
+def members(hint: Any) -> tuple[Any, ...]:
     """The types that a hint allows: those of a union, or the one."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     return typing.get_args(hint) if union else (hint,)
@@ -196,7 +193,7 @@ def members(hint: Hint) -> tuple[Any, ...]:
 _NAMES = {int: "an integer", float: "a finite number", str: "a name"}
 
 
-def convert(name: str, hint: Hint, value: Any) -> Any:
+def convert(name: str, hint: Any, value: Any) -> Any:
     """A value of a flag or of JSON as the type of its setting.
 
     Raises:
