@@ -41,13 +41,6 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if not item.get_closest_marker("long")]
 
 
-@pytest.fixture(autouse=True, scope="session")
-def commands_compile_sooner():
-    """Commands that tests start compile much and run little; this process is as usual."""
-    jax.devices()  # XLA has now read its flags
-    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
-
-
 @pytest.fixture(autouse=True, scope="module")
 def programs_of_one_file():
     """Drops compiled programs: they hold memory maps, of which a process has 65,530."""

@@ -17,6 +17,10 @@ from farsign_jax.methods.far_sign import far_sign
 
 LONG = (pytest.mark.slow, pytest.mark.long)
 
+# The flags of XLA for commands that compile much and run little, and whose results are not
+# compared with those of other processes.
+COMPILE_SOONER = "--xla_backend_optimization_level=0"
+
 
 @contextlib.contextmanager
 def files_of_at_most(size):

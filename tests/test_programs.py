@@ -57,7 +57,7 @@ def test_maps_that_somebody_else_holds_do_not_release_programs_each_time(monkeyp
 
 @pytest.mark.parametrize(
     "structures",
-    [pytest.param(24, marks=pytest.mark.slow), pytest.param(200, marks=helpers.LONG)],
+    [pytest.param(12, marks=pytest.mark.slow), pytest.param(200, marks=helpers.LONG)],
 )
 def test_many_structures_stay_below_a_third_of_the_maps_that_linux_allows(structures):
     quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"

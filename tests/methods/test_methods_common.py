@@ -242,11 +242,9 @@ def largest(params):
 @pytest.mark.parametrize("name", GAUNTLET)
 def test_runs_under_every_attack_stay_finite_and_are_each_run_alone(name):
     """Attacks, seeds and step sizes are numbers of one program; each row of it is its run."""
-    names = attacks_on(name)
-    build, options = (
-        EveryAttack(build_of(name), tuple(names)),
-        {"every": 30, "measure": largest},
-    )
+    names, delivery = attacks_on(name), outstanding(name)
+    build = EveryAttack(build_of(name), tuple(names))
+    options = {"every": 30, "measure": largest, "delivery": delivery}
     numbers, count = np.arange(len(names)), len(names)
     alike = batch_of(name, numbers, [1] * count, [0.1] * count)
     columns, ends = sweeps.sweep(build, alike, **options)
@@ -258,7 +256,9 @@ def test_runs_under_every_attack_stay_finite_and_are_each_run_alone(name):
     differs = (ends.params != ends.params[names.index("none")]).any(axis=1)
     assert [attack for attack, does in zip(names, differs, strict=True) if not does] == ["none"]
 
-    batch = batch_of(name, np.roll(numbers, 3), numbers, np.resize([0.1, 0.03], count))
+    row = names.index("sign_flip")
+    steps = np.where(numbers == row, 0.1, 0.03)
+    batch = batch_of(name, numbers, numbers, steps)
     turned = np.roll(numbers, 1)
     with helpers.compilations() as compiled:
         columns, ends = sweeps.sweep(build, batch, **options)
@@ -267,11 +267,8 @@ def test_runs_under_every_attack_stay_finite_and_are_each_run_alone(name):
     helpers.assert_same(jax.tree.map(lambda a: a[turned], ends), same)
     np.testing.assert_array_equal(columns["largest"][turned], again["largest"])
     # As places do not matter, one run will do: neither its seed nor its step is another's.
-    row = batch.hyper["attack"].tolist().index(names.index("sign_flip"))
-    hyper = {n: v[row] for n, v in batch.hyper.items() if n != "attack"}
-    system = build_of(name, "sign_flip")(PROBLEM, hyper)
-    alone = {"seed": int(batch.seeds[row]), "byzantine": 2}
-    single, _ = simulation.run(PROBLEM, system, batch.schedules[row], **alone)
+    alone = {"seed": int(batch.seeds[row]), "byzantine": 2, "delivery": delivery}
+    single, _ = simulation.run(PROBLEM, system_of(name), batch.schedules[row], **alone)
     np.testing.assert_array_equal(single.server.params, ends.params[row])
     helpers.assert_same(single.staleness, jax.tree.map(lambda a: a[row], ends.staleness))
 
