@@ -1,7 +1,7 @@
 """At least one row of every published table is measured again, by the command that made it.
 
 The tables from all of MNIST are skipped unless the environment variable FARSIGN_DATA_DIR names
-a folder with it, as --data_dir does. Most rows take a minute each and are long tests.
+a folder with it, as --data_dir does. Rows take a minute or more each and are long tests.
 """
 
 import os
@@ -38,7 +38,6 @@ ALL_OF_MNIST = [
     ("ablation", "ablation", ("--variants=tuned", "--attacks=none"), "table.md"),
     ("asynrsa", "asynrsa", ("--claims=theorem",), "table.md"),
 ]
-SHORT = ("asynchrony-c",)
 
 
 def cells(path):
@@ -56,12 +55,7 @@ def cells(path):
 
 
 CASES = [
-    pytest.param(
-        *case,
-        id=case[0],
-        marks=pytest.mark.slow if case[0] in SHORT else helpers.LONG,
-    )
-    for case in (*EMBEDDED, *ALL_OF_MNIST)
+    pytest.param(*case, id=case[0], marks=helpers.LONG) for case in EMBEDDED + ALL_OF_MNIST
 ]
 
 

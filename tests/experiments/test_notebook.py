@@ -13,7 +13,6 @@ import pytest
 from farsign_jax import aggregators, attacks, models
 from farsign_jax.config.systems import parse_method
 from farsign_jax.data import datasets, partitions
-from tests import helpers
 
 ROOT = pathlib.Path(__file__).parents[2]
 NOTEBOOK = ROOT / "experiments" / "farsign_colab.ipynb"
@@ -59,7 +58,7 @@ def rows(text):
 def test_it_runs_on_two_devices(tmp_path):
     folders = {f"JUPYTER_{kind}_DIR": str(tmp_path) for kind in ("CONFIG", "RUNTIME")}
     forced = {
-        "XLA_FLAGS": f"{helpers.COMPILE_SOONER} --xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         "PYTHONPATH": str(ROOT),
     }
     done = subprocess.run(
