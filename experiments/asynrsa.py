@@ -160,7 +160,7 @@ def _judge(name: str, rows: list[Row]) -> list[Finding]:
 def _theorem(
     size: quadratic_consensus.Size, folder: run_folder.RunFolder
 ) -> tuple[list[Finding], list[dict[str, Any]]]:
-    before = jax.config.jax_enable_x64
+    before = jax.config.read("jax_enable_x64")
     jax.config.update("jax_enable_x64", True)
     findings, rows = quadratic_consensus.theorem_1(size, folder)
     more, others = quadratic_consensus.lemma_1(size, folder)
