@@ -60,10 +60,9 @@ def test_maps_that_somebody_else_holds_do_not_release_programs_each_time(monkeyp
     [pytest.param(12, marks=pytest.mark.slow), pytest.param(200, marks=helpers.LONG)],
 )
 def test_many_structures_stay_below_a_third_of_the_maps_that_linux_allows(structures):
-    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     done = subprocess.run(
         [sys.executable, "-c", SERIES, str(structures)],
-        env=os.environ | {"XLA_FLAGS": quick},
+        env=os.environ | {"XLA_FLAGS": helpers.COMPILE_SOONER},
         capture_output=True,
         text=True,
         check=True,

@@ -16,7 +16,7 @@ MNIST = os.environ.get("FARSIGN_DATA_DIR")
 # What names a row; other columns have figures.
 NAMES = ("method", "attack", "step size", "source", "claim", "aggregator", "idea")
 # These differ from machine to machine, or compare with rows that are not measured again.
-OTHERS = ("seconds", "to 85 %", "worst", "what", "spec")
+OTHERS = ("seconds", "to 85 %", "worst", "what")
 FAR_SIGN = ("--methods=far_sign", "--attacks=none")
 TRUSTED = ("--methods=zeno_pp", "--attacks=none", "--seeds=2", "--eval_every=250")
 # Name of the table, command, what restricts it to a few rows, and the file that it writes.

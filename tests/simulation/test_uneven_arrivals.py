@@ -81,9 +81,8 @@ def test_weights_count_slow_workers_like_fast_ones():
 @pytest.mark.parametrize(
     ("byzantine", "options"),
     # At the cap, q of them have q * cap votes against m - q: two of seven, but not three.
-    [(2, {"cap": 1.5}), *helpers.slow([(3, {"rates": "estimate"})])],
+    helpers.slow([(2, {"cap": 1.5}), (3, {"rates": "estimate"})]),
 )
-@pytest.mark.slow
 def test_workers_that_flood_win_unless_their_answers_are_weighted_or_capped(byzantine, options):
     """Honest workers pull to -1; Byzantine ones flip signs, and answer ten times as often."""
     flood = np.where(np.arange(M) < byzantine, 10.0, 1.0)
