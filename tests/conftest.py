@@ -19,7 +19,8 @@ if "FARSIGN_TESTS_PROGRAMS" not in os.environ:
     os.environ["FARSIGN_TESTS_PROGRAMS"] = tempfile.mkdtemp(prefix="farsign-programs-")
     atexit.register(shutil.rmtree, os.environ["FARSIGN_TESTS_PROGRAMS"], ignore_errors=True)
 
-jax.config.update("jax_platforms", "cpu")
+# An accelerator is used only where it is asked for: FARSIGN_TESTS_ON=cuda.
+jax.config.update("jax_platforms", os.environ.get("FARSIGN_TESTS_ON", "cpu"))
 # Most of the time goes into compiling, often the same program in two tests. The processes of
 # pytest share what they compile, and commands have a cache of their own: JAX does not write
 # programs atomically, and a command that a test kills leaves half of one.

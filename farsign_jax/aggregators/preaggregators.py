@@ -24,6 +24,7 @@ from farsign_jax.aggregators.row_ops import (
     headroom,
     norms,
     number,
+    one_part_of,
     positions,
     shorten,
     square_distances,
@@ -141,7 +142,7 @@ def _bucketing(x: Array, mask: Array, key: Key | None, s: int) -> tuple[Array, A
     x, present = cleaned(x, mask, squares=False)
     n = x.shape[0]
     factor = headroom(n)
-    x = x / factor
+    x = x * one_part_of(factor, x.dtype)
     order = jnp.arange(n) if key is None else jax.random.permutation(key, n)
     # Rows that count come first, so that n' of them fill ceil(n' / s) groups.
     order = order[jnp.argsort(~present[order], stable=True)]

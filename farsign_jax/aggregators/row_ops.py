@@ -78,6 +78,15 @@ def headroom(n: int) -> float:
     return 2.0 ** (2 * n).bit_length()
 
 
+def one_part_of(parts: float, dtype: Any) -> Array:
+    """1 / parts, f[], for numbers that are made smaller before they are added.
+
+    The value is hidden from the compiler, because XLA turns a / 2 + b / 2 into (a + b) / 2 on
+    a GPU if it knows the power of two, and the sum may overflow.
+    """
+    return jax.lax.optimization_barrier(jnp.asarray(1 / parts, dtype))
+
+
 def square_distances(x: Array, present: Array | None = None) -> Array:
     """The squared distances between rows, f[n, n], in O(n^2 d).
 
@@ -153,7 +162,8 @@ def add_up(function: Callable[..., Array], *rows: Rows) -> Array:
 
 def listed(x: Array, present: Array, other: float = 0, scale: float = 1) -> Rows:
     """The rows f[d], divided by `scale`, with `other` in those that do not count."""
-    return each(lambda row, p: jnp.where(p, row / scale, other), x, present)
+    part = 1 if scale == 1 else one_part_of(scale, x.dtype)
+    return each(lambda row, p: jnp.where(p, row * part, other), x, present)
 
 
 def pull(x: Array, weights: Array, center: Array) -> Array:
@@ -297,4 +307,5 @@ def middle_of(rows: Rows, n: Array, even: str = "mean") -> Array:
     if even == "low":
         return ranked(rows, (n - 1) // 2)[0]
     low, high = ranked(rows, (n - 1) // 2, n // 2)
-    return low / 2 + high / 2
+    half = one_part_of(2, low.dtype)
+    return low * half + high * half

@@ -118,11 +118,10 @@ def run(
     depth(delivery)  # rejects an unknown delivery
     m, in_rounds = problem.num_workers, system.server.in_rounds
     (schedule, times), mask = check_run(m, in_rounds, byzantine, schedule)
-    mask = jnp.asarray(mask)
     check_batch(system.worker.batch_size, system.worker.left_out, problem.sizes)
-    keys = keys_lib.split(check_integer("a run", "seed", seed, 0))
     every = max(len(schedule), 1) if every is None else every
     require(every > 0, f"need every > 0 events between records: got {every}")
+    mask, keys = jnp.asarray(mask), keys_lib.split(check_integer("a run", "seed", seed, 0))
 
     state = begin = _start(system, problem, keys, delivery)
     step: Callable[[Any, Any], tuple[Run, Diagnostics]]

@@ -88,11 +88,13 @@ def each(mesh: Mesh | None, tree: PyTree) -> list[PyTree]:
         return [tree]
 
     def parts(leaf):
-        return sorted(leaf.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+        if not leaf.size:  # a program leaves it whole on every device
+            return np.split(np.asarray(leaf), mesh.size)
+        shards = sorted(leaf.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+        return [shard.data for shard in shards]
 
     leaves, form = jax.tree.flatten(tree)
-    by_device = zip(*map(parts, leaves), strict=True)
-    return [jax.tree.unflatten(form, [shard.data for shard in one]) for one in by_device]
+    return [jax.tree.unflatten(form, one) for one in zip(*map(parts, leaves), strict=True)]
 
 
 def joined(parts: Sequence[PyTree]) -> PyTree:

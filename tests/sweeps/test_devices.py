@@ -83,11 +83,20 @@ def program_of_eight():
     return program.as_text(), program.memory_analysis().alias_size_in_bytes, state
 
 
+def parts_of_eight():
+    """The shapes that each device has of two leaves, one of them without numbers."""
+    mesh = devices_lib.mesh_of(jax.local_devices())
+    leaves = devices_lib.split(mesh, (np.zeros((16, 0)), np.zeros((16, 3))))
+    made = jax.jit(lambda leaves: jax.tree.map(lambda leaf: leaf + 1, leaves))(leaves)
+    return [jax.tree.map(np.shape, part) for part in devices_lib.each(mesh, made)]
+
+
 def child(folder):
     """Computes all that needs eight devices, in a process that has them."""
     assert jax.local_device_count() == 8
     results = {"five": run(digits_batch(5)), "nineteen": resumed(simple(19), folder)}
     results |= {"lockstep": in_lockstep(), "program": program_of_eight()}
+    results["parts"] = parts_of_eight()
     (folder / "results.pickle").write_bytes(pickle.dumps(results))
 
 
@@ -129,6 +138,11 @@ def test_devices_do_not_communicate_and_reuse_the_memory_of_the_runs(eight):
     verbs = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|send|recv"
     assert "while" in text and not re.findall(rf"\b(?:{verbs})(?:-start)?\(", text)
     assert reused >= state
+
+
+@pytest.mark.slow
+def test_every_device_has_its_part_of_an_empty_array(eight):
+    assert eight()["parts"] == [((2, 0), (2, 3))] * 8
 
 
 def test_one_device_needs_no_mesh():
