@@ -60,10 +60,14 @@ def methods_of(name: str) -> list[str]:
     return list(dict.fromkeys(method for method, _ in table3(name)))
 
 
+def best(cells: dict[str, str], column: str = "best, %") -> float:
+    """The mean accuracy in percent in a row of Table 3."""
+    return float(cells[column].split(" ± ")[0])
+
+
 def accuracy(name: str, method: str, attack: str) -> float:
     """The mean accuracy in percent: the last one, or the best where the paper has that."""
-    column = "best, %" if name in BEST else "last, %"
-    return float(table3(name)[method, attack][column].split(" ± ")[0])
+    return best(table3(name)[method, attack], "best, %" if name in BEST else "last, %")
 
 
 @functools.cache
@@ -181,6 +185,17 @@ def throughput() -> str:
     return tables.markdown_table([*header, "times its floor", "compile, s"], rows, markup=True)
 
 
+def gpu() -> str:
+    """Microseconds per event on a GPU, by method and number of runs."""
+    times: dict[str, list[str]] = {}
+    for name, delivery, _, _, time, *_ in read(BENCHMARKS / "h200.md")[0][1:]:
+        if delivery == "fresh":
+            times.setdefault(f"`{name}`", []).append(time)
+    rows = [[name, *cells] for name, cells in times.items() if len(cells) == 3]
+    header = ["µs per event and run", "1 run", "25 runs", "625 runs"]
+    return tables.markdown_table(header, rows, markup=True)
+
+
 def answers_per_second() -> str:
     """Answers per second of a real server, by dimension and number of workers."""
     rows: dict[str, list[str]] = {}
@@ -211,6 +226,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "theory-time-scales": lambda: claims("Karimireddy et al., 2019", "Section 3"),
     "theory-directions": lambda: claims("Assumption 6", "Ganesh et al., 2023", "Section 2.3"),
     "throughput": throughput,
+    "gpu": gpu,
     "answers-per-second": answers_per_second,
 }
 

@@ -180,7 +180,8 @@ def powers(
         axis.set(xlabel=x, ylabel=y)
         axis.set_title(facet, fontsize=9)
         axis.grid(alpha=0.3, which="both")
-        axis.legend(fontsize=7)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.19)}
+        axis.legend(fontsize=7, ncol=2, handlelength=3.5, **below)
     figure.suptitle(title, fontsize=11)
     figure.tight_layout()
     save(figure, out)

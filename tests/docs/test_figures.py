@@ -235,9 +235,19 @@ def test_speed():
     counts = [int(row[3]) for row in launches if row[0].startswith("far_sign")]
     assert f"{min(counts)} to {max(counts)} instructions" in text
     assert f"all {launches[-1][1]} runs of CYBER-0 has {launches[-1][5]} on average" in text
-    total = (BENCHMARKS / "launches-h200.md").read_text()
-    seconds, compiling = re.findall(r"instructions, (\d+) s .*; compiled in (\d+) s", total)[0]
-    assert f"Table 3 would take {seconds} s, and {compiling} s to compile" in text
+    gpu = figures.read(BENCHMARKS / "h200.md")
+    fastest = next(row for row in gpu[0] if row[0] == "far_sign" and row[2] == "625")
+    millions = int(fastest[7].replace(",", "")) // 10**6
+    assert f"{millions} million mini-batch losses per second" in text
+    one_by_one, batched = (row[2] for row in gpu[-1][1:])
+    assert (
+        f"{one_by_one} times as long one direction after the other, and {batched} times" in text
+    )
+    assert f"{float(fastest[4]):.2f} µs for each of 625 runs on an H200" in flat("README")
+    for at, cells in figures.table3("paper").items():
+        assert abs(figures.best(cells) - figures.best(figures.table3("paper-h200")[at])) < 0.11
+    wall = re.search(r"took (\d+) s", (RESULTS / "table3-paper-h200.md").read_text())
+    assert wall and f"five seeds takes {wall[1]} s from a cold start" in text
     event = figures.read(BENCHMARKS / "cpu-epyc-2cores.md")[0][1][4]
     text = "200 evaluations of a loss, two for each of 100 directions, and takes"
     assert f"{text} {event} µs on two CPU cores" in flat("README")
