@@ -103,8 +103,8 @@ def draw(
                 if (method, attack) not in accuracy:
                     continue
                 values, at = 100 * accuracy[method, attack], spent[method, attack]
-                # The first method is drawn thicker, and above the others.
-                width, above = (2.2, 3) if number == 0 else (1.2, 2)
+                # The first method is drawn thicker, and below the others, so that none is hidden.
+                width, above = (2.2, 2) if number == 0 else (1.2, 3)
                 style = styles[method] | {"lw": width, "zorder": above}
                 axis.plot(at, values.mean(axis=0), label=method, **style)
                 low, high = values.min(axis=0), values.max(axis=0)
