@@ -103,7 +103,7 @@ def draw(
                 if (method, attack) not in accuracy:
                     continue
                 values, at = 100 * accuracy[method, attack], spent[method, attack]
-                # The first method is drawn thicker, and below the others, so that none is hidden.
+                # The first method is drawn thicker and below the others, to hide none.
                 width, above = (2.2, 2) if number == 0 else (1.2, 3)
                 style = styles[method] | {"lw": width, "zorder": above}
                 axis.plot(at, values.mean(axis=0), label=method, **style)
