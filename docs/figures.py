@@ -22,7 +22,6 @@ BENCHMARKS = layers.ROOT / "benchmarks" / "results"
 PAGES = [layers.ROOT / "README.md", *sorted((layers.ROOT / "docs" / "pages").glob("*.md"))]
 BLOCK = re.compile(r"(<!-- figures: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-BEST = ("paper", "tuned", "asynchronous")  # whose committed tables have the best accuracy only
 ATTACKS = ["none", "alie", "gaussian", "constant", "sign_flip"]
 
 
@@ -60,14 +59,9 @@ def methods_of(name: str) -> list[str]:
     return list(dict.fromkeys(method for method, _ in table3(name)))
 
 
-def best(cells: dict[str, str], column: str = "best, %") -> float:
-    """The mean accuracy in percent in a row of Table 3."""
-    return float(cells[column].split(" ± ")[0])
-
-
-def accuracy(name: str, method: str, attack: str) -> float:
-    """The mean accuracy in percent: the last one, or the best where the paper has that."""
-    return best(table3(name)[method, attack], "best, %" if name in BEST else "last, %")
+def accuracy(name: str, method: str, attack: str, column: str = "last, %") -> float:
+    """The mean accuracy in percent after the last event, or in another column."""
+    return float(table3(name)[method, attack][column].split(" ± ")[0])
 
 
 @functools.cache
@@ -82,21 +76,16 @@ def lead(name: str, method: str, attack: str) -> float:
     return float(cell.split(" ± ")[0])
 
 
-def published_best(name: str, method: str, attack: str) -> str:
-    """The best accuracy in percent that the paper has, or "-"."""
-    cells = table3(name)[method, attack]
-    return cells.get("published best") or cells["published"]
-
-
 def accuracies(name: str, published: bool = False) -> str:
-    """A row for each method, a column for each attack."""
+    """A row for each method, a column for each attack, with the best and the published best."""
     rows = []
     for method in methods_of(name):
         row = [f"`{method}`"]
         for attack in ATTACKS:
             cell = f"{accuracy(name, method, attack)}"
-            theirs = published_best(name, method, attack).replace("-", "–")
-            row.append(f"{cell} ({theirs})" if published else cell)
+            ours = accuracy(name, method, attack, "best, %")
+            theirs = table3(name)[method, attack]["published best"].replace("-", "–")
+            row.append(f"{cell} ({ours}; {theirs})" if published else cell)
         rows.append(row)
     return tables.markdown_table(["", *ATTACKS], rows, markup=True)
 
@@ -150,7 +139,7 @@ HEADLINES = [
 
 
 def headlines() -> str:
-    """The best accuracy of the methods that a reader compares first."""
+    """The accuracy of the methods that a reader compares first."""
     rows = []
     for name, method, title, answer, requirement in HEADLINES:
         values = [accuracy(name, method, attack) for attack in ATTACKS]

@@ -162,7 +162,8 @@ def cloud(far: float = FAR) -> np.ndarray:
 
 
 def _rule(name: str) -> aggregators.Rule:
-    takes_f = ("trimmed_mean", "meamed", "krum", "multi_krum", "bulyan", "mda")
+    takes_f = ("trimmed_mean", "meamed", "phocas", "krum", "multi_krum", "bulyan", "mda")
+    takes_f += ("comparative_elimination",)
     return aggregators.make(name, **({"f": 2} if name in takes_f else {}))
 
 

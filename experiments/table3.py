@@ -1,7 +1,7 @@
 """Table 3 of the paper: accuracy and wall-clock time of all methods and attacks on MNIST.
 
     python -m experiments.table3                            35 minutes on two cores
-    python -m experiments.table3 --preset tuned --seeds 3   30 minutes
+    python -m experiments.table3 --preset tuned --seeds 5   45 minutes
     python -m experiments.table3 --preset smoke             under 2 minutes, embedded digits
 
 The durations were measured while other work ran on the same cores from time to time.

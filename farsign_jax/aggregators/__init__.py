@@ -1,11 +1,13 @@
 """Robust aggregation: many vectors, of which some may be Byzantine, become one."""
 
+from farsign_jax.aggregators.comparative_elimination import comparative_elimination
 from farsign_jax.aggregators.coordinatewise import (
-    around_median,
     majority_vote,
     meamed,
     mean,
+    mean_around,
     median,
+    phocas,
     trimmed_mean,
 )
 from farsign_jax.aggregators.distance_based import (
@@ -53,10 +55,10 @@ __all__ = [
     "RuleCore",
     "RuleFactory",
     "Stage",
-    "around_median",
     "bulyan",
     "canonical",
     "centered_clipping",
+    "comparative_elimination",
     "geometric_median",
     "krum",
     "majority_vote",
@@ -64,9 +66,11 @@ __all__ = [
     "mda",
     "meamed",
     "mean",
+    "mean_around",
     "median",
     "multi_krum",
     "parse",
+    "phocas",
     "rfa",
     "trimmed_mean",
     "validate_rows",

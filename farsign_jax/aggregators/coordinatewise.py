@@ -10,6 +10,7 @@ one pass over the numbers: 11 ms for 25 x 1,000,000 numbers on two cores, agains
 # pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from farsign_jax.aggregators.row_ops import (
+    Rows,
     add_up,
     each,
     fold,
@@ -26,8 +28,9 @@ from farsign_jax.aggregators.row_ops import (
     mean_of,
     middle_of,
     number,
+    pick,
     ranked,
-    trimmed_sum,
+    sort_rows,
     usable,
 )
 from farsign_jax.aggregators.rule import MAJORITY, Rule, without_options
@@ -71,13 +74,50 @@ def median(even: str = "mean") -> Rule:
     return without_options("median", functools.partial(_median, even=even))
 
 
+def _trimmed_sum(rows: Rows, f: Array, n: Array) -> tuple[Array, Array]:
+    """The value a at place f, f[d], and the sum of b - a over the values b at places f..n-f-1.
+
+    Differences to a value that is kept: no large outlier touches the sum.
+
+    Args:
+        rows: n or more rows f[d]; those beyond the n rows that count have larger values.
+        f: i32[], the number of values to leave out on each side.
+        n: i32[], the number of rows that count.
+    """
+    if not isinstance(rows, jax.Array):
+        ordered = sort_rows(rows)
+        lowest = pick(ordered, f)
+        places = range(len(ordered))
+        return lowest, add_up(
+            lambda row, i: jnp.where((f <= i) & (i < n - f), row - lowest, 0), ordered, places
+        )
+    lowest, highest = ranked(rows, f, n - f - 1)
+
+    def add(state: tuple[Array, Array], row: Array) -> tuple[Array, Array]:
+        total, below = state
+        inside = (lowest < row) & (row < highest)
+        total += jnp.where(inside, row - lowest, 0)
+        return total, below + (row < highest).astype(jnp.int32)
+
+    zero = jnp.zeros_like(lowest)
+    total, below = fold(add, (zero, zero.astype(jnp.int32)), rows)
+    # Of the values that equal the highest one, those at places below n - f are kept.
+    top = (n - f - below).astype(lowest.dtype) * (highest - lowest)
+    return lowest, total + top
+
+
+def _trimmed(rows: Rows, f: Array, n: Array) -> Array:
+    """The mean of the values at places f..n-f-1 of the sorted coordinates, f[d]."""
+    lowest, total = _trimmed_sum(rows, f, n)
+    return lowest + total / jnp.maximum(n - 2 * f, 1).astype(lowest.dtype)
+
+
 @jax.jit
 def _trimmed_mean(x: Array, mask: Array, f: Array) -> Array:
     present = usable(x, mask)
     f, n = MAJORITY.clamp(f, present), number(present)
     scale = headroom(x.shape[0])
-    lowest, total = trimmed_sum(listed_last(x, present, scale), f, n)
-    result = lowest + total / jnp.maximum(n - 2 * f, 1).astype(x.dtype)
+    result = _trimmed(listed_last(x, present, scale), f, n)
     return jnp.where(n > 0, result * scale, 0)
 
 
@@ -125,8 +165,10 @@ def trimmed_mean(f: int | Array | None = None, fraction: float | Array | None = 
     return Rule("trimmed_mean", core)
 
 
-def around_median(x: Array, present: Array, keep: Array) -> Array:
-    """Per coordinate, the mean of the `keep` values nearest to the median of those present.
+def mean_around(
+    x: Array, present: Array, keep: Array, center: Callable[[Rows, Array], Array] = middle_of
+) -> Array:
+    """Per coordinate, the mean of the `keep` values nearest to a center, by default the median.
 
     A second sort finds the distance of the last value that is kept; of the values at exactly
     that distance the first ones are taken.
@@ -135,9 +177,10 @@ def around_median(x: Array, present: Array, keep: Array) -> Array:
         x: f[n, d], the rows.
         present: bool[n], the rows that count.
         keep: i32[], the number of values to average.
+        center: `(rows, n) -> f[d]`, with rows beyond the n that count larger than these.
     """
     scale, n = headroom(x.shape[0]), number(present)
-    middle = middle_of(listed_last(x, present, scale), n)
+    middle = center(listed_last(x, present, scale), n)
     rows = listed(x, present, 0, scale)
     top = jnp.finfo(x.dtype).max
     distances = each(lambda row, p: jnp.where(p, jnp.abs(row - middle), top), rows, present)
@@ -158,7 +201,7 @@ def around_median(x: Array, present: Array, keep: Array) -> Array:
 @jax.jit
 def _meamed(x: Array, mask: Array, f: Array) -> Array:
     present = usable(x, mask)
-    return around_median(x, present, number(present) - MAJORITY.clamp(f, present))
+    return mean_around(x, present, number(present) - MAJORITY.clamp(f, present))
 
 
 def meamed(f: int | Array) -> Rule:
@@ -178,6 +221,33 @@ def meamed(f: int | Array) -> Rule:
         The code of "A Little Is Enough" calls it the trimmed mean, and keeps n - f - 1.
     """
     return without_options("meamed", _meamed, MAJORITY, check_integer("meamed", "f", f, 0))
+
+
+@jax.jit
+def _phocas(x: Array, mask: Array, f: Array) -> Array:
+    present = usable(x, mask)
+    f = MAJORITY.clamp(f, present)
+    return mean_around(x, present, number(present) - f, lambda rows, n: _trimmed(rows, f, n))
+
+
+def phocas(f: int | Array) -> Rule:
+    """The mean around the trimmed mean: per coordinate, of the n - f values nearest to it.
+
+    It needs n > 2f; O(n d log^2 n). Of values at the same distance, those with the lowest
+    index are taken first.
+
+    Args:
+        f: the number of Byzantine rows to tolerate, and of values that the trimmed mean drops
+            on each side.
+
+    Raises:
+        InvalidConfig: if f is not an integer >= 0.
+
+    References:
+        Xie, Koyejo and Gupta, "Phocas: Dimensional Byzantine-resilient Stochastic Gradient
+        Descent", arXiv 1805.09682, 2018.
+    """
+    return without_options("phocas", _phocas, MAJORITY, check_integer("phocas", "f", f, 0))
 
 
 @jax.jit

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from farsign_jax.aggregators.coordinatewise import around_median
+from farsign_jax.aggregators.coordinatewise import mean_around
 from farsign_jax.aggregators.row_ops import (
     mean_of,
     number,
@@ -217,7 +217,7 @@ def _bulyan(x: Array, mask: Array, f: Array) -> Array:
 
     none = jnp.zeros_like(present)
     _, chosen = jax.lax.fori_loop(0, x.shape[0], select, (present, none))
-    return around_median(x, chosen, theta - 2 * f)
+    return mean_around(x, chosen, theta - 2 * f)
 
 
 def bulyan(f: int | Array, strict: bool = True) -> Rule:

@@ -31,11 +31,13 @@ import jax
 import jax.numpy as jnp
 
 from farsign_jax import specs
+from farsign_jax.aggregators.comparative_elimination import comparative_elimination
 from farsign_jax.aggregators.coordinatewise import (
     majority_vote,
     meamed,
     mean,
     median,
+    phocas,
     trimmed_mean,
 )
 from farsign_jax.aggregators.distance_based import bulyan, krum, multi_krum
@@ -51,11 +53,13 @@ AGGREGATORS: dict[str, RuleFactory] = {
     "median": median,
     "trimmed_mean": trimmed_mean,
     "meamed": meamed,
+    "phocas": phocas,
     "majority_vote": majority_vote,
     "krum": krum,
     "multi_krum": multi_krum,
     "bulyan": bulyan,
     "mda": mda,
+    "comparative_elimination": comparative_elimination,
     "geometric_median": geometric_median,
     "rfa": rfa,
     "centered_clipping": centered_clipping,

@@ -248,38 +248,6 @@ def ranked(rows: Rows, *places: Array) -> list[Array]:
     return [pick(ordered, place) for place in places]
 
 
-def trimmed_sum(rows: Rows, f: Array, n: Array) -> tuple[Array, Array]:
-    """The value a at place f, f[d], and the sum of b - a over the values b at places f..n-f-1.
-
-    Differences to a value that is kept: no large outlier touches the sum.
-
-    Args:
-        rows: n or more rows f[d]; those beyond the n rows that count have larger values.
-        f: i32[], the number of values to leave out on each side.
-        n: i32[], the number of rows that count.
-    """
-    if not isinstance(rows, jax.Array):
-        ordered = sort_rows(rows)
-        lowest = pick(ordered, f)
-        places = range(len(ordered))
-        return lowest, add_up(
-            lambda row, i: jnp.where((f <= i) & (i < n - f), row - lowest, 0), ordered, places
-        )
-    lowest, highest = ranked(rows, f, n - f - 1)
-
-    def add(state: tuple[Array, Array], row: Array) -> tuple[Array, Array]:
-        total, below = state
-        inside = (lowest < row) & (row < highest)
-        total += jnp.where(inside, row - lowest, 0)
-        return total, below + (row < highest).astype(jnp.int32)
-
-    zero = jnp.zeros_like(lowest)
-    total, below = fold(add, (zero, zero.astype(jnp.int32)), rows)
-    # Of the values that equal the highest one, those at places below n - f are kept.
-    top = (n - f - below).astype(lowest.dtype) * (highest - lowest)
-    return lowest, total + top
-
-
 def listed_last(x: Array, present: Array, scale: float = 1) -> Rows:
     """As `listed`, with the rows that do not count above the others, to be sorted last."""
     return listed(x, present, float(jnp.finfo(x.dtype).max), scale)

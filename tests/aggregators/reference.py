@@ -32,9 +32,14 @@ def trimmed(x, f):
     return np.sort(x, axis=0)[f : len(x) - f].mean(0)
 
 
-def around(x, keep):
-    order = np.argsort(np.abs(x - np.median(x, axis=0)), axis=0, kind="stable")[:keep]
+def around(x, keep, center=None):
+    center = np.median(x, axis=0) if center is None else center
+    order = np.argsort(np.abs(x - center), axis=0, kind="stable")[:keep]
     return np.take_along_axis(x, order, axis=0).mean(0)
+
+
+def shortest(x, f):
+    return x[np.argsort((x**2).sum(1), kind="stable")[: len(x) - f]].mean(0)
 
 
 def bulyan(x, f):
@@ -94,6 +99,8 @@ RULES = {
     "median:even=low": ((0, 1), lambda x, f: np.sort(x, axis=0)[(len(x) - 1) // 2]),
     "trimmed_mean": ((2, 1), trimmed),
     "meamed": ((2, 1), lambda x, f: around(x, len(x) - f)),
+    "phocas": ((2, 1), lambda x, f: around(x, len(x) - f, trimmed(x, f))),
+    "comparative_elimination": ((2, 1), shortest),
     "majority_vote": ((0, 1), lambda x, f: np.sign(np.sign(x).sum(0))),
     "krum": ((2, 3), lambda x, f: x[krum_order(x, f)[0]]),
     "krum:power=4": ((2, 3), lambda x, f: x[krum_order(x, f, 2, 4)[0]]),
@@ -121,7 +128,7 @@ RULES = {
     "arc+mean": ((2, 1), lambda x, f: arc(x, f).mean(0)),
 }
 EACH = pytest.mark.parametrize("text", RULES)
-BY_COORDINATE = ("mean", "median", "median:even=low", "trimmed_mean", "meamed")
+BY_COORDINATE = ("mean", "median", "median:even=low", "trimmed_mean", "meamed", "phocas")
 DRAWS_NOTHING = [text for text in RULES if "bucketing" not in text]
 
 

@@ -140,7 +140,15 @@ def test_equal_rows_are_the_result(text):
 def test_rules_that_coincide():
     x = sample(2)
     mean, median = make("mean")(x), make("median")(x)
-    for text in ("trimmed_mean", "multi_krum:m=n-f", "mda", "meamed", "bulyan", "nnm+mean"):
+    for text in (
+        "trimmed_mean",
+        "multi_krum:m=n-f",
+        "mda",
+        "meamed",
+        "phocas",
+        "bulyan",
+        "nnm+mean",
+    ):
         np.testing.assert_allclose(make(text, f=0)(x), mean, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(make("trimmed_mean", f=4)(x), median)
     np.testing.assert_array_equal(make("multi_krum", f=2, m=1)(x), make("krum", f=2)(x))
@@ -152,13 +160,28 @@ def test_rules_that_coincide():
 def test_largest_numbers_do_not_overflow():
     top = np.finfo(np.float32).max / np.float32(1.001)
     x = np.asarray([[top, top], [top, -top], [top, top], [top, -top]], np.float32)
-    for text in ("mean", "median", "trimmed_mean:f=1", "meamed:f=0", "bucketing+mean"):
+    for text in (
+        "mean",
+        "median",
+        "trimmed_mean:f=1",
+        "meamed:f=0",
+        "phocas:f=1",
+        "bucketing+mean",
+    ):
         np.testing.assert_array_equal(make(text)(x), [top, 0], err_msg=text)
 
 
 def test_one_program_for_a_sweep_over_f():
     x = sample()
-    for text in ("trimmed_mean", "meamed", "krum", "multi_krum", "nnm+median", "arc+mean"):
+    for text in (
+        "trimmed_mean",
+        "meamed",
+        "phocas",
+        "krum",
+        "multi_krum",
+        "nnm+median",
+        "arc+mean",
+    ):
         most = admitted(text, N)
         swept = jax.vmap(lambda f, text=text: make(text, f=f)(x))(jnp.arange(most + 1))
         for f in range(most + 1):

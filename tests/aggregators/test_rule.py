@@ -29,6 +29,12 @@ from tests.helpers import assert_same
         ("bulyan:f=2", 10, "bulyan needs n >= 4f + 3: got n=10, f=2"),
         ("trimmed_mean:f=2", 4, "trimmed_mean needs n > 2f: got n=4, f=2"),
         ("meamed:f=2", 4, "meamed needs n > 2f: got n=4, f=2"),
+        ("phocas:f=2", 4, "phocas needs n > 2f: got n=4, f=2"),
+        (
+            "comparative_elimination:f=3",
+            6,
+            "comparative_elimination needs n > 2f: got n=6, f=3",
+        ),
         ("mda:f=2", 4, "mda needs n > 2f: got n=4, f=2"),
         ("mda:f=12", 30, "mda tries all C(n, f) <= 200,000 sets: got n=30, f=12"),
         ("nnm:f=2+mean", 4, "nnm needs n > 2f: got n=4, f=2"),
