@@ -165,7 +165,7 @@ def test_largest_numbers_do_not_overflow():
         "median",
         "trimmed_mean:f=1",
         "meamed:f=0",
-        "phocas:f=1",
+        "phocas:f=0",
         "bucketing+mean",
     ):
         np.testing.assert_array_equal(make(text)(x), [top, 0], err_msg=text)
