@@ -26,6 +26,7 @@ def build(
     *,
     aggregator: str = "median",
     buffers: int = 11,
+    momentum: float = 0.0,
 ) -> tuple[Server, Worker]:
     """An aggregator of buffers of stochastic gradients.
 
@@ -33,6 +34,7 @@ def build(
         step_size: eta, the initial step size.
         aggregator: a rule of `aggregators` by name, as in "krum:f=4", for B rows.
         buffers: B, the number of buffers; q Byzantine workers need B >= 2q + 1.
+        momentum: b in [0, 1) of the moving average that a worker sends.
     """
     server = buffered(
         problem.num_workers,
@@ -40,7 +42,7 @@ def build(
         buffers=buffers,
         step_size=oracle.schedule(hyper["step_size"]),
     )
-    return server, gradient_worker(problem, oracle)
+    return server, gradient_worker(problem, oracle, momentum)
 
 
 METHOD = Method(build, step_size_presets(0.2))

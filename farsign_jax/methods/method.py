@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from farsign_jax import oracles, step_sizes
 from farsign_jax.base import Problem, Schedule, Server, Worker
+from farsign_jax.methods.worker_momentum import worker_momentum
 from farsign_jax.validation import require
 
 Hyper = Mapping[str, Any]  # hyper-parameters by name: numbers, or tracers in a sweep
@@ -93,6 +94,13 @@ def step_size_presets(paper: float, tuned: float | None = None) -> dict[str, Hyp
     return {"paper": {"step_size": paper}, "tuned": {"step_size": tuned or paper}}
 
 
-def gradient_worker(problem: Problem, oracle: OracleConfig) -> Worker:
-    """Returns the honest worker that answers with stochastic gradients f32[d]."""
-    return oracles.stochastic_gradient(problem.losses, batch_size=oracle.batch_size)
+def gradient_worker(problem: Problem, oracle: OracleConfig, momentum: float = 0.0) -> Worker:
+    """Returns the honest worker that answers with stochastic gradients f32[d].
+
+    Without momentum it has no state; otherwise it sends their moving average.
+    """
+    worker = oracles.stochastic_gradient(problem.losses, batch_size=oracle.batch_size)
+    if momentum == 0:
+        return worker
+    x0 = problem.x0
+    return worker_momentum(worker, x0.shape[-1], momentum, x0.dtype)

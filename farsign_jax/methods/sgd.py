@@ -154,6 +154,7 @@ def build(
     aggregator: str = "median",
     scale: float = 1.0,
     weight_decay: float = 0.0,
+    momentum: float = 0.0,
 ) -> tuple[Server, Worker]:
     """Rounds: an aggregator of gradients.
 
@@ -162,9 +163,10 @@ def build(
         aggregator: a rule of `aggregators` by name, as in "krum:f=5".
         scale: the factor > 0 of the aggregate: m, if the sum of m losses is minimised.
         weight_decay: w >= 0 of the regulariser f_0(x) = w |x|^2 / 2.
+        momentum: b in [0, 1) of the moving average that a worker sends.
     """
     server = build_server(problem, oracle, hyper, aggregator, scale, weight_decay)
-    return server, gradient_worker(problem, oracle)
+    return server, gradient_worker(problem, oracle, momentum)
 
 
 METHOD = Method(build, step_size_presets(0.5), works_in_rounds=True)

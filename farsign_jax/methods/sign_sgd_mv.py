@@ -44,8 +44,9 @@ from farsign_jax.methods.method import (
     gradient_worker,
     step_size_presets,
 )
+from farsign_jax.methods.worker_momentum import worker_momentum
 from farsign_jax.step_sizes import check_step_size
-from farsign_jax.validation import check_integer, require, sanitize
+from farsign_jax.validation import require, sanitize
 
 
 def _vote(sign: Array, present: Array) -> Array:
@@ -81,26 +82,13 @@ def momentum_sign(
         InvalidConfig: if the momentum is outside [0, 1), the worker encodes what it sends, or
             (when it is asked) it does not answer with f32[d].
     """
-    d = check_integer("momentum_sign", "dim", dim, 1)
-    rule = f"momentum_sign needs 0 <= momentum < 1: got {momentum}"
-    require((momentum >= 0) & (momentum < 1), rule)
-    rule = "momentum_sign needs a worker that sends the gradient it measures: this one encodes"
-    require(worker.encode is None, rule)
-
-    def init(shard: Shard) -> PyTree:
-        return worker.init(shard), jnp.zeros((d,), dtype)
+    averaging = worker_momentum(worker, dim, momentum, dtype, "momentum_sign")
 
     def respond(state: PyTree, query: Query, shard: Shard, key: Key) -> tuple[PyTree, Array]:
-        inner, v = state
-        inner, gradient = worker.respond(inner, query, shard, key)
-        shape = list(gradient.shape)
-        require(shape == [d], f"momentum_sign needs gradients f32[{d}]: got {shape}")
-        b = jnp.asarray(momentum, v.dtype)
-        # Sanitised: one gradient that overflows would stay in v for ever.
-        v = (1 - b) * sanitize(gradient) + b * v
-        return (inner, v), jnp.sign(v)
+        state, v = averaging.respond(state, query, shard, key)
+        return state, jnp.sign(v)
 
-    return worker._replace(init=init, respond=respond, bits=d)
+    return averaging._replace(respond=respond, bits=dim)
 
 
 def sign_sgd(

@@ -84,6 +84,8 @@ def check(config: RunConfig) -> None:
     rule = f"{name} must know how many workers are Byzantine at most: got byzantine=0"
     known = "byzantine" not in defaults_of(name) or "byzantine" in options
     require(known or config.byzantine > 0, rule)
+    rule = "the workers of a served run keep nothing between answers: got momentum="
+    require(not options.get("momentum"), f"{rule}{options.get('momentum')}")
     require(config.workers < 2**16, f"need workers < 65536: got {config.workers}")
 
 

@@ -10,6 +10,7 @@ from farsign_jax.base import Query, Report, System, Worker
 from farsign_jax.methods.ef_sign_sgd import ef_sign_sgd, error_feedback_sign
 from farsign_jax.methods.sgd import sgd
 from farsign_jax.methods.sign_sgd_mv import momentum_sign, sign_sgd
+from farsign_jax.methods.worker_momentum import worker_momentum
 from farsign_jax.validation import InvalidConfig
 from tests import helpers
 
@@ -129,6 +130,26 @@ def test_momentum_sign_is_its_rule(b):
         truth = (1 - b) * g + b * truth
         np.testing.assert_array_equal(value, np.sign(truth))
     np.testing.assert_allclose(v, truth, rtol=1e-4, atol=1e-6)
+
+
+def test_worker_momentum_is_its_rule():
+    gradients = honest_gradients()
+    worker = worker_momentum(TABLE, D, momentum=0.7)
+    assert (worker.evaluations, worker.batch_size, worker.bits) == (3, 2, None)
+    sent, _ = answers(worker, gradients)
+    truth = np.zeros(D)
+    for g, value in zip(sanitized(np.asarray(gradients)), sent, strict=True):
+        truth = 0.3 * g + 0.7 * truth
+        np.testing.assert_allclose(value, truth, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_worker_momentum_weakens_an_attack_within_the_noise():
+    """ALIE moves a median by some standard deviations, which momentum makes smaller."""
+    server = sgd(helpers.M, aggregators.median(), step_size=0.02)
+    averaging = worker_momentum(GRADIENT, PROBLEM.x0.size, 0.95)
+    plain, averaged = (ran(server, w, attacks.alie(1.5), 2)[0] for w in (GRADIENT, averaging))
+    assert averaged < 0.6 * plain
 
 
 def test_error_feedback_sign_is_its_rule_and_loses_nothing():
@@ -294,6 +315,7 @@ ENCODES = GRADIENT._replace(encode=lambda direction, value: value)
         (lambda: sign_sgd(M, step_size=1.0, weight_decay=-0.1), "weight_decay >= 0: got -0.1"),
         (lambda: ef_sign_sgd(0), "ef_sign_sgd needs .* num_workers=0"),
         (lambda: momentum_sign(GRADIENT, D, 1.0), "needs 0 <= momentum < 1: got 1.0"),
+        (lambda: worker_momentum(GRADIENT, D, -0.1), "needs 0 <= momentum < 1: got -0.1"),
         (lambda: momentum_sign(GRADIENT, 0), "whole number dim >= 1: got 0"),
         (lambda: momentum_sign(ENCODES, D), "momentum_sign needs .* this one encodes"),
         (lambda: error_feedback_sign(ENCODES, D, 1.0), "feedback_sign needs .* encodes"),

@@ -155,6 +155,7 @@ def test_the_settings_of_a_served_run_are_read_back_and_checked():
         ({"method": "sgd"}, "sgd works in rounds, and this server waits for"),
         ({"method": "kardam"}, "kardam must know how many workers are Byzantine"),
         ({"method": "far_sign:arrival_rates=known"}, "nobody knows the rates of real workers"),
+        ({"method": "basgd:momentum=0.9"}, "keep nothing between answers: got momentum=0.9"),
         ({"method": "far_sign:colour=1"}, "unknown option of far_sign 'colour'"),
         ({"workers": 0}, "need workers > 0: got 0"),
         ({"workers": 2**16}, "workers < 65536: got 65536"),
