@@ -8,7 +8,7 @@ is about earlier iterates too. The server needs no change.
 
 References:
     Karimireddy, He and Jaggi, "Learning from History for Byzantine Robust Optimization", ICML
-    2021, Algorithm 2 and equation (MoM).
+    2021, Algorithm 2.
 """
 
 from typing import Any
