@@ -127,6 +127,8 @@ def test_all_plots_are_drawn_along_events_though_nobody_scrolls(browser, root):
 
 
 def test_filters_hold_for_tables_and_curves_by_keyboard_alone(browser, root):
+    from playwright.sync_api import expect  # waits, as plots are drawn little by little
+
     with opened(browser, root) as page:
         section = run_section(page)
         rows, plots = (
@@ -138,12 +140,13 @@ def test_filters_hold_for_tables_and_curves_by_keyboard_alone(browser, root):
         box = page.get_by_label("sign_flip:scale=10", exact=True)
         box.focus()
         page.keyboard.press("Space")
-        assert not box.is_checked()
-        assert rows.count() == 4 and plots.count() == 1
+        expect(box).not_to_be_checked()
+        expect(rows).to_have_count(4)
+        expect(plots).to_have_count(1)
         assert "sign_flip" not in "".join(rows.all_inner_texts())
         see(plots.first)
         page.get_by_label("async_sgd", exact=True).press("Space")
-        assert rows.count() == 2
+        expect(rows).to_have_count(2)
         page.wait_for_function(
             """([plot]) => !plot.querySelector("[aria-label*='async_sgd']")
                  && plot.querySelector("[aria-label*='far_sign']")""",
@@ -151,7 +154,8 @@ def test_filters_hold_for_tables_and_curves_by_keyboard_alone(browser, root):
         )
         # Of the other table, the attack has a column.
         page.get_by_label("none", exact=True).press("Space")
-        assert rows.count() == 0 and plots.count() == 0
+        expect(rows).to_have_count(0)
+        expect(plots).to_have_count(0)
         assert (
             page.locator("#shown")
             .inner_text()
@@ -159,7 +163,8 @@ def test_filters_hold_for_tables_and_curves_by_keyboard_alone(browser, root):
         )
         page.get_by_role("button", name="All attacks").press("Enter")
         page.get_by_role("button", name="All methods").press("Enter")
-        assert rows.count() == 8 and plots.count() == 2
+        expect(rows).to_have_count(8)
+        expect(plots).to_have_count(2)
 
 
 def test_tables_are_sorted_by_keyboard_alone_and_announce_it(browser, root):
