@@ -30,12 +30,10 @@ from farsign_jax.base import (
     Array,
     Key,
     Problem,
-    PyTree,
     Query,
     Report,
     Schedule,
     Server,
-    Shard,
     Worker,
 )
 from farsign_jax.methods.gradient_server import ask_for_gradient, check_gradients
@@ -46,8 +44,9 @@ from farsign_jax.methods.method import (
     gradient_worker,
     step_size_presets,
 )
+from farsign_jax.methods.worker_memory import with_memory
 from farsign_jax.step_sizes import check_step_size
-from farsign_jax.validation import check_integer, require, sanitize
+from farsign_jax.validation import require, sanitize
 
 
 class EFSignSGDState(NamedTuple):
@@ -84,27 +83,16 @@ def error_feedback_sign(
         InvalidConfig: if the step size is not positive, the worker encodes what it sends, or
             (when it is asked) it does not answer with f32[d].
     """
-    d = check_integer("error_feedback_sign", "dim", dim, 1)
     eta_of = check_step_size("error_feedback_sign", step_size)
-    needs = "error_feedback_sign needs"
-    rule = f"{needs} a worker that sends the gradient it measures: this one encodes"
-    require(worker.encode is None, rule)
 
-    def init(shard: Shard) -> PyTree:
-        return worker.init(shard), jnp.zeros((d,), dtype)
-
-    def respond(state: PyTree, query: Query, shard: Shard, key: Key) -> tuple[PyTree, Array]:
-        inner, error = state
-        inner, gradient = worker.respond(inner, query, shard, key)
-        shape = list(gradient.shape)
-        require(shape == [d], f"{needs} gradients f32[{d}]: got {shape}")
+    def remember(error: Array, gradient: Array, query: Query) -> tuple[Array, Array]:
         eta = jnp.asarray(eta_of(query.version), error.dtype)
-        # Sanitised: one gradient that overflows would stay in the memory for ever.
-        p = eta * sanitize(gradient) + error
+        p = eta * gradient + error
         delta = jnp.abs(p).mean() * jnp.sign(p)
-        return (inner, p - delta), delta
+        return p - delta, delta
 
-    return worker._replace(init=init, respond=respond, bits=d + 32)
+    remembering = with_memory("error_feedback_sign", worker, dim, dtype, remember)
+    return remembering._replace(bits=dim + 32)
 
 
 def ef_sign_sgd(num_workers: int) -> Server:

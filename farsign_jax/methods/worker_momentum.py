@@ -15,8 +15,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from farsign_jax.base import Array, Key, PyTree, Query, Shard, Worker
-from farsign_jax.validation import check_integer, require, sanitize
+from farsign_jax.base import Array, Query, Worker
+from farsign_jax.methods.worker_memory import with_memory
+from farsign_jax.validation import require
 
 
 def worker_momentum(
@@ -43,23 +44,13 @@ def worker_momentum(
         InvalidConfig: if the momentum is outside [0, 1), the worker encodes what it sends, or
             (when it is asked) it does not answer with f32[d].
     """
-    d = check_integer(method, "dim", dim, 1)
     rule = f"{method} needs 0 <= momentum < 1: got {momentum}"
     require((momentum >= 0) & (momentum < 1), rule)
-    rule = f"{method} needs a worker that sends the gradient it measures: this one encodes"
-    require(worker.encode is None, rule)
 
-    def init(shard: Shard) -> PyTree:
-        return worker.init(shard), jnp.zeros((d,), dtype)
-
-    def respond(state: PyTree, query: Query, shard: Shard, key: Key) -> tuple[PyTree, Array]:
-        inner, v = state
-        inner, gradient = worker.respond(inner, query, shard, key)
-        shape = list(gradient.shape)
-        require(shape == [d], f"{method} needs gradients f32[{d}]: got {shape}")
+    def remember(v: Array, gradient: Array, query: Query) -> tuple[Array, Array]:
+        del query
         b = jnp.asarray(momentum, v.dtype)
-        # Sanitised: one gradient that overflows would stay in v for ever.
-        v = (1 - b) * sanitize(gradient) + b * v
-        return (inner, v), v
+        v = (1 - b) * gradient + b * v
+        return v, v
 
-    return worker._replace(init=init, respond=respond)
+    return with_memory(method, worker, dim, dtype, remember)
