@@ -10,14 +10,22 @@ from farsign_jax.directions.dictionary import (
     seeded,
 )
 from farsign_jax.directions.margin import Certificate, certify, certify_array
-from farsign_jax.directions.unit_sphere import Sphere, normals, sphere, threefry
+from farsign_jax.directions.random_directions import (
+    DISTRIBUTIONS,
+    RandomDirections,
+    normals,
+    random_directions,
+    sphere,
+    threefry,
+)
 
 __all__ = [
     "DESIGNS",
+    "DISTRIBUTIONS",
     "Certificate",
     "Design",
     "Dictionary",
-    "Sphere",
+    "RandomDirections",
     "certify",
     "certify_array",
     "design",
@@ -25,6 +33,7 @@ __all__ = [
     "matrix",
     "mixed",
     "normals",
+    "random_directions",
     "sample_distinct",
     "seeded",
     "sphere",

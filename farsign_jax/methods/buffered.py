@@ -8,7 +8,7 @@ answers in its buffer since the last update:
 
 No worker waits for another. q Byzantine workers spoil at most q buffers, so B >= 2q + 1 leaves
 a majority of them clean. A buffer whose workers are all silent stops every update. With the
-workers of CYBER-0 (`oracles.sphere_two_point`) it is the baseline of the FAR-SIGN paper; with
+workers of CYBER-0 (`oracles.random_two_point`) it is the baseline of the FAR-SIGN paper; with
 stochastic gradients it is BASGD itself.
 
 References:
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from farsign_jax.base import Array, Key, Query, Report, Schedule, Server
-from farsign_jax.directions.unit_sphere import Sphere
+from farsign_jax.directions.random_directions import RandomDirections
 from farsign_jax.methods.gradient_server import one_by_one
 from farsign_jax.methods.typed import cond, key_of, rule_key, seed_of
 from farsign_jax.step_sizes import check_step_size
@@ -50,7 +50,7 @@ def buffered(
     *,
     buffers: int,
     step_size: float | Array | Schedule,
-    directions: Sphere | None = None,
+    directions: RandomDirections | None = None,
     message: str = "dense",
     slots: Any = None,
     byzantine: int | None = None,
@@ -63,8 +63,8 @@ def buffered(
         buffers: B (static).
         step_size: eta, a number, a tracer or a schedule of the number of *answers* so far, not
             of updates, so that methods that update more or less often decay alike.
-        directions: None if workers send gradients f32[d]; with a `Sphere` they are asked about
-            k directions that are drawn from a seed.
+        directions: None if workers send gradients f32[d]; with `RandomDirections` they
+            are asked about k directions that are drawn from a seed.
         message: "dense" if answers are f32[d], rebuilt by the worker, which has directions of
             its own. With "scalar" they are f32[k] along directions that all workers share until
             the next update, the rule works in R^k, and the server rebuilds. A scalar answer

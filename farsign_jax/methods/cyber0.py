@@ -1,7 +1,7 @@
 """CYBER-0 with buffers: a robust aggregate of two-point estimates along the unit sphere.
 
 The server is `buffered`, whose workers send two-point estimates of the gradient along random
-directions (`oracles.sphere_two_point`). It is the baseline of the FAR-SIGN paper.
+directions (`oracles.random_two_point`). It is the baseline of the FAR-SIGN paper.
 
 References:
     Neto, Egger, Bakshi and Bitar, "Communication-Efficient Byzantine-Resilient Federated
@@ -45,7 +45,7 @@ def build(
         directions=sphere,
         message=message,
     )
-    worker = oracles.sphere_two_point(
+    worker = oracles.random_two_point(
         problem, sphere, batch_size=oracle.batch_size, delta=oracle.delta, message=message
     )
     return server, worker

@@ -9,15 +9,15 @@ from farsign_jax.base import Problem, Schedule, Worker
 from farsign_jax.directions.dictionary import Dictionary
 from farsign_jax.oracles.coordinate_mlp import coordinate_two_point
 from farsign_jax.oracles.first_order import directional_derivative, stochastic_gradient
+from farsign_jax.oracles.random_two_point import random_two_point
 from farsign_jax.oracles.saga import saga_gradient
-from farsign_jax.oracles.sphere import sphere_two_point
 from farsign_jax.oracles.zeroth_order import two_point
 
 __all__ = [
     "coordinate_two_point",
     "directional_derivative",
+    "random_two_point",
     "saga_gradient",
-    "sphere_two_point",
     "stochastic_gradient",
     "two_point",
     "zeroth_order",

@@ -108,7 +108,7 @@ def test_scalar_messages_share_directions_until_the_next_update():
     helpers.assert_same(after, state._replace(num_answers=after.num_answers))
     assert int(after.num_answers) == 1
 
-    worker = oracles.sphere_two_point(problem, sphere, batch_size=8, message="scalar")
+    worker = oracles.random_two_point(problem, sphere, batch_size=8, message="scalar")
     system = System(server, worker, attacks.constant(50.0))
     order = np.random.default_rng(0).integers(0, helpers.M, 2000)
     measure = helpers.distance(problem)

@@ -1,45 +1,50 @@
-"""The worker of CYBER-0: two-point differences along fresh directions of the unit sphere.
+"""Two-point differences along fresh random directions, which a seed names.
 
     D_l = [F(x + delta u_l; xi) - F(x - delta u_l; xi)] / (2 delta),   l = 1..k
-    g   = d/k sum_l D_l u_l                    the dense estimate that is sent, E g = grad F
+    g   = 1 / (k E u_j^2) sum_l D_l u_l        the dense estimate that is sent, E g ~ grad F
+
+Forward differences, [F(x + delta u_l; xi) - F(x; xi)] / delta, share the evaluation at x, as in
+`zeroth_order.two_point`. With directions of the unit sphere, for which 1 / E u_j^2 = d, this is
+the worker of CYBER-0.
 
 References:
     Neto, Egger, Bakshi and Bitar, "Communication-Efficient Byzantine-Resilient Federated
     Zero-Order Optimization" (CYBER-0), arXiv 2406.14362; Egger, Bakshi and Bitar,
     "Byzantine-Resilient Zero-Order Optimization for Communication-Efficient Heterogeneous
     Federated Learning" (CyBeR-0), arXiv 2502.00193; dense and with buffers as in
-    arXiv 2605.09337, Section 4.
+    arXiv 2605.09337, Section 4. Other distributions: `directions.random_directions`.
 """
 
 import jax
 import jax.numpy as jnp
 
 from farsign_jax.base import Problem, Schedule, Worker
-from farsign_jax.directions.unit_sphere import Sphere
+from farsign_jax.directions.random_directions import RandomDirections
+from farsign_jax.oracles.dense_mlp import dense_loss_changes
 from farsign_jax.oracles.precision import check_precision
-from farsign_jax.oracles.sphere_mlp import dense_loss_changes
-from farsign_jax.oracles.zeroth_order import check, evaluation_noise
+from farsign_jax.oracles.zeroth_order import check, evaluation_noise, evaluations
 from farsign_jax.step_sizes import as_schedule
 from farsign_jax.validation import require
 
 MESSAGES = ("dense", "scalar")
 
 
-def sphere_two_point(
+def random_two_point(
     problem: Problem,
-    sphere: Sphere,
+    directions: RandomDirections,
     *,
     batch_size: int,
     delta: float | Schedule = 1e-3,
     coupled: bool = True,
     noise_std: float = 0.0,
     message: str = "dense",
+    scheme: str = "central",
 ) -> Worker:
-    """A worker that answers with two-point differences along k dense directions from a seed.
+    """A worker that answers with two-point differences along k random directions from a seed.
 
     Args:
         problem: what is minimised; its structure, if it has one, makes evaluations cheaper.
-        sphere: the directions, those of the server.
+        directions: the directions, those of the server.
         batch_size: b, the number of examples in a mini-batch, drawn with replacement from the
             shard.
         delta: the perturbation: a number, a tracer or a schedule of the server step at which
@@ -50,15 +55,16 @@ def sphere_two_point(
             the points are coupled.
         message: "dense", the worker sends g f32[d]; "scalar", it sends D f32[k] and the server,
             which knows the seed, rebuilds g.
+        scheme: "central", or "forward" for k + 1 evaluations.
 
     Raises:
-        InvalidConfig: if batch_size < 1, delta <= 0, or the message is unknown; when it is
-            asked, if the losses are computed in half precision (`check_precision`).
+        InvalidConfig: if batch_size < 1, delta <= 0, or the message or scheme is unknown; when
+            it is asked, if the losses are computed in half precision (`check_precision`).
     """
-    check(batch_size, delta)
+    check(batch_size, delta, scheme)
     require(message in MESSAGES, f"message is one of {MESSAGES}: got {message!r}")
     delta = as_schedule(delta)
-    k = sphere.k
+    k, central = directions.k, scheme == "central"
 
     def losses_and_changes(x, batch, vectors, step, signs):
         if problem.structure is not None:
@@ -81,22 +87,29 @@ def sphere_two_point(
         plus_key, minus_key, noise_key = jax.random.split(key, 3)
         x = query.params
         radius = jnp.asarray(delta(query.version), x.dtype)
-        vectors, lengths = sphere.vectors(query.direction)
+        vectors, lengths = directions.vectors(query.direction)
         vectors, lengths = vectors.astype(x.dtype), lengths.astype(x.dtype)
         step = radius / lengths
         plus = shard.batch(plus_key, batch_size)
         with jax.default_matmul_precision("highest"):  # TF32 flips signs
-            if coupled:
+            if coupled and not central:
+                _, (up,) = losses_and_changes(x, plus, vectors, step, (1,))
+                difference = jnp.mean(up, axis=1)
+            elif coupled:
                 _, (up, down) = losses_and_changes(x, plus, vectors, step, (1, -1))
                 difference = jnp.mean(up - down, axis=1)
             else:
                 minus = shard.batch(minus_key, batch_size)
                 above, (up,) = losses_and_changes(x, plus, vectors, step, (1,))
-                below, (down,) = losses_and_changes(x, minus, vectors, step, (-1,))
+                if central:
+                    below, (down,) = losses_and_changes(x, minus, vectors, step, (-1,))
+                else:
+                    below, down = problem.losses(x, minus), jnp.zeros_like(up)
                 difference = above.mean() - below.mean() + jnp.mean(up - down, axis=1)
-        noise = evaluation_noise(noise_key, k, noise_std, coupled, x.dtype)
-        return state, (difference.astype(x.dtype) + noise) / (2 * radius)
+        noise = evaluation_noise(noise_key, k, noise_std, coupled, x.dtype, scheme)
+        apart = 2 * radius if central else radius
+        return state, (difference.astype(x.dtype) + noise) / apart
 
     # The directions are drawn again from the seed; within one program the compiler shares them.
-    encode = sphere.rebuild if message == "dense" else None
-    return Worker(lambda shard: (), respond, 2 * k, batch_size, encode)
+    encode = directions.rebuild if message == "dense" else None
+    return Worker(lambda shard: (), respond, evaluations(k, scheme), batch_size, encode)

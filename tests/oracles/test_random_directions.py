@@ -1,4 +1,4 @@
-"""Directions of the unit sphere, and the worker that answers about them."""
+"""Random directions of each distribution, and the worker that answers about them."""
 
 import dataclasses
 import itertools
@@ -13,7 +13,7 @@ from scipy import stats
 from farsign_jax import attacks, directions, models, oracles, simulation
 from farsign_jax import keys as keys_lib
 from farsign_jax.base import Query, System
-from farsign_jax.directions.unit_sphere import normals, threefry
+from farsign_jax.directions.random_directions import normals, threefry
 from farsign_jax.methods.buffered import buffered
 from farsign_jax.validation import InvalidConfig
 from tests import helpers, reference
@@ -52,16 +52,17 @@ def test_another_seed_gives_other_directions():
     assert all(len(np.intersect1d(a, b)) == 0 for a, b in itertools.pairwise(drawn))
 
 
-def test_rebuilding_is_unbiased():
-    """E[d/k sum_l (u_l . g) u_l] = g: within five standard errors, over 4,000 questions."""
+@pytest.mark.parametrize("distribution", directions.DISTRIBUTIONS)
+def test_rebuilding_is_unbiased(distribution):
+    """E[1 / (k E u_j^2) sum_l (u_l . g) u_l] = g: within five standard errors."""
     d, k, many = 6, 2, 4000
-    sphere = directions.sphere(d, k)
+    source = directions.random_directions(d, k, distribution, half_width=0.5, epsilon=0.7)
     g = jnp.arange(1.0, d + 1)
 
     def once(key):
-        seed = sphere.draw(key)
-        z, lengths = sphere.vectors(seed)
-        return sphere.rebuild(seed, jnp.matmul(z, g) / lengths)
+        seed = source.draw(key)
+        z, lengths = source.vectors(seed)
+        return source.rebuild(seed, jnp.matmul(z, g) / lengths)
 
     drawn = np.asarray(jax.vmap(once)(jax.random.split(jax.random.key(0), many)))
     error = np.abs(drawn.mean(axis=0) - np.asarray(g))
@@ -69,7 +70,22 @@ def test_rebuilding_is_unbiased():
     assert (drawn.std(axis=0) > 0.5).all()  # it is noisy: the bound above is not void
 
 
-def ask(problem, sphere, worker, dtype=jnp.float32):
+def test_entries_have_the_distribution_of_their_name():
+    """Rademacher, and both distributions of RDSA; the bounds are five standard errors."""
+    draw = lambda name: np.asarray(  # noqa: E731
+        directions.random_directions(50_000, 1, name, half_width=0.5, epsilon=0.7).vectors(
+            SEED
+        )[0]
+    )
+    signs, skewed = draw("rademacher"), draw("bernoulli")
+    assert set(np.unique(signs)) == {-1, 1} and abs(signs.mean()) < 5 / np.sqrt(50_000)
+    assert set(np.unique(skewed)) == {-1, np.float32(1.7)}
+    assert np.mean(skewed == -1) == pytest.approx(1.7 / 2.7, abs=0.011)
+    assert stats.kstest(draw("uniform")[0], "uniform", args=(-0.5, 1)).pvalue > 1e-3
+    assert stats.kstest(draw("gaussian")[0], "norm").pvalue > 1e-3
+
+
+def ask(problem, source, worker, dtype=jnp.float32):
     zero = jnp.zeros((), jnp.int32)
     query = Query(problem.x0.astype(dtype), zero, SEED, zero)
     value = worker.respond((), query, problem.shard(zero), jax.random.key(3))[1]
@@ -78,25 +94,27 @@ def ask(problem, sphere, worker, dtype=jnp.float32):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("module", "coupled"),
+    ("module", "coupled", "scheme", "distribution"),
     [
-        (models.MLP((4,)), False),
-        (models.MLP((8, 4)), True),
-        (models.MLP((8, 4)), False),
-        (models.MLP((5, 6, 4), activation=nn.tanh), True),
+        (models.MLP((4,)), False, "central", "sphere"),
+        (models.MLP((8, 4)), True, "central", "sphere"),
+        (models.MLP((8, 4)), True, "forward", "gaussian"),
+        (models.MLP((8, 4)), False, "forward", "bernoulli"),
+        (models.MLP((5, 6, 4), activation=nn.tanh), True, "central", "uniform"),
     ],
-    ids=["softmax", "relu, one batch", "relu", "deep tanh, one batch"],
+    ids=["softmax", "relu, one batch", "forward, one batch", "forward", "deep tanh, one batch"],
 )
-def test_structured_and_generic_oracle_agree_with_numpy(module, coupled):
+def test_structured_and_generic_oracle_agree_with_numpy(module, coupled, scheme, distribution):
     with helpers.float64():
         problem = helpers.digits(module)
         problem = dataclasses.replace(problem, x0=problem.x0.astype(jnp.float64))
-        sphere = directions.sphere(problem.x0.size, 5)
+        source = directions.random_directions(problem.x0.size, 5, distribution)
         options = {"batch_size": 8, "delta": 1e-2, "coupled": coupled, "message": "scalar"}
-        fast = ask(problem, sphere, oracles.sphere_two_point(problem, sphere, **options), float)
+        options |= {"scheme": scheme}
+        fast = ask(problem, source, oracles.random_two_point(problem, source, **options), float)
         blind = dataclasses.replace(problem, structure=None)
-        slow = ask(problem, sphere, oracles.sphere_two_point(blind, sphere, **options), float)
-        z, lengths = sphere.vectors(SEED)
+        slow = ask(problem, source, oracles.random_two_point(blind, source, **options), float)
+        z, lengths = source.vectors(SEED)
         rows = np.asarray(z, np.float64) / np.asarray(lengths, np.float64)[:, None]
         plus_key, minus_key, _ = jax.random.split(jax.random.key(3), 3)
         shard = problem.shard(jnp.zeros((), jnp.int32))
@@ -104,7 +122,11 @@ def test_structured_and_generic_oracle_agree_with_numpy(module, coupled):
         minus = plus if coupled else shard.batch(minus_key, 8)
         x = np.asarray(problem.x0)
         losses = lambda x, batch: np.asarray(problem.losses(jnp.asarray(x), batch))  # noqa: E731
-        truth = reference.two_point(losses, x, plus, minus, rows, 1e-2)
+        if scheme == "central":
+            truth = reference.two_point(losses, x, plus, minus, rows, 1e-2)
+        else:
+            here = losses(x, minus).mean()
+            truth = [(losses(x + 1e-2 * u, plus).mean() - here) / 1e-2 for u in rows]
     np.testing.assert_allclose(slow, truth, rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(fast, truth, rtol=1e-6, atol=1e-8)
 
@@ -116,7 +138,7 @@ def test_float32_answers_stay_accurate_at_any_perturbation():
     sphere = directions.sphere(problem.x0.size, 20)
     for delta in (1e-2, 1e-4, 1e-6):
         options = {"batch_size": 16, "delta": delta, "message": "scalar"}
-        answer = ask(problem, sphere, oracles.sphere_two_point(problem, sphere, **options))
+        answer = ask(problem, sphere, oracles.random_two_point(problem, sphere, **options))
         z, lengths = sphere.vectors(SEED)
         key = jax.random.split(jax.random.key(3), 3)[0]
         batch = problem.shard(jnp.zeros((), jnp.int32)).batch(key, 16)
@@ -130,7 +152,7 @@ def test_float32_answers_stay_accurate_at_any_perturbation():
 def test_a_dense_message_is_the_rebuilt_scalar_one():
     problem = helpers.digits()
     sphere = directions.sphere(problem.x0.size, 5)
-    make = oracles.sphere_two_point
+    make = oracles.random_two_point
     scalars = ask(problem, sphere, make(problem, sphere, batch_size=8, message="scalar"))
     dense = ask(problem, sphere, make(problem, sphere, batch_size=8))
     assert scalars.shape == (5,) and dense.shape == problem.x0.shape
@@ -142,7 +164,7 @@ def test_an_attack_may_forge_measurements_or_messages():
     problem = helpers.digits()
     d = problem.x0.size
     sphere = directions.sphere(d, 5)
-    worker = oracles.sphere_two_point(problem, sphere, batch_size=8)
+    worker = oracles.random_two_point(problem, sphere, batch_size=8)
     everything = lambda x, **_: x[0]  # noqa: E731
     server = buffered(5, everything, buffers=1, step_size=1.0, directions=sphere)
     for space in ("measured", "message"):
@@ -167,7 +189,7 @@ def test_an_omniscient_attack_knows_measurements_or_messages(space):
     """ALIE with z = 0 repeats the mean of the two honest workers before it."""
     problem = helpers.digits(workers=3)
     sphere = directions.sphere(problem.x0.size, 4)
-    worker = oracles.sphere_two_point(problem, sphere, batch_size=8)
+    worker = oracles.random_two_point(problem, sphere, batch_size=8)
     moves = []
 
     def watch(x, **_):
@@ -198,8 +220,16 @@ def test_bad_input_is_refused():
     problem = helpers.digits()
     sphere = directions.sphere(problem.x0.size, 5)
     with pytest.raises(InvalidConfig, match="message is one of"):
-        oracles.sphere_two_point(problem, sphere, batch_size=8, message="smoke")
+        oracles.random_two_point(problem, sphere, batch_size=8, message="smoke")
     with pytest.raises(InvalidConfig, match="at least one direction: got k=0"):
         directions.sphere(5, 0)
+    with pytest.raises(InvalidConfig, match="unknown distribution 'gausian': did you mean"):
+        directions.random_directions(5, 1, "gausian")
+    with pytest.raises(InvalidConfig, match="half_width > 0: got 0"):
+        directions.random_directions(5, 1, "uniform", half_width=0)
+    with pytest.raises(InvalidConfig, match="epsilon >= 0: got -1"):
+        directions.random_directions(5, 1, "bernoulli", epsilon=-1)
+    worker = oracles.random_two_point(problem, sphere, batch_size=8, scheme="forward")
+    assert worker.evaluations == 6
     with pytest.raises(InvalidConfig, match=r"space is one of .*: got .outer."):
         attacks.make("gaussian", space="outer")
