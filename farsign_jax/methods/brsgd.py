@@ -11,7 +11,7 @@ alpha_{-1} = alpha_0,
     W_k = W_{k-1} alpha_k / (alpha_{k-1} (1 + L A' alpha_k^2))
 
 Its expected gradient norm has the same bound as the smallest one (Section 3.1). It is drawn on
-line: w_k replaces the iterate kept so far with probability W_k / sum_{j <= k} W_j.
+line (`random_iterate`).
 
 References:
     "A simplified convergence analysis of Byzantine Resilient SGD for nonconvex objectives",
@@ -19,13 +19,11 @@ References:
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from farsign_jax import aggregators, step_sizes
-from farsign_jax.base import Array, Key, Problem, Query, Report, Schedule, Server, Worker
+from farsign_jax.base import Array, Problem, Schedule, Server, Worker
 from farsign_jax.methods.method import (
     Hyper,
     Method,
@@ -33,29 +31,10 @@ from farsign_jax.methods.method import (
     gradient_worker,
     step_size_presets,
 )
-from farsign_jax.methods.sgd import SGDState, sgd
-from farsign_jax.methods.typed import key_of
+from farsign_jax.methods.random_iterate import random_iterate
+from farsign_jax.methods.sgd import sgd
 from farsign_jax.step_sizes import check_step_size
 from farsign_jax.validation import require
-
-
-class BRSGDState(NamedTuple):
-    """The state for d parameters; the first five fields are those of `sgd.SGDState`."""
-
-    params: Array  # f32[d], w_k
-    aggregate: Array  # f32[d], the last one
-    num_answers: Array  # i32[], answers so far
-    step: Array  # i32[], rounds so far with at least one answer, k
-    seed: Array  # u32[2], the seed of what is drawn
-    chosen: Array  # f32[d], w_R
-    chosen_at: Array  # i32[], R, -1 before the first round
-    weight: Array  # f32[], log W_{k-1}
-    total: Array  # f32[], log sum_{j < k} W_j
-
-    @property
-    def rounds(self) -> SGDState:
-        """The part of the state that is that of `sgd`."""
-        return SGDState(self.params, self.aggregate, self.num_answers, self.step, self.seed)
 
 
 def brsgd(
@@ -84,48 +63,15 @@ def brsgd(
     """
     alpha = check_step_size("brsgd", step_size)
     require(growth >= 0, f"brsgd needs growth >= 0: got {growth}")
-    m = num_workers
-    server = sgd(m, aggregator, step_size=alpha)
 
-    def init(params: Array, key: Key | None = None) -> BRSGDState:
-        zero = jnp.zeros((), jnp.float32)
-        rounds = server.init(params, key)
-        # W_{-1} = 1, and no iterate is kept yet.
-        return BRSGDState(
-            **rounds._asdict(),
-            chosen=jnp.copy(params),
-            chosen_at=jnp.full((), -1, jnp.int32),
-            weight=zero,
-            total=-jnp.inf + zero,
-        )
-
-    def query(state: BRSGDState, worker: Array, key: Key) -> Query:
-        return server.query(state.rounds, worker, key)
-
-    def update(state: BRSGDState, reports: Report) -> tuple[BRSGDState, dict[str, Array]]:
-        k = state.step
+    def log_weight(previous: Array, k: Array) -> Array:  # W_{-1} = 1
         now = jnp.asarray(alpha(k), jnp.float32)
         before = jnp.asarray(alpha(jnp.maximum(k - 1, 0)), jnp.float32)
         shrink = jnp.log1p(jnp.asarray(growth, jnp.float32) * now**2)
-        weight = state.weight + jnp.log(now / before) - shrink
-        total = jnp.logaddexp(state.total, weight)
-        key = key_of(state.seed)
-        coin_key = jax.random.fold_in(jax.random.fold_in(key, 1), k)
-        coin = jax.random.uniform(coin_key, dtype=jnp.float32)
-        # The step size of `sgd` follows the number of answers, that of this method the rounds.
-        after, info = server.update(state.rounds._replace(num_answers=k), reports)
-        after = after._replace(num_answers=state.num_answers + after.num_answers - k)
-        not_empty = after.step > k
-        keep = not_empty & (jnp.log(coin) < weight - total)
-        return BRSGDState(
-            **after._asdict(),
-            chosen=jnp.where(keep, state.params, state.chosen),
-            chosen_at=jnp.where(keep, k, state.chosen_at),
-            weight=jnp.where(not_empty, weight, state.weight),
-            total=jnp.where(not_empty, total, state.total),
-        ), info
+        return previous + jnp.log(now / before) - shrink
 
-    return Server(init, query, update, m, scheduled=server.scheduled, in_rounds=True)
+    server = sgd(num_workers, aggregator, step_size=alpha, by_rounds=True)
+    return random_iterate(server, log_weight)
 
 
 def build(

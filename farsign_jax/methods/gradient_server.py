@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 import jax
 
-from farsign_jax.base import Array, Key, Query, Report
+from farsign_jax.base import Array, AskWorker, Key, Query, Report
+from farsign_jax.directions.random_directions import RandomDirections
 from farsign_jax.validation import require
 
 State = TypeVar("State")
@@ -16,6 +17,18 @@ def ask_for_gradient(state: Any, worker: Array, key: Key) -> Query:
     """Asks a worker for the whole gradient at the current iterate; nothing is drawn."""
     del key
     return Query(state.params, worker, (), state.step)
+
+
+def ask_along(directions: RandomDirections) -> AskWorker:
+    """Returns a `query` that asks for an estimate of the gradient along random directions.
+
+    Every question has directions of its own, of which it names the seed.
+    """
+
+    def query(state: Any, worker: Array, key: Key) -> Query:
+        return Query(state.params, worker, directions.draw(key), state.step)
+
+    return query
 
 
 def check_gradients(reports: Report, params: Array) -> None:

@@ -27,7 +27,12 @@ import jax.numpy as jnp
 from farsign_jax import aggregators
 from farsign_jax.aggregators.row_ops import number
 from farsign_jax.base import Array, Key, Problem, Report, Schedule, Server, Worker
-from farsign_jax.methods.gradient_server import ask_for_gradient, check_gradients
+from farsign_jax.directions.random_directions import RandomDirections
+from farsign_jax.methods.gradient_server import (
+    ask_along,
+    ask_for_gradient,
+    check_gradients,
+)
 from farsign_jax.methods.method import (
     Hyper,
     Method,
@@ -57,6 +62,7 @@ def sgd(
     step_size: float | Array | Schedule,
     scale: float | Array = 1.0,
     weight_decay: float | Array = 0.0,
+    by_rounds: bool = False,
 ) -> Server:
     """Synchronous SGD along a robust aggregate of the answers of each round.
 
@@ -69,6 +75,7 @@ def sgd(
             round, so that methods that update more or less often decay alike.
         scale: the factor > 0 of the aggregate: m, if the sum of m losses is minimised.
         weight_decay: w >= 0 of the regulariser f_0(x) = w |x|^2 / 2.
+        by_rounds: whether the step size is a schedule of the number of *rounds* before.
 
     Returns:
         A `Server` for m workers. Non-finite numbers count as 0 and entries are clipped to 1e6
@@ -110,9 +117,10 @@ def sgd(
         # traced: a round that lacks answers breaks no precondition, not even outside `jit`.
         args = (sanitize(reports.value), present, state.aggregate, state.step)
         aggregate = cond(not_empty, combine, keep, *args)
+        before = state.step if by_rounds else state.num_answers
         eta, factor, decay = (
             jnp.asarray(number, state.params.dtype)
-            for number in (eta_of(state.num_answers), scale, weight_decay)
+            for number in (eta_of(before), scale, weight_decay)
         )
         along = factor * aggregate + decay * state.params
         state = SGDState(
@@ -126,6 +134,25 @@ def sgd(
 
     scheduled = ("num_answers", "step", "seed")
     return Server(init, ask_for_gradient, update, m, scheduled=scheduled, in_rounds=True)
+
+
+def mean_of_estimates(
+    num_workers: int,
+    *,
+    step_size: float | Array | Schedule,
+    directions: RandomDirections | None = None,
+) -> Server:
+    """Returns `sgd` along the mean, for methods whose step sizes go by rounds.
+
+    Args:
+        num_workers: m (static).
+        step_size: a number, a tracer or a schedule of the number of rounds so far.
+        directions: those of the question, if workers send estimates f32[d] of the gradient that
+            they make of derivatives along random directions; else None.
+    """
+    rule = aggregators.make("mean")
+    server = sgd(num_workers, rule, step_size=step_size, by_rounds=True)
+    return server if directions is None else server._replace(query=ask_along(directions))
 
 
 def build_server(
