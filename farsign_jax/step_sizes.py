@@ -32,11 +32,14 @@ def staircase(initial: Any, decay: float = 0.9, every: int = 1000) -> Schedule:
     return lambda step: jnp.asarray(initial, jnp.float32) * schedule(jnp.float32(step))
 
 
-def power(scale: Any, exponent: Any) -> Schedule:
-    """Returns `scale / (step + 1) ** exponent`, the sequences of the theorems (Remark 2.1)."""
+def power(scale: Any, exponent: Any, stability: Any = 0.0) -> Schedule:
+    """Returns `scale / (step + 1 + stability) ** exponent`.
+
+    Without `stability` these are the sequences of the theorems (Remark 2.1).
+    """
 
     def schedule(step: Any) -> Any:
-        return scale / (jnp.asarray(step, jnp.float32) + 1) ** exponent
+        return scale / (jnp.asarray(step, jnp.float32) + (1 + stability)) ** exponent
 
     return schedule
 

@@ -24,10 +24,15 @@ from farsign_jax.methods import (
     fed_sgd,
     fedbuff,
     kardam,
+    rdsa,
     rsa,
+    rsg,
+    rsgf,
     sgd,
     sign_sgd_mv,
+    spsa,
     zeno_pp,
+    zo_sign_sgd,
 )
 from farsign_jax.methods.method import Method
 from farsign_jax.validation import lookup
@@ -52,6 +57,11 @@ METHODS: dict[str, Method] = {
     "asyn_rsa_vr": asyn_rsa_vr.METHOD,
     "sign_sgd_mv": sign_sgd_mv.METHOD,
     "ef_sign_sgd": ef_sign_sgd.METHOD,
+    "rsg": rsg.METHOD,
+    "rsgf": rsgf.METHOD,
+    "zo_sign_sgd": zo_sign_sgd.METHOD,
+    "rdsa": rdsa.METHOD,
+    "spsa": spsa.METHOD,
 }
 
 
