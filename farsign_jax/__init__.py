@@ -32,9 +32,12 @@ from farsign_jax.methods.fedbuff import fedbuff
 from farsign_jax.methods.kardam import kardam
 from farsign_jax.methods.online_mean import online_mean
 from farsign_jax.methods.rsa import own_model, rsa
+from farsign_jax.methods.rsg import rsg
+from farsign_jax.methods.rsgf import rsgf
 from farsign_jax.methods.sgd import sgd
 from farsign_jax.methods.sign_sgd_mv import momentum_sign, sign_sgd
 from farsign_jax.methods.zeno_pp import zeno_pp
+from farsign_jax.methods.zo_sign_sgd import estimate_sign
 from farsign_jax.sweeps.lockstep import Lockstep
 from farsign_jax.validation import InvalidConfig
 
@@ -68,6 +71,7 @@ __all__ = [
     "directions",
     "ef_sign_sgd",
     "error_feedback_sign",
+    "estimate_sign",
     "far_sign",
     "fedbuff",
     "interop",
@@ -82,6 +86,8 @@ __all__ = [
     "own_model",
     "problems",
     "rsa",
+    "rsg",
+    "rsgf",
     "sgd",
     "sign_sgd",
     "simulation",

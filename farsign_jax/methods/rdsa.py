@@ -7,9 +7,10 @@ moves along the mean of these estimates:
     x_{k+1} = x_k - gamma_k 1/|S| sum_i g_i
     gamma_k = gamma_0 / (k + 1 + A)^p,   delta_k = delta_0 / (k + 1)^q
 
-Entries of u_l are uniform in [-c, c], with factor 3 / c^2, or have the asymmetric Bernoulli
+Entries of u_l are uniform in [-1, 1], with factor 3, or have the asymmetric Bernoulli
 distribution: -1 with probability (1 + epsilon) / (2 + epsilon), else 1 + epsilon, with factor
-1 / (1 + epsilon). p = 0.602 and q = 0.101 are Spall's choices. With p = 0 and q = 0 both are
+1 / (1 + epsilon). Uniform entries in [-c, c], as in the paper, are the same as c delta_k in
+place of delta_k. p = 0.602 and q = 0.101 are Spall's choices. With p = 0 and q = 0 both are
 constant, as in the nonasymptotic bounds for T rounds: gamma_0 of the order of T^(-2/3) and
 delta_0 of T^(-1/6) if the noise of both evaluations is independent, gamma_0 of T^(-1/2) if it
 is common. In the papers a round has one direction; the mean of several has a smaller variance.

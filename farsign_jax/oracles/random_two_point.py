@@ -92,20 +92,19 @@ def random_two_point(
         step = radius / lengths
         plus = shard.batch(plus_key, batch_size)
         with jax.default_matmul_precision("highest"):  # TF32 flips signs
-            if coupled and not central:
-                _, (up,) = losses_and_changes(x, plus, vectors, step, (1,))
-                difference = jnp.mean(up, axis=1)
-            elif coupled:
-                _, (up, down) = losses_and_changes(x, plus, vectors, step, (1, -1))
-                difference = jnp.mean(up - down, axis=1)
+            if coupled:
+                signs = (1, -1) if central else (1,)
+                _, (up, *down) = losses_and_changes(x, plus, vectors, step, signs)
+                difference = jnp.mean(up - down[0] if central else up, axis=1)
             else:
                 minus = shard.batch(minus_key, batch_size)
                 above, (up,) = losses_and_changes(x, plus, vectors, step, (1,))
                 if central:
                     below, (down,) = losses_and_changes(x, minus, vectors, step, (-1,))
+                    up = up - down
                 else:
-                    below, down = problem.losses(x, minus), jnp.zeros_like(up)
-                difference = above.mean() - below.mean() + jnp.mean(up - down, axis=1)
+                    below = problem.losses(x, minus)
+                difference = above.mean() - below.mean() + jnp.mean(up, axis=1)
         noise = evaluation_noise(noise_key, k, noise_std, coupled, x.dtype, scheme)
         apart = 2 * radius if central else radius
         return state, (difference.astype(x.dtype) + noise) / apart
