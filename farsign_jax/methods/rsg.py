@@ -129,6 +129,8 @@ def build(
     return server, gradient_worker(problem, oracle)
 
 
+# The paper has no step for this problem: its own needs L and sigma (`corollary_2_2`). This one
+# is the best of 0.2, 0.5 and 1 after 4,000 answers on the embedded digits.
 METHOD = Method(
     build,
     step_size_presets(0.5),

@@ -104,9 +104,11 @@ def build(
     return server, worker
 
 
+# The paper has no step for this problem: its own needs L and sigma (`corollary_3_3`). This one
+# is the better of 0.06 and 0.2 after 1,000 answers on the embedded digits.
 METHOD = Method(
     build,
-    step_size_presets(0.05),
+    step_size_presets(0.2),
     works_in_rounds=True,
     attacks_in_lockstep=True,
     fixed_aggregator="mean",

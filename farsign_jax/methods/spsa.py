@@ -43,9 +43,11 @@ def build(
     return stochastic_approximation(problem, oracle, hyper, directions, noise=noise, **steps)
 
 
+# The papers have no step for this problem. This one is the better of 0.3 and 1 after 2,000
+# answers on the embedded digits.
 METHOD = Method(
     build,
-    step_size_presets(0.1),
+    step_size_presets(1.0),
     works_in_rounds=True,
     attacks_in_lockstep=True,
     fixed_aggregator="mean",

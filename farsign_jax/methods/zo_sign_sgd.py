@@ -93,6 +93,8 @@ def build(
     return server, estimate_sign(worker, directions, vote)
 
 
+# The paper has no step for this problem. "paper" is that of `sign_sgd_mv`; "tuned" is the best
+# of 0.001, 0.0025 and 0.006 after 4,000 answers on the embedded digits.
 METHOD = Method(
-    build, step_size_presets(0.0025), works_in_rounds=True, attacks_in_lockstep=True
+    build, step_size_presets(0.0025, 0.006), works_in_rounds=True, attacks_in_lockstep=True
 )
