@@ -27,7 +27,7 @@ import numpy as np
 from farsign_jax.base import Array, Key, Query, Report, Schedule, Server
 from farsign_jax.directions.random_directions import RandomDirections
 from farsign_jax.methods.gradient_server import one_by_one
-from farsign_jax.methods.typed import cond, key_of, rule_key, seed_of
+from farsign_jax.methods.typed import cond, rule_key, seed_of, step_key
 from farsign_jax.step_sizes import check_step_size
 from farsign_jax.validation import check_integer, require, sanitize
 
@@ -98,10 +98,6 @@ def buffered(
     require(not empty, f"every buffer needs a worker: none is in {empty}")
     jax.eval_shape(aggregator, jax.ShapeDtypeStruct((count, 1), jnp.float32))  # pyright: ignore
 
-    def own_key(seed: Array, step: Array) -> Key:
-        """Returns the server's own key for the next update."""
-        return jax.random.fold_in(key_of(seed), step)
-
     def init(params: Array, key: Key | None = None) -> BufferedState:
         d = params.shape[-1]
         size = d if directions is None else directions.dim
@@ -122,7 +118,7 @@ def buffered(
         if directions is None:
             direction: Any = ()
         else:
-            direction = directions.draw(own_key(state.seed, state.step) if scalar else key)
+            direction = directions.draw(step_key(state.seed, state.step) if scalar else key)
         return Query(state.params, worker, direction, state.step)
 
     def receive(state: BufferedState, report: Report) -> BufferedState:
@@ -142,7 +138,7 @@ def buffered(
             aggregate = aggregator(rows, start=last, key=rule_key(state.seed, step))
             if directions is None or not scalar:
                 return aggregate, aggregate
-            key = own_key(state.seed, step)
+            key = step_key(state.seed, step)
             return aggregate, directions.rebuild(directions.draw(key), aggregate)
 
         def wait(rows: Array, last: Array, step: Array) -> tuple[Array, Array]:
