@@ -27,6 +27,7 @@ def build(
     aggregator: str = "median",
     buffers: int = 11,
     momentum: float = 0.0,
+    reassign_after: int = 0,
 ) -> tuple[Server, Worker]:
     """An aggregator of buffers of stochastic gradients.
 
@@ -35,12 +36,16 @@ def build(
         aggregator: a rule of `aggregators` by name, as in "krum:f=4", for B rows.
         buffers: B, the number of buffers; q Byzantine workers need B >= 2q + 1.
         momentum: b in [0, 1) of the moving average that a worker sends.
+        reassign_after: W: a buffer that has been empty for more than W answers, such as 10 m,
+            is given a worker of another one, so that silent workers do not stop all updates; 0
+            if workers keep their buffers.
     """
     server = buffered(
         problem.num_workers,
         aggregators.make(aggregator),
         buffers=buffers,
         step_size=oracle.schedule(hyper["step_size"]),
+        reassign_after=reassign_after,
     )
     return server, gradient_worker(problem, oracle, momentum)
 

@@ -240,4 +240,7 @@ def build(
     )
 
 
-METHOD = Method(build, step_size_presets(0.055), works_in_rounds=True)
+# The step sizes of the papers are not known. This one is the best of 0.03, 0.055, 0.11, 0.22
+# and 0.44 with a median after 400 rounds of 25 workers on `mnist_subset`, without an attack and
+# under two (`experiments.compare`, one seed).
+METHOD = Method(build, step_size_presets(0.22), works_in_rounds=True)
