@@ -78,17 +78,17 @@ def reassigned(
     answered = jnp.where(taken, answered, now.answered)
     active = (answered > 0) & (time - answered <= w)
     movable = active & (now.moved <= now.emptied)
-    where = now.slots[:, None] == jnp.arange(buffers)[None]  # [m, B]
+    where = now.slots[:, None] == jnp.arange(buffers, dtype=jnp.int32)[None]  # [m, B]
     load = jnp.sum(where & active[:, None], axis=0, dtype=jnp.int32)
     gives = jnp.any(where & movable[:, None], axis=0) & (load >= 2)
-    j = jnp.argmax(jnp.where(gives, load, 0))
+    j = jnp.argmax(jnp.where(gives, load, 0)).astype(jnp.int32)
     latest = jnp.iinfo(jnp.int32).max
-    i = jnp.argmin(jnp.where(movable & (now.slots == j), now.moved, latest))
+    i = jnp.argmin(jnp.where(movable & (now.slots == j), now.moved, latest)).astype(jnp.int32)
     starving = (counts == 0) & (time - now.since > w)
     b = jnp.argmax(starving).astype(jnp.int32)
     moves = (worker < m) & ~full & jnp.any(starving) & jnp.any(gives)
     i = jnp.where(moves, i, m)  # where a write is dropped
-    both = jnp.where(moves, jnp.stack([b, j.astype(jnp.int32)]), buffers)
+    both = jnp.where(moves, jnp.stack([b, j]), buffers)
     after = Assignment(
         slots=now.slots.at[i].set(b, mode="drop"),
         answered=answered,

@@ -196,13 +196,15 @@ def silent_at_times(rng, workers, count):
 
 def test_reassignment_against_its_description_in_numpy():
     order = silent_at_times(np.random.default_rng(0), M, 15)
-    rule = aggregators.mean()
-    states = advance(buffered(M, rule, buffers=B, step_size=0.1, reassign_after=10), order)
+    server = buffered(M, aggregators.mean(), buffers=B, step_size=0.1, reassign_after=10)
+    states = advance(server, order)
     truth = list(reassigning(order, np.arange(M) % B, 10))
     np.testing.assert_array_equal(states.assignment.slots, [table for table, _ in truth])
     np.testing.assert_array_equal(states.counts, [counts for _, counts in truth])
     moves = np.count_nonzero(np.diff(states.assignment.slots, axis=0))
     assert moves > 10
+    with helpers.float64():  # integers keep their width
+        assert jax.eval_shape(lambda: advance(server, order)).assignment.slots.dtype == np.int32
 
 
 def test_a_buffer_of_silent_workers_stops_all_updates_without_reassignment_only():
