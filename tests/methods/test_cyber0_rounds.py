@@ -195,10 +195,10 @@ def test_mixing_neighbours_first_helps_where_workers_have_two_labels_each():
             partition="label_skew:heterogeneity=2",
             batch_size=8,
             directions=50,
-            events=150,
-            eval_every=150,
+            events=500,
+            eval_every=500,
         )
         return config.run().accuracy
 
     # Krum alone follows one worker at a time, and with it two of ten labels.
-    assert accuracy("nnm:f=5+krum:f=5") > accuracy("krum:f=5") + 0.08
+    assert accuracy("nnm:f=5+krum:f=5") > accuracy("krum:f=5") + 0.15
