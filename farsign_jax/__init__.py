@@ -26,6 +26,7 @@ from farsign_jax.methods.aflguard import aflguard
 from farsign_jax.methods.async_sgd import async_sgd
 from farsign_jax.methods.brsgd import brsgd
 from farsign_jax.methods.buffered import buffered
+from farsign_jax.methods.cyber0_rounds import cyber0_rounds, with_local_steps
 from farsign_jax.methods.ef_sign_sgd import ef_sign_sgd, error_feedback_sign
 from farsign_jax.methods.far_sign import far_sign
 from farsign_jax.methods.fedbuff import fedbuff
@@ -67,6 +68,7 @@ __all__ = [
     "attacks",
     "brsgd",
     "buffered",
+    "cyber0_rounds",
     "data",
     "directions",
     "ef_sign_sgd",
@@ -94,5 +96,6 @@ __all__ = [
     "step_sizes",
     "sweeps",
     "theory",
+    "with_local_steps",
     "zeno_pp",
 ]

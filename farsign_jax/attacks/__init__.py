@@ -1,6 +1,13 @@
 """Attacks: what Byzantine workers send instead of honest messages, and when they send it."""
 
-from farsign_jax.attacks.messages import constant, gaussian, none, nonfinite, sign_flip
+from farsign_jax.attacks.messages import (
+    constant,
+    gaussian,
+    none,
+    nonfinite,
+    random_disturbance,
+    sign_flip,
+)
 from farsign_jax.attacks.omniscient import alie, alie_z, ipm, mimic, replay
 from farsign_jax.attacks.registry import ATTACKS, SPACES, byzantine_mask, make, parse
 
@@ -18,6 +25,7 @@ __all__ = [
     "none",
     "nonfinite",
     "parse",
+    "random_disturbance",
     "replay",
     "sign_flip",
 ]

@@ -35,8 +35,8 @@ def sign_flip(scale: float = 1.0, source: str = "own") -> Attack:
     """Sends -scale * g, where g is its own honest answer or the mean of the honest answers.
 
     Args:
-        scale: the factor; 1 in Damaskinos et al., ICML 2018; 10 in BASGD (Yang and Li, ICML
-            2021).
+        scale: the factor; 1 in Damaskinos et al., ICML 2018; 10 in the negative gradient attack
+            ("NG-attack") of BASGD (Yang and Li, ICML 2021).
         source: "own", where g is the Byzantine worker's own honest answer, or "honest_mean",
             the mean of what honest workers reported (ByzFL).
 
@@ -80,6 +80,35 @@ def gaussian(std: float = 100.0) -> Attack:
     def forge(report: Report, view: View, key: Key) -> Array:
         noise = jax.random.normal(key, report.value.shape, report.value.dtype)
         return like(report, std) * noise
+
+    return stateless(forge)
+
+
+def random_disturbance(scale: float = 0.2) -> Attack:
+    """Adds fresh noise to its own honest answer, g + scale * |g| * N(0, I) ("RD-attack").
+
+    |g| is the Euclidean norm of the whole answer, so that the noise is longer than g by a
+    factor of about scale * sqrt(k), in gradients as well as in derivatives along k directions.
+
+    Args:
+        scale: the standard deviation of the noise as a multiple of |g|, >= 0.
+
+    Raises:
+        InvalidConfig: if the scale is negative or not finite.
+
+    References:
+        Yang and Li, "BASGD: Buffered Asynchronous SGD for Byzantine Learning", ICML 2021, in
+        whose experiments the scale is 0.2.
+    """
+    require(scale >= 0, f"random_disturbance needs a finite scale >= 0: got {scale}")
+    check_finite("random_disturbance", "scale", scale)
+
+    def forge(report: Report, view: View, key: Key) -> Array:
+        g, limits = report.value, jnp.finfo(report.value.dtype)
+        largest = jnp.maximum(jnp.abs(g).max(), limits.tiny)
+        length = largest * jnp.linalg.norm(g / largest)  # no square over- or underflows
+        noise = jax.random.normal(key, g.shape, g.dtype)
+        return g + jnp.minimum(like(report, scale) * length, limits.max) * noise
 
     return stateless(forge)
 

@@ -9,7 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from farsign_jax import specs
-from farsign_jax.attacks.messages import constant, gaussian, none, nonfinite, sign_flip
+from farsign_jax.attacks.messages import (
+    constant,
+    gaussian,
+    none,
+    nonfinite,
+    random_disturbance,
+    sign_flip,
+)
 from farsign_jax.attacks.omniscient import alie, ipm, mimic, replay
 from farsign_jax.base import Attack
 from farsign_jax.validation import InvalidConfig, lookup, require
@@ -30,6 +37,7 @@ ATTACKS: dict[str, AttackFactory] = {
     "constant": constant,
     "same_value": constant,
     "gaussian": gaussian,
+    "random_disturbance": random_disturbance,
     "alie": alie,
     "ipm": ipm,
     "mimic": mimic,

@@ -6,6 +6,7 @@ system_spec.py       `SystemSpec`, a method, its options and an attack as a valu
 far_sign_parts.py    parts that `far_sign` may be combined with, with average_storage.py
                      and iterate_average.py
 buffered.py          the server of `basgd` and `cyber0`
+reassignment.py      how its workers may change their buffers
 random_iterate.py    the random iterate of `brsgd`, `rsg` and `rsgf`
 gradient_server.py   what servers of whole gradients share
 trusted.py           what servers with data of their own share

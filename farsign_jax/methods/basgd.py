@@ -1,10 +1,12 @@
 """BASGD: asynchronous SGD with buffers and a robust aggregate of their means.
 
-The server is `buffered`, whose workers send stochastic gradients f32[d].
+The server is `buffered`, whose workers send stochastic gradients f32[d]. With `momentum` they
+send moving averages of them, v_i <- (1 - b) * g_i + b * v_i, and the method is BASGDm. With
+`reassign_after` workers change their buffers where one starves (`reassignment`).
 
 References:
     Yang and Li, "BASGD: Buffered Asynchronous SGD for Byzantine Learning", ICML 2021,
-    Algorithm 2.
+    Algorithm 2; BASGDm: "Buffered Asynchronous SGD for Byzantine Learning", JMLR 24(204), 2023.
 """
 
 from farsign_jax import aggregators
@@ -27,6 +29,7 @@ def build(
     aggregator: str = "median",
     buffers: int = 11,
     momentum: float = 0.0,
+    reassign_after: int = 0,
 ) -> tuple[Server, Worker]:
     """An aggregator of buffers of stochastic gradients.
 
@@ -34,13 +37,17 @@ def build(
         step_size: eta, the initial step size.
         aggregator: a rule of `aggregators` by name, as in "krum:f=4", for B rows.
         buffers: B, the number of buffers; q Byzantine workers need B >= 2q + 1.
-        momentum: b in [0, 1) of the moving average that a worker sends.
+        momentum: b in [0, 1) of the moving average that a worker sends; BASGDm if b > 0.
+        reassign_after: W: a buffer that has been empty for more than W answers, such as 10 m,
+            is given a worker of another one, so that silent workers do not stop all updates; 0
+            if workers keep their buffers.
     """
     server = buffered(
         problem.num_workers,
         aggregators.make(aggregator),
         buffers=buffers,
         step_size=oracle.schedule(hyper["step_size"]),
+        reassign_after=reassign_after,
     )
     return server, gradient_worker(problem, oracle, momentum)
 

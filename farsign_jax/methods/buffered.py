@@ -7,9 +7,10 @@ answers in its buffer since the last update:
     if no buffer is empty:   x <- x - eta * Aggr(h_0, ..., h_{B-1});   c <- 0
 
 No worker waits for another. q Byzantine workers spoil at most q buffers, so B >= 2q + 1 leaves
-a majority of them clean. A buffer whose workers are all silent stops every update. With the
-workers of CYBER-0 (`oracles.random_two_point`) it is the baseline of the FAR-SIGN paper; with
-stochastic gradients it is BASGD itself.
+a majority of them clean. A buffer whose workers are all silent stops every update, unless
+workers change their buffers (`reassignment`). With the workers of CYBER-0
+(`oracles.random_two_point`) it is the baseline of the FAR-SIGN paper; with stochastic gradients
+it is BASGD itself.
 
 References:
     Yang and Li, "BASGD: Buffered Asynchronous SGD for Byzantine Learning", ICML 2021,
@@ -24,10 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from farsign_jax.base import Array, Key, Query, Report, Schedule, Server
+from farsign_jax.base import Array, Key, PyTree, Query, Report, Schedule, Server
 from farsign_jax.directions.random_directions import RandomDirections
 from farsign_jax.methods.gradient_server import one_by_one
-from farsign_jax.methods.typed import cond, key_of, rule_key, seed_of
+from farsign_jax.methods.reassignment import first_assignment, reassigned
+from farsign_jax.methods.typed import cond, rule_key, seed_of, step_key
 from farsign_jax.step_sizes import check_step_size
 from farsign_jax.validation import check_integer, require, sanitize
 
@@ -42,6 +44,7 @@ class BufferedState(NamedTuple):
     num_answers: Array  # i32[], answers so far
     step: Array  # i32[], updates applied so far
     seed: Array  # u32[2], the seed of what the server itself draws
+    assignment: PyTree = ()  # an `Assignment`; () if workers keep their buffers
 
 
 def buffered(
@@ -54,6 +57,7 @@ def buffered(
     message: str = "dense",
     slots: Any = None,
     byzantine: int | None = None,
+    reassign_after: int = 0,
 ) -> Server:
     """Asynchronous descent along a robust aggregate of B buffers.
 
@@ -71,6 +75,8 @@ def buffered(
             about directions of an earlier update is not comparable, and is dropped.
         slots: i32[m], the buffer of each worker; by default worker mod B.
         byzantine: q; if it is given, B is checked against it.
+        reassign_after: W (static): if a buffer has been empty for more than W answers, it is
+            given a worker of another one, as in `reassignment`; 0 if workers keep theirs.
 
     Returns:
         A `Server` for m workers. Non-finite numbers count as 0 and entries are clipped to 1e6,
@@ -78,7 +84,7 @@ def buffered(
 
     Raises:
         InvalidConfig: if B is not in 1..m, B < 2q + 1, a buffer has no worker, the step size is
-            not positive, or the rule does not take B rows.
+            not positive, W < 0, or the rule does not take B rows.
     """
     m, count = num_workers, check_integer("buffered", "buffers", buffers, 1)
     require(m > 0, f"buffered needs at least one worker: got num_workers={m}")
@@ -96,11 +102,8 @@ def buffered(
     require(table.min() >= 0 and table.max() < count, rule)
     empty = sorted(set(range(count)) - set(table.tolist()))
     require(not empty, f"every buffer needs a worker: none is in {empty}")
+    window = check_integer("buffered", "reassign_after", reassign_after, 0)
     jax.eval_shape(aggregator, jax.ShapeDtypeStruct((count, 1), jnp.float32))  # pyright: ignore
-
-    def own_key(seed: Array, step: Array) -> Key:
-        """Returns the server's own key for the next update."""
-        return jax.random.fold_in(key_of(seed), step)
 
     def init(params: Array, key: Key | None = None) -> BufferedState:
         d = params.shape[-1]
@@ -116,19 +119,21 @@ def buffered(
             num_answers=zero,
             step=zero,
             seed=seed_of(key),
+            assignment=first_assignment(table, count) if window else (),
         )
 
     def query(state: BufferedState, worker: Array, key: Key) -> Query:
         if directions is None:
             direction: Any = ()
         else:
-            direction = directions.draw(own_key(state.seed, state.step) if scalar else key)
+            direction = directions.draw(step_key(state.seed, state.step) if scalar else key)
         return Query(state.params, worker, direction, state.step)
 
     def receive(state: BufferedState, report: Report) -> BufferedState:
         arrived = report.worker < m
         present = arrived & (report.version == state.step) if scalar else arrived
-        b = jnp.asarray(table, jnp.int32)[jnp.minimum(report.worker, m - 1)]
+        slots = state.assignment.slots if window else jnp.asarray(table, jnp.int32)
+        b = slots[jnp.minimum(report.worker, m - 1)]
         answer = sanitize(report.value)
         weight = 1 / (state.counts[b] + 1).astype(answer.dtype)
         old = state.buffers[b]
@@ -142,7 +147,7 @@ def buffered(
             aggregate = aggregator(rows, start=last, key=rule_key(state.seed, step))
             if directions is None or not scalar:
                 return aggregate, aggregate
-            key = own_key(state.seed, step)
+            key = step_key(state.seed, step)
             return aggregate, directions.rebuild(directions.draw(key), aggregate)
 
         def wait(rows: Array, last: Array, step: Array) -> tuple[Array, Array]:
@@ -151,7 +156,7 @@ def buffered(
         args = (rows, state.aggregate, state.step)
         aggregate, direction = cond(full, combine, wait, *args)
         eta = jnp.asarray(eta_of(state.num_answers), state.params.dtype)
-        return BufferedState(
+        after = BufferedState(
             params=state.params - eta * direction,
             buffers=rows,
             counts=jnp.where(full, 0, counts),
@@ -159,12 +164,18 @@ def buffered(
             num_answers=state.num_answers + arrived.astype(jnp.int32),
             step=state.step + full.astype(jnp.int32),
             seed=state.seed,
+            assignment=state.assignment,
         )
+        if not window:
+            return after
+        arrival = (report.worker, present, counts, full, after.num_answers)
+        assignment, counts = reassigned(state.assignment, *arrival, window)
+        return after._replace(counts=counts, assignment=assignment)
 
     def update(state: BufferedState, reports: Report) -> tuple[BufferedState, dict[str, Array]]:
         shape, p = reports.value.shape[1:], state.buffers.shape[-1:]
         require(shape == p, f"an answer is f32{list(p)} for this server: got {list(shape)}")
         return one_by_one(receive, state, reports), {}
 
-    scheduled = ("counts", "num_answers", "step", "seed")
+    scheduled = ("counts", "num_answers", "step", "seed", "assignment")
     return Server(init, query, update, m, scheduled=scheduled, comparable=scalar)

@@ -24,6 +24,7 @@ def build(
     aggregator: str = "median",
     buffers: int = 11,
     message: str = "dense",
+    reassign_after: int = 0,
 ) -> tuple[Server, Worker]:
     """An aggregator of buffers of two-point estimates along the unit sphere.
 
@@ -35,6 +36,9 @@ def build(
             its own. With "scalar" they are f32[k] along directions that all workers share until
             the next update, the rule works in R^k, and the server rebuilds. A scalar answer
             about directions of an earlier update is not comparable, and is dropped.
+        reassign_after: W: a buffer that has been empty for more than W answers, such as 10 m,
+            is given a worker of another one, so that silent workers do not stop all updates; 0
+            if workers keep their buffers.
     """
     sphere = directions.sphere(problem.x0.shape[-1], oracle.directions)
     server = buffered(
@@ -44,6 +48,7 @@ def build(
         step_size=oracle.schedule(hyper["step_size"]),
         directions=sphere,
         message=message,
+        reassign_after=reassign_after,
     )
     worker = oracles.random_two_point(
         problem, sphere, batch_size=oracle.batch_size, delta=oracle.delta, message=message

@@ -41,6 +41,11 @@ def key_of(seed: Array) -> Key:
     return jax.random.wrap_key_data(seed, impl="threefry2x32")  # pyright: ignore
 
 
+def step_key(seed: Array, step: Array) -> Key:
+    """The key of what a server draws for the update after `step` others."""
+    return jax.random.fold_in(key_of(seed), step)
+
+
 def rule_key(seed: Array, step: Array) -> Key:
     """The key of what an aggregation rule draws in the update after `step` others.
 

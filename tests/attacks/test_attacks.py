@@ -69,6 +69,15 @@ def test_gaussian_is_fresh_and_has_its_deviation():
     assert len(np.unique(draws)) == draws.size
 
 
+def test_random_disturbance_adds_noise_in_proportion_to_the_length_of_the_answer():
+    attack = attacks.random_disturbance(scale=0.5)
+    noise = np.stack([send(attack, seed=s)[0] for s in range(400)]) - OWN
+    deviation = 0.5 * np.sqrt((OWN.astype(float) ** 2).sum())
+    assert abs(noise.std() / deviation - 1) < 5 / np.sqrt(2 * noise.size)
+    assert abs(noise.mean()) < 5 * deviation / np.sqrt(noise.size)
+    np.testing.assert_array_equal(send(attacks.random_disturbance(scale=0))[0], OWN)
+
+
 def test_nonfinite_mixes_all_kinds():
     attack = attacks.nonfinite()
     draws = np.concatenate([send(attack, seed=s)[0] for s in range(40)])
@@ -160,6 +169,7 @@ def test_a_number_of_byzantine_workers_that_is_none_is_refused(byzantine):
         ("alie", {"z": np.inf}, "alie needs a finite z, at most 3.4e38 in size: got inf"),
         ("sign_flip", {"scale": 1e39}, "needs a finite scale, at most 3.4e38 in size: got 1e"),
         ("ipm", {"epsilon": np.nan}, "ipm needs a finite epsilon, .*: got nan"),
+        ("random_disturbance", {"scale": -0.1}, "needs a finite scale >= 0: got -0.1"),
         ("gaussian", {"std": 1e39}, "gaussian needs a finite std, .*: got 1e"),
         ("mimic", {"warmup": 2**31}, "mimic needs warmup < 2.31: got 2147483648"),
         ("mimic", {"warmup": -1}, "a whole number warmup >= 0: got -1"),

@@ -130,6 +130,7 @@ def test_scalar_messages_share_directions_until_the_next_update():
         ({"step_size": -1.0}, "finite step_size > 0: got -1.0"),
         ({"slots": [0, 0, 0, 0, 0, 0, 0]}, r"every buffer needs a worker: none is in \[1, 2\]"),
         ({"slots": [0, 1, 3]}, "slots are m=7 whole numbers 0..2"),
+        ({"reassign_after": -1}, "a whole number reassign_after >= 0: got -1"),
         ({"message": "scalar"}, "scalar messages need directions"),
         ({"message": "loud"}, "message is 'dense' or 'scalar': got 'loud'"),
         ({"aggregator": aggregators.krum(f=1)}, r"krum needs n >= 2f \+ 3: got n=3, f=1"),
@@ -139,3 +140,119 @@ def test_bad_configuration_is_refused(change, message):
     options = {"aggregator": aggregators.mean(), "buffers": 3, "step_size": 0.1} | change
     with pytest.raises(InvalidConfig, match=message):
         buffered(M, options.pop("aggregator"), **options)
+
+
+def reassigning(workers, table, window):
+    """Yields the table and the counts after each arrival, from the words of `reassignment`."""
+    table, buffers = list(table), max(table) + 1
+    counts, since = [0] * buffers, [0] * buffers
+    answered, moved, emptied = {}, dict.fromkeys(range(len(table)), 0), 0
+    for now, worker in enumerate(workers, 1):
+        counts[table[worker]] += 1
+        answered[worker] = now
+        starving = [b for b in range(buffers) if not counts[b] and now - since[b] > window]
+        active = [i for i in sorted(answered) if now - answered[i] <= window]
+        free = [i for i in active if moved[i] <= emptied]
+        if all(counts):
+            counts, since, emptied = [0] * buffers, [now] * buffers, now
+        elif starving and free:
+            size = lambda b, active=active: sum(table[i] == b for i in active)  # noqa: E731
+            giving = [
+                b for b in range(buffers) if b in {table[i] for i in free} and size(b) > 1
+            ]
+            if giving:
+                old, new = max(giving, key=size), starving[0]
+                chosen = min((i for i in free if table[i] == old), key=lambda i: moved[i])
+                table[chosen], moved[chosen] = new, now
+                counts[old] = 0
+                since[old] = since[new] = now
+        yield list(table), list(counts)
+
+
+def spoilt(rows, start=None, key=None):
+    """As a rule: how many buffers have a positive number."""
+    return jnp.sum(rows > 0, axis=0).astype(rows.dtype)
+
+
+def advance(server, workers, values=None):
+    """The states after each arrival, leaves [T, ...], in one program."""
+    zeros = np.zeros(len(workers)) if values is None else values
+    rows = jnp.asarray(np.broadcast_to(zeros[:, None, None], (len(workers), 1, D)), jnp.float32)
+
+    def step(state, arrival):
+        state, _ = server.update(state, reports(arrival[0][None], arrival[1]))
+        return state, state
+
+    order = jnp.asarray(workers, jnp.int32)
+    return jax.lax.scan(step, server.init(jnp.zeros(D)), (order, rows))[1]
+
+
+def silent_at_times(rng, workers, count):
+    """Arrivals; a random half of the workers is silent for a while, over and over."""
+    return np.concatenate(
+        [rng.choice(rng.permutation(workers)[: -(-workers // 2)], 40) for _ in range(count)]
+    )
+
+
+def test_reassignment_against_its_description_in_numpy():
+    order = silent_at_times(np.random.default_rng(0), M, 15)
+    server = buffered(M, aggregators.mean(), buffers=B, step_size=0.1, reassign_after=10)
+    states = advance(server, order)
+    truth = list(reassigning(order, np.arange(M) % B, 10))
+    np.testing.assert_array_equal(states.assignment.slots, [table for table, _ in truth])
+    np.testing.assert_array_equal(states.counts, [counts for _, counts in truth])
+    moves = np.count_nonzero(np.diff(states.assignment.slots, axis=0))
+    assert moves > 10
+    with helpers.float64():  # integers keep their width
+        assert jax.eval_shape(lambda: advance(server, order)).assignment.slots.dtype == np.int32
+
+
+def test_a_buffer_of_silent_workers_stops_all_updates_without_reassignment_only():
+    rng = np.random.default_rng(0)
+    order = np.concatenate([rng.integers(0, M, 60), rng.choice([0, 2, 3, 5, 6], 240)])
+    options = {"buffers": B, "step_size": 0.1}  # 1 and 4, all workers of buffer 1, fall silent
+    kept = advance(buffered(M, aggregators.mean(), **options), order)
+    assert kept.assignment == () and kept.step[-1] - kept.step[60] <= 1
+    given = advance(buffered(M, aggregators.mean(), **options, reassign_after=20), order)
+    assert given.step[-1] - given.step[60] > 20
+    assert set(np.asarray(given.assignment.slots)[-1][[0, 2, 3, 5, 6]]) == {0, 1, 2}
+    empty = jnp.full(1, M, jnp.int32)  # an empty slot leaves no trace
+    last = jax.tree.map(lambda leaf: leaf[-1], given)
+    server = buffered(M, aggregators.mean(), **options, reassign_after=20)
+    nothing = reports(empty, np.ones((1, D), np.float32))
+    helpers.assert_same(jax.jit(server.update)(last, nothing)[0], last)
+
+
+@pytest.mark.parametrize("flood", [1, pytest.param(8, marks=pytest.mark.slow)])
+def test_byzantine_workers_spoil_no_more_buffers_with_reassignment(flood):
+    m, q, rng = 12, 2, np.random.default_rng(flood)
+    order = silent_at_times(rng, m, 50)
+    # Byzantine workers may also flood the server while others are silent.
+    flooded = rng.random(len(order)) < 1 - 1 / flood
+    order = np.where(flooded, rng.integers(0, q, len(order)), order)
+    server = buffered(m, spoilt, buffers=5, step_size=0.1, reassign_after=25)
+    states = advance(server, order, (order < q).astype(np.float32))
+    dirty = np.asarray(states.aggregate)[:, 0][np.flatnonzero(np.diff(states.step)) + 1]
+    assert np.count_nonzero(np.diff(states.assignment.slots, axis=0)[:, :q]) > 0  # are moved
+    assert len(dirty) > 10 and dirty.max() == q
+
+
+def test_byzantine_workers_who_stay_silent_delay_an_update_by_a_window_each():
+    # Worker 0 is alone in buffer 0 and silent; those who are moved to it are Byzantine first.
+    window, m, q = 10, 8, 3
+    table = [0, 1, 1, 1, 1, 2, 2, 2]  # 1 and 2 are Byzantine, too
+    server = buffered(
+        m, aggregators.mean(), buffers=3, step_size=0.1, slots=table, reassign_after=window
+    )
+    update, state = jax.jit(server.update), server.init(jnp.zeros(D))
+    ones, answers, gaps = np.ones((1, D), np.float32), 0, [0]
+    for n in range(400):
+        worker = 1 + n % (m - 1)
+        if worker < q and int(state.assignment.slots[worker]) == 0:
+            continue  # silent where it is needed
+        state, _ = update(state, reports([worker], ones))
+        answers += 1
+        if int(state.step) == len(gaps):
+            gaps.append(answers)
+    assert len(gaps) > 10
+    assert window < np.diff(gaps).max() <= (q + 1) * (window + 1) + m

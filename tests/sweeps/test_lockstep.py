@@ -58,7 +58,7 @@ def first(params):
     ("method", "delivery", "some"),
     [
         ("cyber0", "outstanding", [(0, 1, 1, 1), (1, 2, 0, 2)]),
-        ("basgd", "fresh", [(0, 2, 1, 1), (1, 0, 0, 3)]),
+        ("basgd:reassign_after=9", "fresh", [(0, 2, 1, 1), (1, 0, 0, 3)]),
     ],
 )
 def test_every_run_in_lockstep_equals_the_run_alone(method, delivery, some):
