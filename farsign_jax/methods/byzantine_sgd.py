@@ -21,12 +21,13 @@ What the paper leaves open, or assumes away, is done so:
 - The sum is divided by the number of answers of the round, from good workers or not: m in a
   full round, as in the paper. Each exclusion makes steps shorter.
 - Of several candidates for g_med or B_med, the one with the most others near it is taken, of
-  these the one with the lowest index.
+  these the first. For B_med, candidates with fewer rounds than others do not count.
 - g_med is subtracted from the answers before they are added up. This changes no difference in
   full rounds, and makes rounds of different workers comparable: workers are compared by the
   means A_i / n_i and B_i / n_i over the n_i rounds that they took part in, and two of them may
-  differ by T_i / (2 n_i) + T_j / (2 n_j), T_i being the threshold for n_i rounds. With all
-  n_i = k that is Algorithm 1. In partial rounds its guarantee holds only if g_med has no bias.
+  differ by T_i / (2 n_i) + T_j / (2 n_j), T_i being the threshold for n_i rounds; beside A_med
+  stands the median of these widths. With all n_i = k that is Algorithm 1. In partial rounds
+  its guarantee holds only if g_med has no bias.
 - In a round of s answers, g_med needs more than s/2 near it. Those far from it are left out of
   the step, and are excluded if g_med has more than m/2 near it: a minority of all workers, as
   Byzantine ones may be in a small round, excludes nobody. A worker that did not answer is
@@ -77,41 +78,22 @@ class ByzantineSGDState(NamedTuple):
     step: Array  # i32[], rounds so far with at least one answer to their question
 
 
-def most_agreed(apart: Array, reach: Array, present: Array) -> tuple[Array, Array]:
-    """The row with the most rows within reach, and the number of these, itself included.
+def votes_of(apart: Array, reach: Array, present: Array) -> Array:
+    """How many rows are within reach of each row, itself included, i32[n].
 
     Args:
         apart: f[n, n], distances between rows.
         reach: f[n, n] or f[], how far apart two rows may be to be near each other.
         present: bool[n], the rows that count.
-
-    Returns:
-        Two i32[]: the index, the lowest if there are several, and the number.
     """
     near = (apart <= reach) & present[:, None] & present[None]
-    votes = near.sum(axis=1, dtype=jnp.int32)
-    return jnp.argmax(votes).astype(jnp.int32), votes.max()
+    return near.sum(axis=1, dtype=jnp.int32)
 
 
-def near_median(values: Array, width: Array, present: Array) -> Array:
-    """Which values differ from their median by at most their own width and that of the median.
-
-    The median of an even number of values is the mean of the two in the middle, and so is its
-    width.
-
-    Args:
-        values: f[n].
-        width: f[n].
-        present: bool[n], the values that count, of which the median is taken.
-
-    Returns:
-        bool[n], false for values that do not count.
-    """
-    order = jnp.argsort(jnp.where(present, values, jnp.inf), stable=True)
-    n = number(present)
-    low, high = order[jnp.maximum(n - 1, 0) // 2], order[n // 2]
-    median, own = (0.5 * a[low] + 0.5 * a[high] for a in (values, width))
-    return present & (jnp.abs(values - median) <= width + own)
+def _median(values: Array, present: Array) -> Array:
+    """The median of the values that count, f[], of an even number the mean of two."""
+    ordered, n = jnp.sort(jnp.where(present, values, jnp.inf)), number(present)
+    return 0.5 * ordered[jnp.maximum(n - 1, 0) // 2] + 0.5 * ordered[n // 2]
 
 
 def _judge_sums(state: ByzantineSGDState, radius: Array, width: Array) -> tuple[Array, Array]:
@@ -119,13 +101,20 @@ def _judge_sums(state: ByzantineSGDState, radius: Array, width: Array) -> tuple[
     m, known = len(state.counts), state.counts > 0
     n = jnp.maximum(state.counts, 1).astype(width.dtype)
     a, b = state.inner / n, state.sums / n[:, None]
-    by_a = near_median(a, radius * width, known)
+    reach = radius * (width + _median(width, known))
+    by_a = known & (jnp.abs(a - _median(a, known)) <= reach)
+
     apart = jnp.sqrt(square_distances(b, known))
     reach = width[:, None] + width[None]
-    center, votes = most_agreed(apart, reach, known)
+    votes = votes_of(apart, reach, known)
+    # Of the candidates one with the most answers, whose mean is known best: near a worker that
+    # has answered once, and then keeps silent, is everybody.
+    candidate = 2 * votes > m
+    most = jnp.where(candidate, state.counts, 0).max()
+    center = jnp.argmax(jnp.where(candidate & (state.counts == most), votes, 0))
     by_b = known & (apart[center] <= reach[center])
     # Who has not answered yet is not judged, nor is anybody by a minority of the workers.
-    return ~known | by_a | (2 * number(by_a) <= m), ~known | by_b | (2 * votes <= m)
+    return ~known | by_a | (2 * number(by_a) <= m), ~known | by_b | ~candidate.any()
 
 
 def byzantine_sgd(
@@ -204,14 +193,14 @@ def byzantine_sgd(
         )
 
         apart = jnp.sqrt(square_distances(answers, current))
-        center, votes = most_agreed(apart, 2 * v, current)
-        count = number(current)
-        agreed = 2 * votes > count
+        votes = votes_of(apart, 2 * v, current)
+        center, count = jnp.argmax(votes), number(current)
+        agreed = 2 * votes[center] > count
         compared = current & agreed
         change = jnp.where(compared[:, None], answers - answers[center][None], 0)
         near = compared & (norms(change) <= 4 * v)
         # An answer far from most others excludes its worker, if these are most workers.
-        far = compared & ~near & (2 * votes > m)
+        far = compared & ~near & (2 * votes[center] > m)
 
         after = state._replace(
             inner=state.inner.at[i].add(
