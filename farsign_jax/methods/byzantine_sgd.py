@@ -11,9 +11,10 @@ With g_i the answer of worker i in round k, asked at x_k, and x_1 the start (Alg
     T_A = 4 D V sqrt(T log(16 m T / delta));   T_B = 4 V sqrt(T log(16 m T / delta))
 
 V bounds |g_i - grad f(x_k)| of honest workers. Their noise adds up like sqrt(T), a lie that
-always points the same way like T: it is found out, however small it is. With probability
-1 - delta no honest worker is ever excluded, if V is right. Exclusion is permanent, so that a V
-that is too small costs honest workers, and one that is too large lets liars stay longer.
+always points the same way like T: one of length c is found out after k rounds with
+k > 16 (V / c)^2 log(16 m k / delta), however small it is. With probability 1 - delta no honest
+worker is ever excluded, if V is right. Exclusion is permanent: a V that is too small costs
+honest workers, and one that is too large lets liars stay longer, as the square of V.
 
 What the paper leaves open, or assumes away, is done so:
 
@@ -41,9 +42,9 @@ between workers take O(m^2 d) per round.
 
 References:
     Alistarh, Allen-Zhu and Li, "Byzantine Stochastic Gradient Descent", NeurIPS 2018,
-    arXiv 1803.08917, Algorithm 1. Its text was not at hand; the statistics agree with the
-    public implementation beside "Learning from History for Byzantine Robust Optimization",
-    which divides by the number of good workers; the thresholds are written from memory.
+    arXiv 1803.08917, Algorithm 1. Its text was not at hand: the thresholds, the factor 1/m and
+    the projection are reconstructed. A, B and the medians agree with a public implementation,
+    whose thresholds are free numbers, and which divides by the number of good workers.
 """
 
 from typing import NamedTuple

@@ -11,21 +11,22 @@ Honest members of a group send the same numbers. If more than half of its answer
 which r >= 2q + 1 ensures for q Byzantine workers wherever they are, G_a is the honest gradient,
 and the round is the one that it would be without Byzantine workers.
 
-The paper counts which whole answers are equal. A median of each coordinate is the same number
+The authors count which whole answers are equal. A median of each coordinate is the same number
 wherever more than half of the answers agree bit for bit. Where honest answers differ in the
 last bits, as between two kinds of processors, no answer has a majority, but the median still
 lies between two honest ones if more than half are honest.
 
-m answers make m / r distinct mini-batches: the work and the noise of a round are those of m / r
-workers, at r times the evaluations. A worker needs the examples of its whole group. In a round
-that lacks answers, those of a group that are present decide, and fewer of them outvote fewer
-liars. An answer about an earlier round has another mini-batch and is dropped.
+m answers make m / r distinct mini-batches: the noise of a round is that of m / r workers, the
+evaluations are those of m. A worker needs the examples of its whole group. In a round that
+lacks answers, those of a group that are present decide, and fewer of them outvote fewer liars.
+An answer about an earlier round has another mini-batch and is dropped.
 
 References:
     Chen, Wang, Charles and Papailiopoulos, "DRACO: Byzantine-resilient Distributed Training via
-    Redundant Gradients", ICML 2018, the repetition code with the majority vote; their code:
-    github.com/hwang595/Draco. The text of the paper was not at hand: the rule is written from
-    its well-known form, the draws of the server and the median are choices made here.
+    Redundant Gradients", ICML 2018, the repetition code with a majority vote. The text of the
+    paper was not at hand: the code is reconstructed; who belongs to which group, the draws of
+    the server and the median are choices of this implementation. The vote over whole answers
+    is that of the authors' code, github.com/hwang595/Draco.
 """
 
 import operator
