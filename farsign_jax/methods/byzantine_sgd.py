@@ -22,19 +22,20 @@ What the paper leaves open, or assumes away, is done so:
 - The sum is divided by the number of answers of the round, from good workers or not: m in a
   full round, as in the paper. Each exclusion makes steps shorter.
 - Of several candidates for g_med or B_med, the one with the most others near it is taken, of
-  these the first. For B_med, candidates with fewer rounds than others do not count.
+  these the first. Were it any of them, liars between two groups of honest workers could be
+  B_med, and exclude some of these.
 - g_med is subtracted from the answers before they are added up. This changes no difference in
   full rounds, and makes rounds of different workers comparable: workers are compared by the
-  means A_i / n_i and B_i / n_i over the n_i rounds that they took part in, and two of them may
-  differ by T_i / (2 n_i) + T_j / (2 n_j), T_i being the threshold for n_i rounds; beside A_med
-  stands the median of these widths. With all n_i = k that is Algorithm 1. In partial rounds
-  its guarantee holds only if g_med has no bias.
-- In a round of s answers, g_med needs more than s/2 near it. Those far from it are left out of
-  the step, and are excluded if g_med has more than m/2 near it: a minority of all workers, as
-  Byzantine ones may be in a small round, excludes nobody. A worker that did not answer is
-  judged by its sums alone. A single answer is its own g_med.
+  means A_i / n_i and B_i / n_i of the n_i rounds in which theirs grew, and two of them may
+  differ by T_i / (2 n_i) + T_j / (2 n_j), T_i being the threshold for n_i rounds. For A_med,
+  and at most for B_med, that term is the median of those of all workers. With all n_i = k that
+  is Algorithm 1. In partial rounds its guarantee holds only if g_med has no bias.
+- In a round of s answers, g_med needs more than s/2 near it, and answers far from it are left
+  out of the step. Workers are excluded by it, and sums grow, if it has more than m/2 near it:
+  a minority of all workers, as Byzantine ones may be the majority of a small round, excludes
+  nobody. A worker that did not answer is judged by its sums. A single answer is its own g_med.
 - If no g_med exists, V is too small or most answers are lies: x, the sums and the good workers
-  stay. If fewer than m/2 workers are near A_med, or there is no B_med, these exclude nobody.
+  stay. If at most m/2 workers are near A_med, or there is no B_med, these exclude nobody.
 - An answer about an earlier round is not comparable with the others and is dropped.
 
 No Byzantine number moves a threshold. B takes m d numbers, which is inherent; the distances
@@ -73,7 +74,7 @@ class ByzantineSGDState(NamedTuple):
     start: Array  # f32[d], x_1
     inner: Array  # f32[m], A_i, of g_i - g_med
     sums: Array  # f32[m, d], B_i, of g_i - g_med
-    counts: Array  # i32[m], n_i, the answers in these sums
+    counts: Array  # i32[m], n_i, the answers in these two
     good: Array  # bool[m], the workers that are not excluded
     num_answers: Array  # i32[], answers so far
     step: Array  # i32[], rounds so far with at least one answer to their question
@@ -84,7 +85,7 @@ def votes_of(apart: Array, reach: Array, present: Array) -> Array:
 
     Args:
         apart: f[n, n], distances between rows.
-        reach: f[n, n] or f[], how far apart two rows may be to be near each other.
+        reach: f[n, n] or f[], how far from each row another may be.
         present: bool[n], the rows that count.
     """
     near = (apart <= reach) & present[:, None] & present[None]
@@ -97,25 +98,25 @@ def _median(values: Array, present: Array) -> Array:
     return 0.5 * ordered[jnp.maximum(n - 1, 0) // 2] + 0.5 * ordered[n // 2]
 
 
-def _judge_sums(state: ByzantineSGDState, radius: Array, width: Array) -> tuple[Array, Array]:
-    """Which workers A and B leave good, two bool[m]; `width` f32[m] is T_B,i / (2 n_i)."""
+def _judge_sums(state: ByzantineSGDState, radius: Array, width: Array) -> Array:
+    """Which workers A and B leave good, bool[m]; `width` f32[m] is T_i / (2 n_i)."""
     m, known = len(state.counts), state.counts > 0
     n = jnp.maximum(state.counts, 1).astype(width.dtype)
     a, b = state.inner / n, state.sums / n[:, None]
-    reach = radius * (width + _median(width, known))
-    by_a = known & (jnp.abs(a - _median(a, known)) <= reach)
+    # Near a worker that answered once, and then kept silent, would be everybody: it may be the
+    # center like any other, but makes no comparison wider than most workers do.
+    typical = _median(width, known)
+    by_a = known & (jnp.abs(a - _median(a, known)) <= radius * (width + typical))
 
     apart = jnp.sqrt(square_distances(b, known))
-    reach = width[:, None] + width[None]
+    reach = jnp.minimum(width, typical)[:, None] + width[None]
     votes = votes_of(apart, reach, known)
-    # Of the candidates one with the most answers, whose mean is known best: near a worker that
-    # has answered once, and then keeps silent, is everybody.
-    candidate = 2 * votes > m
-    most = jnp.where(candidate, state.counts, 0).max()
-    center = jnp.argmax(jnp.where(candidate & (state.counts == most), votes, 0))
+    center = jnp.argmax(votes)
     by_b = known & (apart[center] <= reach[center])
     # Who has not answered yet is not judged, nor is anybody by a minority of the workers.
-    return ~known | by_a | (2 * number(by_a) <= m), ~known | by_b | ~candidate.any()
+    by_a |= 2 * number(by_a) <= m
+    by_b |= 2 * number(by_b) <= m
+    return ~known | (by_a & by_b)
 
 
 def byzantine_sgd(
@@ -173,7 +174,7 @@ def byzantine_sgd(
         )
 
     def half_width(counts: Array, v: Array) -> Array:
-        """Returns T_B / (2 n_i) f32[m], half of what two means may differ by."""
+        """Returns T_i / (2 n_i) f32[m], half of what two means may differ by."""
         n = jnp.maximum(counts, 1).astype(v.dtype)
         rounds = n if horizon is None else jnp.asarray(horizon, v.dtype)
         delta = jnp.asarray(confidence, v.dtype)
@@ -196,23 +197,21 @@ def byzantine_sgd(
         apart = jnp.sqrt(square_distances(answers, current))
         votes = votes_of(apart, 2 * v, current)
         center, count = jnp.argmax(votes), number(current)
-        agreed = 2 * votes[center] > count
-        compared = current & agreed
+        compared = current & (2 * votes[center] > count)
         change = jnp.where(compared[:, None], answers - answers[center][None], 0)
         near = compared & (norms(change) <= 4 * v)
-        # An answer far from most others excludes its worker, if these are most workers.
-        far = compared & ~near & (2 * votes[center] > m)
+        # Only where most of all workers are near it, an honest one is, whoever sent g_med.
+        judged = compared & (2 * votes[center] > m)
+        to, far = jnp.where(judged, i, m), jnp.where(judged & ~near, i, m)
 
+        inner = (change * (x - state.start)[None]).sum(axis=1)
         after = state._replace(
-            inner=state.inner.at[i].add(
-                (change * (x - state.start)[None]).sum(axis=1), mode="drop"
-            ),
-            sums=state.sums.at[i].add(change, mode="drop"),
-            counts=state.counts.at[i].add(compared.astype(jnp.int32), mode="drop"),
+            inner=state.inner.at[to].add(inner, mode="drop"),
+            sums=state.sums.at[to].add(change, mode="drop"),
+            counts=state.counts.at[to].add(1, mode="drop"),
         )
-        by_a, by_b = _judge_sums(after, d, half_width(after.counts, v))
-        good = state.good & by_a & by_b
-        good &= ~jnp.zeros((m,), bool).at[jnp.where(far, i, m)].set(True, mode="drop")
+        good = state.good & _judge_sums(after, d, half_width(after.counts, v))
+        good = good.at[far].set(False, mode="drop")
 
         used = near & good[own]
         total = jnp.where(used[:, None], answers, 0).sum(axis=0)
