@@ -26,7 +26,9 @@ from farsign_jax.methods.aflguard import aflguard
 from farsign_jax.methods.async_sgd import async_sgd
 from farsign_jax.methods.brsgd import brsgd
 from farsign_jax.methods.buffered import buffered
+from farsign_jax.methods.byzantine_sgd import byzantine_sgd
 from farsign_jax.methods.cyber0_rounds import cyber0_rounds, with_local_steps
+from farsign_jax.methods.draco import assigned_gradient, draco
 from farsign_jax.methods.ef_sign_sgd import ef_sign_sgd, error_feedback_sign
 from farsign_jax.methods.far_sign import far_sign
 from farsign_jax.methods.fedbuff import fedbuff
@@ -64,13 +66,16 @@ __all__ = [
     "aflguard",
     "aggregators",
     "arrivals",
+    "assigned_gradient",
     "async_sgd",
     "attacks",
     "brsgd",
     "buffered",
+    "byzantine_sgd",
     "cyber0_rounds",
     "data",
     "directions",
+    "draco",
     "ef_sign_sgd",
     "error_feedback_sign",
     "estimate_sign",

@@ -194,7 +194,7 @@ def test_compare_writes_every_run_and_continues(tmp_path):
     ["asyn_rsa_vr"]
     + [
         pytest.param(name, marks=helpers.LONG)
-        for name in ("brsgd", "rsa", "byrd_saga", "fed_sgd", "rsgf", "zo_sign_sgd")
+        for name in ("brsgd", "byzantine_sgd", "draco", "rsa", "byrd_saga", "fed_sgd", "rsgf")
     ],
 )
 def test_methods_in_rounds_run_side_by_side_in_a_panel(name):

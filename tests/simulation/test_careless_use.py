@@ -31,7 +31,8 @@ SMALL = OracleConfig(batch_size=4, directions=3)
 IN_ROUNDS = [name for name, entry in METHODS.items() if entry.works_in_rounds]
 
 
-NEEDED = {"cyber0": {"buffers": 3}, "basgd": {"buffers": 3}, "kardam": {"byzantine": 1}}
+NEEDED = {"cyber0": {"buffers": 3}, "basgd": {"buffers": 3}}
+NEEDED |= {name: {"byzantine": 1} for name in ("kardam", "draco")}
 
 
 def system_of(name, **options):
