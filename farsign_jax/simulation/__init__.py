@@ -1,6 +1,6 @@
 """Simulation: the conversation of a server with its workers, in one compiled loop."""
 
-from farsign_jax.simulation.checks import check_batch, check_run
+from farsign_jax.simulation.checks import check_batch, check_poison, check_run
 from farsign_jax.simulation.conversation import answer, apply_attack, ask, deliver
 from farsign_jax.simulation.in_place import scatter, zero_after
 from farsign_jax.simulation.loop import Steps, advance, event, python_loop, start
@@ -20,6 +20,7 @@ __all__ = [
     "ask",
     "bits_per_answer",
     "check_batch",
+    "check_poison",
     "check_run",
     "deliver",
     "depth",

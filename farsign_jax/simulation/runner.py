@@ -123,7 +123,7 @@ def run(
     require(every > 0, f"need every > 0 events between records: got {every}")
     mask, keys = jnp.asarray(mask), keys_lib.split(check_integer("a run", "seed", seed, 0))
 
-    state = begin = _start(system, problem, keys, delivery)
+    state = begin = _start(system, problem, keys, delivery, mask)
     step: Callable[[Any, Any], tuple[Run, Diagnostics]]
     if debug:
         step = functools.partial(python_loop, system, problem, mask, keys, delivery)

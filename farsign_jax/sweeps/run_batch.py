@@ -128,14 +128,17 @@ def start(
     problem: Problem,
     seeds: Array,
     hyper: Any,
+    byzantine: Array,
     mesh: Mesh | None = None,
 ) -> simulation.Run:
     """Returns the state of all runs before the first event, leaves [R, ...]."""
 
-    def one(problem, seed, hyper):
-        return simulation.start(build(problem, hyper), problem, keys_lib.split(seed), delivery)
+    def one(problem, seed, hyper, byzantine):
+        system, keys = build(problem, hyper), keys_lib.split(seed)
+        return simulation.start(system, problem, keys, delivery, byzantine)
 
-    return devices.over(mesh, functools.partial(_over_runs, one), problem, seeds, hyper)
+    on_device = functools.partial(_over_runs, one)
+    return devices.over(mesh, on_device, problem, seeds, hyper, byzantine)
 
 
 @functools.partial(
