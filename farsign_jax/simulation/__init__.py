@@ -6,10 +6,19 @@ from farsign_jax.simulation.in_place import scatter, zero_after
 from farsign_jax.simulation.loop import Steps, advance, event, python_loop, start
 from farsign_jax.simulation.runner import bits_per_answer, drive, run, segments
 from farsign_jax.simulation.staleness import Staleness
-from farsign_jax.simulation.state import DELIVERIES, Memory, Run, depth, output
+from farsign_jax.simulation.state import (
+    DELIVERIES,
+    History,
+    Memory,
+    Run,
+    depth,
+    history_length,
+    output,
+)
 
 __all__ = [
     "DELIVERIES",
+    "History",
     "Memory",
     "Run",
     "Staleness",
@@ -26,6 +35,7 @@ __all__ = [
     "depth",
     "drive",
     "event",
+    "history_length",
     "output",
     "python_loop",
     "run",

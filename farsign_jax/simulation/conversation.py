@@ -1,9 +1,10 @@
 """The three steps of the conversation: `ask`, `answer` and `deliver`.
 
-An event takes these steps for the workers that arrive together, in one of two modes:
+An event takes these steps for the workers that arrive together, in one of these modes:
 
     fresh        the arriving worker is asked, answers and is received within the event, as in
                  the paper's MNIST experiment: staleness 0;
+    inconsistent as fresh, but coordinates of the iterate are of different ages (`reads`);
     outstanding  every worker always has one question open; an event delivers the answer of
                  the arriving worker and asks it the next question. Staleness follows from
                  the schedule: server step now - step when asked. Answers are computed when
@@ -283,8 +284,8 @@ def deliver(
     if memory != ():
         memory = _remember(memory, reports, value)
     received = run.staleness.received(reports.worker, staleness)
-    run = Run(state, run.workers, attack_state, run.inbox, memory, run.events + 1, received)
-    return run, info
+    run = run._replace(server=state, attack=attack_state, memory=memory, staleness=received)
+    return run._replace(events=run.events + 1), info
 
 
 def _remember(memory: Memory, reports: Report, message: Array) -> Memory:

@@ -17,8 +17,9 @@ from farsign_jax.base import Array, Diagnostics, Problem, Query, Report, System
 from farsign_jax.simulation.checks import check_poison
 from farsign_jax.simulation.conversation import answer, ask, deliver, shard_of
 from farsign_jax.simulation.in_place import scatter, zero_after
+from farsign_jax.simulation.reads import mix, no_history
 from farsign_jax.simulation.staleness import Staleness
-from farsign_jax.simulation.state import Memory, Run, depth
+from farsign_jax.simulation.state import Memory, Run, depth, history_length
 from farsign_jax.validation import require
 
 
@@ -47,7 +48,7 @@ def event(
         problem: holds the examples of the workers.
         byzantine: bool[m], or bool[P, m], see `deliver`.
         keys: of the run.
-        delivery: "fresh", "outstanding" or "outstanding:L".
+        delivery: "fresh", "outstanding:L" or "inconsistent:L".
         run: the state of the run.
         workers: i32[] or i32[s], padded with -1.
         steps: functions that are called for the three steps.
@@ -64,6 +65,9 @@ def event(
     def exchange(run: Run) -> tuple[Run, Report]:
         number = run.events
         queries = steps.ask(system, run.server, i, number, keys)
+        if run.history != ():
+            history, queries = mix(run.history, queries, number, keys)
+            run = run._replace(history=history)
         states, reports = steps.answer(
             system, problem, run.workers, queries, number, keys, byzantine
         )
@@ -118,7 +122,7 @@ def start(
         system: who takes part.
         problem: holds the examples of the workers.
         keys: of the run.
-        delivery: "fresh", "outstanding" or "outstanding:L".
+        delivery: "fresh", "outstanding:L" or "inconsistent:L".
         byzantine: as of `event`; an attack on data needs it, as answers may be computed here.
 
     Raises:
@@ -173,7 +177,12 @@ def start(
     if open_questions:
         # One at a time: m oracle calls side by side would need m times the scratch memory.
         workers, inbox = jax.lax.map(questions, everyone)
-    return Run(state, workers, attack.init(m), inbox, memory, zero, Staleness.none(m))
+    history: Any = ()
+    if length := history_length(delivery):
+        queries = ask(system, state, everyone[:1], zero, keys)
+        history = no_history(queries.params[0], queries.version[0], length)
+    none = Staleness.none(m)
+    return Run(state, workers, attack.init(m), inbox, memory, zero, none, history)
 
 
 def advance(

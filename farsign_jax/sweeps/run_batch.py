@@ -160,7 +160,7 @@ def advance(
 
     Args:
         build: makes the system of one run.
-        delivery: "fresh", "outstanding" or "outstanding:L".
+        delivery: "fresh", "outstanding:L" or "inconsistent:L".
         problem: of R runs, as in `RunBatch`, like seeds, hyper and byzantine.
         seeds: i32[R].
         hyper: leaves [R, ...].
