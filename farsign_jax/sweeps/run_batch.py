@@ -128,10 +128,13 @@ def start(
     problem: Problem,
     seeds: Array,
     hyper: Any,
-    byzantine: Array,
+    byzantine: Array | None = None,
     mesh: Mesh | None = None,
 ) -> simulation.Run:
-    """Returns the state of all runs before the first event, leaves [R, ...]."""
+    """Returns the state of all runs before the first event, leaves [R, ...].
+
+    The arguments are those of `advance`; an attack on data needs `byzantine`.
+    """
 
     def one(problem, seed, hyper, byzantine):
         system, keys = build(problem, hyper), keys_lib.split(seed)
