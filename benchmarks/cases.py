@@ -39,7 +39,7 @@ class Case:
         method: with its options, as it was requested.
         aggregator: empty where the method has none.
         generic: whether the oracle works for any model.
-        delivery: `fresh`, `outstanding` or `outstanding:L`.
+        delivery: `fresh`, `outstanding:L` or `inconsistent:L`.
         runs: the number of runs side by side.
         size: the number of parameters d that was requested.
     """

@@ -51,7 +51,7 @@ def _advancing(
 ) -> tuple[Callable[[], Any], int]:
     """A call that advances a run, and the bytes that wait for delivery in that run."""
     args = (batch.problem, batch.seeds, batch.hyper, batch.byzantine)
-    held = [sweeps.start(build, delivery, *args[:3])]
+    held = [sweeps.start(build, delivery, *args)]
     waiting = sum(leaf.nbytes for leaf in jax.tree.leaves(held[0].inbox))
     chunk = batch.schedules[:, :events]
 

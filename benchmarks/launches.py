@@ -145,7 +145,7 @@ def count(
     device, options = _device(target)
     sharding = NamedSharding(Mesh(np.array([device]), "x"), PartitionSpec())
     inputs = batch.on(None)
-    run = sweeps.start(job.program, delivery, *inputs[:3])
+    run = sweeps.start(job.program, delivery, *inputs)
     arguments = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         (*inputs, run, jnp.asarray(batch.schedules[:, :CHUNK])),

@@ -54,7 +54,7 @@ flags.DEFINE_list(
     "Approximate numbers of parameters; the first layer grows.",
 )
 flags.DEFINE_list(
-    "deliveries", ["fresh", "outstanding"], "fresh, outstanding or outstanding:L."
+    "deliveries", ["fresh", "outstanding"], "fresh, outstanding:L or inconsistent:L."
 )
 flags.DEFINE_bool("full", False, "Time all combinations instead of the most informative ones.")
 flags.DEFINE_float("budget_s", 15.0, "Seconds per row, without compilation.", lower_bound=0.0)
@@ -89,7 +89,7 @@ def check_flags() -> None:
     require(len(FLAGS.compare) <= 2, f"--compare takes one or two files: got {FLAGS.compare}")
     require(
         len(FLAGS.deliveries) > 0,
-        "--deliveries needs fresh, outstanding or outstanding:L: got none",
+        "--deliveries needs fresh, outstanding:L or inconsistent:L: got none",
     )
     for delivery in FLAGS.deliveries:
         simulation.depth(delivery)  # raises if it is invalid

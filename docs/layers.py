@@ -19,7 +19,7 @@ PACKAGE = "farsign_jax"
 
 # From the bottom to the top. A package may import from its own row and from the rows below.
 LAYERS = [
-    ["validation", "keys", "base", "specs", "step_sizes", "programs"],
+    ["validation", "keys", "examples", "base", "specs", "step_sizes", "programs"],
     ["aggregators", "directions", "models", "data", "io"],
     ["arrivals", "attacks", "problems", "oracles"],
     ["methods"],

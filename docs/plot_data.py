@@ -1,14 +1,15 @@
-"""The plots of delays, timing attacks and partitions."""
+"""The plots of delays, timing attacks, partitions and attacks on data."""
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
 from docs.plot_style import BLUE, GREY, ORANGE, blank
-from farsign_jax import arrivals
+from farsign_jax import arrivals, attacks
 from farsign_jax.arrivals import delays
 from farsign_jax.attacks import timing as timing_lib
 from farsign_jax.data import datasets, partitions
@@ -61,4 +62,29 @@ def partition(name: str) -> Figure:
         axis.bar(range(25), count, 0.8, bottom, color=tones[label], gid=f"data-{label}")
         bottom += count
     axis.set(xlim=(-0.7, 24.7), xlabel="worker", ylabel="examples, one colour per label")
+    return figure
+
+
+def poisoned_digits(name: str) -> Figure:
+    """Three digits, with the labels that a Byzantine worker gives them."""
+    rows = np.arange(1, 4, dtype=np.int32)
+    data = datasets.load("mnist_subset")
+    images, labels = data.train_images[rows], data.train_labels[rows]
+    poison = attacks.make(name).poison
+    assert poison is not None
+    changed, given = map(
+        np.asarray, poison((images, labels), jnp.asarray(rows), data.num_classes)
+    )
+    figure, (axis,) = blank(1)
+    for number, (before, after) in enumerate(zip(images, changed, strict=True)):
+        for shown, color, part in (
+            (before > 127, BLUE, "digit"),
+            ((after > 127) & (before != after), ORANGE, "trigger"),
+        ):
+            i, j, *_ = np.nonzero(shown)
+            axis.plot(j + 38 * number, -i, "s", ms=2.6, color=color, gid=f"data-{part}")
+        text = f"{labels[number]} is labelled {given[number]}"
+        axis.text(38 * number + 14, -32, text, ha="center", color=GREY)
+    axis.set(xlim=(-4, 104), ylim=(-34, 2), aspect="equal")
+    axis.set_axis_off()
     return figure

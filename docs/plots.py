@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from docs.plot_data import delay, partition, timing_attack
+from docs.plot_data import delay, partition, poisoned_digits, timing_attack
 from docs.plot_style import BLUE, GREEN, GREY, ORANGE, STYLE, blank
 from farsign_jax import METHODS, Report, View, aggregators, attacks
 from farsign_jax.aggregators import preaggregators
@@ -115,7 +115,9 @@ def reported_under(attack: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def attack(name: str) -> Figure:
-    """The reports of one number, from honest and from Byzantine workers, by event."""
+    """The reports of one number by event, or the examples of an attack on data."""
+    if attacks.make(name).poison is not None:
+        return poisoned_digits(name)
     workers, values = reported_under(name)
     figure, (axis,) = blank(1)
     # Values that fit on no axis have positions of their own.

@@ -150,7 +150,10 @@ def compare() -> pathlib.Path:
             panels.append(panel.ready(config, FLAGS.data_dir, name=name, labels=at))
     rows = perform(panels, folder)
     multi_host.part()
-    header = [*varied, "method", "attack", "last, %", "best, %"]
+    columns = {"last": "last, %", "best": "best, %"}
+    if backdoor := any("backdoor_success" in row for row in rows):
+        columns["backdoor_success"] = "backdoor, %"
+    header = [*varied, "method", "attack", *columns.values()]
     lines, summary = [], []
     for made in panels:
         mine = _of(made, rows)
@@ -158,7 +161,7 @@ def compare() -> pathlib.Path:
             summary.append(made.labels | e)
             values = [str(value) for value in made.labels.values()]
             several = len(made.config.seeds) > 1
-            found = [summary_lib.accuracy(e, which, several) for which in ("last", "best")]
+            found = [summary_lib.accuracy(e, c, several) if c in e else "" for c in columns]
             lines.append([*values, summary_lib.label(e), e["attack"], *found])
         curves = "-".join(filter(None, ("curves", made.name)))
         # Against answers, too, as a gradient counts as one evaluation but contains far more
@@ -167,7 +170,8 @@ def compare() -> pathlib.Path:
     table = tables.markdown_table(header, lines)
     folder.write_rows(rows, summary)
     first = combined[0][1]
-    table = f"{first.events} answers in each run\n\n{table}\n{captions.of_accuracies(first)}"
+    caption = captions.of_accuracies(first, backdoor=backdoor)
+    table = f"{first.events} answers in each run\n\n{table}\n{caption}"
     files.write_text(folder.path / "table.md", table)
     files.write_text(folder.path / "table.tex", tables.latex_table(header, lines))
     print(f"\n{table}\nThe results are in {folder.path}.")

@@ -13,13 +13,14 @@ directions that a worker can be asked about, k directions per query, s arrivals 
 examples per shard, b examples per mini-batch, T events.
 """
 
-import dataclasses
-import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
+
+from farsign_jax.examples import Poison as Poison
+from farsign_jax.examples import Problem as Problem
+from farsign_jax.examples import Shard as Shard
 
 Array = jax.Array
 Key = jax.Array  # a typed key, `jax.random.key(seed)`
@@ -222,7 +223,7 @@ class Forge(Protocol):
 
 
 class Attack(NamedTuple):
-    """What Byzantine workers send instead of `report.value`.
+    """What Byzantine workers send instead of `report.value`, or compute it from.
 
     Attributes:
         init: `num_workers -> state`, makes the first state.
@@ -231,12 +232,19 @@ class Attack(NamedTuple):
         space: which value is forged if workers encode: the "message", or the "measured" value,
             which is then encoded; `report.value` and `view.reported` are in this space.
             Several attacks side by side (`Lockstep`) have a tuple.
+        poison: what Byzantine workers make of their examples before they compute an answer, or
+            None if they use them as they are. The answer then passes through `forge`.
+        goal: what the attacker wants the model to learn of any example: `poison` at its full
+            strength. How often it does so is recorded as `backdoor_success`. None if the
+            attacker wants nothing in particular.
     """
 
     init: Callable[[int], PyTree]
     forge: Forge
     omniscient: bool = False
     space: str | tuple[str, ...] = "message"
+    poison: Poison | None = None
+    goal: Poison | None = None
 
 
 class System(NamedTuple):
@@ -245,56 +253,3 @@ class System(NamedTuple):
     server: Server
     worker: Worker
     attack: Attack
-
-
-class Shard(NamedTuple):
-    """One worker's examples: rows of a data set that all workers have in common in memory."""
-
-    data: PyTree  # leaves [N, ...]
-    rows: Array  # i32[n]
-    size: Array  # i32[], how many of the rows count; the rest is padding
-
-    def draw(self, key: Key, size: int) -> Array:
-        """Draws i32[size], places of a mini-batch in the shard, with replacement."""
-        return jax.random.randint(key, (size,), 0, self.size, jnp.int32)
-
-    def take(self, places: Array) -> PyTree:
-        """Returns the examples at these places, leaves [size, ...]."""
-        rows = self.rows[places]
-        return jax.tree.map(operator.itemgetter(rows), self.data)
-
-    def batch(self, key: Key, size: int) -> PyTree:
-        """Draws a mini-batch with replacement."""
-        return self.take(self.draw(key, size))
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """What is minimised: the mean of `losses` over the examples of all workers.
-
-    Attributes:
-        data: leaves [N, ...], all examples, once.
-        rows: i32[m, n], the examples of each worker.
-        sizes: i32[m], how many of the n rows count for each worker.
-        x0: f32[d], where the run starts.
-        losses: `(x f32[d], batch) -> f32[b]`, one loss per example, so that differences can
-            be averaged instead of averages differenced (float32).
-        structure: hashable description of `losses` that a faster oracle may use, or None.
-    """
-
-    data: PyTree
-    rows: Array
-    sizes: Array
-    x0: Array
-    losses: Callable[[Array, PyTree], Array] = dataclasses.field(metadata={"static": True})
-    structure: Any = dataclasses.field(default=None, metadata={"static": True})
-
-    @property
-    def num_workers(self) -> int:
-        """m."""
-        return self.rows.shape[-2]
-
-    def shard(self, worker: Array) -> Shard:
-        """Returns the examples of one worker, i32[]."""
-        return Shard(self.data, self.rows[worker], self.sizes[worker])

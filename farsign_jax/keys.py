@@ -24,6 +24,7 @@ class RunKeys(NamedTuple):
     batches: Key
     attacks: Key
     server: Key
+    reads: Key
 
 
 def split(seed: int | Array) -> RunKeys:

@@ -9,6 +9,7 @@ from farsign_jax.attacks.messages import (
     sign_flip,
 )
 from farsign_jax.attacks.omniscient import alie, alie_z, ipm, mimic, replay
+from farsign_jax.attacks.poisoning import backdoor, label_flip
 from farsign_jax.attacks.registry import ATTACKS, SPACES, byzantine_mask, make, parse
 
 __all__ = [
@@ -16,10 +17,12 @@ __all__ = [
     "SPACES",
     "alie",
     "alie_z",
+    "backdoor",
     "byzantine_mask",
     "constant",
     "gaussian",
     "ipm",
+    "label_flip",
     "make",
     "mimic",
     "none",

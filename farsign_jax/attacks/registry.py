@@ -18,6 +18,7 @@ from farsign_jax.attacks.messages import (
     sign_flip,
 )
 from farsign_jax.attacks.omniscient import alie, ipm, mimic, replay
+from farsign_jax.attacks.poisoning import backdoor, label_flip
 from farsign_jax.base import Attack
 from farsign_jax.validation import InvalidConfig, lookup, require
 
@@ -43,6 +44,8 @@ ATTACKS: dict[str, AttackFactory] = {
     "mimic": mimic,
     "replay": replay,
     "nonfinite": nonfinite,
+    "label_flip": label_flip,
+    "backdoor": backdoor,
 }
 
 SPACES = ("message", "measured")  # see `messages`

@@ -8,13 +8,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from farsign_jax import keys, models, problems, sweeps
+from farsign_jax import attacks, keys, models, problems, sweeps
 from farsign_jax.base import Problem
 from farsign_jax.config import schedules
 from farsign_jax.config.settings import RunSettings
 from farsign_jax.data import datasets, partitions
 from farsign_jax.problems import metrics
-from farsign_jax.problems.metrics import Measure
+from farsign_jax.problems.metrics import Classification, Measure
 from farsign_jax.validation import require
 
 
@@ -69,6 +69,14 @@ def problem_of(settings: RunSettings, examples: Examples, seed: int) -> Problem:
     require(s.batch_size <= sizes.min(), rule)
     module, inputs, targets, *_ = examples
     return problems.classification(module, inputs, targets, rows, sizes, roles.init)
+
+
+def measure_under(attack: str, measure: Measure, problem: Problem) -> Measure:
+    """The measure of runs under an attack; of a backdoor, with its success rate."""
+    goal, classes = attacks.make(attack).goal, problem.num_classes
+    if goal is None or classes is None or not isinstance(measure, Classification):
+        return measure
+    return metrics.with_backdoor(measure, goal, classes)
 
 
 def stacked(problems_of_seeds: Sequence[Problem]) -> Problem:

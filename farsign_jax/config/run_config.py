@@ -125,7 +125,8 @@ class RunConfig(RunSettings):
             DataError, InvalidConfig: if the data set cannot be had or divided as asked.
         """
         examples = problem_lib.load(self, data_dir)
-        return problem_lib.problem_of(self, examples, self.seed), examples.measure
+        problem = problem_lib.problem_of(self, examples, self.seed)
+        return problem, problem_lib.measure_under(self.attack, examples.measure, problem)
 
     def system(self, problem: Problem) -> System:
         """Server, honest worker and attack of the run."""
@@ -194,7 +195,7 @@ class RunConfig(RunSettings):
                 spec.program,
                 batch,
                 every=spec.every(config, batch),
-                measure=measure or data.measure,
+                measure=measure or spec.measure(data),
                 delivery=delivery,
                 progress=bar.update,
             )
@@ -223,7 +224,8 @@ class RunResult:
         history: one entry [E] per quantity and record: `event`, `evaluations` and `bits_up` so
             far, `seconds` of wall clock, `virtual_seconds` if arrivals have a clock,
             `staleness` and `nonfinite` since the last record, and the measures, by default
-            `test_accuracy`, `test_loss` and `worst_class`.
+            `test_accuracy`, `test_loss` and `worst_class`, and under an attack with a backdoor
+            `backdoor_success`.
         params: f32[d], the parameters in the end.
     """
 

@@ -137,7 +137,8 @@ class RunSettings:
         STEPS,
         "How answers are delivered. fresh answers belong to the current iterate, outstanding "
         "ones to the iterate at which they were asked for, and with outstanding:L each worker "
-        "has L open questions. Rounds are always fresh.",
+        "has L open questions. With inconsistent:L, coordinates of the iterate that a worker "
+        "reads are 0 to L - 1 events old, each by itself. Rounds are always fresh.",
     )
     rounds: str = setting(
         "barrier",

@@ -1,11 +1,13 @@
 """What a panel is made of: the data of its configuration, and the sweeps that share them.
 
 A method that takes an aggregator, or is marked `lockstep` in the registry, runs in lock-step:
-all its aggregators and attacks advance side by side. Any other method is a sweep over seeds
-for each attack.
+all its aggregators and attacks advance side by side. An attack on data is a sweep of its own
+there, as runs in lock-step have their mini-batches in common. Any other method is a sweep over
+seeds for each attack.
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -113,10 +115,21 @@ class SweepSpec:
         return self.hyper["step_size"].shape[1]
 
     @property
+    def label(self) -> str:
+        """The method, and the attack if all runs have the same by necessity."""
+        attack = self.runs[0][1]
+        several = self.lockstep and not systems.poisons(attack)
+        return self.method if several else f"{self.method} {attack}"
+
+    @property
     def name(self) -> str:
         """The name of its checkpoint."""
-        text = self.method if self.lockstep else f"{self.method}-{self.runs[0][1]}"
-        return text.replace(":", "-").replace(",", "-").replace("=", "")
+        return re.sub("[ :,]", "-", self.label).replace("=", "")
+
+    def measure(self, data: PanelData) -> Measure:
+        """The measure of its parameters."""
+        problem = data.one_by_one.problem
+        return problem_lib.measure_under(self.runs[0][1], data.measure, problem)
 
     def cost(self, data: PanelData) -> tuple[int, int]:
         """Evaluations and bits of one answer."""
@@ -166,20 +179,25 @@ def sweep_specs(config: PanelConfig, multiples: Sequence[float] = (1.0,)) -> lis
     for texts in _alike(config, join=len(multiples) == 1):
         first = texts[0]
         aggregators = config.aggregators if systems.takes_aggregator(first) else ("",)
-        builds = [
-            [systems.system_spec(config, first, name, attack) for attack in config.attacks]
-            for name in aggregators
-        ]
         hyper = _hyper(config, texts, aggregators, multiples)
-        if systems.in_lockstep(first):
-            runs = tuple((name, attack) for name in aggregators for attack in config.attacks)
+        in_lockstep = systems.in_lockstep(first)
+        for attacks in _side_by_side(config) if in_lockstep else zip(config.attacks):
+            builds = tuple(
+                tuple(systems.system_spec(config, first, name, attack) for attack in attacks)
+                for name in aggregators
+            )
+            runs = tuple((name, attack) for name in aggregators for attack in attacks)
             every = tuple(build for row in builds for build in row)
-            program = Lockstep(tuple(map(tuple, builds)))
+            program = Lockstep(builds) if in_lockstep else every[0]
             found.append(SweepSpec(texts, runs, every, program, hyper))
-            continue
-        for attack, build in zip(config.attacks, builds[0], strict=True):
-            found.append(SweepSpec(texts, (("", attack),), (build,), build, hyper))
     return found
+
+
+def _side_by_side(config: PanelConfig) -> list[tuple[str, ...]]:
+    """The attacks of each sweep in lock-step: all on messages together, each on data alone."""
+    alone = [(attack,) for attack in config.attacks if systems.poisons(attack)]
+    together = tuple(attack for attack in config.attacks if not systems.poisons(attack))
+    return [together, *alone] if together else alone
 
 
 def _hyper(

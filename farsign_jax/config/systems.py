@@ -68,6 +68,11 @@ def system_spec(
     return SystemSpec(name, attack_name, taken, oracle, tuple(options.items()))
 
 
+def poisons(attack: str) -> bool:
+    """Whether an attack changes the examples of Byzantine workers."""
+    return attacks.make(attack).poison is not None
+
+
 def in_lockstep(method: str) -> bool:
     """Whether all aggregators and attacks of a method advance in one program."""
     return takes_aggregator(method) or method_of(method).attacks_in_lockstep

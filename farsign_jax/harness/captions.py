@@ -21,12 +21,13 @@ def command_line() -> str:
     return f"Made by `{shlex.join(kept)}`.\n" if kept else ""
 
 
-def of_accuracies(config: PanelConfig, best: bool = True) -> str:
+def of_accuracies(config: PanelConfig, best: bool = True, backdoor: bool = False) -> str:
     """Returns the caption of a table of accuracies.
 
     Args:
         config: of the runs.
         best: whether the table has the best accuracy on the way, too.
+        backdoor: whether it has the success rate of backdoors.
     """
     where = "the test set"
     if config.validation:
@@ -38,4 +39,7 @@ def of_accuracies(config: PanelConfig, best: bool = True) -> str:
     text = f"Accuracy in % on {where} after the last event{last}, {over}"
     if best:
         text += "; best is the highest of each seed on the way, found on the same examples"
+    if backdoor:
+        text += "; backdoor is the part of the images of other labels that are classified as "
+        text += "the attacker wants, with the trigger, after the last event"
     return f"{text}. {command_line()}"

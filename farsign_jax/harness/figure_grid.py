@@ -128,7 +128,7 @@ def planned(name: str, number: int, group: Group, folder: run_folder.RunFolder) 
         program=first.spec.program,
         batch=group.batch,
         every=first.spec.every(first.cell.config, group.batch),
-        measure=first.data.measure,
+        measure=first.spec.measure(first.data),
         delivery=first.delivery,
         max_parallel_runs=FLAGS.max_parallel_runs,
         checkpoint=folder.checkpoint(f"{name}-{number}"),

@@ -51,15 +51,14 @@ class Panel:
         config, data = self.config, self.data
         for spec in self.specs:
             own = spec.run_batch(data)
-            label = spec.method if spec.lockstep else f"{spec.method} {spec.runs[0][1]}"
             name = f"{self.name}-{spec.name}" if self.name else spec.name
             evaluations, bits = spec.cost(data)
             yield Sweep(
-                name=f"{self.name} {label}".strip(),
+                name=f"{self.name} {spec.label}".strip(),
                 program=spec.program,
                 batch=own,
                 every=spec.every(config, own),
-                measure=data.measure,
+                measure=spec.measure(data),
                 delivery=spec.delivery(config),
                 max_parallel_runs=1 if spec.one_seed_at_a_time else max_parallel_runs,
                 checkpoint=folder.checkpoint(name) if folder else None,
@@ -175,8 +174,10 @@ def run(
 
 def _recorded(panel: Panel) -> set[str]:
     """Returns the columns that the sweeps of a panel record, beside those of every panel."""
-    measures = jax.eval_shape(panel.data.measure, panel.data.one_by_one.problem.x0)
-    return {"staleness", "nonfinite", *measures}
+    x0 = panel.data.one_by_one.problem.x0
+    different = {spec.measure(panel.data) for spec in panel.specs}
+    measured = (jax.eval_shape(measure, x0) for measure in different)
+    return {"staleness", "nonfinite"}.union(*measured)
 
 
 def staleness(spec: SweepSpec, seeds: Sequence[int], final: sweeps.FinalRuns) -> dict[str, Any]:

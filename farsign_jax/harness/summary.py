@@ -44,6 +44,8 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
           last record, which last_per_seed lists.
         - best, best_std, best_per_seed: the same of the best accuracy of each seed, which is
           found on the examples that it is measured with.
+        - backdoor_success, and with _std and _per_seed: the same of this column at the last
+          record, for attacks that record it.
         - diverged: the number of seeds whose `test_loss` is not finite at the last record.
         - events_to_80, evaluations_to_80, bits_to_80, seconds_to_80: the means over seeds of
           what had been spent at the first record at which the mean accuracy over seeds is at
@@ -53,7 +55,8 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """
     accuracy = group_rows(rows, "test_accuracy")
     spent = {name: group_rows(rows, column) for name, column in SPENT.items()}
-    losses = group_rows([row for row in rows if "test_loss" in row], "test_loss")
+    success = _of_some(rows, "backdoor_success")
+    losses = _of_some(rows, "test_loss")
     names = {(label(row), row["attack"]): row for row in reversed(rows)}
     summary = []
     for key, curves in accuracy.items():
@@ -61,7 +64,10 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
         entry |= {
             "diverged": count_diverged(losses[key]) if key in losses else 0,
         }
-        for name, per_seed in (("last", curves[:, -1]), ("best", curves.max(axis=1))):
+        found = {"last": curves[:, -1], "best": curves.max(axis=1)}
+        if key in success:
+            found["backdoor_success"] = success[key][:, -1]
+        for name, per_seed in found.items():
             entry[name] = float(per_seed.mean())
             entry[f"{name}_std"] = float(per_seed.std(ddof=1)) if len(per_seed) > 1 else 0.0
             entry[f"{name}_per_seed"] = per_seed.tolist()
@@ -77,6 +83,11 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 ]
         summary.append(entry)
     return summary
+
+
+def _of_some(rows: Sequence[Row], column: str) -> dict[tuple[str, str], np.ndarray]:
+    """`group_rows` of the rows that have this column."""
+    return group_rows([row for row in rows if column in row], column)
 
 
 def _first(curve: np.ndarray, target: float) -> int | None:

@@ -20,7 +20,7 @@ from farsign_jax.io.files import naming
 from farsign_jax.io.rows import read_columns, read_rows
 from farsign_jax.validation import InvalidConfig, require
 
-MEASURES = ("test_accuracy", "test_loss", "worst_class")
+MEASURES = ("test_accuracy", "test_loss", "worst_class", "backdoor_success")
 AXES = ("event", "evaluations")
 # These name every run. Texts, settings and the columns of NUMBERS do where they vary.
 USUAL = ("method", "aggregator", "attack", "seed")

@@ -45,7 +45,7 @@ def running(
     own = batch.take(np.minimum(np.arange(width), len(batch) - 1))
     mesh = devices.mesh_of(local)
     args, schedules = own.on(mesh), np.asarray(own.schedules)
-    run = sweeps.start(program, delivery, *args[:3], mesh=mesh)
+    run = sweeps.start(program, delivery, *args, mesh=mesh)
     begin = time.perf_counter()
     chunk = devices.split(mesh, schedules[:, :events])
     lowered = sweeps.advance.lower(program, delivery, *args, run, chunk, mesh=mesh)

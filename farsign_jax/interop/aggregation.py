@@ -166,11 +166,14 @@ class Attack:
     """
 
     def __init__(self, attack: Any, byzantine: Any, *, seed: int = 0):
+        given = attack
         if not isinstance(attack, base.Attack):
             rule = f"an attack is a text or a farsign_jax.Attack: got {attack!r}"
             require(isinstance(attack, str), rule)
             name, options = attacks.parse(attack)
             attack = attacks.make(name, **options)
+        rule = "an attack on data changes examples, of which messages tell nothing: got "
+        require(attack.poison is None, f"{rule}{given!r}")
         self._attack = attack
         self._byzantine = arrays.mask(byzantine)
         self._key, self._round = keys_lib.split(seed).attacks, 0

@@ -24,7 +24,9 @@ The remaining differences are:
 Two more differences follow from the absence of rounds in which all Byzantine workers act
 together. A Byzantine worker of ByzFL sees the honest gradients of the round; here it sees what
 honest workers last reported. And the Byzantine workers of ByzFL all send the same vector, with
-one draw of `Gaussian`; here each has its own.
+one draw of `Gaussian`; here each has its own. With `LabelFlipping`, that vector is the mean of
+the gradients that honest workers compute with flipped labels; here each Byzantine worker flips
+the labels of its own examples.
 """
 
 import re
@@ -88,6 +90,7 @@ ATTACKS = {
     "Mimic": Peer("mimic", {"epsilon": "target"}, {"target": 0, "among": "honest"}),
     "Gaussian": Peer("gaussian", {"sigma": "std"}, {"std": 1.0}, {"mu": 0.0}),
     "Inf": Peer("nonfinite", {}, {"kind": "inf"}),
+    "LabelFlipping": Peer("label_flip"),
 }
 
 _SEARCH = "it searches for tau against one aggregator in every round: give a tau to {}"
@@ -95,7 +98,6 @@ _SEARCH = "it searches for tau against one aggregator in every round: give a tau
 REFUSED = {
     "Optimal_InnerProductManipulation": _SEARCH.format("InnerProductManipulation"),
     "Optimal_ALittleIsEnough": _SEARCH.format("ALittleIsEnough"),
-    "LabelFlipping": "it changes the data of workers; attacks here change their messages",
     "MoNNA": "it trusts one of the workers, which it chooses itself",
     "CAF": "its result depends on a random start that cannot be chosen",
     "SMEA": "its result depends on a random start that cannot be chosen",

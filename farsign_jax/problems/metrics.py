@@ -11,7 +11,8 @@ import numpy as np
 import optax
 
 from farsign_jax import models
-from farsign_jax.base import Array
+from farsign_jax.base import Array, Poison
+from farsign_jax.validation import require
 
 Measure = Callable[[Array], dict[str, Array]]
 
@@ -76,6 +77,50 @@ class Classification:
             return self.one(params, *self.data)
         values = self.many(params.reshape(-1, params.shape[-1]), *self.data)
         return {name: value.reshape(params.shape[:-1]) for name, value in values.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WithBackdoor:
+    """The function that `with_backdoor` returns.
+
+    Attributes:
+        clean: the metrics of the test images as they are.
+        triggered: those of the images of other labels with the trigger and the target label.
+    """
+
+    clean: Classification
+    triggered: Classification
+
+    @property
+    def data(self) -> tuple[tuple[Array, Array], ...]:
+        """The images and labels of both."""
+        return self.clean.data, self.triggered.data
+
+    def __call__(self, params: Array) -> dict[str, Array]:
+        success = self.triggered(params)["test_accuracy"]
+        return self.clean(params) | {"backdoor_success": success}
+
+
+def with_backdoor(clean: Classification, goal: Poison, num_classes: int) -> WithBackdoor:
+    """The metrics of a classifier on test data, and the success rate of a backdoor.
+
+    `backdoor_success` is the fraction of the test images with another label than the attacker's
+    that are classified as the attacker wants once they have the trigger.
+
+    Args:
+        clean: the metrics of the test data.
+        goal: of the attack (`Attack.goal`).
+        num_classes: the number of labels.
+
+    Raises:
+        InvalidConfig: if all test images have the label of the attacker.
+    """
+    labels = np.asarray(clean.data[1])
+    images, wanted = goal(clean.data, jnp.arange(len(labels)), num_classes)
+    others = np.flatnonzero(labels != np.asarray(wanted))
+    require(len(others) > 0, "a backdoor needs test images of labels other than its target")
+    data = jax.device_put((np.asarray(images)[others], np.asarray(wanted)[others]))
+    return WithBackdoor(clean, dataclasses.replace(clean, data=data))
 
 
 def classification(module: nn.Module, images: np.ndarray, labels: np.ndarray) -> Classification:

@@ -34,8 +34,12 @@ def cross_entropy(
     return losses
 
 
-def _check(flat: models.Flat, inputs: Any, labels: Any, rows: Any, sizes: Any) -> None:
-    """Raises `InvalidConfig` where the arguments of `classification` do not fit together."""
+def _check(flat: models.Flat, inputs: Any, labels: Any, rows: Any, sizes: Any) -> int:
+    """The number of classes of the model.
+
+    Raises:
+        InvalidConfig: where the arguments of `classification` do not fit together.
+    """
     count, labels, rows, sizes = len(inputs), *map(np.asarray, (labels, rows, sizes))
     example = jax.ShapeDtypeStruct((1, *np.shape(inputs)[1:]), jnp.float32)
     x = jax.ShapeDtypeStruct((flat.dim,), jnp.float32)
@@ -53,6 +57,7 @@ def _check(flat: models.Flat, inputs: Any, labels: Any, rows: Any, sizes: Any) -
         sizes.max() <= rows.shape[1], f"sizes are at most n={rows.shape[1]}: got {sizes.max()}"
     )
     require(sizes.min() > 0, f"every worker needs an example: worker {sizes.argmin()} has 0")
+    return classes
 
 
 def classification(
@@ -75,7 +80,7 @@ def classification(
     """
     shape = tuple(np.shape(inputs)[1:])
     flat = models.flatten(module, shape)
-    _check(flat, inputs, labels, rows, sizes)
+    classes = _check(flat, inputs, labels, rows, sizes)
     return Problem(
         # `device_put` compiles nothing, unlike `jnp.asarray`.
         data=jax.device_put((inputs, np.asarray(labels, np.int32))),
@@ -84,4 +89,5 @@ def classification(
         x0=flat.init(key),
         losses=cross_entropy(module, shape),
         structure=MLPStructure.of(module, flat),
+        num_classes=classes,
     )

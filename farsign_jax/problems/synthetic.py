@@ -78,7 +78,7 @@ def _with_noise(value: Callable[[Array], Array], relative: bool) -> Losses:
     return losses
 
 
-def _equal_shards(num_workers: int, examples: int) -> dict[str, Array]:
+def _equal_shards(num_workers: int, examples: int) -> dict[str, Any]:
     """The `rows` and `sizes` of a problem whose data are sorted by worker."""
     count = num_workers * examples
     return {

@@ -34,8 +34,9 @@ class LocalWorker:
             omniscient attack receives what the other workers would answer to the same question.
 
     Raises:
-        InvalidConfig: if there is no such worker, or if it keeps a state between answers, since
-            a replacement could not restore it.
+        InvalidConfig: if there is no such worker, if the attack cannot be made on these data,
+            or if the worker keeps a state between answers, since a replacement could not
+            restore it.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class LocalWorker:
         states = jax.eval_shape(lambda: system.worker.init(problem.shard(jnp.int32(0))))
         rule = "a worker that keeps a state between answers cannot be replaced"
         require(not jax.tree.leaves(states), rule)
+        if attack is not None:
+            simulation.check_poison(attack, problem)
         self._attack_state: Any = () if attack is None else attack.init(m)
         self._answer = functools.partial(_answer, system, attack)
         self._constants = problem, keys_lib.split(seed), np.int32(worker)
@@ -87,24 +90,28 @@ def _answer(
 ) -> tuple[Any, Array]:
     """Returns the next state of the attack, and the answer."""
 
-    def reports(queries):
-        return simulation.answer(system, problem, (), queries, number, keys)[1]
+    def reports(queries, byzantine=None):
+        return simulation.answer(system, problem, (), queries, number, keys, byzantine)[1]
+
+    m = problem.num_workers
+    alone = jnp.arange(m) == worker
+    if attack is not None:
+        system = system._replace(attack=attack)
 
     state = system.server.init(x, keys.server)._replace(step=step)
     queries = simulation.ask(system, state, worker[None], number, keys)
     if direction is not None and jax.tree.leaves(queries.direction):
         queries = queries._replace(direction=direction[None])
-    own = reports(queries)
+    own = reports(queries, None if attack is None else alone)
     if attack is None:
         return attack_state, own.value[0]
-    m = problem.num_workers
     reported = received = None
     if attack.omniscient:
         spread = jax.tree.map(lambda a: jnp.broadcast_to(a, (m, *a.shape[1:])), queries)
         every = reports(spread._replace(worker=jnp.arange(m, dtype=jnp.int32)))
         reported = {"message": every.value, "measured": every.measured}
         received = jnp.ones((m,), bool)
-    view = View(None, jnp.arange(m) == worker, reported, received)
+    view = View(None, alone, reported, received)
     report = jax.tree.map(lambda a: a[0], own)
     key = keys_lib.message(keys.attacks, worker, number)
     encode = system.worker.encode

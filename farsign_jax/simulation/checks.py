@@ -1,11 +1,18 @@
 """What must hold of a run before its loop is compiled, of one run as of each in a sweep."""
 
+# JAX annotates its functions only in part, so what they return is often of unknown type.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportUnknownLambdaType=false
+
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from farsign_jax import arrivals, attacks
-from farsign_jax.validation import require
+from farsign_jax.base import Attack, Problem
+from farsign_jax.validation import InvalidConfig, require
 
 
 def check_run(
@@ -49,3 +56,29 @@ def check_batch(batch_size: int, left_out: int, sizes: Any) -> None:
         f"need batch_size <= examples of every worker: got batch_size={batch_size}, and a "
         f"worker has {smallest}{rest}",
     )
+
+
+def check_poison(attack: Attack, problem: Problem) -> None:
+    """Checks that an attack on data can be made on these examples; nothing else is affected.
+
+    Raises:
+        InvalidConfig: if the examples have no labels, the attack refuses them, or it changes
+            their shapes or types.
+    """
+    poison, classes = attack.poison, problem.num_classes
+    if poison is None:
+        return
+    rule = "an attack on data needs examples with labels, as those of problems.classification"
+    if classes is None:
+        raise InvalidConfig(f"{rule}: this problem has none")
+
+    def one() -> Any:
+        examples = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:1], problem.data)
+        return examples, poison(examples, jnp.zeros((1,), jnp.int32), classes)
+
+    before, after = (
+        [f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(examples)]
+        for examples in jax.eval_shape(one)
+    )
+    rule = f"an attack on data keeps the types of examples: {', '.join(before)} became "
+    require(before == after, rule + ", ".join(after))

@@ -1,9 +1,10 @@
 """The three steps of the conversation: `ask`, `answer` and `deliver`.
 
-An event takes these steps for the workers that arrive together, in one of two modes:
+An event takes these steps for the workers that arrive together, in one of these modes:
 
     fresh        the arriving worker is asked, answers and is received within the event, as in
                  the paper's MNIST experiment: staleness 0;
+    inconsistent as fresh, but coordinates of the iterate are of different ages (`reads`);
     outstanding  every worker always has one question open; an event delivers the answer of
                  the arriving worker and asks it the next question. Staleness follows from
                  the schedule: server step now - step when asked. Answers are computed when
@@ -37,6 +38,7 @@ from farsign_jax.base import (
     Problem,
     Query,
     Report,
+    Shard,
     System,
     Table,
     View,
@@ -80,8 +82,9 @@ def answer(
     queries: Query,
     number: Array,
     keys: keys_lib.RunKeys,
+    byzantine: Array | None = None,
 ) -> tuple[Any, Report]:
-    """Lets the workers answer s queries honestly.
+    """Lets the workers answer s queries, honestly but for what an attack does to their data.
 
     Args:
         system: who takes part.
@@ -90,6 +93,9 @@ def answer(
         queries: leaves [s, ...].
         number: i32[], of the question.
         keys: of the run.
+        byzantine: as of `deliver`; read only if the attack is on data, and then a worker
+            poisons its examples that is Byzantine in the event with the number of the question.
+            None stands for nobody.
 
     Returns:
         The new states of all workers, leaves [m, ...], and s reports.
@@ -98,7 +104,8 @@ def answer(
 
     def one(query: Query) -> tuple[Any, Report, tuple[Array, ...]]:
         i = query.worker
-        key, shard = keys_lib.message(keys.batches, i, number), problem.shard(i)
+        key = keys_lib.message(keys.batches, i, number)
+        shard = shard_of(system.attack, problem, i, number, byzantine)
         touched = () if worker.touched is None else (worker.touched(shard, key),)
         state = _map_states(lambda a: a[i], lambda a: a[(i, *touched)], states)
         state, value = worker.respond(state, query, shard, key)
@@ -117,6 +124,32 @@ def answer(
     else:
         put_rows = put
     return _map_states(put, put_rows, states, new), reports
+
+
+def shard_of(
+    attack: Attack, problem: Problem, worker: Array, number: Array, byzantine: Array | None
+) -> Shard:
+    """Returns the examples of a worker, which are poisoned if the attack does so to its data.
+
+    Args:
+        attack: of the run.
+        problem: holds the examples of the workers.
+        worker: i32[].
+        number: i32[], of the question.
+        byzantine: as of `answer`.
+    """
+    shard, spoil, classes = problem.shard(worker), attack.poison, problem.num_classes
+    if spoil is None or byzantine is None or classes is None:
+        return shard
+    if byzantine.ndim == 2:  # questions before the first event are numbered 0, -1, ...
+        byzantine = byzantine[jnp.maximum(number, 0) % len(byzantine)]
+
+    def poison(lies: Array, examples: Any, rows: Array) -> Any:
+        spoiled = spoil(examples, rows, classes)
+        return jax.tree.map(lambda new, old: jnp.where(lies, new, old), spoiled, examples)
+
+    # `Partial` makes it a pytree, so that a shard may be an argument of what JAX transforms.
+    return shard._replace(poison=jax.tree_util.Partial(poison, byzantine[worker]))
 
 
 def _map_states(leaf: Callable[..., Any], rows: Callable[..., Any], *states: Any) -> Any:
@@ -251,8 +284,8 @@ def deliver(
     if memory != ():
         memory = _remember(memory, reports, value)
     received = run.staleness.received(reports.worker, staleness)
-    run = Run(state, run.workers, attack_state, run.inbox, memory, run.events + 1, received)
-    return run, info
+    run = run._replace(server=state, attack=attack_state, memory=memory, staleness=received)
+    return run._replace(events=run.events + 1), info
 
 
 def _remember(memory: Memory, reports: Report, message: Array) -> Memory:

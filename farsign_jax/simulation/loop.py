@@ -14,10 +14,12 @@ import numpy as np
 
 from farsign_jax import keys as keys_lib
 from farsign_jax.base import Array, Diagnostics, Problem, Query, Report, System
-from farsign_jax.simulation.conversation import answer, ask, deliver
+from farsign_jax.simulation.checks import check_poison
+from farsign_jax.simulation.conversation import answer, ask, deliver, shard_of
 from farsign_jax.simulation.in_place import scatter, zero_after
+from farsign_jax.simulation.reads import mix, no_history
 from farsign_jax.simulation.staleness import Staleness
-from farsign_jax.simulation.state import Memory, Run, depth
+from farsign_jax.simulation.state import Memory, Run, depth, history_length
 from farsign_jax.validation import require
 
 
@@ -46,7 +48,7 @@ def event(
         problem: holds the examples of the workers.
         byzantine: bool[m], or bool[P, m], see `deliver`.
         keys: of the run.
-        delivery: "fresh", "outstanding" or "outstanding:L".
+        delivery: "fresh", "outstanding:L" or "inconsistent:L".
         run: the state of the run.
         workers: i32[] or i32[s], padded with -1.
         steps: functions that are called for the three steps.
@@ -63,7 +65,12 @@ def event(
     def exchange(run: Run) -> tuple[Run, Report]:
         number = run.events
         queries = steps.ask(system, run.server, i, number, keys)
-        states, reports = steps.answer(system, problem, run.workers, queries, number, keys)
+        if run.history != ():
+            history, queries = mix(run.history, queries, number, keys)
+            run = run._replace(history=history)
+        states, reports = steps.answer(
+            system, problem, run.workers, queries, number, keys, byzantine
+        )
         return run._replace(workers=states), reports
 
     open_questions = depth(delivery)
@@ -100,14 +107,28 @@ def _check_types(before: Run, after: Run) -> None:
         require(same or jax.typeof(old).weak_type, f"{name} {got}")
 
 
-def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: str) -> Run:
+def start(
+    system: System,
+    problem: Problem,
+    keys: keys_lib.RunKeys,
+    delivery: str,
+    byzantine: Array | None = None,
+) -> Run:
     """Returns the state before the first event.
 
     In outstanding delivery every worker has been asked.
 
+    Args:
+        system: who takes part.
+        problem: holds the examples of the workers.
+        keys: of the run.
+        delivery: "fresh", "outstanding:L" or "inconsistent:L".
+        byzantine: as of `event`; an attack on data needs it, as answers may be computed here.
+
     Raises:
         InvalidConfig: if the server, the attack and the problem do not go together.
     """
+    check_poison(system.attack, problem)
     open_questions = depth(delivery)
     server, worker, attack = system
     m, zero = problem.num_workers, jnp.zeros((), jnp.int32)
@@ -120,11 +141,13 @@ def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: st
     require(width in (jnp.float32, jnp.float64), rule)
     everyone = jnp.arange(m, dtype=jnp.int32)
     state = server.init(jnp.copy(problem.x0), keys.server)  # x0 is not the loop's to donate
-    workers = jax.vmap(lambda i: worker.init(problem.shard(i)))(everyone)
+    workers = jax.vmap(lambda i: worker.init(shard_of(attack, problem, i, zero, byzantine)))(
+        everyone
+    )
 
     def converse(i: Array, states: Any, number: Array) -> tuple[Any, Report]:
         queries = ask(system, state, i[None], number, keys)
-        states, reports = answer(system, problem, states, queries, number, keys)
+        states, reports = answer(system, problem, states, queries, number, keys, byzantine)
         return states, jax.tree.map(lambda a: a[0], reports)
 
     def questions(i: Array) -> tuple[Any, Report]:
@@ -154,7 +177,12 @@ def start(system: System, problem: Problem, keys: keys_lib.RunKeys, delivery: st
     if open_questions:
         # One at a time: m oracle calls side by side would need m times the scratch memory.
         workers, inbox = jax.lax.map(questions, everyone)
-    return Run(state, workers, attack.init(m), inbox, memory, zero, Staleness.none(m))
+    history: Any = ()
+    if length := history_length(delivery):
+        queries = ask(system, state, everyone[:1], zero, keys)
+        history = no_history(queries.params[0], queries.version[0], length)
+    none = Staleness.none(m)
+    return Run(state, workers, attack.init(m), inbox, memory, zero, none, history)
 
 
 def advance(

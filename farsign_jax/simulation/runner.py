@@ -101,7 +101,7 @@ def run(
         seed: decides all random draws within the loop.
         byzantine: number of Byzantine workers (the first ones), or a mask bool[m]; or
             bool[P, m], the masks of events 0 .. P - 1, repeated from the beginning.
-        delivery: "fresh", "outstanding" or "outstanding:L", see `conversation`.
+        delivery: "fresh", "outstanding:L" or "inconsistent:L", see `conversation`.
         every: events between two records; by default one record at the end.
         measure: `params f32[d] -> {name: number}`, evaluated on `output` for each record.
         debug: whether to take the steps one by one in a Python loop instead of `lax.scan`.
@@ -123,7 +123,7 @@ def run(
     require(every > 0, f"need every > 0 events between records: got {every}")
     mask, keys = jnp.asarray(mask), keys_lib.split(check_integer("a run", "seed", seed, 0))
 
-    state = begin = _start(system, problem, keys, delivery)
+    state = begin = _start(system, problem, keys, delivery, mask)
     step: Callable[[Any, Any], tuple[Run, Diagnostics]]
     if debug:
         step = functools.partial(python_loop, system, problem, mask, keys, delivery)

@@ -9,22 +9,44 @@ from farsign_jax.validation import require
 DELIVERIES = {
     "fresh": "The arriving worker is asked, answers and is received in one event",
     "outstanding": "Each worker has L open questions (outstanding:L; 1): answers grow stale",
+    "inconsistent": "As fresh, but coordinates of x are 0..L-1 events old (inconsistent:L; 10)",
 }
+_USUAL = {"fresh": 0, "outstanding": 1, "inconsistent": 10}  # L, where it is not given
 
 
-def depth(delivery: str) -> int:
-    """Returns how many questions each worker has open between two events; 0 means "fresh".
+def _parse(delivery: str) -> tuple[str, int]:
+    """Returns the name of a delivery and its L, which is 0 for "fresh".
 
     Raises:
         InvalidConfig: if there is no such delivery.
     """
-    if delivery == "fresh":
-        return 0
     name, colon, number = delivery.partition(":")
-    good = name == "outstanding" and (not colon or (number.isdecimal() and int(number) > 0))
-    rule = "delivery is fresh, outstanding or outstanding:L with 0 < L < 65536"
-    require(good and int(number or 1) < 2**16, f"{rule}: got {delivery!r}")
-    return int(number or 1)
+    good = name in _USUAL
+    if colon:
+        good = good and name != "fresh" and number.isdecimal() and 0 < int(number) < 2**16
+    rule = "delivery is fresh, outstanding:L or inconsistent:L with 0 < L < 65536"
+    require(good, f"{rule}: got {delivery!r}")
+    return name, int(number) if colon else _USUAL[name]
+
+
+def depth(delivery: str) -> int:
+    """Returns how many questions each worker has open between two events, or 0.
+
+    Raises:
+        InvalidConfig: if there is no such delivery.
+    """
+    name, number = _parse(delivery)
+    return number if name == "outstanding" else 0
+
+
+def history_length(delivery: str) -> int:
+    """Returns how many of the last iterates are kept, for "inconsistent" delivery, or 0.
+
+    Raises:
+        InvalidConfig: if there is no such delivery.
+    """
+    name, number = _parse(delivery)
+    return number if name == "inconsistent" else 0
 
 
 class Memory(NamedTuple):
@@ -32,6 +54,13 @@ class Memory(NamedTuple):
 
     reported: dict[str, Array]  # f32[m, k] in each space that an attack looks at
     received: Array  # bool[m]
+
+
+class History(NamedTuple):
+    """The last L iterates that the server asked about, that of event n at n modulo L."""
+
+    params: Array  # f32[L, d]
+    versions: Array  # i32[L], the server step of each
 
 
 class Run(NamedTuple):
@@ -44,6 +73,7 @@ class Run(NamedTuple):
     memory: Any  # Memory, or () if no attack needs it
     events: Array  # i32[], events so far; numbers the questions, whatever `step` counts
     staleness: Staleness
+    history: Any = ()  # History in inconsistent delivery, else ()
 
 
 def output(run: Run) -> Array:

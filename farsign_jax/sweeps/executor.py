@@ -41,7 +41,7 @@ class _Group:
         inputs: the fingerprint of each chunk; empty without checkpoint.
         batch: the runs of all chunks.
         mesh: the devices.
-        args: arguments of `run_batch.start`.
+        args: arguments of `run_batch.start` before `byzantine`.
         byzantine: masks of the runs.
     """
 
@@ -56,7 +56,7 @@ class _Group:
     def begin(self) -> tuple[int, Columns, simulation.Run]:
         """Returns the number of events that are done, the columns so far, and the runs."""
         start = functools.partial(run_batch.start, *self.args[:2], mesh=self.mesh)
-        like = jax.eval_shape(start, *self.args[2:])
+        like = jax.eval_shape(start, *self.args[2:], self.byzantine)
         columns = self._empty(like)
         own = self._parts(columns)[0]
         width = len(self.chunks[0].ids)
@@ -66,7 +66,7 @@ class _Group:
             for chunk, inputs in zip(self.chunks, self.inputs, strict=True)
         ]
         if saved[0] is None:
-            return 0, columns, start(*self.args[2:])
+            return 0, columns, start(*self.args[2:], self.byzantine)
         saved = [found or saved[0] for found in saved]  # padding begins like any other chunk
         run = devices.joined([found[2] for found in saved])
         run = devices.split(self.mesh, jax.tree.map(jnp.asarray, run))

@@ -125,6 +125,10 @@ def _sizes(
         name = jax.tree_util.keystr(path).lstrip(".")
         times = open_questions if name.startswith("inbox") else 1
         sizes[name] = times * _bytes(leaf), leaf
+    if length := simulation.history_length(delivery):
+        params = jax.eval_shape(lambda server: server.params, found.state.server)
+        kept = jax.ShapeDtypeStruct((length, *params.shape), params.dtype)
+        sizes["history.params"] = _bytes(kept), kept
     return found, sizes
 
 

@@ -211,5 +211,9 @@ def _attack(
         value = jnp.stack([stack([value for _, value in row]) for row in forged], axis=2)
         return after, value.reshape(report.value.shape)
 
+    poisons = [attack.poison for attack in attacks]
+    rule = "runs in lock-step have their mini-batches in common, so an attack on data is alone "
+    rule += f"there: got {len(attacks)} attacks side by side"
+    require(len(attacks) == 1 or not any(poisons), rule)
     spaces = {str(attack.space) for attack in attacks if attack.omniscient}
-    return Attack(init, forge, bool(spaces), space=tuple(sorted(spaces)))
+    return Attack(init, forge, bool(spaces), tuple(sorted(spaces)), poisons[0])

@@ -128,14 +128,20 @@ def start(
     problem: Problem,
     seeds: Array,
     hyper: Any,
+    byzantine: Array | None = None,
     mesh: Mesh | None = None,
 ) -> simulation.Run:
-    """Returns the state of all runs before the first event, leaves [R, ...]."""
+    """Returns the state of all runs before the first event, leaves [R, ...].
 
-    def one(problem, seed, hyper):
-        return simulation.start(build(problem, hyper), problem, keys_lib.split(seed), delivery)
+    The arguments are those of `advance`; an attack on data needs `byzantine`.
+    """
 
-    return devices.over(mesh, functools.partial(_over_runs, one), problem, seeds, hyper)
+    def one(problem, seed, hyper, byzantine):
+        system, keys = build(problem, hyper), keys_lib.split(seed)
+        return simulation.start(system, problem, keys, delivery, byzantine)
+
+    on_device = functools.partial(_over_runs, one)
+    return devices.over(mesh, on_device, problem, seeds, hyper, byzantine)
 
 
 @functools.partial(
@@ -157,7 +163,7 @@ def advance(
 
     Args:
         build: makes the system of one run.
-        delivery: "fresh", "outstanding" or "outstanding:L".
+        delivery: "fresh", "outstanding:L" or "inconsistent:L".
         problem: of R runs, as in `RunBatch`, like seeds, hyper and byzantine.
         seeds: i32[R].
         hyper: leaves [R, ...].

@@ -76,7 +76,7 @@ def sweep(
         batch: the runs.
         every: events between two records.
         measure: evaluated on params f32[runs, d] for each record.
-        delivery: "fresh", "outstanding" or "outstanding:L".
+        delivery: "fresh", "outstanding:L" or "inconsistent:L".
         max_parallel_runs: number of runs that a device advances at a time; by default what
             fits into half of its free memory, or fewer if that would leave devices without
             runs.

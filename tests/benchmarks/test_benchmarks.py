@@ -178,7 +178,7 @@ def test_a_floor_is_the_sum_over_kinds_of_work():
     [
         (["--runs=0"], "--runs needs positive whole numbers: got 0"),
         (["--sizes=x"], "--sizes needs positive whole numbers: got x"),
-        (["--deliveries=soon"], "delivery is fresh, outstanding or outstanding:L"),
+        (["--deliveries=soon"], "delivery is fresh, outstanding:L or inconsistent:L"),
         (["--attacks=none,alie"], "need one attack: got none, alie"),
         (["--methods=sgd"], "sgd works in rounds"),
         (["--events=7"], "takes no --events"),

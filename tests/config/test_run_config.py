@@ -77,6 +77,22 @@ def test_methods_in_lockstep_are_those_of_a_panel(method):
     assert [row["evaluations"] for row in rows] == history["evaluations"].tolist()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["async_sgd", "sgd"])
+def test_the_success_of_a_backdoor_is_recorded(method):
+    config = RunConfig(method=method, attack="backdoor:target=3", **SMALL)
+    success = config.run().history["backdoor_success"]
+    assert ((success >= 0) & (success <= 1)).all()
+    both = dataclasses.replace(config.panel(), attacks=("none", config.attack))
+    rows = panel.run([panel.ready(both, None)])
+    assert ["backdoor_success" in row for row in rows] == [
+        row["attack"] != "none" for row in rows
+    ]
+    assert [row["backdoor_success"] for row in rows if row["attack"] != "none"] == [*success]
+    _, measure = config.problem()
+    assert "backdoor_success" in measure(np.zeros(7850, np.float32))
+
+
 def test_a_result_has_parameters_accuracy_and_a_table(result):
     assert result.params.shape == (7850,) and np.isfinite(result.params).all()
     assert result.accuracy == result.history["test_accuracy"][-1]

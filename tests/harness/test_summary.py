@@ -1,4 +1,4 @@
-"""The marks of runs that have diverged."""
+"""Summaries of rows, and the marks of runs that have diverged."""
 
 import math
 
@@ -45,3 +45,15 @@ def test_diverged_runs_are_marked(losses, shown):
 def test_rows_without_a_loss_have_not_diverged():
     rows = [{n: v for n, v in row.items() if n != "test_loss"} for row in rows_of((1.0,))]
     assert summary.summarise(rows)[0]["diverged"] == 0
+
+
+def test_the_success_of_a_backdoor_is_that_of_the_last_record():
+    rows = rows_of((1.0, 1.0))
+    attacked = [
+        row | {"attack": "backdoor", "backdoor_success": (row["event"] + row["seed"]) / 4}
+        for row in rows
+    ]
+    without, entry = summary.summarise(rows + attacked)
+    assert "backdoor_success" not in without
+    assert entry["backdoor_success_per_seed"] == [0.5, 0.75]
+    assert summary.accuracy(entry, "backdoor_success") == "62.5"

@@ -9,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from farsign_jax import METHODS, OracleConfig, SystemSpec, arrivals, attacks, simulation, sweeps
+from farsign_jax import (
+    METHODS,
+    OracleConfig,
+    SystemSpec,
+    arrivals,
+    attacks,
+    models,
+    simulation,
+    sweeps,
+)
 from farsign_jax import keys as keys_lib
 from farsign_jax.base import Attack
 from farsign_jax.methods import options_of
@@ -140,7 +149,9 @@ class EveryAttack:
 
 
 def attacks_on(name):
+    """The attacks on messages; those on data need examples with labels."""
     every = sorted(set(attacks.ATTACKS) - {"same_value"})
+    every = [attack for attack in every if attacks.make(attack).poison is None]
     if name == "async_zo_sgd":  # no worker knows what others reported about them
         every = [attack for attack in every if not attacks.make(attack).omniscient]
     return every
@@ -289,3 +300,37 @@ def test_a_message_of_another_shape_is_refused_before_the_loop(name, change):
     system = system._replace(worker=honest._replace(respond=respond))
     with pytest.raises(InvalidConfig, match="an answer is"):
         simulation.run(PROBLEM, system, schedule(name, 5))
+
+
+def poisoned_batch(name):
+    """Three runs on data with labels, which differ in their seed and in who is Byzantine."""
+    seeds, byzantine = np.asarray([3, 3, 4], np.int32), np.asarray([2, 0, 2])
+    return sweeps.RunBatch(
+        sweeps.RunBatch.repeated(helpers.digits(models.MLP((4,)), helpers.M), 3),
+        seeds,
+        {k: np.full(3, v, np.float32) for k, v in hyper_of(name).items()},
+        np.arange(helpers.M) < byzantine[:, None],
+        np.stack([schedule(name, 20, seed) for seed in seeds]),
+    )
+
+
+def after_sweep(name, batch):
+    options = {"every": 20, "measure": largest, "delivery": outstanding(name)}
+    return sweeps.sweep(build_of(name, "label_flip"), batch, **options)[1].params
+
+
+@pytest.mark.parametrize("name", GAUNTLET)
+def test_an_attack_on_data_reaches_every_method(name):
+    batch, turned = poisoned_batch(name), np.asarray([2, 0, 1])
+    ends = after_sweep(name, batch)
+    assert np.isfinite(ends).all()
+    assert (ends[0] != ends[1]).any() and (ends[0] != ends[2]).any()
+    np.testing.assert_array_equal(after_sweep(name, batch.take(turned)), ends[turned])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_on_poisoned_data_is_the_same_alone(name):
+    batch = poisoned_batch(name)
+    alone = after_sweep(name, batch.take(np.asarray([0])))
+    np.testing.assert_array_equal(alone[0], after_sweep(name, batch)[0])

@@ -164,5 +164,7 @@ def test_times_that_do_not_fit_raise_before_the_loop():
 
 @pytest.mark.parametrize("delivery", ["outstanding:0", "outstanding:-1", "outstanding:x", ""])
 def test_unknown_deliveries_raise(delivery):
-    with pytest.raises(InvalidConfig, match="outstanding:L with 0 < L < 65536"):
+    with pytest.raises(
+        InvalidConfig, match="outstanding:L or inconsistent:L with 0 < L < 65536"
+    ):
         simulation.run(PROBLEM, derivative_system("sign_flip"), [0, 1], delivery=delivery)

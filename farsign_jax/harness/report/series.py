@@ -27,6 +27,7 @@ SPENT = {
 MEASURED = {
     "test_accuracy": "test accuracy, %",
     "worst_class": "accuracy of the worst class, %",
+    "backdoor_success": "success of the backdoor, %",
     "test_loss": "test loss",
     "gradient": "gradient norm",
     "ergodic": "weighted gradient norm",
@@ -39,7 +40,7 @@ MEASURED = {
     "moment": "moment",
     "deviation": "deviation",
 }
-PERCENT = ("test_accuracy", "worst_class")
+PERCENT = ("test_accuracy", "worst_class", "backdoor_success")
 DIAGNOSTICS = (
     "staleness",
     "nonfinite",
