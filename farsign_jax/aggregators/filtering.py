@@ -114,7 +114,8 @@ def iterative_filtering(f: int | Array, threshold: float | Array = 0.0) -> Rule:
     total weight is n - 2f; the last step takes only a part of what it would, so that the weight
     is not less. Every other step takes all weight from a row, so that there are at most n. The
     rule needs n > 2f; O(n^2 d), and O(n^2) per iteration of the power method, which takes 30
-    for each step, from the row with the largest c_i |x_i - mean|^2.
+    for each step, from the row with the largest c_i |x_i - mean|^2. It would miss v if that row
+    were exactly orthogonal to it, which the deviations of honest rows make improbable only.
 
     The published algorithms know a bound on the covariance of honest rows and stop by
     `threshold` alone. The limit on what is removed is derived here, and makes the rule usable
