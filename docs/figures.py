@@ -196,9 +196,9 @@ def answers_per_second() -> str:
     )
 
 
-def claims(*sources: str) -> str:
-    """The claims about FAR-SIGN that come from these sources, and what was measured."""
-    rows = [row for row in read(RESULTS / "rates.md")[0][1:] if row[0] in sources]
+def claims(*sources: str, name: str = "rates") -> str:
+    """The claims that come from these sources, and what was measured."""
+    rows = [row for row in read(RESULTS / f"{name}.md")[0][1:] if row[0] in sources]
     return tables.markdown_table(["source", "claim", "measured", "verdict"], rows)
 
 
@@ -214,6 +214,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "theory-convergence": lambda: claims("Theorem 2.3"),
     "theory-time-scales": lambda: claims("Karimireddy et al., 2019", "Section 3"),
     "theory-directions": lambda: claims("Assumption 6", "Ganesh et al., 2023", "Section 2.3"),
+    "theory-recursion": lambda: claims("Prop. A.2", name="rates-recursion"),
     "throughput": throughput,
     "gpu": gpu,
     "answers-per-second": answers_per_second,

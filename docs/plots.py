@@ -165,7 +165,7 @@ def cloud(far: float = FAR) -> np.ndarray:
 
 def _rule(name: str) -> aggregators.Rule:
     takes_f = ("trimmed_mean", "meamed", "phocas", "krum", "multi_krum", "bulyan", "mda")
-    takes_f += ("comparative_elimination",)
+    takes_f += ("comparative_elimination", "iterative_filtering")
     return aggregators.make(name, **({"f": 2} if name in takes_f else {}))
 
 

@@ -11,6 +11,7 @@
     time_scales   what a single time scale does instead, and when the gap closes
     condition     Assumption 6: training fails just below it and works just above it
     estimation    the predecessor: means from one direction per worker; uneven arrivals
+    recursion     Proposition A.2: the sum behind the errors of the averages, up to a million
 
 The problems are small: five workers, four dimensions, one direction per query, and answers that
 are as stale as arrivals make them. The same command with the same --out continues.
@@ -195,6 +196,34 @@ def time_scales(size: Size, folder: run_folder.RunFolder | None = None) -> Group
     )
 
 
+# (theta, q, c) of Proposition A.2: the exponents of the best rates of zeroth and first order, a
+# discount that falls nearly as fast as it may, and a small factor.
+SUMS = ((4 / 3, 2 / 3, 1.0), (1.0, 0.5, 1.0), (1.8, 0.9, 1.0), (1.1, 0.55, 0.2))
+
+
+def recursion(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
+    """Proposition A.2: the sum against its leading term, which it approaches from above."""
+    findings, rows, entries = [], [], []
+    n = np.arange(1, size.events + 1)
+    at = theory.log_spaced(n, size.events / 1000)
+    for theta, q, c in SUMS:
+        ratio = c * n ** (theta - q) * theory.discounted_sum(size.events, theta, q, c)
+        excess = (theta - q) / c * n[-1] ** (q - 1.0)
+        late = ratio[n >= n[-1] / 10]
+        claim = f"S_n c n^(theta - q) -> 1: theta = {theta:.3g}, q = {q:.3g}, c = {c:g}"
+        measured = f"{ratio[-1]:.4f} at n = {n[-1]:,}, at most {ratio.max():.3f}"
+        measured += f"; derived, to first order: {1 + excess:.4f}"
+        good = (np.diff(late) < 0).all() and 0 < ratio[-1] - 1 < 2 * excess
+        findings.append(Finding("Prop. A.2", claim, measured, "holds" if good else "refuted"))
+        line = f"theta = {theta:.3g}, q = {q:.3g}, c = {c:g}"
+        for i in at.tolist():
+            point = {"facet": "S_n c n^(theta - q)", "line": line, "x": int(n[i])}
+            entries.append(point | {"value": float(ratio[i])})
+            row = {"figure": "recursion", "line": line, "event": int(n[i])}
+            rows.append(row | {"ratio": float(ratio[i])})
+    return Group(findings, rows, entries, ("Proposition A.2", "n", "ratio"))
+
+
 GROUPS: dict[str, Callable[[Size, run_folder.RunFolder], Group]] = {
     "rates": convergence_rates.rates,
     "tracking": convergence_rates.tracking,
@@ -202,6 +231,7 @@ GROUPS: dict[str, Callable[[Size, run_folder.RunFolder], Group]] = {
     "time_scales": time_scales,
     "condition": direction_margin.condition,
     "estimation": direction_margin.estimation,
+    "recursion": recursion,
 }
 
 

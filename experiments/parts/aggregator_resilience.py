@@ -39,7 +39,7 @@ ATTACKS = (
 
 def estimates(size: Size, x: np.ndarray) -> tuple[float, dict[str, list[Any]]]:
     """The gradient norm at x, and for each rule its estimates under each attack."""
-    problem = nonconvex_problem.problem_of(False)
+    problem = nonconvex_problem.problem_of("constant")
     worker = oracles.stochastic_gradient(problem.losses, batch_size=1)
     there, gradient = nonconvex_problem.at(problem, x)
     options = {"byzantine": Q, "samples": size.samples}
@@ -110,15 +110,15 @@ def comparison(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
     """Every aggregator under every attack, in lock-step."""
     findings, rows, entries = [], [], []
     rounds, seeds = max(size.rounds // 10, 1), 2
-    for relative in (False, True):
-        kind = "relative noise" if relative else "constant noise"
+    for noise in ("constant", "relative"):
+        kind = f"{noise} noise"
         program, hyper = nonconvex_problem.side_by_side(RULES, ATTACKS, 0.2)
-        problem = nonconvex_problem.problem_of(relative)
+        problem = nonconvex_problem.problem_of(noise)
         columns = nonconvex_problem.follow(
             program,
             nonconvex_problem.run_batch(problem, rounds, seeds, hyper),
             nonconvex_problem.GRADIENT,
-            f"aggregators-{relative}",
+            f"aggregators-{noise}",
             folder,
             100,
             max_parallel_runs=1,

@@ -45,11 +45,27 @@ class Size:
     network: int = 2_500
 
 
-def problem_of(relative: bool) -> Problem:
-    """The problem with noise proportional to the gradient (`relative`, C = 0) or constant noise
-    (B = 1)."""
-    noise = {"noise": SIGMA, "relative": relative, "examples": 256}
-    return problems.smooth(VALUE, jnp.full(D, 2.0), M, jax.random.key(0), **noise)
+def gap_noise(x: Any, noise: Any) -> Any:
+    """The losses `value(x) + sqrt(2 (F(x) - F_low)) noise . x`, whose gradients have noise that
+    grows with the value and not with the gradient."""
+    gap = jnp.maximum(VALUE(x) - LOWEST, 0)
+    return VALUE(x) + jax.lax.stop_gradient(jnp.sqrt(2 * gap)) * (noise @ x)
+
+
+# (A, B, C) of E|G|^2 <= 2 A (F - F_low) + B |grad F|^2 + C for each kind of noise.
+VARIANCE = SIGMA**2 * D
+NOISES = {
+    "constant": (0.0, 1.0, VARIANCE),
+    "relative": (0.0, 1 + VARIANCE, 0.0),  # proportional to the norm of the gradient
+    "gap": (VARIANCE, 1.0, 0.0),  # proportional to sqrt(2 (F - F_low))
+}
+
+
+def problem_of(noise: str) -> Problem:
+    """The problem with noise of one of the `NOISES`."""
+    options: dict[str, Any] = {"noise": SIGMA, "relative": noise == "relative", "examples": 256}
+    problem = problems.smooth(VALUE, jnp.full(D, 2.0), M, jax.random.key(0), **options)
+    return dataclasses.replace(problem, losses=gap_noise) if noise == "gap" else problem
 
 
 def make_attack(text: str) -> Attack:

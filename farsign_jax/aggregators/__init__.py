@@ -1,5 +1,6 @@
 """Robust aggregation: many vectors, of which some may be Byzantine, become one."""
 
+from farsign_jax.aggregators.block_median import block_geometric_median
 from farsign_jax.aggregators.comparative_elimination import comparative_elimination
 from farsign_jax.aggregators.coordinatewise import (
     majority_vote,
@@ -18,6 +19,7 @@ from farsign_jax.aggregators.distance_based import (
     krum,
     multi_krum,
 )
+from farsign_jax.aggregators.filtering import iterative_filtering
 from farsign_jax.aggregators.geometric import centered_clipping, geometric_median, rfa
 from farsign_jax.aggregators.minimum_diameter import MDA_SUBSETS, mda
 from farsign_jax.aggregators.registry import (
@@ -55,11 +57,13 @@ __all__ = [
     "RuleCore",
     "RuleFactory",
     "Stage",
+    "block_geometric_median",
     "bulyan",
     "canonical",
     "centered_clipping",
     "comparative_elimination",
     "geometric_median",
+    "iterative_filtering",
     "krum",
     "majority_vote",
     "make",

@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 
 from farsign_jax import specs
+from farsign_jax.aggregators.block_median import block_geometric_median
 from farsign_jax.aggregators.comparative_elimination import comparative_elimination
 from farsign_jax.aggregators.coordinatewise import (
     majority_vote,
@@ -41,6 +42,7 @@ from farsign_jax.aggregators.coordinatewise import (
     trimmed_mean,
 )
 from farsign_jax.aggregators.distance_based import bulyan, krum, multi_krum
+from farsign_jax.aggregators.filtering import iterative_filtering
 from farsign_jax.aggregators.geometric import centered_clipping, geometric_median, rfa
 from farsign_jax.aggregators.minimum_diameter import mda
 from farsign_jax.aggregators.preaggregators import PREAGGREGATORS, PreAggregator
@@ -60,7 +62,9 @@ AGGREGATORS: dict[str, RuleFactory] = {
     "bulyan": bulyan,
     "mda": mda,
     "comparative_elimination": comparative_elimination,
+    "iterative_filtering": iterative_filtering,
     "geometric_median": geometric_median,
+    "block_geometric_median": block_geometric_median,
     "rfa": rfa,
     "centered_clipping": centered_clipping,
 }
@@ -77,6 +81,7 @@ ALIASES = {
     "TrimmedMean": "trimmed_mean",
     "MultiKrum": "multi_krum",
     "GeometricMedian": "rfa",
+    "BGMD": "block_geometric_median",
     "CenteredClipping": "centered_clipping",
     "CC": "centered_clipping",
     "MajorityVote": "majority_vote",

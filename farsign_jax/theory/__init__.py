@@ -3,7 +3,7 @@
 from farsign_jax.theory.adversaries import greedy, lookahead
 from farsign_jax.theory.far_sign import Gradient, Observed, Sums, bound, observed, rows
 from farsign_jax.theory.rates import Slope, log_spaced, middle, resampled, slope
-from farsign_jax.theory.tracking import tracking_bound
+from farsign_jax.theory.tracking import discounted_sum, tracking_bound
 
 __all__ = [
     "Gradient",
@@ -11,6 +11,7 @@ __all__ = [
     "Slope",
     "Sums",
     "bound",
+    "discounted_sum",
     "greedy",
     "log_spaced",
     "lookahead",

@@ -15,7 +15,7 @@ References:
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -180,6 +180,31 @@ def estimate(
         gradient=math.sqrt(squared),
         deviation=float(np.sqrt(((honest - g) ** 2).sum(axis=1).mean())),
     )
+
+
+def moments(
+    rule: Callable[..., Array] | str, given: Answers, powers: Sequence[int] = (2, 3, 4)
+) -> tuple[float, ...]:
+    """Estimates the least C_r with E|A|^r <= C_r E|G|^r, for each power r.
+
+    The second part of Assumption 2.2 bounds E|A|^r for r = 2, 3, 4 by a linear combination of
+    products E|G|^r1 ... E|G|^rn with r1 + ... + rn = r. E|G|^r is one of these products, and by
+    Lyapunov's inequality the largest, so that there is a combination where there is a C_r.
+
+    Args:
+        rule: as for `estimate`.
+        given: the `answers` at one iterate.
+        powers: the powers r.
+
+    Returns:
+        E|A|^r / E|G|^r for each power, with means over samples in place of expectations.
+    """
+    programs.release_if_many()
+    rule = aggregators.make(rule) if isinstance(rule, str) else rule
+    aggregates = np.asarray(_aggregates(rule, given.received), np.float64)
+    honest = np.asarray(given.honest, np.float64)[:, ~given.byzantine]
+    sizes = [np.linalg.norm(rows, axis=-1) for rows in (aggregates, honest)]
+    return tuple(float((sizes[0] ** r).mean() / (sizes[1] ** r).mean()) for r in powers)
 
 
 def bound(

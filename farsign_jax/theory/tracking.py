@@ -2,8 +2,9 @@
 
 References:
     Paul, Roy, Talagani, Ganesh, Thoppe and Reiffers-Masson, "Adversary-Robust Learning from
-    Fully Asynchronous Directional Derivative Estimates", arXiv 2605.09337, 2026, Proposition
-    C.2, Corollary C.3 and Table 4. The constants are derived in `tracking_bound`.
+    Fully Asynchronous Directional Derivative Estimates", arXiv 2605.09337, 2026,
+    Propositions A.2 and C.2, Corollary C.3 and Table 4. The constants are derived in
+    `tracking_bound`.
 """
 
 from typing import Any
@@ -14,6 +15,42 @@ import numpy as np
 
 from farsign_jax.base import Array
 from farsign_jax.step_sizes import TwoTimeScales
+from farsign_jax.validation import require
+
+
+def discounted_sum(events: int, theta: float, q: float, c: float = 1.0) -> np.ndarray:
+    """Returns S_n, 1 <= n <= events, the sum that Proposition A.2 bounds.
+
+    S_n = sum_{k=1}^n (k + 1)^-theta prod_{j=k+1}^n (1 - c (j + 1)^-q), computed from
+    S_0 = 0 by S_n = (1 - c (n + 1)^-q) S_(n-1) + (n + 1)^-theta.
+
+    The formulas of the proposition are missing from the text that was available. This is the
+    sum to which the recursion of the errors of the averages leads, and the leading term
+    n^-(theta - q) / c is reconstructed. The next term of the expansion is derived:
+    c n^(theta - q) S_n = 1 + ((theta - q) / c) n^(q - 1) + o(n^(q - 1)).
+
+    Args:
+        events: the largest n.
+        theta: the exponent of the terms, theta > q.
+        q: the exponent of the discount, 0 < q < 1.
+        c: the factor of the discount, 0 < c <= 1.
+
+    Returns:
+        f64[events] if JAX has 64-bit numbers, as in `experiments.rates`.
+
+    Raises:
+        InvalidConfig: if theta, q or c is outside of its range.
+    """
+    rule = f"the sum needs 0 < q < 1, q < theta, 0 < c <= 1: got q={q}, theta={theta}, c={c}"
+    require(0 < q < 1 and q < theta and 0 < c <= 1, rule)
+    n = jnp.arange(1, events + 1, dtype=jnp.result_type(float)) + 1
+
+    def add(total: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
+        discount, term = now
+        total = discount * total + term
+        return total, total
+
+    return np.asarray(jax.lax.scan(add, 0 * n[0], (1 - c * n**-q, n**-theta))[1])
 
 
 def tracking_bound(

@@ -64,6 +64,35 @@ def weiszfeld(x, z, floor, steps):
     return z
 
 
+def filtered(x, f):
+    """With the power iteration in d dimensions; 30 steps may be too few to converge."""
+    c = np.ones(len(x))
+    while True:
+        mean = c @ x / c.sum()
+        y = x - mean
+        v = y[np.argmax(c * (y**2).sum(1))]
+        for _ in range(30):
+            v = (c * (y @ v)) @ y
+            v /= np.linalg.norm(v) or 1
+        tau = (y @ v) ** 2
+        share = tau / (tau[c > 0].max() or 1)
+        share[share > 1 - 1e-5] = 1
+        most, taken = c.sum() - (len(x) - 2 * f), c @ share
+        if most <= taken:
+            c = c * (1 - most / (taken or 1) * share)
+            return c @ x / c.sum()
+        if not (c * tau).any():
+            return mean
+        c = c * (1 - share)
+
+
+def on_block(x, f):
+    chosen = np.argsort(-(x**2).sum(0), kind="stable")[: x.shape[1] // 2]
+    z = np.zeros(x.shape[1])
+    z[chosen] = weiszfeld(x[:, chosen], x[:, chosen].mean(0), 1e-14, 2000)
+    return z
+
+
 def clipped_steps(x, tau, steps):
     v = np.zeros(x.shape[1])
     for _ in range(steps):
@@ -118,6 +147,8 @@ RULES = {
         (0, 1),
         lambda x, f: weiszfeld(x, x.mean(0), 1e-14, 2000),
     ),
+    "iterative_filtering": ((2, 1), filtered),
+    "block_geometric_median:block=0.5,tolerance=1e-13": ((0, 1), on_block),
     "rfa": ((0, 1), lambda x, f: weiszfeld(x, x.mean(0), 1e-6, 4)),
     "rfa:start=zero,nu=0.1": ((0, 1), lambda x, f: weiszfeld(x, 0 * x[0], 0.1, 4)),
     "rfa:start=median": ((0, 1), lambda x, f: weiszfeld(x, np.median(x, axis=0), 1e-6, 4)),

@@ -143,3 +143,11 @@ def test_byzantine_rows_far_away_cost_no_accuracy():
                 assert np.linalg.norm(got - want) < 1e-5 * usual, (seed, d, scale)
                 cases += 1
     assert cases > 25
+
+
+def test_byzantine_rows_choose_the_block_by_norms_and_not_by_medians():
+    x = np.tile(np.array([3, 2, 1, 0.1, 0.1, 0.1], np.float32), (9, 1))
+    x[:4] = [0, 0, 0, 0, 50, 50]
+    by_norm, by_median = (make("bgmd", block=2, score=s)(x) for s in ("norm", "median"))
+    np.testing.assert_array_equal(by_norm, np.array([0, 0, 0, 0, 0.1, 0.1], np.float32))
+    np.testing.assert_array_equal(by_median, [3, 2, 0, 0, 0, 0])

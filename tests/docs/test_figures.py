@@ -35,7 +35,10 @@ SOURCES = {
     "ablation": (["ablation.md"], {"0.2"}),
     "asynchrony": ([f"asynchrony-{panel}.md" for panel in "abcde"], {"3.6", "2.2"}),
     # Of the theory's own: the rules of its verdicts, and the shapes of delays.
-    "theory": (["rates.md", "tune-text.md"], {"0.1", "0.05", "0.25", "2.5", "1.5"}),
+    "theory": (
+        ["rates.md", "rates-recursion.md", "tune-text.md"],
+        {"0.1", "0.05", "0.25", "2.5", "1.5"},
+    ),
 }
 
 
@@ -199,6 +202,15 @@ def test_late_gradients_of_every_aggregator_under_alie():
     assert f"(majority vote: {vote})" in text
     bounds = [float(n) for n in re.findall(r"at most ([\d.]+) of the bound", table)]
     assert f"stay below {max(bounds)} of the bound" in text
+
+
+def test_the_assumptions_of_brsgd():
+    table = (RESULTS / "brsgd-assumptions.md").read_text()
+    section = PAGES["brsgd"].split("## The assumptions")[1].split("## Your own")[0]
+    known = set(numbers_of(table)) | {"2.4", "0.07"}
+    assert set(numbers_of(section)) <= known
+    grows = re.findall(r"r = 2, 3, 4: (\w+).*\| grows with", table)
+    assert grows == ["mean", "rfa", "centered_clipping", "majority_vote"]
 
 
 def test_asynrsa():

@@ -28,6 +28,8 @@ EMBEDDED = [
     ("asynchrony-d", "asynchrony", ("--panels=d", "--methods=far_sign"), "d.md"),
     ("rates", "rates", ("--claims=estimation",), "table.md"),
     ("brsgd", "brsgd", ("--claims=network",), "table.md"),
+    ("brsgd-assumptions", "brsgd", ("--claims=assumptions",), "table.md"),
+    ("rates-recursion", "rates", ("--claims=recursion",), "table.md"),
     ("brsgd-resilience", "brsgd", ("--claims=resilience",), "resilience.md"),
 ]  # fmt: skip
 ALL_OF_MNIST = [

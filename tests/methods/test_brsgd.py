@@ -154,6 +154,16 @@ def test_resilience_of_the_mean_is_known():
     assert estimate("mean", attacks.sign_flip(10.0)).holds is False
 
 
+def test_moments_are_ratios_of_means():
+    given = resilience.answers(PROBLEM, WORKER, attacks.none(), byzantine=2, samples=300)
+    got = resilience.moments("mean", given)
+    assert got[0] == pytest.approx(estimate("mean", attacks.none()).moment, rel=1e-6)
+    every, honest = np.asarray(given.honest), np.asarray(given.honest)[:, 2:]
+    norms = np.linalg.norm(every.mean(axis=1), axis=-1), np.linalg.norm(honest, axis=-1)
+    want = [(norms[0] ** r).mean() / (norms[1] ** r).mean() for r in (2, 3, 4)]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_robust_rules_are_resilient_far_from_stationary_points_only():
     far = {rule: estimate(rule, attacks.alie(z=1.0)) for rule in ("krum:f=2", "median")}

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from experiments import asynrsa, brsgd
-from experiments.parts import aggregator_resilience, nonconvex_problem, quadratic_consensus
+from experiments.parts import (
+    aggregator_resilience,
+    brsgd_assumptions,
+    nonconvex_problem,
+    quadratic_consensus,
+)
 from tests.experiments import test_experiments as commands
 
 
@@ -88,11 +93,52 @@ def test_the_quadratics_of_the_theorem_have_their_constants():
 
 
 def test_constants_are_those_of_the_noise():
-    stays, grows = (brsgd.Case("mean", "none", relative, 0.2, 0.5) for relative in (0, 1))
-    assert stays.bc == pytest.approx((0.5, 0.45)) and grows.bc == pytest.approx((0.95, 0.0))
+    cases = [brsgd.Case("mean", "none", noise, 0.2, 0.5) for noise in nonconvex_problem.NOISES]
+    stays, grows, gaps = cases
+    assert stays.abc == pytest.approx((0, 0.5, 0.45))
+    assert grows.abc == pytest.approx((0, 0.95, 0)) and gaps.abc == pytest.approx(
+        (0.45, 0.5, 0)
+    )
     assert stays.first == pytest.approx(0.8 / (2.5 * 0.5))
     gap = 10 * (2.0 + 1.5 * np.cos(2.0)) - nonconvex_problem.LOWEST
     steps = stays.first / np.arange(1, 101) ** 0.75
     q = (steps**2).sum()
     by_hand = np.sqrt((2 * gap + 2.5 * 0.45 * q) / (0.8 * 100 * steps[-1]))
     assert stays.limit(np.array([100]), 0.75)[0] == pytest.approx(by_hand, rel=1e-5)
+    by_hand = np.sqrt(np.exp(2.5 * 0.45 * q) * 2 * gap / (0.8 * 100 * steps[-1]))
+    assert gaps.limit(np.array([100]), 0.75)[0] == pytest.approx(by_hand, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("near", "larger", "verdict"),
+    [
+        (1.0, 1.0, "holds"),
+        (3.0, 1.0, "holds"),  # less than twice as much in the norm of r = 2
+        (1e3, 1.0, "grows with 1 / gradient"),
+        (1e3, 1e3, "grows with the attack and 1 / gradient"),
+    ],
+)
+def test_moments_are_compared_with_those_far_from_stationary_points(near, larger, verdict):
+    found = {"far": 1.0, "near": near, "far, larger": larger}
+    found = {where: np.full(3, value) for where, value in found.items()}
+    assert brsgd_assumptions.judge_moments("krum:f=2", found).verdict == verdict
+
+
+def test_the_function_of_ten_variables_satisfies_the_condition_at_infinity():
+    finding, rows = brsgd_assumptions.ripples_at_infinity()
+    assert finding.verdict == "holds" and "35.26" in finding.measured  # 40 - 1.5 sqrt(10)
+    assert len(rows) == len(brsgd_assumptions.RADII)
+    assert all(0 < row["cosine"] < 1 for row in rows)
+
+
+@pytest.mark.slow
+def test_assumptions_of_brsgd_are_measured(monkeypatch):
+    size = nonconvex_problem.Size(samples=50)
+    findings, rows = brsgd_assumptions.expected_smoothness(size)
+    assert findings[1].verdict == "holds"
+    assert all(row["second"] == pytest.approx(row["limit"], rel=0.03) for row in rows)
+    assert rows[-1]["gradient"] == 0 and rows[-1]["second"] > 1
+    monkeypatch.setattr(brsgd_assumptions, "RULES", ("mean", "median"))
+    findings, _ = brsgd_assumptions.moment_bounds(size)
+    verdicts = [found.verdict for found in findings]
+    assert verdicts == ["grows with the attack and 1 / gradient", "holds"]

@@ -7,6 +7,7 @@ import pytest
 from experiments.parts import convergence_rates
 from farsign_jax import problems, step_sizes, theory
 from farsign_jax.harness import small_problems
+from farsign_jax.validation import InvalidConfig
 from tests import helpers
 
 
@@ -37,6 +38,20 @@ def test_the_bound_is_its_recursion():
         u = (((1 - beta / 20) * u + beta / 20 * b**2) ** 0.5 + 3 * alpha) ** 2 + noise
         w, r2 = 0.8**0.5 * (w + alpha), 0.8 * r2 + float(steps.delta(n + 1)) ** 2 / 5
     np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_the_sum_of_proposition_a_2_is_its_definition_and_approaches_its_bound():
+    theta, q, c = 1.1, 0.55, 0.2
+    got = theory.discounted_sum(200_000, theta, q, c)
+    for n in (1, 2, 40):
+        k = np.arange(1, n + 1)
+        terms = [np.prod(1 - c * (np.arange(i + 1, n + 1) + 1.0) ** -q) for i in k]
+        assert got[n - 1] == pytest.approx((k + 1.0) ** -theta @ terms, rel=1e-12)
+    n = np.array([50_000, 200_000])
+    excess = c * n ** (theta - q) * got[n - 1] - 1
+    np.testing.assert_allclose(excess, (theta - q) / c * n ** (q - 1.0), rtol=0.05)
+    with pytest.raises(InvalidConfig, match="needs 0 < q < 1, q < theta, 0 < c <= 1: got q=1"):
+        theory.discounted_sum(10, 2, 1)
 
 
 @pytest.mark.parametrize("term", convergence_rates.TERMS, ids=lambda term: term[0])
