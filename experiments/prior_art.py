@@ -1,0 +1,229 @@
+"""The paper's Tables 1 and 2, row by row, as measurements.
+
+    python -m experiments.prior_art                    about 20 minutes on two cores
+    python -m experiments.prior_art --preset smoke     under 2 minutes, too short to judge
+    python -m experiments.prior_art --tables 2         one of the tables
+
+For every method of the tables this command measures what they claim:
+
+    waiting      virtual seconds of a run in which one answer in ten is ten times slower
+    resilience   the accuracy on the embedded digits under the attack that harms it most
+    rate         the slope of the mean gradient norm on two smooth, nonconvex functions, under
+                 the steps of the method's own theorem, without and with a liar among five
+    accuracy     on the digits, for the same number of gradients (Table 1) or of evaluations of
+                 the loss (Table 2)
+
+The same command with the same --out continues. Writes table1.md and table2.md (what is seen,
+beside what the paper's table says), ahead.md (which methods end above FAR-SIGN, and under which
+attacks), results.csv and results.json (all runs on the digits) and slopes.csv under --out.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments.parts import prior_slopes
+from experiments.parts.prior_methods import FIRST, TABLES, Entry
+from farsign_jax import attacks, theory
+from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.harness import captions, panel, verdicts
+from farsign_jax.harness import summary as summary_lib
+from farsign_jax.harness.command import folder_for, main, perform
+from farsign_jax.harness.flags import FLAGS, all_but, configure
+from farsign_jax.io import files, run_folder, tables
+from farsign_jax.io.rows import csv_text
+from farsign_jax.validation import lookup, require
+
+flags.DEFINE_list("tables", ["1", "2"], "The tables to measure.")
+
+CONFIG = PanelConfig(
+    preset="tuned",
+    aggregators=("median",),
+    attacks=(
+        "none",
+        "sign_flip:scale=10",
+        "gaussian:std=100",
+        "constant:value=100",
+        "random_disturbance",
+        "alie:z=1.5",
+        "ipm:epsilon=10",
+        "mimic",
+    ),
+    seeds=(0, 1, 2),
+    dataset="mnist_subset",
+    arrivals="bimodal:slow=10,share=0.1",
+    delivery="outstanding",
+    events=4000,
+    eval_every=400,
+)
+READ = all_but("methods", "buffers", "delivery", "tensorboard")  # the tables choose these
+
+HORIZONS, SEEDS = (300, 1000, 3000, 10_000, 30_000), 16
+SMOKE = (100, 300, 1000), 3
+ROBUST = 0.5  # the accuracy above which a method survives, as in `experiments.quickstart`
+SEEN = [
+    "method",
+    "reference",
+    "runs without waiting",
+    "virtual seconds",
+    "survives 5 liars of 25",
+    "worst accuracy, % (attack)",
+    "accuracy without attack, %",
+]
+RATES = [
+    "method",
+    "answers",
+    "claimed",
+    *(
+        f"{value}, {kind} noise{liar}"
+        for value, kind in prior_slopes.PROBLEMS
+        for liar in ("", ", one liar")
+    ),
+]
+NOTE = "Afterwards the slopes are measured on small functions, which is not counted."
+
+Summary = dict[str, dict[str, Any]]  # from attacks to entries of `summary.summarise`
+Slopes = dict[tuple[str, str], dict[str, prior_slopes.Measured]]  # by method and noise, problem
+
+
+def _panels(chosen: dict[int, tuple[Entry, ...]], base: PanelConfig) -> Iterator[panel.Panel]:
+    """A panel for each method, with as many answers as the evaluations of its table allow."""
+    for number, entries in chosen.items():
+        for entry in entries:
+            known = tuple(a for a in base.attacks if _possible(entry, a))
+            config = dataclasses.replace(base, methods=(entry.method,), attacks=known)
+            named = {"name": entry.method, "labels": {"table": number}}
+            made = panel.ready(config, FLAGS.data_dir, **named)
+            evaluations, _ = made.specs[0].cost(made.data)
+            budget = base.events * (1 if FIRST in entry.claimed else base.directions)
+            events = budget // evaluations
+            if events != base.events:
+                every = max(base.eval_every * events // base.events, 1)
+                config = dataclasses.replace(config, events=events, eval_every=every)
+                made = panel.ready(config, FLAGS.data_dir, **named)
+            yield made
+
+
+def _possible(entry: Entry, attack: str) -> bool:
+    """Whether an attack can be carried out: the answers of other workers to `async_zo_sgd` are
+    about other directions, so that no attack can be made of them."""
+    name, options = attacks.parse(attack)
+    return entry.method != "async_zo_sgd" or not attacks.make(name, **options).omniscient
+
+
+def _slopes(
+    chosen: dict[int, tuple[Entry, ...]], smoke: bool, folder: run_folder.RunFolder
+) -> Slopes:
+    """The slopes of all methods, in float64."""
+    horizons, seeds = SMOKE if smoke else (HORIZONS, SEEDS)
+    found: Slopes = {}
+    jax.config.update("jax_enable_x64", True)
+    for entries in chosen.values():
+        for entry in entries:
+            for noise in entry.claimed:
+                found[entry.method, noise] = {
+                    value: prior_slopes.measure(
+                        entry, noise, (value, kind), horizons, seeds, folder
+                    )
+                    for value, kind in prior_slopes.PROBLEMS
+                }
+    return found
+
+
+def rate_cell(slope: theory.Slope, claimed: float | None) -> str:
+    """A slope, marked where the paper claims a rate and all of the interval is shallower."""
+    missed = claimed is not None and slope.low > -claimed
+    return f"{slope.value:.2f} [{slope.low:.2f}, {slope.high:.2f}]" + (" ✗" if missed else "")
+
+
+def _rates(entry: Entry, slopes: Slopes) -> list[list[str]]:
+    """The lines of a method in the table of rates, one for each kind of noise."""
+    lines = []
+    for noise, claimed in entry.claimed.items():
+        cells = []
+        for measured in slopes[entry.method, noise].values():
+            cells.append(rate_cell(measured.honest, claimed))
+            under_attack = claimed if entry.resilient else None
+            cells.append(rate_cell(measured.attacked, under_attack))
+        text = "-" if claimed is None else f"K^-{claimed:.3g}"
+        lines.append([entry.method, noise, text, *cells])
+    return lines
+
+
+def _seen(entry: Entry, summary: Summary, seconds: float, waits: bool) -> list[str]:
+    """The line of a method in the table of what is seen on the digits."""
+    worst = min(summary.values(), key=lambda e: e["last"])
+    survives = worst["last"] > ROBUST
+    return [
+        entry.method,
+        entry.reference,
+        _against(not waits, entry.asynchronous),
+        f"{seconds:,.0f}",
+        _against(survives, entry.resilient),
+        f"{summary_lib.accuracy(worst, 'last')} ({worst['attack']})",
+        summary_lib.accuracy(summary["none"], "last", with_std=True),
+    ]
+
+
+def _against(seen: bool, claimed: bool) -> str:
+    """What is seen, and what the paper's table says where that differs."""
+    text = "yes" if seen else "no"
+    return text if seen == claimed else f"{text} (table: {'✓' if claimed else '✗'})"
+
+
+def _ahead(chosen: dict[int, tuple[Entry, ...]], summary: dict[str, Summary]) -> str:
+    """Each other method compared with FAR-SIGN of the same table, under every attack."""
+    header, lines = ["table", "method", "attack", "points above FAR-SIGN", "verdict"], []
+    for number, entries in chosen.items():
+        ours = summary[entries[-1].method]
+        for entry in entries[:-1]:
+            for attack, e in summary[entry.method].items():
+                lead = verdicts.paired(e["last_per_seed"], ours[attack]["last_per_seed"])
+                cells = [str(number), entry.method, attack, lead.points, lead.verdict]
+                lines.append(cells)
+    return tables.markdown_table(header, lines)
+
+
+def prior_art() -> pathlib.Path:
+    require(len(FLAGS.tables) > 0, "--tables is empty: known: 1, 2")
+    known = {str(number): number for number in TABLES}
+    chosen = {n: TABLES[n] for n in (lookup("table", text, known) for text in FLAGS.tables)}
+    base = configure(CONFIG)
+    require(
+        "none" in base.attacks, f"the tables need attack none: got {', '.join(base.attacks)}"
+    )
+    folder = folder_for("prior_art", base, tables=list(chosen), preset=FLAGS.preset or "full")
+    panels = list(_panels(chosen, base))
+    rows = perform(panels, folder, notes=(NOTE,))
+    slopes = _slopes(chosen, FLAGS.preset == "smoke", folder)
+    of_slopes = [row for by in slopes.values() for one in by.values() for row in one.rows]
+    text = csv_text(list(of_slopes[0]), of_slopes)
+    files.write_text(folder.path / "slopes.csv", text)
+    summary: dict[str, Summary] = {}
+    waiting: dict[str, tuple[float, bool]] = {}
+    for made in panels:
+        mine = [row for row in rows if row["method"] == made.name]
+        summary[made.name] = {e["attack"]: e for e in summary_lib.summarise(mine)}
+        ends = [r["virtual_seconds"] for r in mine if r["event"] == mine[-1]["event"]]
+        waiting[made.name] = float(np.mean(ends)), made.specs[0].in_rounds
+    entries = [e for by in summary.values() for e in by.values()]
+    folder.write_rows(rows, entries)
+    for number, of_table in chosen.items():
+        seen = [_seen(e, summary[e.method], *waiting[e.method]) for e in of_table]
+        lines = [line for e in of_table for line in _rates(e, slopes)]
+        text = f"{tables.markdown_table(SEEN, seen)}\n{tables.markdown_table(RATES, lines)}\n"
+        files.write_text(folder.path / f"table{number}.md", text + captions.command_line())
+        print(f"\nTable {number}\n\n{text}")
+    ahead = _ahead(chosen, summary)
+    files.write_text(folder.path / "ahead.md", ahead)
+    print(f"{ahead}\nThe results are in {folder.path}.")
+    return folder.path
+
+
+if __name__ == "__main__":
+    main(prior_art, base=CONFIG, own=("tables",), reads=READ)
