@@ -27,7 +27,11 @@ def build(problem: Problem, oracle: OracleConfig, hyper: Hyper) -> tuple[Server,
     dictionary = directions.identity(problem.x0.shape[-1], oracle.directions)
     step_size = oracle.schedule(hyper["step_size"])
     worker = oracles.zeroth_order(
-        problem, dictionary, batch_size=oracle.batch_size, delta=oracle.delta
+        problem,
+        dictionary,
+        batch_size=oracle.batch_size,
+        delta=oracle.delta,
+        coupled=oracle.coupled,
     )
     return async_sgd(problem.num_workers, dictionary, step_size=step_size), worker
 

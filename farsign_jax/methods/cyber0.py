@@ -51,7 +51,12 @@ def build(
         reassign_after=reassign_after,
     )
     worker = oracles.random_two_point(
-        problem, sphere, batch_size=oracle.batch_size, delta=oracle.delta, message=message
+        problem,
+        sphere,
+        batch_size=oracle.batch_size,
+        delta=oracle.delta,
+        coupled=oracle.coupled,
+        message=message,
     )
     return server, worker
 

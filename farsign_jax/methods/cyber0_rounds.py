@@ -237,7 +237,12 @@ def build(
     )
     local = hyper["step_size"] if local_step_size is None else local_step_size
     worker = oracles.random_two_point(
-        problem, shared, batch_size=oracle.batch_size, delta=oracle.delta, message="scalar"
+        problem,
+        shared,
+        batch_size=oracle.batch_size,
+        delta=oracle.delta,
+        coupled=oracle.coupled,
+        message="scalar",
     )
     return server, with_local_steps(
         worker,

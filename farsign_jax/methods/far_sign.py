@@ -259,9 +259,8 @@ def build(
     require(beta <= 1, f"far_sign needs 0 < average_step <= 1: got {beta}")
     m = problem.num_workers
     dictionary = directions.identity(problem.x0.shape[-1], oracle.directions)
-    rates = (
-        None if isinstance(arrival_rates, str) and arrival_rates == "none" else arrival_rates
-    )
+    none = isinstance(arrival_rates, str) and arrival_rates == "none"
+    rates = None if none else arrival_rates
     server = far_sign(
         m,
         dictionary,
@@ -280,6 +279,7 @@ def build(
         dictionary,
         batch_size=oracle.batch_size,
         delta=oracle.delta,
+        coupled=oracle.coupled,
         scheme=scheme,
     )
     return server, worker

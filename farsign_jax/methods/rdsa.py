@@ -33,7 +33,6 @@ from farsign_jax.oracles.zeroth_order import check
 from farsign_jax.validation import lookup, require
 
 PERTURBATIONS = ("uniform", "bernoulli")
-NOISES = ("common", "independent")
 
 
 def stochastic_approximation(
@@ -45,24 +44,22 @@ def stochastic_approximation(
     power: float,
     stability: float,
     delta_power: float,
-    noise: str,
 ) -> tuple[Server, Worker]:
     """Returns the server and the worker of RDSA or SPSA, which differ in their directions.
 
     Args:
         problem: what is minimised.
-        oracle: how workers are asked; its `delta` is delta_0.
+        oracle: how workers are asked; its `delta` is delta_0, and its `coupled`
+            says whether the noise of both evaluations is common.
         hyper: its `step_size` is gamma_0.
         directions: u_l.
         power: p >= 0.
         stability: A >= 0, in rounds.
         delta_power: q >= 0.
-        noise: "common" if both evaluations have one mini-batch, else "independent".
 
     Raises:
-        InvalidConfig: if a number is outside these bounds, or the noise is unknown.
+        InvalidConfig: if a number is outside these bounds.
     """
-    lookup("noise", noise, dict.fromkeys(NOISES))
     for name, number in (
         ("power", power),
         ("stability", stability),
@@ -81,7 +78,7 @@ def stochastic_approximation(
         directions,
         batch_size=oracle.batch_size,
         delta=step_sizes.power(oracle.delta, delta_power),
-        coupled=noise == "common",
+        coupled=oracle.coupled,
     )
     return server, worker
 
@@ -96,7 +93,6 @@ def build(
     power: float = 0.602,
     stability: float = 0.0,
     delta_power: float = 0.101,
-    noise: str = "common",
 ) -> tuple[Server, Worker]:
     """Rounds: differences along uniform or Bernoulli directions; no defence.
 
@@ -107,13 +103,12 @@ def build(
         power: p >= 0; 0 for constant steps.
         stability: A >= 0 in the denominator of gamma_k, in rounds.
         delta_power: q >= 0 of delta_k = delta / (k + 1)^q; 0 for a constant perturbation.
-        noise: "common" if both evaluations have one mini-batch, else "independent".
     """
     lookup("perturbation", perturbation, dict.fromkeys(PERTURBATIONS))
     d, k = problem.x0.shape[-1], oracle.directions
     directions = random_directions(d, k, perturbation, epsilon=epsilon)
     steps = {"power": power, "stability": stability, "delta_power": delta_power}
-    return stochastic_approximation(problem, oracle, hyper, directions, noise=noise, **steps)
+    return stochastic_approximation(problem, oracle, hyper, directions, **steps)
 
 
 # The papers have no step for this problem. This one is that of `spsa`.

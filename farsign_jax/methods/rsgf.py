@@ -99,6 +99,7 @@ def build(
         directions,
         batch_size=oracle.batch_size,
         delta=oracle.delta,
+        coupled=oracle.coupled,
         scheme="forward",
     )
     return server, worker

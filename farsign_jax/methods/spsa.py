@@ -27,7 +27,6 @@ def build(
     power: float = 0.602,
     stability: float = 0.0,
     delta_power: float = 0.101,
-    noise: str = "common",
 ) -> tuple[Server, Worker]:
     """Rounds: differences along random signs; no defence.
 
@@ -36,11 +35,10 @@ def build(
         power: p >= 0; 0 for constant steps.
         stability: A >= 0 in the denominator of gamma_k, in rounds.
         delta_power: q >= 0 of delta_k = delta / (k + 1)^q; 0 for a constant perturbation.
-        noise: "common" if both evaluations have one mini-batch, else "independent".
     """
     directions = random_directions(problem.x0.shape[-1], oracle.directions, "rademacher")
     steps = {"power": power, "stability": stability, "delta_power": delta_power}
-    return stochastic_approximation(problem, oracle, hyper, directions, noise=noise, **steps)
+    return stochastic_approximation(problem, oracle, hyper, directions, **steps)
 
 
 # The papers have no step for this problem. This one is the better of 0.3 and 1 after 2,000

@@ -86,6 +86,7 @@ def build(
         directions,
         batch_size=oracle.batch_size,
         delta=oracle.delta,
+        coupled=oracle.coupled,
         message="scalar",
         scheme=scheme,
     )
