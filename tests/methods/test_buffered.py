@@ -184,7 +184,7 @@ def advance(server, workers, values=None):
         return state, state
 
     order = jnp.asarray(workers, jnp.int32)
-    return jax.lax.scan(step, server.init(jnp.zeros(D)), (order, rows))[1]
+    return jax.lax.scan(step, server.init(jnp.zeros(D, jnp.float32)), (order, rows))[1]
 
 
 def silent_at_times(rng, workers, count):
