@@ -21,7 +21,7 @@ attacks), results.csv and results.json (all runs on the digits) and slopes.csv u
 import dataclasses
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -63,8 +63,24 @@ CONFIG = PanelConfig(
 )
 READ = all_but("methods", "buffers", "delivery", "tensorboard")  # the tables choose these
 
-HORIZONS, SEEDS = (300, 1000, 3000, 10_000, 30_000), 16
-SMOKE = (100, 300, 1000), 3
+
+class Size(NamedTuple):
+    """How much is measured.
+
+    Attributes:
+        horizons: K, the numbers of answers of the runs that slopes are fitted to.
+        seeds: the number of runs of each.
+        problems: the number of functions, of `prior_slopes.PROBLEMS`.
+        attacks: the number of attacks, unless --attacks gives them.
+    """
+
+    horizons: tuple[int, ...] = (3000, 10_000, 30_000, 100_000)
+    seeds: int = 8
+    problems: int = 2
+    attacks: int = len(CONFIG.attacks)
+
+
+SMOKE = Size((100, 300, 1000), 3, 1, 2)
 ROBUST = 0.5  # the accuracy above which a method survives, as in `experiments.quickstart`
 SEEN = [
     "method",
@@ -75,16 +91,7 @@ SEEN = [
     "worst accuracy, % (attack)",
     "accuracy without attack, %",
 ]
-RATES = [
-    "method",
-    "answers",
-    "claimed",
-    *(
-        f"{value}, {kind} noise{liar}"
-        for value, kind in prior_slopes.PROBLEMS
-        for liar in ("", ", one liar")
-    ),
-]
+RATES = ["method", "answers", "claimed"]
 NOTE = "Afterwards the slopes are measured on small functions, which is not counted."
 
 Summary = dict[str, dict[str, Any]]  # from attacks to entries of `summary.summarise`
@@ -117,20 +124,19 @@ def _possible(entry: Entry, attack: str) -> bool:
 
 
 def _slopes(
-    chosen: dict[int, tuple[Entry, ...]], smoke: bool, folder: run_folder.RunFolder
+    chosen: dict[int, tuple[Entry, ...]], size: Size, folder: run_folder.RunFolder
 ) -> Slopes:
     """The slopes of all methods, in float64."""
-    horizons, seeds = SMOKE if smoke else (HORIZONS, SEEDS)
     found: Slopes = {}
     jax.config.update("jax_enable_x64", True)
     for entries in chosen.values():
         for entry in entries:
             for noise in entry.claimed:
                 found[entry.method, noise] = {
-                    value: prior_slopes.measure(
-                        entry, noise, (value, kind), horizons, seeds, folder
+                    problem[0]: prior_slopes.measure(
+                        entry, noise, problem, size.horizons, size.seeds, folder
                     )
-                    for value, kind in prior_slopes.PROBLEMS
+                    for problem in prior_slopes.PROBLEMS[: size.problems]
                 }
     return found
 
@@ -193,14 +199,15 @@ def prior_art() -> pathlib.Path:
     require(len(FLAGS.tables) > 0, "--tables is empty: known: 1, 2")
     known = {str(number): number for number in TABLES}
     chosen = {n: TABLES[n] for n in (lookup("table", text, known) for text in FLAGS.tables)}
-    base = configure(CONFIG)
+    size = SMOKE if FLAGS.preset == "smoke" else Size()
+    base = configure(dataclasses.replace(CONFIG, attacks=CONFIG.attacks[: size.attacks]))
     require(
         "none" in base.attacks, f"the tables need attack none: got {', '.join(base.attacks)}"
     )
     folder = folder_for("prior_art", base, tables=list(chosen), preset=FLAGS.preset or "full")
     panels = list(_panels(chosen, base))
     rows = perform(panels, folder, notes=(NOTE,))
-    slopes = _slopes(chosen, FLAGS.preset == "smoke", folder)
+    slopes = _slopes(chosen, size, folder)
     of_slopes = [row for by in slopes.values() for one in by.values() for row in one.rows]
     text = csv_text(list(of_slopes[0]), of_slopes)
     files.write_text(folder.path / "slopes.csv", text)
@@ -213,10 +220,15 @@ def prior_art() -> pathlib.Path:
         waiting[made.name] = float(np.mean(ends)), made.specs[0].in_rounds
     entries = [e for by in summary.values() for e in by.values()]
     folder.write_rows(rows, entries)
+    header = RATES + [
+        f"{value}, {kind} noise{liar}"
+        for value, kind in prior_slopes.PROBLEMS[: size.problems]
+        for liar in ("", ", one liar")
+    ]
     for number, of_table in chosen.items():
         seen = [_seen(e, summary[e.method], *waiting[e.method]) for e in of_table]
         lines = [line for e in of_table for line in _rates(e, slopes)]
-        text = f"{tables.markdown_table(SEEN, seen)}\n{tables.markdown_table(RATES, lines)}\n"
+        text = f"{tables.markdown_table(SEEN, seen)}\n{tables.markdown_table(header, lines)}\n"
         files.write_text(folder.path / f"table{number}.md", text + captions.command_line())
         print(f"\nTable {number}\n\n{text}")
     ahead = _ahead(chosen, summary)
