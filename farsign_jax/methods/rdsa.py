@@ -1,16 +1,16 @@
 """RDSA: stochastic approximation along random directions.
 
-In round k each worker of a set S draws directions u_l and sends a balanced estimate, and x
+In round n each worker of a set S draws directions u_l and sends a balanced estimate, and x
 moves along the mean of these estimates:
 
-    g_i = factor/k sum_l [F(x + delta_k u_l; xi+) - F(x - delta_k u_l; xi-)] / (2 delta_k) u_l
-    x_{k+1} = x_k - gamma_k 1/|S| sum_i g_i
-    gamma_k = gamma_0 / (k + 1 + A)^p,   delta_k = delta_0 / (k + 1)^q
+    g_i = factor/k sum_l [F(x + delta_n u_l; xi+) - F(x - delta_n u_l; xi-)] / (2 delta_n) u_l
+    x_{n+1} = x_n - gamma_n 1/|S| sum_i g_i
+    gamma_n = gamma_0 / (n + 1 + A)^p,   delta_n = delta_0 / (n + 1)^q
 
 Entries of u_l are uniform in [-1, 1], with factor 3, or have the asymmetric Bernoulli
 distribution: -1 with probability (1 + epsilon) / (2 + epsilon), else 1 + epsilon, with factor
-1 / (1 + epsilon). Uniform entries in [-c, c], as in the paper, are the same as c delta_k in
-place of delta_k. p = 0.602 and q = 0.101 are Spall's choices. With p = 0 and q = 0 both are
+1 / (1 + epsilon). Uniform entries in [-c, c], as in the paper, are the same as c delta_n in
+place of delta_n. p = 0.602 and q = 0.101 are Spall's choices. With p = 0 and q = 0 both are
 constant, as in the nonasymptotic bounds for T rounds: gamma_0 of the order of T^(-2/3) and
 delta_0 of T^(-1/6) if the noise of both evaluations is independent, gamma_0 of T^(-1/2) if it
 is common. In the papers a round has one direction; the mean of several has a smaller variance.
@@ -97,12 +97,12 @@ def build(
     """Rounds: differences along uniform or Bernoulli directions; no defence.
 
     Args:
-        step_size: gamma_0 > 0 of gamma_k = gamma_0 / (k + 1 + stability)^power.
+        step_size: gamma_0 > 0 of gamma_n = gamma_0 / (n + 1 + stability)^power.
         perturbation: "uniform" in [-1, 1], or "bernoulli": -1 or 1 + epsilon.
         epsilon: that of "bernoulli", >= 0.
         power: p >= 0; 0 for constant steps.
-        stability: A >= 0 in the denominator of gamma_k, in rounds.
-        delta_power: q >= 0 of delta_k = delta / (k + 1)^q; 0 for a constant perturbation.
+        stability: A >= 0 in the denominator of gamma_n, in rounds.
+        delta_power: q >= 0 of delta_n = delta / (n + 1)^q; 0 for a constant perturbation.
     """
     lookup("perturbation", perturbation, dict.fromkeys(PERTURBATIONS))
     d, k = problem.x0.shape[-1], oracle.directions

@@ -1,9 +1,9 @@
 """RSG, the randomized stochastic gradient method: SGD that returns a random iterate.
 
-In round k the workers of a set S answer with stochastic gradients at x_k, whose mean is G_k:
+In round n the workers of a set S answer with stochastic gradients at x_n, whose mean is G_n:
 
-    x_{k+1} = x_k - gamma_k G_k
-    P(R = k) = (2 gamma_k - L gamma_k^2) / sum_j (2 gamma_j - L gamma_j^2)
+    x_{n+1} = x_n - gamma_n G_n
+    P(R = n) = (2 gamma_n - L gamma_n^2) / sum_j (2 gamma_j - L gamma_j^2)
 
 L is the smoothness of f. The expected squared gradient norm at x_R, after T rounds with
 constant steps of `corollary_2_2`, is of the order of L D^2 / T + D sigma / sqrt(T).
@@ -44,7 +44,7 @@ def rsg(
             the random iterate are the step sizes.
 
     Returns:
-        A `Server` for m workers; `params` is x_k, and the random iterate is `state.chosen`. An
+        A `Server` for m workers; `params` is x_n, and the random iterate is `state.chosen`. An
         iterate whose weight is not positive is never chosen.
 
     Raises:
@@ -69,7 +69,7 @@ def randomized(
         num_workers: m.
         step_size: gamma, a number, a tracer or a schedule of the number of rounds.
         smoothness: L >= 0.
-        factor: c > 0 of the weights gamma_k - c L gamma_k^2: 1/2, or 2 (d + 4) for RSGF.
+        factor: c > 0 of the weights gamma_n - c L gamma_n^2: 1/2, or 2 (d + 4) for RSGF.
         directions: those that workers are asked about, or None.
     """
     gamma = check_step_size(method, step_size)
@@ -122,7 +122,7 @@ def build(
 
     Args:
         step_size: gamma_0, the initial step size.
-        smoothness: L >= 0 of the weights 2 gamma_k - L gamma_k^2; with 0, weights gamma_k.
+        smoothness: L >= 0 of the weights 2 gamma_n - L gamma_n^2; with 0, weights gamma_n.
     """
     gamma = oracle.per_round_schedule(hyper["step_size"], problem.num_workers)
     server = rsg(problem.num_workers, step_size=gamma, smoothness=smoothness)

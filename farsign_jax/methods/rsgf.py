@@ -1,14 +1,14 @@
 """RSGF, the randomized stochastic gradient-free method: RSG with Gaussian smoothing.
 
-In round k each worker of a set S draws normal directions u_l and sends
+In round n each worker of a set S draws normal directions u_l and sends
 
     g_i = 1/k sum_l [F(x + mu u_l; xi) - F(x; xi)] / mu * u_l,   u_l ~ N(0, I)
 
 an unbiased estimate of the gradient of the smoothed f_mu(x) = E f(x + mu u), if xi is drawn
-independently. With G_k the mean of these estimates,
+independently. With G_n the mean of these estimates,
 
-    x_{k+1} = x_k - gamma_k G_k
-    P(R = k) proportional to gamma_k - 2 L (d + 4) gamma_k^2
+    x_{n+1} = x_n - gamma_n G_n
+    P(R = n) proportional to gamma_n - 2 L (d + 4) gamma_n^2
 
 In the paper a round has one direction; the mean of several has a smaller variance.
 
@@ -44,7 +44,7 @@ def rsgf(
             the random iterate are the step sizes.
 
     Returns:
-        A `Server` for workers that answer with f32[d]; `params` is x_k, and the random iterate
+        A `Server` for workers that answer with f32[d]; `params` is x_n, and the random iterate
         is `state.chosen`. An iterate whose weight is not positive is never chosen.
 
     Raises:
@@ -88,8 +88,8 @@ def build(
 
     Args:
         step_size: gamma_0, the initial step size.
-        smoothness: L >= 0 of the weights gamma_k - 2 L (d + 4) gamma_k^2; with 0, weights
-            gamma_k.
+        smoothness: L >= 0 of the weights gamma_n - 2 L (d + 4) gamma_n^2; with 0, weights
+            gamma_n.
     """
     directions = random_directions(problem.x0.shape[-1], oracle.directions, "gaussian")
     gamma = oracle.per_round_schedule(hyper["step_size"], problem.num_workers)

@@ -2,7 +2,7 @@
 
 This is `rdsa` with entries of u_l that are 1 or -1 with probability 1/2 each, and factor 1:
 
-    g_i = 1/k sum_l [F(x + delta_k u_l; xi+) - F(x - delta_k u_l; xi-)] / (2 delta_k) u_l
+    g_i = 1/k sum_l [F(x + delta_n u_l; xi+) - F(x - delta_n u_l; xi-)] / (2 delta_n) u_l
 
 The original divides the difference by the entry u_lj, which is the same, as 1 / u_lj = u_lj.
 
@@ -31,10 +31,10 @@ def build(
     """Rounds: differences along random signs; no defence.
 
     Args:
-        step_size: gamma_0 > 0 of gamma_k = gamma_0 / (k + 1 + stability)^power.
+        step_size: gamma_0 > 0 of gamma_n = gamma_0 / (n + 1 + stability)^power.
         power: p >= 0; 0 for constant steps.
-        stability: A >= 0 in the denominator of gamma_k, in rounds.
-        delta_power: q >= 0 of delta_k = delta / (k + 1)^q; 0 for a constant perturbation.
+        stability: A >= 0 in the denominator of gamma_n, in rounds.
+        delta_power: q >= 0 of delta_n = delta / (n + 1)^q; 0 for a constant perturbation.
     """
     directions = random_directions(problem.x0.shape[-1], oracle.directions, "rademacher")
     steps = {"power": power, "stability": stability, "delta_power": delta_power}
