@@ -47,7 +47,10 @@ class Shard(NamedTuple):
 
     def take(self, places: Array) -> PyTree:
         """Returns the examples at these places, leaves [size, ...]."""
-        rows = self.rows[places]
+        return self.read(self.rows[places])
+
+    def read(self, rows: Array) -> PyTree:
+        """Returns the examples in these rows of the data set, leaves [size, ...]."""
         examples = jax.tree.map(operator.itemgetter(rows), self.data)
         return examples if self.poison is None else self.poison(examples, rows)
 

@@ -29,9 +29,7 @@ References:
     is that of the authors' code, github.com/hwang595/Draco.
 """
 
-import operator
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -171,7 +169,7 @@ def assigned_gradient(losses: Losses, *, batch_size: int) -> Worker:
         ids = query.direction
         rule = f"assigned_gradient needs the numbers of {b} examples: got {ids!r}"
         require(getattr(ids, "shape", ()) == (b,), rule)
-        batch: Any = jax.tree.map(operator.itemgetter(ids), shard.data)
+        batch = shard.read(ids)
         return state, grad(lambda x: losses(x, batch).mean(), query.params)
 
     def init(shard: Shard) -> PyTree:

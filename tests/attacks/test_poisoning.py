@@ -93,10 +93,10 @@ def system(method, attack, problem=PROBLEM):
 @pytest.mark.parametrize(
     ("method", "name", "delivery"),
     [
-        ("async_sgd", BACKDOOR, "outstanding:2"),
+        ("async_zo_sgd", "label_flip", "fresh"),
         *helpers.slow(
             [
-                ("async_zo_sgd", "label_flip", "fresh"),
+                ("async_sgd", BACKDOOR, "outstanding:2"),
                 ("async_sgd", "label_flip:offset=6", "fresh"),
             ]
         ),

@@ -319,7 +319,17 @@ def after_sweep(name, batch):
     return sweeps.sweep(build_of(name, "label_flip"), batch, **options)[1].params
 
 
-@pytest.mark.parametrize("name", GAUNTLET)
+# One method for each way to read examples; the others are long.
+READERS = ("cyber0", "sgd", "byrd_saga", "draco", "zeno_pp")
+POISONED = ["far_sign", *helpers.slow(READERS)]
+POISONED += [
+    pytest.param(name, marks=helpers.LONG)
+    for name in NAMES
+    if name not in ("far_sign", *READERS)
+]
+
+
+@pytest.mark.parametrize("name", POISONED)
 def test_an_attack_on_data_reaches_every_method(name):
     batch, turned = poisoned_batch(name), np.asarray([2, 0, 1])
     ends = after_sweep(name, batch)
@@ -328,8 +338,13 @@ def test_an_attack_on_data_reaches_every_method(name):
     np.testing.assert_array_equal(after_sweep(name, batch.take(turned)), ends[turned])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in READERS else helpers.LONG)
+        for name in NAMES
+    ],
+)
 def test_a_run_on_poisoned_data_is_the_same_alone(name):
     batch = poisoned_batch(name)
     alone = after_sweep(name, batch.take(np.asarray([0])))
