@@ -103,7 +103,10 @@ def buffered(
     empty = sorted(set(range(count)) - set(table.tolist()))
     require(not empty, f"every buffer needs a worker: none is in {empty}")
     window = check_integer("buffered", "reassign_after", reassign_after, 0)
-    jax.eval_shape(aggregator, jax.ShapeDtypeStruct((count, 1), jnp.float32))  # pyright: ignore
+    require(window < 2**31, f"buffered needs reassign_after < 2^31: got {window}")
+    # Wide enough for a rule that needs several columns: d is not known here.
+    rows = jax.ShapeDtypeStruct((count, 2**20), jnp.float32)
+    jax.eval_shape(aggregator, rows)  # pyright: ignore
 
     def init(params: Array, key: Key | None = None) -> BufferedState:
         d = params.shape[-1]

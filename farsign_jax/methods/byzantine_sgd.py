@@ -21,15 +21,16 @@ What the paper leaves open, or assumes away, is done so:
 - A run knows no horizon T: the number of rounds so far takes its place, unless T is given.
 - The sum is divided by the number of answers of the round, from good workers or not: m in a
   full round, as in the paper. Each exclusion makes steps shorter.
-- Of several candidates for g_med or B_med, the one with the most others near it is taken, of
-  these the first. Were it any of them, liars between two groups of honest workers could be
-  B_med, and exclude some of these.
+- Of several candidates for g_med or B_med, the good worker with the most others near it is
+  taken, of these the first. Were it any of them, liars between two groups of honest workers
+  could be B_med, and exclude some of these.
 - g_med is subtracted from the answers before they are added up. This changes no difference in
   full rounds, and makes rounds of different workers comparable: workers are compared by the
   means A_i / n_i and B_i / n_i of the n_i rounds in which theirs grew, and two of them may
   differ by T_i / (2 n_i) + T_j / (2 n_j), T_i being the threshold for n_i rounds. For A_med,
   and at most for B_med, that term is the median of those of all workers. With all n_i = k that
-  is Algorithm 1. In partial rounds its guarantee holds only if g_med has no bias.
+  is Algorithm 1. In partial rounds its guarantee holds only if g_med has no bias: liars that
+  are g_med in the rounds of some workers more than in those of others may exclude these.
 - In a round of s answers, g_med needs more than s/2 near it, and answers far from it are left
   out of the step. Workers are excluded by it, and sums grow, if it has more than m/2 near it:
   a minority of all workers, as Byzantine ones may be the majority of a small round, excludes
@@ -48,6 +49,7 @@ References:
     whose thresholds are free numbers, and which divides by the number of good workers.
 """
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -64,7 +66,7 @@ from farsign_jax.methods.method import (
 )
 from farsign_jax.methods.typed import norm
 from farsign_jax.step_sizes import check_step_size
-from farsign_jax.validation import check_integer, check_positive, require, sanitize
+from farsign_jax.validation import check_integer, check_positive, is_concrete, require, sanitize
 
 
 class ByzantineSGDState(NamedTuple):
@@ -110,7 +112,7 @@ def _judge_sums(state: ByzantineSGDState, radius: Array, width: Array) -> Array:
 
     apart = jnp.sqrt(square_distances(b, known))
     reach = jnp.minimum(width, typical)[:, None] + width[None]
-    votes = votes_of(apart, reach, known)
+    votes = jnp.where(state.good, votes_of(apart, reach, known), 0)
     center = jnp.argmax(votes)
     by_b = known & (apart[center] <= reach[center])
     # Who has not answered yet is not judged, nor is anybody by a minority of the workers.
@@ -158,6 +160,8 @@ def byzantine_sgd(
     if horizon is not None:
         horizon = check_integer(name, "horizon", horizon, 1)
     eta_of = check_step_size(name, step_size)
+    # In float32, a number over a very small delta would be infinite.
+    log_delta = math.log(confidence) if is_concrete(confidence) else jnp.log(confidence)
 
     def init(params: Array, key: Key | None = None) -> ByzantineSGDState:
         del key  # nothing is drawn
@@ -177,8 +181,12 @@ def byzantine_sgd(
         """Returns T_i / (2 n_i) f32[m], half of what two means may differ by."""
         n = jnp.maximum(counts, 1).astype(v.dtype)
         rounds = n if horizon is None else jnp.asarray(horizon, v.dtype)
-        delta = jnp.asarray(confidence, v.dtype)
-        return 2 * v * jnp.sqrt(rounds * jnp.log(16 * m * rounds / delta)) / n
+        return (
+            2
+            * v
+            * jnp.sqrt(rounds * (jnp.log(16 * m * rounds) - jnp.asarray(log_delta, v.dtype)))
+            / n
+        )
 
     def update(
         state: ByzantineSGDState, reports: Report
@@ -195,7 +203,7 @@ def byzantine_sgd(
         )
 
         apart = jnp.sqrt(square_distances(answers, current))
-        votes = votes_of(apart, 2 * v, current)
+        votes = jnp.where(state.good[own], votes_of(apart, 2 * v, current), 0)
         center, count = jnp.argmax(votes), number(current)
         compared = current & (2 * votes[center] > count)
         change = jnp.where(compared[:, None], answers - answers[center][None], 0)

@@ -23,21 +23,21 @@ class OracleConfig:
         directions: k, the number of directions in a question, for methods that ask for
             derivatives along directions.
         delta: the perturbation of two-point differences.
-        coupled: whether both points of a difference share one mini-batch, or each has its own.
         decay: the factor in (0, 1] by which all step sizes are multiplied every `decay_every`
             answers.
         decay_every: the number of answers between two decays.
         per_round: the average number of answers in a round, for methods that work in rounds;
             None stands for all m.
+        coupled: whether both points of a difference share one mini-batch, or each has its own.
     """
 
     batch_size: int = 64
     directions: int = 100
     delta: float = 1e-3
-    coupled: bool = True
     decay: float = 0.9
     decay_every: int = 1000
     per_round: float | None = None
+    coupled: bool = True
 
     def schedule(self, initial: Any) -> Any:
         """Returns the step size as an optax schedule of the number of answers so far.

@@ -1,11 +1,12 @@
 """Workers change their buffers where a buffer starves, as in the complete BASGD.
 
 The server keeps a table of the buffer of each worker, beta_i, at first i mod B. A worker is
-active if an answer of its was taken among the last W answers. On the arrival of an answer that
+active if one of the last W answers was its own and was taken. On the arrival of an answer that
 does not complete the set, for the first buffer b that has been empty for more than W answers:
 
     j <- the buffer with the most active workers, at least two, one of which may be moved
-    i <- the active worker of j that was moved the longest time ago, before the last update
+    i <- the active worker of j that was moved the longest time ago, if ever, and not since the
+         last update
     beta_i <- b;   buffers b and j are empty, and have another W answers of time
 
 Ties go to the lowest number. The order of arrivals alone decides, no value does.
@@ -17,7 +18,7 @@ buffer of their own, or right after they were moved, and each time cost W answer
 is moved at most once between two updates, these are a few times W answers for each of them.
 And as W is a number of answers, Byzantine workers that send many make honest ones look inactive
 whose answers are more than W apart, and starve a buffer sooner. Where fewer than B workers are
-active, no buffer has two, and updates stop as without reassignment.
+active, some buffer stays empty, and updates stop as without reassignment.
 
 References:
     Yang and Li, "BASGD: Buffered Asynchronous SGD for Byzantine Learning", ICML 2021, and

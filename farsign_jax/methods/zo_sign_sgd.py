@@ -7,9 +7,9 @@ signs of its estimate of the gradient. The server is that of `sign_sgd_mv`:
     s_i = sign(d/k sum_l D_l u_l)
     x <- x - eta_n * sign(sum_{i in S} s_i)
 
-With one worker it is ZO-signSGD, with several ZO-D-signSGD. With `vote="terms"`, a worker sends
-the majority of the signs of its terms instead, s_i = sign(sum_l sign(D_l u_l)), as ZO-M-signSGD
-does. There a term belongs to one direction and one example; here it belongs to one direction
+With one worker it is ZO-signSGD, with several its distributed variant. With `vote="terms"`, a
+worker sends the majority of the signs of its terms, s_i = sign(sum_l sign(D_l u_l)), as the
+variant with a majority vote, ZO-M-signSGD, does. There a term belongs to one direction and one example; here it belongs to one direction
 and a whole mini-batch.
 
 References:

@@ -66,7 +66,7 @@ def event(
         number = run.events
         queries = steps.ask(system, run.server, i, number, keys)
         if run.history != ():
-            history, queries = mix(run.history, queries, number, keys)
+            history, queries = mix(run.history, queries, number, keys, system.server.comparable)
             run = run._replace(history=history)
         states, reports = steps.answer(
             system, problem, run.workers, queries, number, keys, byzantine

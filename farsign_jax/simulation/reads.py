@@ -7,7 +7,8 @@ while they read. With "inconsistent:L" delivery, the question of event n is abou
 
 for every coordinate j, where x^n is the iterate before event n. All else is as in fresh
 delivery. With L = 1 it is fresh delivery. The version of the question, from which the staleness
-of the answer follows, is that of its oldest coordinate.
+of the answer follows, is that of its oldest coordinate; but where a server compares answers
+about the same directions (`Server.comparable`), it remains that of the directions.
 
 References:
     Lian, Zhang, Hsieh, Huang and Liu, "A Comprehensive Linear Speedup Analysis for Asynchronous
@@ -41,7 +42,11 @@ def no_history(params: Array, step: Array, length: int) -> History:
 
 
 def mix(
-    history: History, queries: Query, number: Array, keys: keys_lib.RunKeys
+    history: History,
+    queries: Query,
+    number: Array,
+    keys: keys_lib.RunKeys,
+    comparable: bool,
 ) -> tuple[History, Query]:
     """Replaces the iterate of s questions by what each of the workers reads of it.
 
@@ -50,6 +55,7 @@ def mix(
         queries: leaves [s, ...]; all are about the same iterate.
         number: i32[], of the event.
         keys: of the run.
+        comparable: of the server.
 
     Returns:
         The history with the iterate of this event, and the questions.
@@ -67,7 +73,9 @@ def mix(
         ages = jnp.minimum(ages, number)
         places = jnp.broadcast_to((number - ages) % length, (1, *query.params.shape))
         params = jnp.take_along_axis(history.params, places, axis=0)[0]
-        oldest = history.versions[(number - ages.max()) % length]
-        return query._replace(params=params, version=oldest)
+        if not comparable:
+            oldest = history.versions[(number - ages.max()) % length]
+            query = query._replace(version=oldest)
+        return query._replace(params=params)
 
     return history, jax.vmap(one)(queries)

@@ -15,7 +15,7 @@ import numpy as np
 
 from farsign_jax.base import Array
 from farsign_jax.step_sizes import TwoTimeScales
-from farsign_jax.validation import require
+from farsign_jax.validation import check_integer, require
 
 
 def discounted_sum(events: int, theta: float, q: float, c: float = 1.0) -> np.ndarray:
@@ -43,6 +43,7 @@ def discounted_sum(events: int, theta: float, q: float, c: float = 1.0) -> np.nd
     """
     rule = f"the sum needs 0 < q < 1, q < theta, 0 < c <= 1: got q={q}, theta={theta}, c={c}"
     require(0 < q < 1 and q < theta and 0 < c <= 1, rule)
+    check_integer("the sum", "events", events, 1)
     n = jnp.arange(1, events + 1, dtype=jnp.result_type(float)) + 1
 
     def add(total: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -43,6 +43,18 @@ def test_ages_of_zero_are_fresh_delivery(method):
     helpers.assert_same(fresh.staleness, one.staleness)
 
 
+@pytest.mark.slow
+def test_answers_about_shared_directions_are_not_dropped():
+    """Buffers of scalars take answers about the directions of the update in progress."""
+    hyper, options = {"step_size": np.float32(0.1)}, {"message": "scalar", "buffers": 3}
+    system = SystemSpec("cyber0", "none", (), SETTINGS, options)(PROBLEM, hyper)
+    updates = [
+        int(simulation.run(PROBLEM, system, SCHEDULE, delivery=delivery)[0].server.step)
+        for delivery in ("fresh", "inconsistent:10")
+    ]
+    assert updates[0] == updates[1] > 5
+
+
 @pytest.mark.parametrize("slots", [1, *helpers.slow([2])])
 def test_reads_are_those_of_numpy(slots):
     """A server whose iterate counts events, n + 100 j, and workers that send what they read."""
