@@ -9,8 +9,8 @@ signs of its estimate of the gradient. The server is that of `sign_sgd_mv`:
 
 With one worker it is ZO-signSGD, with several its distributed variant. With `vote="terms"`, a
 worker sends the majority of the signs of its terms, s_i = sign(sum_l sign(D_l u_l)), as the
-variant with a majority vote, ZO-M-signSGD, does. There a term belongs to one direction and one example; here it belongs to one direction
-and a whole mini-batch.
+variant with a majority vote, ZO-M-signSGD, does. There a term belongs to one direction and one
+example; here it belongs to one direction and a whole mini-batch.
 
 References:
     Liu, Chen, Chen and Hong, "signSGD via Zeroth-Order Oracle", ICLR 2019.
