@@ -202,6 +202,23 @@ def claims(*sources: str, name: str = "rates") -> str:
     return tables.markdown_table(["source", "claim", "measured", "verdict"], rows)
 
 
+def prior_art(table: int, part: int) -> str:
+    """A part of a table of the paper as it was measured: what is seen, or the rates."""
+    header, *rows = read(RESULTS / f"prior-art-{table}.md")[part]
+    return tables.markdown_table(header, rows, markup=True)
+
+
+def ahead() -> str:
+    """The methods that end above FAR-SIGN of their table, and under which attacks."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for table, method, attack, points, verdict in read(RESULTS / "prior-art-ahead.md")[0][1:]:
+        if verdict == "ahead":
+            found.setdefault((table, f"`{method}`"), []).append(f"{attack} ({points})")
+    rows = [[*key, ", ".join(cases)] for key, cases in found.items()]
+    header = ["table", "method", "attacks (points above FAR-SIGN, 95 %)"]
+    return tables.markdown_table(header, rows, markup=True)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "headlines": headlines,
     "table3-paper": lambda: accuracies("paper", published=True),
@@ -215,6 +232,11 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "theory-time-scales": lambda: claims("Karimireddy et al., 2019", "Section 3"),
     "theory-directions": lambda: claims("Assumption 6", "Ganesh et al., 2023", "Section 2.3"),
     "theory-recursion": lambda: claims("Prop. A.2", name="rates-recursion"),
+    "prior-art-1": lambda: prior_art(1, 0),
+    "prior-art-1-rates": lambda: prior_art(1, 1),
+    "prior-art-2": lambda: prior_art(2, 0),
+    "prior-art-2-rates": lambda: prior_art(2, 1),
+    "prior-art-ahead": ahead,
     "throughput": throughput,
     "gpu": gpu,
     "answers-per-second": answers_per_second,

@@ -1,21 +1,23 @@
-"""How fast the methods of Tables 1 and 2 converge on the small problems of `experiments.rates`.
+"""How fast the methods of Tables 1 and 2 converge on small problems of `experiments.rates`.
 
 A method with constant steps has others for each length K of a run, so that a slope is fitted to
-runs of several lengths, each with its own steps: to the mean of |grad f(x_n)| over n < K, which
-the theorems bound, against K.
+runs of several lengths, each with its own steps: to the mean of |grad f(x_n)| over n < K,
+against K. FAR-SIGN has one sequence of steps for all lengths, and its theorems bound the mean
+that is weighted by them.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.parts.prior_methods import FIRST, Entry
-from farsign_jax import METHODS, OracleConfig, arrivals, attacks, theory
-from farsign_jax.base import Problem, System
+from experiments.parts.prior_methods import FIRST, INDEPENDENT, Entry, Steps
+from farsign_jax import METHODS, OracleConfig, arrivals, attacks, sweeps, theory
+from farsign_jax.base import Diagnostics, Problem, Query, Report, Server, System
 from farsign_jax.harness import small_problems
 from farsign_jax.harness.small_problems import BYZANTINE, VALUES, WORKERS
 from farsign_jax.io import run_folder
@@ -24,6 +26,34 @@ LIE = "sign_flip:scale=10"
 # Function and distribution of the noise: the sign of the asymmetric one is mostly wrong where
 # the gradient is small.
 PROBLEMS = (("waves", "gaussian"), ("crossed_waves", "asymmetric"))
+
+
+class Summed(NamedTuple):
+    """The state of a server, and the sum of |grad f(x_n)| over the events so far."""
+
+    params: jax.Array  # f64[d]
+    step: jax.Array  # i32[]
+    server: Any
+    total: jax.Array  # f64[]
+
+
+def summed(server: Server, gradient: Callable[[jax.Array], jax.Array]) -> Server:
+    """Wraps a server to keep the sum; x is unchanged."""
+
+    def wrap(state: Any, total: jax.Array) -> Summed:
+        return Summed(state.params, state.step, state, total)
+
+    def init(params: jax.Array, key: Any = None) -> Summed:
+        return wrap(server.init(params, key), jnp.zeros((), params.dtype))
+
+    def query(state: Summed, worker: jax.Array, key: Any) -> Query:
+        return server.query(state.server, worker, key)
+
+    def update(state: Summed, reports: Report) -> tuple[Summed, Diagnostics]:
+        after, info = server.update(state.server, reports)
+        return wrap(after, state.total + jnp.linalg.norm(gradient(state.params))), info
+
+    return server._replace(init=init, query=query, update=update)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,15 +66,17 @@ class Program:
     method: str
     options: tuple[tuple[str, Any], ...]
     coupled: bool
+    value: str
 
     def __call__(self, problem: Problem, hyper: Mapping[str, Any]) -> System:
         oracle = OracleConfig(
             batch_size=1, directions=1, delta=hyper["delta"], coupled=self.coupled, decay=1.0
         )
-        method = METHODS[self.method]
         steps = {"step_size": hyper["step_size"]}
-        server, worker = method.build(problem, oracle, steps, **dict(self.options))
-        return System(server, worker, attacks.make(LIE))
+        server, worker = METHODS[self.method].build(
+            problem, oracle, steps, **dict(self.options)
+        )
+        return System(summed(server, jax.grad(VALUES[self.value])), worker, attacks.make(LIE))
 
 
 class Measured(NamedTuple):
@@ -81,75 +113,84 @@ def measure(
     """
     value, kind = problem
     rounds = METHODS[entry.method].works_in_rounds
-    updates = [k // WORKERS if rounds else k for k in horizons]
+    events = [k // WORKERS if rounds else k for k in horizons]
+    lengths = [0] if entry.steps is None else range(len(horizons))  # that differ in their steps
     liars = np.arange(WORKERS) < np.array([[0], [BYZANTINE]])  # [2, m]
-    points = 2 * len(horizons)
 
     def draw(key: Any, point: int) -> np.ndarray:
         if rounds:
-            return np.tile(np.arange(WORKERS, dtype=np.int32), (updates[-1], 1))
-        return arrivals.uniform(key, WORKERS, updates[-1])
+            return np.tile(np.arange(WORKERS, dtype=np.int32), (events[-1], 1))
+        return arrivals.uniform(key, WORKERS, events[-1])
 
     batch = small_problems.run_batch(
         seeds,
-        updates[-1],
+        events[-1],
         kind=kind,
         value=value,
-        byzantine=np.repeat(liars, len(horizons), axis=0),
+        byzantine=np.repeat(liars, len(lengths), axis=0),
         draw=draw,
-        points=points,
+        points=2 * len(lengths),
     )
     name = f"{entry.method}-{noise}-{value}"
     if entry.steps is None:
-        trial = small_problems.Trial(
-            value,
-            "first" if noise == FIRST else "zeroth",
-            None if noise == FIRST else noise,
-            LIE,
-        )
+        order = ("first", None) if noise == FIRST else ("zeroth", noise)
+        trial = small_problems.Trial(value, *order, LIE, noise_std=0.0)
         columns = small_problems.follow(trial, batch, name, folder)
+        means = columns["ergodic"]
     else:
-        steps = [entry.steps(k, noise) for k in updates] * 2
-        of_runs = {n: np.tile([getattr(s, n) for s in steps], seeds) for n in steps[0]._fields}
-        batch = dataclasses.replace(batch, hyper=of_runs)
-        program = Program(entry.method, entry.options, noise != "independent")
-        gradient = jax.vmap(jax.grad(VALUES[value]))
-
-        def norms(params: jax.Array) -> dict[str, jax.Array]:
-            return {"gradient": jnp.linalg.norm(gradient(params), axis=-1)}
-
-        delivery = "fresh" if rounds else "outstanding"
-        columns = small_problems.swept(
-            program, batch, norms, name, folder, small_problems.RECORDS, delivery=delivery
-        )
-    return _fitted(entry, noise, value, horizons, updates, columns)
+        columns = _swept(entry, noise, value, batch, horizons, name, folder)
+        means = columns["total"] / columns["event"]
+    at = [int(np.searchsorted(columns["event"][0], k)) for k in events]
+    by_run = means.reshape(seeds, 2, len(lengths), -1)
+    found = np.stack(
+        [by_run[:, :, min(h, len(lengths) - 1), i] for h, i in enumerate(at)], axis=-1
+    )  # [seeds, 2, horizons]
+    return _fitted(entry, noise, value, horizons, found)
 
 
-def _fitted(
+def _swept(
     entry: Entry,
     noise: str,
     value: str,
+    batch: sweeps.RunBatch,
     horizons: tuple[int, ...],
-    updates: list[int],
-    columns: dict[str, np.ndarray],
+    name: str,
+    folder: run_folder.RunFolder | None,
+) -> dict[str, np.ndarray]:
+    """The columns of a method with steps of its own for each horizon."""
+    assert entry.steps is not None
+    rounds = METHODS[entry.method].works_in_rounds
+    steps = [entry.steps(round(k / entry.answers), noise) for k in horizons] * 2
+    repeats = len(batch) // len(steps)
+    hyper = {n: np.tile([getattr(s, n) for s in steps], repeats) for n in Steps._fields}
+    program = Program(entry.method, entry.options, noise != INDEPENDENT, value)
+    return small_problems.swept(
+        program,
+        dataclasses.replace(batch, hyper=hyper),
+        lambda state: {"total": state.total},
+        name,
+        folder,
+        small_problems.RECORDS,
+        delivery="fresh" if rounds else "outstanding",
+        of=operator.attrgetter("server"),
+    )
+
+
+def _fitted(
+    entry: Entry, noise: str, value: str, horizons: tuple[int, ...], means: np.ndarray
 ) -> Measured:
-    """The slopes, from columns [seeds * 2 * horizons, records]."""
-    events = columns["event"][0]
-    by_run = columns["gradient"].reshape(-1, 2, len(updates), len(events))
-    means = np.stack(
-        [by_run[:, :, h, events <= k].mean(axis=-1) for h, k in enumerate(updates)], axis=-1
-    )  # [seeds, 2, horizons]
+    """The slopes of means f[seeds, 2, horizons]."""
     rows = [
         {
             "method": entry.method,
             "noise": noise,
             "function": value,
-            "liars": int(liars * BYZANTINE),
+            "liars": liars * BYZANTINE,
             "run": run,
             "answers": horizons[h],
             "gradient": float(means[run, liars, h]),
         }
         for run, liars, h in np.ndindex(means.shape)
     ]
-    honest, attacked = (theory.slope(updates, means[:, liars]) for liars in (0, 1))
+    honest, attacked = (theory.slope(horizons, means[:, liars]) for liars in (0, 1))
     return Measured(honest, attacked, rows)

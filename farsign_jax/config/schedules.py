@@ -79,12 +79,12 @@ def answers_per_round(settings: RunSettings) -> float:
 def oracle_config(settings: RunSettings) -> OracleConfig:
     """How workers are asked."""
     return OracleConfig(
-        settings.batch_size,
-        settings.directions,
-        settings.delta,
-        settings.decay,
-        settings.decay_every,
-        answers_per_round(settings),
+        batch_size=settings.batch_size,
+        directions=settings.directions,
+        delta=settings.delta,
+        decay=settings.decay,
+        decay_every=settings.decay_every,
+        per_round=answers_per_round(settings),
     )
 
 

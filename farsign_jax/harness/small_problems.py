@@ -82,6 +82,7 @@ class Trial:
         server: "far_sign" or "online_mean".
         sign_of: of `far_sign`; "old" is the rule of the theorems.
         eps, step_size, exponents: of the sequences.
+        noise_std: of each function value, beside that of the examples, if noise is independent.
 
     Hyper-parameters, all optional: `directions` f[m, K, d], coordinates otherwise;
     `average_step` and `step_size`, constants instead of the sequences; `rates` f[m];
@@ -97,6 +98,7 @@ class Trial:
     eps: float = 0.01
     step_size: float = 0.5
     exponents: tuple[float, float, float] | None = None
+    noise_std: float = 1.0
 
     def sequences(self, pairs: int) -> step_sizes.TwoTimeScales:
         """The sequences of the theorems for this number of (worker, direction) pairs."""
@@ -152,7 +154,7 @@ class Trial:
                 batch_size=1,
                 delta=found.delta,
                 coupled=coupled,
-                noise_std=0.0 if coupled else 1.0,
+                noise_std=0.0 if coupled else self.noise_std,
             )
         return System(server, worker, self._attack(dictionary, steps))
 

@@ -35,6 +35,7 @@ SOURCES = {
     "ablation": (["ablation.md"], {"0.2"}),
     "asynchrony": ([f"asynchrony-{panel}.md" for panel in "abcde"], {"3.6", "2.2"}),
     # Of the theory's own: the rules of its verdicts, and the shapes of delays.
+    "prior_art": (["prior-art-1.md", "prior-art-2.md", "prior-art-ahead.md"], set()),
     "theory": (
         ["rates.md", "rates-recursion.md", "tune-text.md"],
         {"0.1", "0.05", "0.25", "2.5", "1.5"},

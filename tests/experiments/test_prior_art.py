@@ -36,9 +36,9 @@ def test_the_steps_of_longer_runs_are_smaller(entry):
 
 def test_a_rate_is_missed_only_if_all_of_the_interval_is_shallower():
     slope = theory.Slope(-0.22, -0.24, -0.20)
-    assert prior_art.rate_cell(slope, 0.25) == "-0.22 [-0.24, -0.20] ✗"
-    assert prior_art.rate_cell(slope, 0.23) == "-0.22 [-0.24, -0.20]"
-    assert prior_art.rate_cell(slope, None) == "-0.22 [-0.24, -0.20]"
+    assert prior_art.rate_cell(slope, 0.25) == "-0.220 [-0.240, -0.200] ✗"
+    assert prior_art.rate_cell(slope, 0.23) == "-0.220 [-0.240, -0.200]"
+    assert prior_art.rate_cell(slope, None) == "-0.220 [-0.240, -0.200]"
 
 
 def measured(name, noise, horizons=(300, 1000, 3000)):
@@ -71,7 +71,12 @@ def test_the_command_writes_what_is_seen_beside_what_the_table_says(tmp_path):
     assert table in out and "Made by `python -m experiments.prior_art" in table
     for entry in TABLES[1]:
         assert f"| {entry.method} " in table and entry.reference in table
-    assert "no (table: ✓)" in table or "yes (table: ✗)" in table or "| yes " in table
+    cells = {
+        line.split("|")[1].strip(): line.split("|")[3].strip()
+        for line in table.splitlines()[2:8]
+    }
+    assert cells["rsg"] == "no" and cells["basgd"] == cells["far_sign_first_order"] == "yes"
+    assert "survives 1 liars of 4" in table
     rows = read(tmp_path)
     ends = {(r["method"], r["attack"]): r for r in rows}
     assert len(ends) == 2 * len(TABLES[1])
@@ -91,6 +96,10 @@ def test_the_command_writes_what_is_seen_beside_what_the_table_says(tmp_path):
         (["--tables=3"], "unknown table '3'"),
         (["--tables="], "--tables is empty: known: 1, 2"),
         (["--attacks=sign_flip"], "the tables need attack none: got sign_flip"),
+        (
+            ["--tables=2", "--events=1"],
+            "an answer of rsgf costs 101 evaluations, and the budget is 100: --events=1 is too",
+        ),
         (["--methods=sgd"], "this command takes no --methods"),
     ],
 )

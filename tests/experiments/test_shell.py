@@ -18,7 +18,7 @@ ELSEWHERE = {"pytest", "farsign_jax.runtime.on_ray", "benchmarks.throughput"}
 ELSEWHERE |= {
     f"experiments.{name}"
     for name in ("quickstart", "table3", "tune", "ablation", "asynchrony", "rates")
-} | {"experiments.asynrsa", "experiments.brsgd"}
+} | {"experiments.asynrsa", "experiments.brsgd", "experiments.prior_art"}
 SWEEPS = [words for words in EXAMPLES if words[0] == "experiments.compare"]
 RUNTIME = [words for words in EXAMPLES if words[0].startswith("farsign_jax.runtime.")]
 RUNTIME = [words for words in RUNTIME if words[0] not in ELSEWHERE]
