@@ -62,7 +62,7 @@ CONFIG = PanelConfig(
     events=4000,
     eval_every=400,
 )
-READ = all_but("methods", "buffers", "delivery", "tensorboard")  # the tables choose these
+READ = all_but("methods", "delivery", "tensorboard")  # the tables choose these
 
 
 class Size(NamedTuple):

@@ -19,8 +19,8 @@ if "FARSIGN_TESTS_PROGRAMS" not in os.environ:
     os.environ["FARSIGN_TESTS_PROGRAMS"] = tempfile.mkdtemp(prefix="farsign-programs-")
     atexit.register(shutil.rmtree, os.environ["FARSIGN_TESTS_PROGRAMS"], ignore_errors=True)
 
-# Of the slow tests, four fifths of the time is spent on compiling, for which XLA's older code
-# generator needs two thirds of the time. JAX 0.11 no longer has it, and refuses the flag.
+# Four fifths of the time goes into compiling, for which XLA's older code generator needs two
+# thirds of the time. The gate asks for it; JAX 0.11 no longer has it, and refuses the flag.
 if os.environ.get("FARSIGN_TESTS_OLD_EMITTERS") and jax.__version_info__ < (0, 11):
     old = "--xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {old}"

@@ -8,6 +8,7 @@ import logging
 import os
 import pathlib
 import sys
+import warnings
 
 import jax
 
@@ -50,4 +51,8 @@ def keep_programs() -> None:
     where = folder()
     jax.config.update("jax_compilation_cache_dir", str(where / "xla") if where else None)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    # JAX does not write programs atomically. A process that reads one that another process is
+    # writing warns, and compiles it.
+    unreadable = "Error reading persistent compilation cache entry"
+    warnings.filterwarnings("ignore", message=unreadable, category=UserWarning)
     logging.getLogger("jax").setLevel(logging.WARNING)  # it reports missing TPUs

@@ -62,9 +62,28 @@ def test_slopes_tell_a_method_with_a_defence_from_one_without():
     assert means == sorted(means, reverse=True)
 
 
+def test_what_is_seen_stands_beside_what_the_table_says():
+    def entry(attack, last):
+        return {
+            "attack": attack,
+            "last": last,
+            "last_std": 0.01,
+            "last_per_seed": [last],
+            "diverged": 0,
+        }
+
+    basgd = next(e for e in ENTRIES if e.method == "basgd")
+    summary = {"none": entry("none", 0.9), "ipm": entry("ipm", 0.2)}
+    cells = prior_art._seen(basgd, summary, 303.4, True, prior_art.CONFIG)
+    assert cells[2:6] == ["no (table: ✓)", "303", "no (table: ✓)", "20.0 (ipm, of 1 attacks)"]
+    assert cells[6] == "90.0 ± 1.0"
+
+
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_command_writes_what_is_seen_beside_what_the_table_says(tmp_path):
     flags = [*TINY, "--tables=1", "--preset=smoke", "--attacks=none", "--attacks=sign_flip"]
+    flags += ["--buffers=3"]
     code, out, err = run("experiments.prior_art", "--out", tmp_path, *flags)
     assert code == 0, err
     table = (tmp_path / "table1.md").read_text()

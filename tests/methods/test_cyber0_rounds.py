@@ -184,6 +184,7 @@ def test_local_steps_need_scalars():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_mixing_neighbours_first_helps_where_workers_have_two_labels_each():
     def accuracy(rule):
         config = RunConfig(
