@@ -87,7 +87,7 @@ def test_a_folder_in_use_is_refused_before_anything_is_touched(tmp_path):
         assert first.poll() is None
     finally:
         first.send_signal(signal.SIGINT)
-        first.communicate(timeout=60)
+        first.communicate(timeout=300)  # seven workers end what they are compiling
 
 
 @pytest.mark.slow
