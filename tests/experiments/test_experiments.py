@@ -336,7 +336,10 @@ def test_asynchrony_writes_what_it_shows_and_continues(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "claims",
-    ["estimation", pytest.param("rates,tracking,convergence,estimation", marks=helpers.LONG)],
+    [
+        pytest.param(claims, marks=helpers.LONG)
+        for claims in ("estimation", "rates,tracking,convergence,estimation")
+    ],
 )
 def test_rates_says_what_it_measured_and_continues(tmp_path, claims):
     command = ["experiments.rates", "--preset=smoke", f"--claims={claims}", "--out", tmp_path]

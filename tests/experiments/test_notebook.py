@@ -55,6 +55,7 @@ def rows(text):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_runs_on_two_devices(tmp_path):
     folders = {f"JUPYTER_{kind}_DIR": str(tmp_path) for kind in ("CONFIG", "RUNTIME")}
     forced = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": str(ROOT)}

@@ -14,6 +14,7 @@ from tests.experiments import test_experiments as commands
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_asynrsa_reports_its_measurements_and_continues(tmp_path):
     command = ["experiments.asynrsa", "--preset=smoke", "--claims=figure1,figure3"]
     command += ["--rounds_run=40", "--seeds=1", "--out", tmp_path]

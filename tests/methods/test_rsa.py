@@ -211,6 +211,7 @@ def test_a_byzantine_worker_moves_the_server_no_further_than_others(p, lie):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_runs_in_lockstep_equal_single_runs():
     """Workers with models and tables of their own, two penalties, two attacks."""
     problem, byzantine = quadratics(), np.arange(M) < Q

@@ -297,6 +297,7 @@ def test_the_ergodic_gradient_falls_and_stays_below_its_bound(trial, x64, record
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_one_time_scale_is_biased_and_two_are_not(x64, records):
     settings = {"kind": "asymmetric", "noise": 3**0.5, "byzantine": 0}
     constant = {"average_step": np.array([1.0, 0.05]), "step_size": np.full(2, 0.001)}
