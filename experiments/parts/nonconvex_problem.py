@@ -7,15 +7,16 @@ import dataclasses
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from farsign_jax import aggregators, attacks, brsgd, oracles, problems, step_sizes, sweeps
-from farsign_jax.base import Attack, Problem, Server, System
+from farsign_jax.base import Attack, Problem, System
 from farsign_jax.harness.small_problems import swept
+from farsign_jax.harness.sums import Summed, summed
 from farsign_jax.io import run_folder
 from farsign_jax.sweeps.lockstep import Lockstep, LockstepState
 
@@ -74,33 +75,9 @@ def make_attack(text: str) -> Attack:
     return attacks.make(name, **options)
 
 
-class Watched(NamedTuple):
-    """A state of `brsgd`, and the sum of W_k |grad F(w_k)| so far."""
-
-    params: Any
-    step: Any
-    rounds: Any
-    weighted: Any
-
-
-def watched(server: Server) -> Server:
-    """`brsgd` with the expectation over R_K in addition to the iterate that it draws."""
-
-    def wrap(state, weighted):
-        return Watched(state.params, state.step, state, weighted)
-
-    def init(params, key=None):
-        return wrap(server.init(params, key), jnp.zeros(()))
-
-    def update(state, reports):
-        after, info = server.update(state.rounds, reports)
-        size = jnp.linalg.norm(jax.grad(VALUE)(state.params))
-        return wrap(after, state.weighted + jnp.exp(after.weight) * size), info
-
-    def query(state, worker, key):
-        return server.query(state.rounds, worker, key)
-
-    return Server(init, query, update, server.num_workers)
+def weighted_norm(before: Any, after: Any) -> jax.Array:
+    """W_k |grad F(w_k)|, of which the sum is the expectation over R_K but for its divisor."""
+    return jnp.exp(after.weight) * jnp.linalg.norm(jax.grad(VALUE)(before.params))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +90,7 @@ class Trial:
         rule: the aggregator, with its options.
         attack: the attack, with its options.
         batch_size: examples per gradient.
-        watch: whether the state is `Watched`.
+        watch: whether the sum of `weighted_norm` is kept.
     """
 
     rule: str
@@ -126,7 +103,7 @@ class Trial:
         rule = aggregators.make(self.rule)
         server = brsgd(problem.num_workers, rule, step_size=alpha)
         if self.watch:
-            server = watched(server)
+            server = summed(server, weighted_norm)
         worker = oracles.stochastic_gradient(problem.losses, batch_size=self.batch_size)
         return System(server, worker, make_attack(self.attack))
 
@@ -175,7 +152,7 @@ def run_batch(
 
 
 def measure_of(gradient: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
-    """Measures |grad F| at w_k, at the R_K drawn and, in a `Watched` state, its expectation."""
+    """Measures |grad F| at w_k, at the R_K drawn and, in a `Summed` state, its expectation."""
 
     def measure(state):
         def norm(x):
@@ -183,9 +160,9 @@ def measure_of(gradient: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]
             return norms.reshape(x.shape[:-1])
 
         values = {"gradient": norm(state.params)}
-        if isinstance(state, Watched):
-            values["drawn"] = norm(state.rounds.chosen)
-            values["expected"] = state.weighted / jnp.exp(state.rounds.total)
+        if isinstance(state, Summed):
+            values["drawn"] = norm(state.server.chosen)
+            values["expected"] = state.total / jnp.exp(state.server.total)
         elif isinstance(state, LockstepState):
             values["drawn"] = norm(jnp.concatenate([s.chosen for s in state.servers], axis=-2))
         return values

@@ -8,7 +8,7 @@ that is weighted by them.
 
 import dataclasses
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,43 +17,16 @@ import numpy as np
 
 from experiments.parts.prior_methods import FIRST, INDEPENDENT, Entry, Steps
 from farsign_jax import METHODS, OracleConfig, arrivals, attacks, sweeps, theory
-from farsign_jax.base import Diagnostics, Problem, Query, Report, Server, System
+from farsign_jax.base import Problem, System
 from farsign_jax.harness import small_problems
 from farsign_jax.harness.small_problems import BYZANTINE, VALUES, WORKERS
+from farsign_jax.harness.sums import summed
 from farsign_jax.io import run_folder
 
 LIE = "sign_flip:scale=10"
 # Function and distribution of the noise: the sign of the asymmetric one is mostly wrong where
 # the gradient is small.
 PROBLEMS = (("waves", "gaussian"), ("crossed_waves", "asymmetric"))
-
-
-class Summed(NamedTuple):
-    """The state of a server, and the sum of |grad f(x_n)| over the events so far."""
-
-    params: jax.Array  # f64[d]
-    step: jax.Array  # i32[]
-    server: Any
-    total: jax.Array  # f64[]
-
-
-def summed(server: Server, gradient: Callable[[jax.Array], jax.Array]) -> Server:
-    """Wraps a server to keep the sum; x is unchanged."""
-
-    def wrap(state: Any, total: jax.Array) -> Summed:
-        return Summed(state.params, state.step, state, total)
-
-    def init(params: jax.Array, key: Any = None) -> Summed:
-        return wrap(server.init(params, key), jnp.zeros((), params.dtype))
-
-    def query(state: Summed, worker: jax.Array, key: Any) -> Query:
-        return server.query(state.server, worker, key)
-
-    def update(state: Summed, reports: Report) -> tuple[Summed, Diagnostics]:
-        after, info = server.update(state.server, reports)
-        return wrap(after, state.total + jnp.linalg.norm(gradient(state.params))), info
-
-    return server._replace(init=init, query=query, update=update)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +49,12 @@ class Program:
         server, worker = METHODS[self.method].build(
             problem, oracle, steps, **dict(self.options)
         )
-        return System(summed(server, jax.grad(VALUES[self.value])), worker, attacks.make(LIE))
+        gradient = jax.grad(VALUES[self.value])
+
+        def norm(before: Any, after: Any) -> jax.Array:
+            return jnp.linalg.norm(gradient(before.params))
+
+        return System(summed(server, norm), worker, attacks.make(LIE))
 
 
 class Measured(NamedTuple):
