@@ -32,6 +32,7 @@ from experiments.parts import prior_slopes
 from experiments.parts.prior_methods import FIRST, TABLES, Entry
 from farsign_jax import attacks, theory
 from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.config.sweep_specs import PanelData, prepare, sweep_specs
 from farsign_jax.harness import captions, panel, verdicts
 from farsign_jax.harness import summary as summary_lib
 from farsign_jax.harness.command import folder_for, main, perform
@@ -94,24 +95,27 @@ Slopes = dict[tuple[str, str], dict[str, prior_slopes.Measured]]  # by method an
 
 def _panels(chosen: dict[int, tuple[Entry, ...]], base: PanelConfig) -> Iterator[panel.Panel]:
     """A panel for each method, with as many answers as the evaluations of its table allow."""
+    methods = tuple(entry.method for entries in chosen.values() for entry in entries)
+    data = prepare(dataclasses.replace(base, methods=methods), FLAGS.data_dir)
     for number, entries in chosen.items():
         for entry in entries:
             known = tuple(a for a in base.attacks if _possible(entry, a))
             config = dataclasses.replace(base, methods=(entry.method,), attacks=known)
+            events = _events(entry, config, data)
+            every = max(base.eval_every * events // base.events, 1)
+            config = dataclasses.replace(config, events=events, eval_every=every)
             named = {"name": entry.method, "labels": {"table": number}}
-            made = panel.ready(config, FLAGS.data_dir, **named)
-            evaluations, _ = made.specs[0].cost(made.data)
-            budget = base.events * (1 if FIRST in entry.claimed else base.directions)
-            events = budget // evaluations
-            rule = (
-                f"an answer of {entry.method} costs {evaluations} evaluations, and the budget "
-            )
-            require(events > 0, f"{rule}is {budget}: --events={base.events} is too small")
-            if events != base.events:
-                every = max(base.eval_every * events // base.events, 1)
-                config = dataclasses.replace(config, events=events, eval_every=every)
-                made = panel.ready(config, FLAGS.data_dir, **named)
-            yield made
+            yield panel.ready(config, FLAGS.data_dir, **named)
+
+
+def _events(entry: Entry, config: PanelConfig, data: PanelData) -> int:
+    """The answers of a method that cost as much as the budget of its table."""
+    evaluations, _ = sweep_specs(config)[0].cost(data)
+    budget = config.events * (1 if FIRST in entry.claimed else config.directions)
+    events = budget // evaluations
+    rule = f"an answer of {entry.method} costs {evaluations} evaluations, and the budget is "
+    require(events > 0, f"{rule}{budget}: --events={config.events} is too small")
+    return events
 
 
 def _possible(entry: Entry, attack: str) -> bool:
