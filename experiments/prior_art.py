@@ -243,7 +243,7 @@ def prior_art() -> pathlib.Path:
     base = configure(dataclasses.replace(CONFIG, attacks=CONFIG.attacks[: size.attacks]))
     given = ", ".join(base.attacks)
     require("none" in base.attacks, f"the tables need attack none: got {given}")
-    folder = folder_for("prior_art", base, tables=list(chosen), preset=FLAGS.preset or "full")
+    folder = folder_for("prior_art", base, tables=list(chosen), slopes=size._asdict())
     panels = list(_panels(chosen, base))
     rows = perform(panels, folder, notes=(NOTE,))
     slopes = _slopes(chosen, size, folder)

@@ -118,7 +118,9 @@ _SMOKE = {"dataset": "mnist_subset", "seeds": (0, 1), "events": 300, "directions
 
 
 PRESETS = {
-    "paper": Preset("The numbers of the paper, as far as they can be inferred", {}),
+    "paper": Preset(
+        "The numbers of the paper, as far as they can be inferred", {"preset": "paper"}
+    ),
     "tuned": Preset("The step sizes that experiments.tune chose", {"preset": "tuned"}),
     "smoke": Preset("Minutes become seconds: does everything work?", _SMOKE),
 }

@@ -7,12 +7,19 @@ import pytest
 from absl.testing import flagsaver
 
 from farsign_jax import attacks
+from farsign_jax.cli import settings
 from farsign_jax.config import panel_config, schedules
 from farsign_jax.config.checks import parse_seeds
 from farsign_jax.config.sweep_specs import prepare
 from farsign_jax.harness import flags as flags_lib
 from farsign_jax.harness import panel
 from farsign_jax.validation import InvalidConfig
+
+
+def test_the_preset_of_the_paper_replaces_that_of_an_experiment():
+    base = panel_config.PanelConfig(preset="tuned")
+    assert settings.configured(base, {"preset": "paper"}).preset == "paper"
+    assert settings.configured(base, {"preset": "smoke"}).preset == "tuned"
 
 
 @flagsaver.flagsaver
