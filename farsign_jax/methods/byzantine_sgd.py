@@ -54,6 +54,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from farsign_jax import aggregators
 from farsign_jax.aggregators.row_ops import norms, number, shorten, square_distances
 from farsign_jax.base import Array, Key, Problem, Report, Schedule, Server, Worker
 from farsign_jax.methods.gradient_server import ask_for_gradient, check_gradients
@@ -95,9 +96,8 @@ def votes_of(apart: Array, reach: Array, present: Array) -> Array:
 
 
 def _median(values: Array, present: Array) -> Array:
-    """The median of the values that count, f[], of an even number the mean of two."""
-    ordered, n = jnp.sort(jnp.where(present, values, jnp.inf)), number(present)
-    return 0.5 * ordered[jnp.maximum(n - 1, 0) // 2] + 0.5 * ordered[n // 2]
+    """The median of the values that count, f[]."""
+    return aggregators.median()(values[:, None], mask=present)[0]
 
 
 def _judge_sums(state: ByzantineSGDState, radius: Array, width: Array) -> Array:
