@@ -1,7 +1,7 @@
 """The paper's Tables 1 and 2, row by row, as measurements.
 
     python -m experiments.prior_art                    about 20 minutes on two cores
-    python -m experiments.prior_art --preset smoke     under 2 minutes, too short to judge
+    python -m experiments.prior_art --preset smoke     about 2 minutes, too short to judge
     python -m experiments.prior_art --tables 2         one of the tables
 
 For every method of the tables this command measures what they claim:
