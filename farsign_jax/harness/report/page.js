@@ -96,6 +96,7 @@ for (const button of all("#filters button")) {
 const label = value => typeof value !== "number" ? value ?? "–"
   : value.toLocaleString("en", Number.isInteger(value) ? {} : {maximumSignificantDigits: 4});
 async function draw(figure) {
+  if (figure.hidden) return;  // the filters have no curve left for it
   const {section, x, y, own} = curves(figure);
   const {spec, runs, ...axes} = structuredClone(data(section));
   for (const {encoding} of spec.layer) {
@@ -118,7 +119,12 @@ async function draw(figure) {
   });
 }
 const waiting = new Set();
-const drawn = figure => waiting.delete(figure) && draw(figure);
+// One after the other, so that what a plot shows is what was chosen last.
+const drawn = figure => {
+  if (waiting.delete(figure))
+    figure.drawing = Promise.resolve(figure.drawing).then(() => draw(figure));
+  return figure.drawing;
+};
 const seen = window.IntersectionObserver && new IntersectionObserver(entries => {
   for (const entry of entries) if (entry.isIntersecting) drawn(entry.target);
 }, {rootMargin: "200px"});
