@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from farsign_jax import sweeps
 from farsign_jax.io import run_folder, tables
 from farsign_jax.problems.metrics import Measure
 from farsign_jax.sweeps import chunks, devices
-from farsign_jax.sweeps.inspection import bytes_per_run
+from farsign_jax.sweeps.inspection import bytes_per_run, tree_bytes
 
 
 class Sweep(NamedTuple):
@@ -94,10 +93,6 @@ def size(count: float) -> str:
     return f"{count:.0f} B"
 
 
-def _bytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
 def print_plan(
     every: Iterable[Sweep], folder: run_folder.RunFolder, notes: Sequence[str] = ()
 ) -> None:
@@ -110,7 +105,7 @@ def print_plan(
     """
     found = [count(sweep) for sweep in every]
     print(_table(found))
-    data = max(_bytes(one.sweep.batch.problem.data) for one in found)
+    data = max(tree_bytes(one.sweep.batch.problem.data) for one in found)
     local = devices.local()
     kind = f"{local[0].device_kind} ({local[0].platform})"
     print(f"Data: {size(data)} on each device, {len(local)} x {kind}.")

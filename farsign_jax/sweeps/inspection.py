@@ -120,20 +120,21 @@ def _sizes(
     found = inspect(build, batch.problem, batch.hyper)
     problem, open_questions = batch.problem, simulation.depth(delivery)
     own = {name: getattr(problem, name)[0] for name in ("rows", "sizes", "x0")}
-    sizes = {name: (_bytes(leaf), leaf) for name, leaf in own.items()}
+    sizes = {name: (tree_bytes(leaf), leaf) for name, leaf in own.items()}
     for path, leaf in jax.tree_util.tree_leaves_with_path(found.state):
         name = jax.tree_util.keystr(path).lstrip(".")
         times = open_questions if name.startswith("inbox") else 1
-        sizes[name] = times * _bytes(leaf), leaf
+        sizes[name] = times * tree_bytes(leaf), leaf
     if length := simulation.history_length(delivery):
         params = jax.eval_shape(lambda server: server.params, found.state.server)
         kept = jax.ShapeDtypeStruct((length, *params.shape), params.dtype)
-        sizes["history.params"] = _bytes(kept), kept
+        sizes["history.params"] = tree_bytes(kept), kept
     return found, sizes
 
 
-def _bytes(leaf: Any) -> int:
-    return leaf.size * leaf.dtype.itemsize
+def tree_bytes(tree: Any) -> int:
+    """Returns the bytes that the arrays of a tree take, or those that its shapes stand for."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def bytes_per_run(build: SystemFactory, batch: Any, delivery: str = "fresh") -> int:

@@ -1,13 +1,9 @@
 """The command line as a product: help, names, examples, errors; nothing is run here."""
 
 import importlib.util
-import json
-import os
 import pathlib
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 
@@ -15,6 +11,7 @@ from experiments import list as listing
 from farsign_jax.cli import help
 from farsign_jax.io import files
 from farsign_jax.validation import InvalidConfig
+from tests import forks
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODULES = sorted(
@@ -35,10 +32,9 @@ COMMANDS = [
     for skip in [name.endswith("on_ray") and not importlib.util.find_spec("ray")]
 ]
 
-# Each command is a fork of what is imported once. `check` takes the place of `main`: it parses
-# the examples, and makes the configuration of those that have one.
-CODE = """
-import json, os, runpy, sys
+# `check` takes the place of `main`: it parses the examples, and makes the configuration of
+# those that have one.
+IMPORTS = """
 from absl.testing import flagsaver
 from farsign_jax.cli import commands as runtime
 from farsign_jax.harness import command, figure_grid, flags
@@ -62,40 +58,21 @@ def check_values(experiment, values, doc, own=None):
         if "decay_every" in values:
             serving.config_of(values)
         print("parsed")
-
-for line in sys.stdin:
-    argv, examples = json.loads(line)
-    if (pid := os.fork()) == 0:
-        sys.argv, sys.stderr = argv, sys.stdout
-        if examples:
-            command.main, runtime.main = check, check_values
-        else:  # help must not wait for a device: to look for one fails
-            jax.config.update("jax_platforms", "none")
-        try:
-            runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
-        except SystemExit as end:
-            print("exit", end.code)
-        sys.stdout.flush()
-        os._exit(0)
-    os.waitpid(pid, 0)
-    print("\\0", flush=True)
 """
 
 
 @pytest.fixture(scope="module")
-def ask():
-    """What a command says to an argument, or to its examples."""
-    code = [sys.executable, "-W", "ignore", "-c", CODE]
-    told = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(code, cwd=ROOT, env=told, **pipes)
+def run():
+    with forks.server(IMPORTS) as run:
+        yield run
 
-    def one(argv, examples=()):
-        print(json.dumps([argv, examples]), file=process.stdin, flush=True)
-        return list(iter(process.stdout.readline, "\0\n"))
 
-    yield one
-    process.communicate(timeout=60)
+def parsed(run, name, examples):
+    """How many of the examples, each a list of words, the command parses."""
+    before = f"examples = {examples}; command.main, runtime.main = check, check_values"
+    code, out, err = run(name, before=before)
+    assert code == 0, out + err
+    return out.splitlines().count("parsed")
 
 
 def words(example):
@@ -129,27 +106,29 @@ for argv in (*examples(), *mentioned()):
 
 
 @pytest.mark.parametrize("name", [p for p in COMMANDS if p.values[0] in NAMED])
-def test_commands_of_the_pages_are_right(name, ask):
+def test_commands_of_the_pages_are_right(name, run):
     words = name.endswith(("list", "report", "replay"))
     told = [argv for argv in NAMED[name] if not words or len(argv) == 1]
-    said = ask([name], told) if told else []
-    assert said.count("parsed\n") == len(told), said
+    assert not told or parsed(run, name, told) == len(told)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_fits_a_screen_and_its_examples_are_right(name, ask):
-    *told, code = ask([name, "--help"])
-    assert code == "exit 0\n", told
-    assert 0 < len(told) <= 40 and max(map(len, told)) <= 96 + 1  # and the line's end
-    shown = [words(example) for example in help.examples("".join(told))]
+def test_help_fits_a_screen_and_its_examples_are_right(name, run):
+    # Help must not wait for a device: to look for one fails.
+    before = 'jax.config.update("jax_platforms", "none")'
+    code, out, err = run(name, "--help", before=before)
+    told = out.splitlines()
+    assert code == 0 and not err, out + err
+    assert 0 < len(told) <= 40 and max(map(len, told)) <= 96
+    shown = [words(example) for example in help.examples(out)]
     assert len(shown) == 2 and {argv[0] for argv in shown} == {name}
     if name.endswith(("replay", "build_mnist_subset")):  # which have no flags of absl
         return
     assert any(line.startswith("  --") for line in told) or name.endswith("list")
-    said = ask([name], shown)
-    assert said.count("parsed\n") == 2 and "exit" not in said[-1], said
-    longer = ask([name, "--helpfull"])
-    assert len(longer) >= len(told) and longer[-1] == "exit 0\n"
+    assert parsed(run, name, shown) == 2
+    code, out, err = run(name, "--helpfull", before=before)
+    assert code == 0 and not err, out + err
+    assert len(out.splitlines()) >= len(told) - 1  # without the line that names --helpfull
 
 
 def test_every_name_has_a_line(capsys):

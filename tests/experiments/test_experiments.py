@@ -17,7 +17,7 @@ from experiments import table3, tune
 from farsign_jax.harness import figure_grid
 from farsign_jax.harness import summary as summary_lib
 from farsign_jax.methods import METHODS
-from tests import helpers
+from tests import forks, helpers
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = ["--events=40", "--eval_every=20", "--workers=4", "--byzantine=1", "--directions=10"]
@@ -38,51 +38,12 @@ def run(module, *flags):
     return process.returncode, out, err
 
 
-# Commands that fail early do little but import: here this is done once for all of them. An
-# interpreter that has imported JAX takes longer to end than such a command takes.
-_FORKS = """
-import json, os, runpy, signal, sys, traceback
-import experiments.table3
-del sys.modules["experiments.table3"]  # runpy runs it again
-for line in sys.stdin:
-    argv, out, err = json.loads(line)
-    if os.fork() == 0:
-        signal.alarm(300)
-        for stream, path in ((1, out), (2, err)):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
-        sys.argv, code = argv, 0
-        try:
-            runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
-        except SystemExit as ended:
-            code = ended.code or 0
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
-"""
-
-
 @pytest.fixture(scope="module")
-def run_forked(tmp_path_factory):
+def run_forked():
     """`run`, in a fork of a process that has imported what commands share."""
-    command = [sys.executable, "-c", _FORKS]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
-
-    def run_one(module, *flags):
-        folder = tmp_path_factory.mktemp("forked")
-        streams = [folder / "out", folder / "err"]
-        told = [[module, *map(str, flags)], *map(str, streams)]
-        print(json.dumps(told), file=process.stdin, flush=True)
-        code = int(process.stdout.readline())
-        return code, *(stream.read_text() for stream in streams)
-
-    yield run_one
-    process.communicate(timeout=60)
+    imports = "import experiments.table3; del sys.modules['experiments.table3']"
+    with forks.server(imports) as run:  # which runs the module again
+        yield run
 
 
 def read(folder):

@@ -2,14 +2,12 @@
 
 import contextlib
 import importlib
-import os
-import pathlib
-import subprocess
 import sys
 
 import pytest
 
 from farsign_jax.cli import commands
+from tests import forks
 
 WRONG = [
     ("serve", ["--address=0.0.0.0:7077"], "--certificates DIR, or, on this machine alone"),
@@ -32,43 +30,12 @@ WRONG = [
 
 
 def test_bad_input_is_one_line_that_names_value_and_rule(tmp_path):
-    """Each command is a fork of one process that has imported all of them."""
-    code = (
-        "import os, sys, importlib\n"
-        "from farsign_jax.runtime import serve, tls, work\n"
-        "for line in sys.stdin:\n"
-        "    name, *flags = line.rstrip('\\n').split('\\t')\n"
-        "    pid = os.fork()\n"
-        "    if pid == 0:\n"
-        "        sys.stderr = sys.stdout\n"
-        "        sys.argv = [name, *flags]\n"
-        "        module = sys.modules['farsign_jax.runtime.' + name]\n"
-        "        from farsign_jax.cli import commands\n"
-        "        try:\n"
-        "            if name == 'tls':\n"
-        "                module.main()\n"
-        "            else:\n"
-        "                commands.main(getattr(module, name), module.FLAGS, module.__doc__)\n"
-        "        except SystemExit as end:\n"
-        "            print('exit', end.code, flush=True)\n"
-        "        os._exit(0)\n"
-        "    os.waitpid(pid, 0)\n"
-    )
-    lines = "\n".join("\t".join([name, *flags]) for name, flags, _ in WRONG)
-    out = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        input=lines,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2])},
-    )
-    lines = out.stdout.splitlines()
-    assert len(lines) == 2 * len(WRONG), out.stdout + out.stderr
-    for (name, flags, message), line, end in zip(WRONG, lines[::2], lines[1::2], strict=True):
-        assert line.startswith("error: ") and message in line, (name, flags, line)
-        assert end == "exit 2"
+    imports = "from farsign_jax.runtime import grpc_server, grpc_worker, service"
+    with forks.server(imports, cwd=tmp_path) as run:
+        for name, flags, message in WRONG:
+            code, out, err = run(f"farsign_jax.runtime.{name}", *flags)
+            assert (code, out, err.count("\n")) == (2, "", 1), (name, flags, out, err)
+            assert err.startswith("error: ") and message in err, (name, flags, err)
     assert list(tmp_path.iterdir()) == []  # a command that fails leaves no trace
 
 
