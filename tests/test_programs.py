@@ -1,6 +1,5 @@
 """A long series of runs of different structure holds few programs at a time."""
 
-import os
 import subprocess
 import sys
 
@@ -62,7 +61,6 @@ def test_maps_that_somebody_else_holds_do_not_release_programs_each_time(monkeyp
 def test_many_structures_stay_below_a_third_of_the_maps_that_linux_allows(structures):
     done = subprocess.run(
         [sys.executable, "-c", SERIES, str(structures)],
-        env=os.environ | {"XLA_FLAGS": helpers.COMPILE_SOONER},
         capture_output=True,
         text=True,
         check=True,

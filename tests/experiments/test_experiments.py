@@ -27,7 +27,7 @@ TINY += ["--seeds=2"]
 def start(module, *flags, **options):
     code = [sys.executable, "-m", module, *map(str, flags)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    environment |= {"XLA_FLAGS": helpers.COMPILE_SOONER} | options.pop("env", {})
+    environment |= options.pop("env", {})
     told = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     return subprocess.Popen(code, env=environment, text=True, **told)
 

@@ -16,6 +16,7 @@ from farsign_jax.validation import InvalidConfig
 from tests import helpers
 
 
+@pytest.mark.optimized
 def test_the_server_equals_the_simulator():
     problem = helpers.quadratic()
     dictionary = identity(helpers.D, 4)

@@ -17,7 +17,6 @@ from farsign_jax.io import files, rows, run_folder
 from farsign_jax.runtime.journal import Arrival, Journal, NotRecorded, read
 from farsign_jax.runtime.testing.local_cluster import free_port
 from farsign_jax.validation import InvalidConfig
-from tests import helpers
 from tests.experiments.test_experiments import TINY, timeless
 from tests.helpers import LONG, files_of_at_most
 
@@ -104,7 +103,6 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 def start(*words, size=None, **options):
     limited = ["-c", LIMITED, str(size)] if size else ["-m"]
     told = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    told |= {"XLA_FLAGS": helpers.COMPILE_SOONER}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": told}
     return subprocess.Popen([sys.executable, *limited, *map(str, words)], **pipes | options)
 

@@ -250,6 +250,7 @@ def largest(params):
     return {"largest": jnp.abs(params).max(axis=-1)}
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("name", GAUNTLET)
 def test_runs_under_every_attack_stay_finite_and_are_each_run_alone(name):
     """Attacks, seeds and step sizes are numbers of one program; each row of it is its run."""
@@ -338,6 +339,7 @@ def test_an_attack_on_data_reaches_every_method(name):
     np.testing.assert_array_equal(after_sweep(name, batch.take(turned)), ends[turned])
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     "name",
     [

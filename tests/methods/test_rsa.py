@@ -210,6 +210,7 @@ def test_a_byzantine_worker_moves_the_server_no_further_than_others(p, lie):
     assert (moved == 0).all() == (not np.isfinite(lie))
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 @pytest.mark.long
 def test_runs_in_lockstep_equal_single_runs():

@@ -13,6 +13,8 @@ from farsign_jax.runtime.state_machine import CompiledServer, same_bits
 from farsign_jax.runtime.worker import LocalWorker
 from tests.runtime.recorded_runs import CONFIG, converse, open_run
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.fixture(scope="module")
 def problem():

@@ -24,6 +24,8 @@ from tests.runtime.helpers import (
     make_core,
 )
 
+pytestmark = pytest.mark.optimized
+
 SCHEDULES = {
     "constant": (0.07, 0.3),
     "one": (0.01, 1.0),

@@ -30,6 +30,7 @@ def schedule(events=EVENTS, size=None, seed=1):
     return arrivals.sets(key, M, events, size)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     ("delivery", "size", "attack"),
     # Attacks with a key, and omniscient ones with a state; the programs of other tests.

@@ -111,6 +111,7 @@ def test_methods_converge_on_a_quadratic_with_old_coordinates(method):
     assert records[-1]["staleness"] == run.staleness.largest.max() == 19
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_runs_in_lock_step_that_resume_are_each_run_alone(tmp_path):
     names, delivery = ("none", "sign_flip"), "inconsistent:4"

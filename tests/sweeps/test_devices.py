@@ -27,6 +27,8 @@ from tests.experiments.test_experiments import ROOT, read, start, timeless
 from tests.sweeps.test_lockstep import batch_of, everything, first
 from tests.sweeps.test_sweeps import BUILD, Stop, digits_batch, run
 
+pytestmark = pytest.mark.optimized
+
 
 def simple(count):
     """Runs on a problem that compiles faster than a network."""

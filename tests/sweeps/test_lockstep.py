@@ -14,6 +14,8 @@ from farsign_jax.sweeps.lockstep import Lockstep
 from farsign_jax.validation import InvalidConfig
 from tests import helpers
 
+pytestmark = pytest.mark.optimized
+
 FEEDBACK = OracleConfig(batch_size=8, directions=5, decay_every=40)
 RULES = ("mean", "krum:f=1", "centered_clipping:tau=1")
 MEASURED = (("z", 1.5), ("space", "measured"))

@@ -149,6 +149,8 @@ columns, params = run(digits_batch(), checkpoint=sys.argv[1], checkpoint_every=1
 np.save(sys.argv[2], params)
 """
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.mark.slow
 def test_sigkill_at_any_moment_loses_nothing_but_the_running_segment(tmp_path):
