@@ -17,10 +17,6 @@ from farsign_jax.methods.far_sign import far_sign
 
 LONG = (pytest.mark.slow, pytest.mark.long)
 
-# The flags of XLA for commands that compile much and run little, and whose results are not
-# compared with those of other processes.
-COMPILE_SOONER = "--xla_backend_optimization_level=0"
-
 
 @contextlib.contextmanager
 def files_of_at_most(size):
@@ -70,7 +66,7 @@ def far_sign_of(
         dictionary,
         arrival_weights=parts.arrival_weights(num_workers, arrival_rates, max_weight),
         admit=parts.rate_cap(num_workers, rate_cap, cap_rank, cap_burst),
-        vote=parts.soft_sign(soft),
+        sign=parts.soft_sign(soft),
         **options,
     )
 

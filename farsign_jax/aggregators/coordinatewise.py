@@ -37,6 +37,8 @@ from farsign_jax.aggregators.rule import MAJORITY, Rule, without_options
 from farsign_jax.base import Array, Key
 from farsign_jax.validation import check_integer, is_concrete, require
 
+_coordinatewise = functools.partial(without_options, coordinatewise=True)
+
 
 @jax.jit
 def _present_mean(x: Array, mask: Array) -> Array:
@@ -45,7 +47,7 @@ def _present_mean(x: Array, mask: Array) -> Array:
 
 def mean() -> Rule:
     """The average (1 / n) sum_i x_i, which tolerates no Byzantine row. O(n d)."""
-    return without_options("mean", _present_mean)
+    return _coordinatewise("mean", _present_mean)
 
 
 @functools.partial(jax.jit, static_argnames="even")
@@ -71,7 +73,7 @@ def median(even: str = "mean") -> Rule:
         Rates", ICML 2018.
     """
     require(even in ("mean", "low"), f"median needs even 'mean' or 'low': got {even!r}")
-    return without_options("median", functools.partial(_median, even=even))
+    return _coordinatewise("median", functools.partial(_median, even=even))
 
 
 def _trimmed_sum(rows: Rows, f: Array, n: Array) -> tuple[Array, Array]:
@@ -147,7 +149,7 @@ def trimmed_mean(f: int | Array | None = None, fraction: float | Array | None = 
     require((f is None) != (fraction is None), "trimmed_mean needs f, or a fraction")
     if fraction is None:
         count = check_integer("trimmed_mean", "f", f, 0)
-        return without_options("trimmed_mean", _trimmed_mean, MAJORITY, count)
+        return _coordinatewise("trimmed_mean", _trimmed_mean, MAJORITY, count)
     if is_concrete(fraction):
         rule = f"trimmed_mean needs 0 <= fraction < 0.5: got {fraction!r}"
         require(np.ndim(fraction) == 0 and np.isreal(fraction), rule)
@@ -162,7 +164,7 @@ def trimmed_mean(f: int | Array | None = None, fraction: float | Array | None = 
             drop = jnp.floor(traced * n.astype(traced.dtype) + 1e-5).astype(jnp.int32)
         return _trimmed_mean(x, mask, drop)
 
-    return Rule("trimmed_mean", core)
+    return Rule("trimmed_mean", core, coordinatewise=True)
 
 
 def mean_around(
@@ -220,7 +222,7 @@ def meamed(f: int | Array) -> Rule:
         Xie, Koyejo and Gupta, "Generalized Byzantine-tolerant SGD", 2018; as in ByzFL.
         The code of "A Little Is Enough" calls it the trimmed mean, and keeps n - f - 1.
     """
-    return without_options("meamed", _meamed, MAJORITY, check_integer("meamed", "f", f, 0))
+    return _coordinatewise("meamed", _meamed, MAJORITY, check_integer("meamed", "f", f, 0))
 
 
 @jax.jit
@@ -247,7 +249,7 @@ def phocas(f: int | Array) -> Rule:
         Xie, Koyejo and Gupta, "Phocas: Dimensional Byzantine-resilient Stochastic Gradient
         Descent", arXiv 1805.09682, 2018.
     """
-    return without_options("phocas", _phocas, MAJORITY, check_integer("phocas", "f", f, 0))
+    return _coordinatewise("phocas", _phocas, MAJORITY, check_integer("phocas", "f", f, 0))
 
 
 @jax.jit
@@ -262,4 +264,4 @@ def majority_vote() -> Rule:
         Bernstein et al., "signSGD with Majority Vote is Communication Efficient and Fault
         Tolerant", ICLR 2019.
     """
-    return without_options("majority_vote", _majority_vote)
+    return _coordinatewise("majority_vote", _majority_vote)

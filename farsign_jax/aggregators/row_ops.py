@@ -35,6 +35,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from farsign_jax.base import Array
 
@@ -123,7 +124,17 @@ def shorten(size: Array, longest: Array) -> Array:
 
 
 def positions(values: Array) -> Array:
-    """The rank of each value in ascending order, i32[..., n]; ties are broken by index."""
+    """The rank of each value in ascending order, i32[..., n]; ties are broken by index.
+
+    Up to 64 values are compared in pairs: XLA takes six times as long to sort them on a CPU.
+    The values are no NaN.
+    """
+    n = values.shape[-1]
+    if n <= 2 * UNROLLED:
+        own, other = values[..., :, None], values[..., None, :]
+        earlier = np.tri(n, k=-1, dtype=bool).reshape((1,) * (values.ndim - 1) + (n, n))
+        before = (other < own) | ((other == own) & earlier)
+        return before.sum(axis=-1, dtype=jnp.int32)
     order = jnp.argsort(values, axis=-1, stable=True)
     return jnp.argsort(order, axis=-1).astype(jnp.int32)
 

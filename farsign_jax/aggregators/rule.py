@@ -5,6 +5,7 @@
 # pyright: reportUnknownArgumentType=false
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -135,11 +136,13 @@ class Rule:
         name: the name of the rule, for messages.
         core: computes the aggregate; see `RuleCore`.
         check: receives the number of rows and raises `InvalidConfig` if they are too few.
+        coordinatewise: whether each number of the result depends on its own column only.
     """
 
     name: str
     core: RuleCore
     check: Callable[[Count], None] = _accept
+    coordinatewise: bool = False
 
     def __call__(
         self, x: Any, mask: Any = None, *, start: Any = None, key: Key | None = None
@@ -174,7 +177,11 @@ class RuleFactory(Protocol):
 
 
 def without_options(
-    name: str, core: Callable[..., Array], need: Need | None = None, f: int | Array = 0
+    name: str,
+    core: Callable[..., Array],
+    need: Need | None = None,
+    f: int | Array = 0,
+    coordinatewise: bool = False,
 ) -> Rule:
     """Makes a rule that uses neither `start` nor `key`.
 
@@ -183,15 +190,17 @@ def without_options(
         core: `core(x, mask)`, or `core(x, mask, f)` where `need` is given.
         need: the precondition on f, or None for a rule without f.
         f: the number of Byzantine rows to tolerate.
+        coordinatewise: as of `Rule`.
     """
     if need is None:
 
         def plain(x: Array, mask: Array, start: Any, key: Key | None) -> Array:
             return core(x, mask)
 
-        return Rule(name, plain)
+        return Rule(name, plain, coordinatewise=coordinatewise)
 
     def tolerant(x: Array, mask: Array, start: Any, key: Key | None) -> Array:
         return core(x, mask, jnp.asarray(f, jnp.int32))
 
-    return Rule(name, tolerant, lambda count: need.check(name, count, f))
+    check = functools.partial(need.check, name, f=f)
+    return Rule(name, tolerant, check, coordinatewise)

@@ -133,7 +133,7 @@ def optax_transform(
             sign_of=sign_of,
             arrival_weights=parts.arrival_weights(m, arrival_rates, max_weight),
             admit=parts.rate_cap(m, rate_cap, rank, cap_burst),
-            vote=parts.soft_sign(0.0 if soft is None else soft),
+            sign=parts.soft_sign(0.0 if soft is None else soft),
             gain=gain,
             storage=storage,
         )

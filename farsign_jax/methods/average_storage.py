@@ -37,11 +37,13 @@ class AverageStorage(NamedTuple):
         init: `(dtype of x) -> state`.
         read: `(state, i, j) -> averages`, f32 of the shape of i and j together.
         write: `(state, i, j, old, new) -> state`, where `old` is what `read` has returned.
+        exact: whether `read` returns what was written last, to the bit.
     """
 
     init: Callable[[Any], PyTree]
     read: Callable[[PyTree, Array, Array], Array]
     write: Callable[[PyTree, Array, Array, Array, Array], PyTree]
+    exact: bool = False
 
 
 def dense(m: int, size: int) -> AverageStorage:
@@ -56,7 +58,7 @@ def dense(m: int, size: int) -> AverageStorage:
     def write(state: Array, i: Array, j: Array, old: Array, new: Array) -> Array:
         return state.at[i, j].set(new, mode="drop")
 
-    return AverageStorage(init, read, write)
+    return AverageStorage(init, read, write, exact=True)
 
 
 def bfloat16(m: int, size: int) -> AverageStorage:

@@ -9,10 +9,10 @@ step alpha_n, a fast step beta_n and weights w_i (1 unless arrivals are uneven):
 There are no rounds, no buffers and no trusted data. Whatever an answer is, x moves by at most
 alpha_n w_i along each direction, and sign(0) = 0 means no move.
 
-Beyond the paper, several independent parts learn more from as many evaluations
-(`experiments.ablation`): directions that matter are asked for more often (`sampler`), some
-directions have other steps (`gain`), small averages move x less (`vote`), and the output of
-the run is an average of the iterates (`averaging`).
+Beyond the paper, all workers may vote on a direction (`vote`), and other parts learn more from
+as many evaluations (`experiments.ablation`): directions that matter are asked for more often
+(`sampler`), some have other steps (`gain`), small averages move x less (`sign`), and the output
+of the run is an average of the iterates (`averaging`).
 
 References:
     Paul, Roy, Talagani, Ganesh, Thoppe and Reiffers-Masson, "Adversary-Robust Learning from
@@ -38,11 +38,12 @@ from farsign_jax.base import (
 )
 from farsign_jax.directions.dictionary import Dictionary
 from farsign_jax.directions.importance import Sampler
-from farsign_jax.methods import average_storage
+from farsign_jax.methods import average_storage, table_vote
 from farsign_jax.methods import far_sign_parts as parts
 from farsign_jax.methods.average_storage import AverageStorage
 from farsign_jax.methods.iterate_average import IterateAverage
 from farsign_jax.methods.method import Hyper, Method, OracleConfig
+from farsign_jax.methods.table_vote import TableVote
 from farsign_jax.step_sizes import as_schedule, check_step_size
 from farsign_jax.validation import require, sanitize
 
@@ -58,6 +59,7 @@ class FarSignState(NamedTuple):
     step: Array  # i32[], updates applied so far, n
     sampler: Any = ()  # the state of the sampler
     iterate_average: Any = ()  # `IterateAverage`, where iterates are averaged
+    votes: Any = ()  # the state of the vote
 
     @property
     def output(self) -> Array:
@@ -76,7 +78,8 @@ def far_sign(
     sign_of: str = "new",
     arrival_weights: parts.ArrivalWeights | None = None,
     admit: parts.Admission | None = None,
-    vote: parts.Vote = jnp.sign,
+    vote: TableVote | None = None,
+    sign: parts.Sign = jnp.sign,
     gain: Callable[[Array], Array] | None = None,
     sampler: Sampler | None = None,
     averaging: float | None = None,
@@ -85,11 +88,7 @@ def far_sign(
     """Asynchronous sign descent with one memory per worker and direction.
 
     The first five arguments are the method of the paper. The others are parts that may be
-    combined, for the same numbers of workers and directions:
-
-        steps = {"step_size": 0.07, "average_step": 0.5}
-        cap, storage = far_sign_parts.rate_cap(m, 1.2), average_storage.bfloat16(m, d)
-        far_sign(m, directions.identity(d, k), **steps, admit=cap, storage=storage)
+    combined, for the same numbers of workers and directions.
 
     Args:
         num_workers: m (static).
@@ -100,11 +99,12 @@ def far_sign(
             schedule, clipped to [0, 1], as the schedules of the theorems may begin above 1.
         sign_of: "new", x moves along the sign of the average just updated, as in the MNIST
             experiment (Section 4); "old", of the one before, as in the analysis (eq. 4 with
-            F_n-measurable y_n). They are equal in the limit, but not on short runs: with "old"
-            the first answer about a direction moves nothing.
+            F_n-measurable y_n), where the first answer about a direction moves nothing.
         arrival_weights: w_i, see `far_sign_parts.arrival_weights`; None stands for 1.
         admit: which answers are admitted, see `far_sign_parts.rate_cap`; None stands for all.
-        vote: what takes the place of the sign of y, such as `far_sign_parts.soft_sign`.
+        vote: how the averages of all workers decide, see `table_vote`; None, the average of the
+            worker that answered decides alone.
+        sign: what takes the place of the sign, such as `far_sign_parts.soft_sign`.
         gain: a function from directions j to factors >= 0 of the steps along them.
         sampler: how directions are drawn, see `directions.importance`; None, evenly.
         averaging: g >= 0, the output is the mean of the iterates with weights (n + 1)^g, at a
@@ -113,8 +113,7 @@ def far_sign(
 
     Returns:
         A `Server` for m workers and `dictionary.dim` parameters. A number that is not finite
-        counts as the answer 0 and a huge one is clipped to 1e30, so that neither can enter y
-        or x.
+        counts as the answer 0, and a huge one is clipped to 1e30.
 
     Raises:
         InvalidConfig: if the step size is not positive, beta is outside (0, 1], `sign_of` is
@@ -131,14 +130,17 @@ def far_sign(
     require(sign_of in ("new", "old"), f"sign_of is 'new' or 'old': got {sign_of!r}")
     alpha_of = check_step_size("far_sign", step_size)
     beta_of = as_schedule(average_step)
-    rule = f"far_sign needs averaging >= 0 or None: got {averaging}"
-    require(averaging is None or averaging >= 0, rule)
-    rule = "iterates are averaged where they move along coordinates"
-    require(averaging is None or dictionary.coordinates, rule)
+    if averaging is not None:
+        require(averaging >= 0, f"far_sign needs averaging >= 0 or None: got {averaging}")
+        require(dictionary.coordinates, "iterates are averaged where x moves along coordinates")
+    rule = "workers vote on directions that all of them share: here each has its own"
+    require(vote is None or dictionary.shared, rule)
+    listen = table_vote.listener(vote, storage, sign_of == "new")
 
     def init(params: Array, key: Key | None = None) -> FarSignState:
         del key  # nothing is drawn
         d = params.shape[-1]
+        mean = () if averaging is None else IterateAverage.start(params, averaging)
         require(dictionary.dim == d, f"the dictionary is for d={dictionary.dim}: got d={d}")
         return FarSignState(
             params=params,
@@ -146,9 +148,8 @@ def far_sign(
             counts=jnp.zeros((m,), jnp.int32),
             step=jnp.zeros((), jnp.int32),
             sampler=() if sampler is None else sampler.init(),
-            iterate_average=()
-            if averaging is None
-            else IterateAverage.start(params, averaging),
+            iterate_average=mean,
+            votes=() if vote is None else vote.init(),
         )
 
     def query(state: FarSignState, worker: Array, key: Key) -> Query:
@@ -163,7 +164,7 @@ def far_sign(
         amount = -jnp.asarray(alpha_of(state.step), state.params.dtype)
         if arrival_weights is not None:
             amount = amount * arrival_weights(state.counts, i)
-        amount = amount * vote(y)
+        amount = amount * sign(y)
         if gain is not None:
             amount = amount * gain(j)
         if sampler is not None:
@@ -177,11 +178,10 @@ def far_sign(
         i = i if admit is None else admit(state.counts, i)
         present = i < m
         answer = sanitize(reports.value, _LARGEST)
-        beta = jnp.asarray(beta_of(state.step), state.params.dtype)
-
-        old = storage.read(state.averages, i[:, None], j)
-        new = old + jnp.clip(beta, 0, 1) * (answer - old)
-        amount = amounts(state, i, j, new if sign_of == "new" else old)
+        beta = jnp.clip(jnp.asarray(beta_of(state.step), state.params.dtype), 0, 1)
+        table = state.averages, state.votes
+        (averages, votes), decisive = listen(table, i, j, answer, beta, state.step)
+        amount = amounts(state, i, j, decisive)
         asked, mean = state.sampler, state.iterate_average
         if sampler is not None:
             asked = sampler.learn(asked, j, answer, present)
@@ -189,19 +189,17 @@ def far_sign(
             mean = mean.moved(j, amount, state.step)
         return FarSignState(
             params=dictionary.move(state.params, i, j, amount),
-            averages=storage.write(state.averages, i[:, None], j, old, new),
+            averages=averages,
             counts=state.counts.at[i].add(1, mode="drop"),
             step=state.step + (1 if admit is None else jnp.any(present).astype(jnp.int32)),
             sampler=asked,
             iterate_average=mean,
+            votes=votes,
         ), {}
 
     def recall(state: FarSignState, direction: Array) -> tuple[Array, Array]:
-        require(
-            dictionary.shared,
-            "an omniscient attack compares what workers report about the same direction: "
-            "this dictionary gives each worker its own",
-        )
+        rule = "an omniscient attack compares what workers report about the same direction: "
+        require(dictionary.shared, rule + "this dictionary gives each worker its own")
         everyone = jnp.arange(m, dtype=jnp.int32)[:, None]
         reported = storage.read(state.averages, everyone, direction[None])
         # An average of exactly 0 counts as no answer: there is nothing to imitate.
@@ -228,22 +226,23 @@ def build(
     averaging: float | None = None,
     storage: str = "float32",
     slots: int | None = None,
+    vote: str = table_vote.OWN,
+    max_age: int | None = None,
+    age_decay: float = 1.0,
 ) -> tuple[Server, Worker]:
     """Signs of a moving average per worker and coordinate, of two-point differences.
 
     Args:
         step_size: alpha, the initial distance moved along each coordinate.
         average_step: beta in (0, 1], the initial weight of the newest answer.
-        arrival_rates: "none", all steps have weight 1; "known" (on a command line), the step of
-            worker i is divided by m times its share of the arrivals as configured; "estimate",
-            as counted.
-        rate_cap: c >= 1, against workers that flood: worker i is admitted while
-            c_i < 10 + c * C, where C is the `cap_rank`-th largest count of answers of all
-            workers, and ignored beyond; None, every answer is admitted.
+        arrival_rates: "none", all steps have weight 1; or they are divided by m times the
+            worker's share of the arrivals, "known" (on a command line) or by "estimate".
+        rate_cap: c >= 1, against floods: worker i is admitted while c_i < 10 + c * C, where C
+            is the `cap_rank`-th largest count of answers of all workers; None, always.
         cap_rank: the rank of the count that the cap follows; None, m // 2 + 1.
         scheme: "central" differences, or "forward" for k + 1 evaluations instead of 2k.
-        sampler: "uniform"; or "alive" or "rank", coordinates that matter are asked for more
-            often, see `directions.importance`.
+        sampler: "uniform"; or "alive" or "rank", see `directions.importance`: coordinates that
+            matter are asked for more often.
         floor: in (0, 1], the weight of a coordinate of score 0 relative to one of score 1.
         weights: "none"; or "inverse", steps are divided by K / k times the probability with
             which their coordinate is asked for.
@@ -251,24 +250,25 @@ def build(
         soft: c >= 0; along direction j, x moves by alpha * clip(y_j / (c * mean |y|), -1, 1)
             instead of alpha * sign(y_j), with the mean over the directions of the answer.
         averaging: g >= 0, the output is the mean of iterates with weights (n + 1)^g; None, x.
-        storage: where y is kept: "float32", "bfloat16", "blocks", "sketch" or "hashed", see
-            `average_storage`.
+        storage: how y is kept, see `average_storage`.
         slots: averages per worker of the last three kinds; None, an eighth of the coordinates.
+        vote: "own", x moves by the average of the worker that answered; or an aggregator of
+            those of all workers, as in "nnm:f=5+trimmed_mean:f=5", see `table_vote`.
+        max_age: workers that did not answer for so many updates have no vote; None, they have.
+        age_decay: in (0, 1], the factor per update of age of an average that votes.
     """
-    beta = hyper["average_step"]
+    beta, m = hyper["average_step"], problem.num_workers
     require(beta <= 1, f"far_sign needs 0 < average_step <= 1: got {beta}")
-    m = problem.num_workers
     dictionary = directions.identity(problem.x0.shape[-1], oracle.directions)
-    none = isinstance(arrival_rates, str) and arrival_rates == "none"
-    rates = None if none else arrival_rates
     server = far_sign(
         m,
         dictionary,
         step_size=oracle.schedule(hyper["step_size"]),
         average_step=oracle.schedule(hyper["average_step"]),
-        arrival_weights=parts.arrival_weights(m, rates),
+        arrival_weights=parts.arrival_weights(m, arrival_rates),
         admit=parts.rate_cap(m, rate_cap, cap_rank),
-        vote=parts.soft_sign(soft),
+        vote=table_vote.table_vote(m, dictionary.size, vote, max_age, age_decay),
+        sign=parts.soft_sign(soft),
         gain=None if last_layer == 1 else parts.last_layer_gain(problem, last_layer),
         sampler=parts.make_sampler(dictionary, sampler, floor, weights),
         averaging=averaging,

@@ -1,7 +1,7 @@
 """FAR-SIGN with first-order answers: coordinates of a stochastic gradient.
 
-The server is `far_sign` without options beyond arrival rates and the cap; workers answer with
-Y(i, j) = a_ij . grad F(x; xi), eq. (7), for k coordinates of one gradient.
+The server is `far_sign` with arrival rates, the cap and votes as its only options; workers
+answer with Y(i, j) = a_ij . grad F(x; xi), eq. (7), for k coordinates of one gradient.
 
 References:
     Paul, Roy, Talagani, Ganesh, Thoppe and Reiffers-Masson, "Adversary-Robust Learning from
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from farsign_jax import directions, oracles
 from farsign_jax.base import Problem, Server, Worker
-from farsign_jax.methods import far_sign
+from farsign_jax.methods import far_sign, table_vote
 from farsign_jax.methods.method import Hyper, Method, OracleConfig
 
 
@@ -25,6 +25,9 @@ def build(
     arrival_rates: str | Sequence[float] = "none",
     rate_cap: float | None = None,
     cap_rank: int | None = None,
+    vote: str = table_vote.OWN,
+    max_age: int | None = None,
+    age_decay: float = 1.0,
 ) -> tuple[Server, Worker]:
     """Signs of a moving average per worker and coordinate of a gradient.
 
@@ -39,6 +42,10 @@ def build(
             workers, and ignored beyond; None, every answer is admitted.
         cap_rank: the rank of the count that the cap follows; None, the middle one, m // 2 + 1,
             which fewer than half of the workers cannot raise.
+        vote: "own", x moves by the average of the worker that answered; or an aggregator of
+            those of all workers, as in "nnm:f=5+trimmed_mean:f=5", see `table_vote`.
+        max_age: workers that did not answer for so many updates have no vote; None, they have.
+        age_decay: in (0, 1], the factor per update of age of an average that votes.
     """
     server, _ = far_sign.build(
         problem,
@@ -47,6 +54,9 @@ def build(
         arrival_rates=arrival_rates,
         rate_cap=rate_cap,
         cap_rank=cap_rank,
+        vote=vote,
+        max_age=max_age,
+        age_decay=age_decay,
     )
     dictionary = directions.identity(problem.x0.shape[-1], oracle.directions)
     worker = oracles.directional_derivative(

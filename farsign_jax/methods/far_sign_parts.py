@@ -1,4 +1,4 @@
-"""Parts of `far_sign`: weights of its steps, admission of answers, votes and gains.
+"""Parts of `far_sign`: weights of its steps, admission of answers, signs and gains.
 
 Each part is a plain function, so that it can be replaced by a function of one's own.
 """
@@ -25,7 +25,7 @@ ArrivalWeights = Callable[[Array, Array], Array]
 Admission = Callable[[Array, Array], Array]
 """(counts i32[m], workers i32[s]) -> i32[s], m in the place of a worker that is ignored."""
 
-Vote = Callable[[Array], Array]
+Sign = Callable[[Array], Array]
 """Averages f32[s, k] -> how far x moves along each direction, in [-1, 1], f32[s, k]."""
 
 
@@ -39,7 +39,7 @@ def arrival_weights(
     Args:
         num_workers: m.
         rates: f32[m], relative rates p_i that are known beforehand; or "estimate", rates that
-            are counted on line, (c_i + 1) / sum(c + 1); or None, no weights.
+            are counted on line, (c_i + 1) / sum(c + 1); or None or "none", no weights.
         max_weight: the upper bound of the weights.
 
     Returns:
@@ -50,7 +50,7 @@ def arrival_weights(
     """
     m = num_workers
     require(max_weight > 0, f"far_sign needs max_weight > 0: got {max_weight}")
-    if rates is None:
+    if rates is None or (isinstance(rates, str) and rates == "none"):
         return None
     estimate = isinstance(rates, str)
     if estimate:
@@ -113,15 +113,15 @@ def rate_cap(
     return admit
 
 
-def soft_sign(width: float) -> Vote:
-    """A vote that is smaller where an average is small: clip(y / (width * mean |y|), -1, 1).
+def soft_sign(width: float) -> Sign:
+    """A sign that is smaller where an average is small: clip(y / (width * mean |y|), -1, 1).
 
     Args:
         width: c >= 0; 0 stands for the sign itself. The mean is over the directions of an
             answer.
 
     Returns:
-        The vote for `far_sign`.
+        The sign for `far_sign`.
 
     Raises:
         InvalidConfig: if the width is negative.
@@ -130,11 +130,11 @@ def soft_sign(width: float) -> Vote:
     if not width:
         return jnp.sign
 
-    def vote(y: Array) -> Array:
+    def sign(y: Array) -> Array:
         usual = jnp.mean(jnp.abs(y), axis=-1, keepdims=True)
         return jnp.where(usual > 0, jnp.clip(y / (width * usual), -1, 1), 0)
 
-    return vote
+    return sign
 
 
 def last_layer_gain(problem: Problem, factor: float) -> Callable[[Array], Array]:

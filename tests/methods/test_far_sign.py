@@ -257,7 +257,7 @@ def test_soft_steps_shrink_with_the_average_and_gains_multiply_them():
     def gain(j):
         return jnp.where(j == 2, 3.0, 1.0)
 
-    options = {"step_size": 0.1, "average_step": 1.0, "vote": soft_sign(2.0), "gain": gain}
+    options = {"step_size": 0.1, "average_step": 1.0, "sign": soft_sign(2.0), "gain": gain}
     server = far_sign(M, directions.identity(D, K), **options)
     state = server.init(jnp.zeros(D))
     answer = np.asarray([1.0, -8.0, 0.0])  # mean |y| is 3, so that 6 is a full step
