@@ -26,18 +26,12 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from absl import flags
-
 from farsign_jax.config.panel_config import PanelConfig
-from farsign_jax.harness import figure_grid, multi_host, plan
-from farsign_jax.harness.command import folder_for, main
+from farsign_jax.harness.command import main
+from farsign_jax.harness.figure_command import define_panels, run_figures
 from farsign_jax.harness.figure_grid import TARGET, Cell, Figure
-from farsign_jax.harness.flags import FLAGS, all_but, configure
-from farsign_jax.harness.progress import Progress
-from farsign_jax.io import processes
-from farsign_jax.validation import lookup, require
-
-flags.DEFINE_list("panels", ["a", "b", "c", "d", "e"], "Panels to run.")
+from farsign_jax.harness.flags import all_but, configure
+from farsign_jax.validation import require
 
 # The panels choose these themselves.
 READ = all_but("arrivals", "timing_attack", "rounds", "byzantine_placement", "delivery")
@@ -184,6 +178,7 @@ PANELS = {
     "d": Figure(_uneven, "Uneven arrivals", "speed, times the others"),
     "e": Figure(_timing, "Attacks on messages and on time", "attack"),
 }
+define_panels(PANELS)
 
 
 def _check(config: PanelConfig) -> None:
@@ -194,32 +189,12 @@ def _check(config: PanelConfig) -> None:
             f"the panels need one of --{name}: got {', '.join(given)}",
         )
     require(config.workers >= 5, f"the panels need workers >= 5: got {config.workers}")
-    require(len(FLAGS.panels) > 0, f"--panels is empty: known: {', '.join(PANELS)}")
 
 
 def asynchrony() -> pathlib.Path | None:
     base = configure(CONFIG)
     _check(base)
-    panels = {name: lookup("panel", name, PANELS) for name in FLAGS.panels}
-    folder = folder_for("asynchrony", base, panels=list(panels))
-    groups = {n: figure_grid.prepare(f.cells(base), FLAGS.data_dir) for n, f in panels.items()}
-    if FLAGS.dry_run:
-        every = ((name, *pair) for name, mine in groups.items() for pair in enumerate(mine))
-        plan.print_plan((figure_grid.planned(*each, folder) for each in every), folder)
-        return None
-    folder.claim()
-    progress = Progress(sum(group.answers for every in groups.values() for group in every))
-    rows: list[dict[str, Any]] = []
-    for name, figure in panels.items():
-        mine = figure_grid.run(name, groups[name], folder, progress)
-        rows += mine
-        folder.write_rows(rows)
-        if processes.first():
-            figure_grid.show(name, figure, mine, folder)
-    progress.close()
-    multi_host.part()
-    print(f"The results are in {folder.path}.")
-    return folder.path
+    return run_figures("asynchrony", base, PANELS)
 
 
 if __name__ == "__main__":

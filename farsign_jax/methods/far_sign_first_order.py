@@ -1,7 +1,7 @@
 """FAR-SIGN with first-order answers: coordinates of a stochastic gradient.
 
-The server is `far_sign` with arrival rates, the cap and votes as its only options; workers
-answer with Y(i, j) = a_ij . grad F(x; xi), eq. (7), for k coordinates of one gradient.
+The server is `far_sign` with fewer options; workers answer with Y(i, j) = a_ij . grad F(x; xi),
+eq. (7), for k coordinates of one gradient.
 
 References:
     Paul, Roy, Talagani, Ganesh, Thoppe and Reiffers-Masson, "Adversary-Robust Learning from
@@ -25,6 +25,7 @@ def build(
     arrival_rates: str | Sequence[float] = "none",
     rate_cap: float | None = None,
     cap_rank: int | None = None,
+    soft: float = 0.0,
     vote: str = table_vote.OWN,
     max_age: int | None = None,
     age_decay: float = 1.0,
@@ -42,6 +43,8 @@ def build(
             workers, and ignored beyond; None, every answer is admitted.
         cap_rank: the rank of the count that the cap follows; None, the middle one, m // 2 + 1,
             which fewer than half of the workers cannot raise.
+        soft: c >= 0; along direction j, x moves by alpha * clip(y_j / (c * mean |y|), -1, 1)
+            instead of alpha * sign(y_j), with the mean over the directions of the answer.
         vote: "own", x moves by the average of the worker that answered; or an aggregator of
             those of all workers, as in "nnm:f=5+trimmed_mean:f=5", see `table_vote`.
         max_age: workers that did not answer for so many updates have no vote; None, they have.
@@ -54,6 +57,7 @@ def build(
         arrival_rates=arrival_rates,
         rate_cap=rate_cap,
         cap_rank=cap_rank,
+        soft=soft,
         vote=vote,
         max_age=max_age,
         age_decay=age_decay,

@@ -1,0 +1,162 @@
+"""Who decides a step of FAR-SIGN: the worker that answered, or all workers by a vote?
+
+    python -m experiments.vote                  all panels, about 40 minutes on two cores
+    python -m experiments.vote --panels flood   one of them
+
+    cases    accuracy of votes and of other servers under attacks, floods, uneven arrivals and
+             unlike data
+    flood    accuracy against how often Byzantine workers answer
+    visits   accuracy against the number of answers per worker and direction
+
+The experiments train softmax regression on the embedded digits, in panel `visits` also the MLP
+of Table 3. Every method runs with the same few multiples of its step size and the best one is
+shown.
+
+Writes results.csv and results.json (all runs) and, for each panel X, X.md (the figures shown)
+and X.png/pdf under --out.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from absl import flags
+
+from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.harness.command import main
+from farsign_jax.harness.figure_command import define_panels, run_figures
+from farsign_jax.harness.figure_grid import Cell, Figure
+from farsign_jax.harness.flags import FLAGS, all_but, configure
+from farsign_jax.validation import lookup, require
+
+# The panels choose these themselves.
+READ = all_but(
+    "methods", "aggregators", "attacks", "arrivals", "timing_attack", "rounds", "partition",
+    "byzantine_placement", "heterogeneity",
+)  # fmt: skip
+FLIP = "sign_flip:scale=10"
+CONFIG = PanelConfig(
+    seeds=(0, 1),
+    dataset="mnist_subset",
+    model="softmax_regression",
+    aggregators=("median",),
+    directions=400,
+    events=4000,
+    eval_every=500,
+    delivery="outstanding",
+)
+
+
+# Who decides, by name, and the options of FAR-SIGN for q Byzantine workers.
+VOTES = {
+    "own": "",
+    "rate_cap": ":rate_cap=1.2",
+    "majority": ":vote=majority_vote",
+    "median": ":vote=median",
+    "trimmed_mean": ":vote=trimmed_mean:f={q}",
+    "nnm": ":vote=nnm:f={q}+trimmed_mean:f={q}",
+    "nnm_soft": ":vote=nnm:f={q}+trimmed_mean:f={q},soft=1",
+    "mean": ":vote=mean",
+}
+flags.DEFINE_list("votes", list(VOTES), "Votes to run.")
+
+
+def _votes(
+    case: PanelConfig,
+    place: tuple[str, Any],
+    q: int,
+    votes: Sequence[str] = tuple(VOTES),
+    method: str = "far_sign_first_order",
+) -> Iterable[Cell]:
+    """Cells at a place (facet, x) with votes that expect q Byzantine workers."""
+    for line in (name for name in FLAGS.votes if name in votes):
+        text = method + VOTES[line].format(q=q)
+        yield Cell(*place, dataclasses.replace(case, methods=(text,)), line)
+
+
+def _others(base: PanelConfig, q: int) -> Iterable[tuple[str, PanelConfig]]:
+    """Methods whose workers send gradients; the last one waits for all but q workers."""
+    for method in ("basgd", "kardam:frequency=count", "zeno_pp", "aflguard"):
+        yield method, dataclasses.replace(base, methods=(method,))
+    wait = f"fastest:wait={base.workers - q}"
+    rule = f"nnm:f={q}+trimmed_mean:f={q}"
+    config = dataclasses.replace(base, methods=("sgd",), aggregators=(rule,), rounds=wait)
+    yield "sgd in rounds, nnm", config
+
+
+def _answers(base: PanelConfig, rate: float) -> int:
+    """The answers of the same virtual seconds if Byzantine workers are `rate` times as fast."""
+    return round(base.events * (1 + (rate - 1) * base.byzantine / base.workers))
+
+
+def _flooded(base: PanelConfig, attack: str, rate: float) -> PanelConfig:
+    settings: dict[str, Any] = {"attacks": (attack,), "arrivals": "exponential"}
+    if rate != 1:
+        settings |= {"timing_attack": f"flood:rate={rate}", "events": _answers(base, rate)}
+    return dataclasses.replace(base, **settings)
+
+
+def _settings(base: PanelConfig) -> Iterable[tuple[str, PanelConfig]]:
+    """The cases of the first panel, by name."""
+    constant = "constant:value=100"
+    for attack in ("none", FLIP, constant, "alie:z=1.5", "ipm", "mimic"):
+        byzantine = 0 if attack == "none" else base.byzantine
+        yield attack, dataclasses.replace(base, attacks=(attack,), byzantine=byzantine)
+    for attack in (FLIP, constant, "none"):
+        yield f"{attack}, flood x5", _flooded(base, attack, 5)
+    fast = f"exponential:spread=16,fast={base.workers // 5}"
+    camps = {"partition": "two_camps", "arrivals": fast, "byzantine": 0, "attacks": ("none",)}
+    yield "half of the labels 16 times as fast", dataclasses.replace(base, **camps)
+    for attack in ("none", FLIP, "alie:z=1.5"):
+        byzantine = 0 if attack == "none" else base.byzantine
+        settings = {"partition": "label_skew:heterogeneity=2", "byzantine": byzantine}
+        yield f"two labels, {attack}", dataclasses.replace(base, attacks=(attack,), **settings)
+
+
+def _cases(base: PanelConfig) -> Iterable[Cell]:
+    for name, case in _settings(base):
+        yield from _votes(case, ("", name), base.byzantine)
+        for line, config in _others(case, base.byzantine):
+            yield Cell("", name, config, line)
+
+
+def _flood(base: PanelConfig) -> Iterable[Cell]:
+    votes = ("own", "rate_cap", "median", "nnm", "nnm_soft")
+    for rate in (1, 5, 20, 100):
+        yield from _votes(_flooded(base, FLIP, rate), (FLIP, rate), base.byzantine, votes)
+
+
+def _visits(base: PanelConfig) -> Iterable[Cell]:
+    mlp = dataclasses.replace(base, model="mlp")
+    for name, of, method, size, asked in (
+        ("softmax regression", base, "far_sign_first_order", 7850, (20, 80, 400, 2000)),
+        ("MLP, zeroth order", mlp, "far_sign", 25_450, (25, 100, 400)),
+    ):
+        for k in asked:
+            visits = round(of.events * k / (of.workers * size), 2)
+            honest = dataclasses.replace(of, directions=k, byzantine=0, attacks=("none",))
+            flooded = dataclasses.replace(_flooded(of, FLIP, 5), directions=k)
+            for case, what in ((honest, "no attack"), (flooded, "sign flips, flood x5")):
+                place = f"{name}, {what}", visits
+                yield from _votes(case, place, of.byzantine, ("own", "median", "nnm"), method)
+
+
+PANELS = {
+    "cases": Figure(_cases, "Who decides a step", "case"),
+    "flood": Figure(_flood, "Floods", "rate of the Byzantine workers, times the others"),
+    "visits": Figure(_visits, "When votes pay", "answers per worker and direction"),
+}
+define_panels(PANELS)
+
+
+def vote() -> pathlib.Path | None:
+    base = configure(CONFIG)
+    require(base.byzantine >= 1, f"votes need byzantine >= 1: got {base.byzantine}")
+    for name in FLAGS.votes:
+        lookup("vote", name, VOTES)
+    return run_figures("vote", base, PANELS)
+
+
+if __name__ == "__main__":
+    main(vote, many=True, base=CONFIG, own=("panels", "votes"), reads=READ)

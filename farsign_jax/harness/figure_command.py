@@ -1,0 +1,60 @@
+"""The command that runs some of the figures of an experiment, see `figure_grid`."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+
+from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.harness import figure_grid, multi_host, plan
+from farsign_jax.harness.command import folder_for
+from farsign_jax.harness.figure_grid import Figure
+from farsign_jax.harness.flags import FLAGS
+from farsign_jax.harness.progress import Progress
+from farsign_jax.io import processes
+from farsign_jax.validation import lookup, require
+
+
+def define_panels(figures: Mapping[str, Figure]) -> None:
+    """Defines --panels, the figures to run."""
+    flags.DEFINE_list("panels", list(figures), "Panels to run.")
+
+
+def run_figures(
+    name: str, base: PanelConfig, figures: Mapping[str, Figure]
+) -> pathlib.Path | None:
+    """Runs the figures of --panels, and writes and prints what they show.
+
+    Args:
+        name: the name of the experiment.
+        base: the configuration that the cells change.
+        figures: all figures of the experiment, by name.
+
+    Returns:
+        The folder of the results; None for --dry_run.
+
+    Raises:
+        InvalidConfig, DataError: on what cannot run.
+    """
+    require(len(FLAGS.panels) > 0, f"--panels is empty: known: {', '.join(figures)}")
+    panels = {panel: lookup("panel", panel, figures) for panel in FLAGS.panels}
+    folder = folder_for(name, base, panels=list(panels))
+    groups = {n: figure_grid.prepare(f.cells(base), FLAGS.data_dir) for n, f in panels.items()}
+    if FLAGS.dry_run:
+        every = ((name, *pair) for name, mine in groups.items() for pair in enumerate(mine))
+        plan.print_plan((figure_grid.planned(*each, folder) for each in every), folder)
+        return None
+    folder.claim()
+    progress = Progress(sum(group.answers for every in groups.values() for group in every))
+    rows: list[dict[str, Any]] = []
+    for panel, figure in panels.items():
+        mine = figure_grid.run(panel, groups[panel], folder, progress)
+        rows += mine
+        folder.write_rows(rows)
+        if processes.first():
+            figure_grid.show(panel, figure, mine, folder)
+    progress.close()
+    multi_host.part()
+    print(f"The results are in {folder.path}.")
+    return folder.path

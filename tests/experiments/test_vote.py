@@ -1,0 +1,55 @@
+"""The experiment on votes, on a few answers."""
+
+import pytest
+
+from experiments import vote
+from farsign_jax.config import systems
+from tests.experiments.test_experiments import read, run
+
+SMALL = ["--panels=flood", "--seeds=1", "--events=40", "--eval_every=20", "--directions=20"]
+
+
+@pytest.fixture
+def parsed_flags():
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["vote"])
+
+
+def test_every_case_has_every_vote_and_settings_that_are_valid(parsed_flags):
+    cells = [c for figure in vote.PANELS.values() for c in figure.cells(vote.CONFIG)]
+    cases = {cell.x: set() for cell in cells if isinstance(cell.x, str)}
+    for cell in cells:
+        (method,) = cell.config.methods
+        systems.parse_method(method, "paper")
+        if cell.x in cases:
+            cases[cell.x].add(cell.line)
+        if cell.line.startswith("nnm"):
+            # The rule does not know that nobody lies.
+            assert "vote=nnm:f=5+trimmed_mean:f=5" in method
+    assert len(cases) == 13
+    others = {"basgd", "kardam:frequency=count", "zeno_pp", "aflguard", "sgd in rounds, nnm"}
+    assert all(lines == set(vote.VOTES) | others for lines in cases.values())
+    honest = [cell for cell in cells if cell.config.byzantine == 0]
+    assert {cell.config.attacks for cell in honest} == {("none",)}
+
+
+@pytest.mark.slow
+def test_vote_writes_what_it_shows_and_continues(tmp_path):
+    command = ["experiments.vote", "--votes=own,median", "--out", tmp_path, *SMALL]
+    code, out, err = run(*command)
+    assert code == 0, err
+    rows = read(tmp_path)
+    assert {row["line"] for row in rows} == {"own", "median"}
+    # The flood answers for as long as the others: 40 * (1 + (100 - 1) / 5) answers.
+    assert max(int(row["event"]) for row in rows) == 832
+    table = (tmp_path / "flood.md").read_text()
+    assert "| median " in table and "Floods" in out
+    assert run(*command)[:2] == (0, out)
+
+
+@pytest.mark.slow
+def test_unknown_votes_are_refused_in_one_line():
+    code, _, err = run("experiments.vote", "--votes=medain", "--dry_run")
+    assert code == 2 and "did you mean 'median'" in err and err.count("\n") == 1
