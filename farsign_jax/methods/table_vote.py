@@ -12,9 +12,9 @@ row more often, and still has one vote of m. Nobody waits, and messages remain k
 Who votes. A worker votes on a direction about which it has been heard; an average of exactly 0
 stands for none. With `max_age`, workers that have not answered for so many updates do not vote
 until they return. Where fewer rows vote than R needs for its f, R lowers f to what they admit
-(`aggregators.row_ops`); a single row decides alone, which is the rule of the paper. Rules that
-work coordinate by coordinate have an electorate for each direction; of other rules, such as
-krum, the electorate are the workers that have been heard about all k directions of the answer.
+(`aggregators.row_ops`); a single row decides alone, which is the rule of the paper. With a rule
+that works coordinate by coordinate, each direction has voters of its own; with another rule,
+such as krum, those workers vote that have been heard about all k directions of the answer.
 
 NNM (nearest-neighbour mixing) as the first stage compares workers by all directions that they
 have in common, instead of by the k at hand. Its distances are updated in O(m k) operations per

@@ -242,6 +242,7 @@ def test_a_flood_has_one_vote():
     assert (ends["median"] < 0.5 * start).all() and (ends[NNM] < 0.2 * start).all()
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 def test_runs_side_by_side_are_each_run_alone():
     problem = helpers.quadratic()

@@ -95,6 +95,7 @@ async def reason_of(target, credentials, worker):
         return "joined"
 
 
+@pytest.mark.slow  # it waits ten seconds
 def test_f24_the_allow_list_is_replaced_by_whole_lists_only(tmp_path, capsys):
     out = tmp_path / "all"
     tls.make(out, NET_M, ("localhost",))

@@ -112,6 +112,7 @@ SMALL = dataclasses.replace(run_config.BASE, workers=3, batch_size=8, directions
 GENERAL = [
     dataclasses.replace(SMALL, method="async_sgd", model="softmax_regression"),
     dataclasses.replace(SMALL, method="fedbuff", model="softmax_regression"),
+    dataclasses.replace(SMALL, method="far_sign:vote=nnm:f=1+trimmed_mean:f=1,max_age=20"),
     dataclasses.replace(SMALL, method="far_sign:sampler=alive"),
     dataclasses.replace(SMALL, method="far_sign:rate_cap=2.0"),
 ]
@@ -120,7 +121,7 @@ GENERAL = [
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
-    GENERAL[:2] + [pytest.param(config, marks=pytest.mark.long) for config in GENERAL[2:]],
+    GENERAL[:3] + [pytest.param(config, marks=pytest.mark.long) for config in GENERAL[3:]],
     ids=lambda c: c.method,
 )
 def test_other_servers_use_their_compiled_update_and_replay(config, tmp_path):
