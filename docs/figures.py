@@ -219,6 +219,14 @@ def ahead() -> str:
     return tables.markdown_table(header, rows, markup=True)
 
 
+def vote_cases() -> str:
+    """A row for each case and a column for each vote, or for each other method."""
+    (_, *cases), *rows = read(RESULTS / "vote-cases.md")[0]
+    lines = [row for row in rows if "staleness" not in row[0]]
+    body = zip(cases, *(row[1:] for row in lines), strict=True)
+    return tables.markdown_table(["case", *(row[0] for row in lines)], list(body), markup=True)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "headlines": headlines,
     "table3-paper": lambda: accuracies("paper", published=True),
@@ -226,12 +234,14 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "table3-asynchronous": lambda: accuracies("asynchronous"),
     "time-to-accuracy": time_to_accuracy,
     "ablation": ablation,
+    "vote-cases": vote_cases,
     "theory-rates": lambda: claims("Theorem 2.5", "Theorem 2.7", "Prop. C.5"),
     "theory-tracking": lambda: claims("Table 4", "Corollary C.3"),
     "theory-convergence": lambda: claims("Theorem 2.3"),
     "theory-time-scales": lambda: claims("Karimireddy et al., 2019", "Section 3"),
     "theory-directions": lambda: claims("Assumption 6", "Ganesh et al., 2023", "Section 2.3"),
     "theory-recursion": lambda: claims("Prop. A.2", name="rates-recursion"),
+    "theory-votes": lambda: claims("Votes", "Votes, median", "Votes, nnm", name="rates-votes"),
     "prior-art-1": lambda: prior_art(1, 0),
     "prior-art-1-rates": lambda: prior_art(1, 1),
     "prior-art-2": lambda: prior_art(2, 0),

@@ -70,7 +70,7 @@ SHARE = 0.95  # of the runs must agree
 EARLY = 0.01  # of the events, after which runs are compared with their ends
 
 
-def trained(name: str, norms: np.ndarray, works: bool) -> Finding:
+def trained(name: str, norms: np.ndarray, works: bool, source: str = "Assumption 6") -> Finding:
     """Whether training works, judged by the direction in which every single run moves.
 
     The first steps are large and random, so that the gradient norm of a run at its end is
@@ -82,6 +82,7 @@ def trained(name: str, norms: np.ndarray, works: bool) -> Finding:
         name: what differs between training that works and training that fails.
         norms: f64[runs, records], gradient norms.
         works: the claim.
+        source: where it comes from.
     """
     early, end = norms[:, round(EARLY * norms.shape[1]) - 1], norms[:, -1]
     falls = int((end < early).sum())
@@ -93,7 +94,7 @@ def trained(name: str, norms: np.ndarray, works: bool) -> Finding:
     measured += f"{low:.2f}, {middle:.2f}, {high:.2f}"
     claim = f"{name}: training {'works' if works else 'fails'}"
     verdict = "holds" if share >= SHARE else "refuted"
-    return Finding("Assumption 6", claim, measured, verdict)
+    return Finding(source, claim, measured, verdict)
 
 
 def training_by_margin(

@@ -29,6 +29,7 @@ from farsign_jax.base import Problem, System
 from farsign_jax.harness.progress import Progress
 from farsign_jax.io import run_folder
 from farsign_jax.methods.far_sign_parts import arrival_weights
+from farsign_jax.methods.table_vote import table_vote
 from farsign_jax.step_sizes import as_schedule
 
 MEAN = np.array([1.0, -2.0])
@@ -78,9 +79,10 @@ class Trial:
     Attributes:
         value: the function that is minimised, a name of `VALUES`.
         order, noise: of the feedback, as in `step_sizes.theory`, whose sequences are used.
-        attack: of `attacks`, with options; or "greedy" or "lookahead" of `theory`.
+        attack: of `attacks`, with options; or "greedy", "hidden" or "lookahead" of `theory`.
         server: "far_sign" or "online_mean".
         sign_of: of `far_sign`; "old" is the rule of the theorems.
+        vote: of `far_sign`, see `methods.table_vote`.
         eps, step_size, exponents: of the sequences.
         noise_std: of each function value, beside that of the examples, if noise is independent.
 
@@ -95,6 +97,7 @@ class Trial:
     attack: str = "none"
     server: str = "far_sign"
     sign_of: str = "old"
+    vote: str = "own"
     eps: float = 0.01
     step_size: float = 0.5
     exponents: tuple[float, float, float] | None = None
@@ -136,9 +139,9 @@ class Trial:
             server = online_mean(m, dictionary, **steps)
         else:
             weights = arrival_weights(m, hyper.get("rates"))
-            server = far_sign(
-                m, dictionary, sign_of=self.sign_of, arrival_weights=weights, **steps
-            )
+            vote = table_vote(m, dictionary.size, self.vote)
+            parts: dict[str, Any] = {"arrival_weights": weights, "vote": vote}
+            server = far_sign(m, dictionary, sign_of=self.sign_of, **parts, **steps)
         honest = hyper.get("honest", np.ones(m, bool))
         server = theory.observed(server, dictionary, steps["step_size"], self.gradient, honest)
         if self.order == "first":
@@ -162,6 +165,8 @@ class Trial:
         beta = steps["average_step"]
         if self.attack == "greedy":
             return theory.greedy(self.gradient, dictionary, beta)
+        if self.attack == "hidden":
+            return theory.hidden(self.gradient, dictionary, beta)
         if self.attack == "lookahead":
             return theory.lookahead(self.gradient, dictionary, beta, steps["step_size"])
         name, options = attacks.parse(self.attack)

@@ -39,6 +39,28 @@ def greedy(gradient: Gradient, dictionary: Dictionary, average_step: Schedule) -
     return Attack(lambda num_workers: (), forge)
 
 
+def hidden(gradient: Gradient, dictionary: Dictionary, average_step: Schedule) -> Attack:
+    """An adversary that is near honest rows: it lies about direction 0 only.
+
+    Its averages are the true derivatives, and along direction 0 the negative of that. It aims
+    at rules that compare the averages of workers, such as nearest-neighbour mixing.
+
+    Args:
+        gradient: the gradient of the objective.
+        dictionary: the directions of the server.
+        average_step: beta of the server.
+    """
+
+    def forge(state, report, view, key):
+        del key
+        x, i, j = view.server.params, report.worker, report.direction
+        truth = dictionary.project(gradient(x), i, j)
+        target = jnp.where(j == 0, -truth, truth)
+        return state, _answer(view.server, i, j, target, average_step)
+
+    return Attack(lambda num_workers: (), forge)
+
+
 def lookahead(
     gradient: Gradient,
     dictionary: Dictionary,

@@ -32,10 +32,14 @@ def test_tables_made_from_results_are_current():
 
 # The files that a page has its numbers from, and its numbers that are not in them.
 SOURCES = {
-    "ablation": (["ablation.md"], {"0.2"}),
+    "ablation": (["ablation.md"], set()),
     "asynchrony": ([f"asynchrony-{panel}.md" for panel in "abcde"], {"3.6", "2.2"}),
     # Of the theory's own: the rules of its verdicts, and the shapes of delays.
     "prior_art": (["prior-art-1.md", "prior-art-2.md", "prior-art-ahead.md"], set()),
+    "votes": (
+        ["rates-votes.md", *(f"vote-{panel}.md" for panel in ("cases", "flood", "visits"))],
+        set(),
+    ),
     "theory": (
         ["rates.md", "rates-recursion.md", "tune-text.md"],
         {"0.1", "0.05", "0.25", "2.5", "1.5"},

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments import rates
-from experiments.parts import convergence_rates, direction_margin
+from experiments.parts import convergence_rates, direction_margin, stationary_points
 from farsign_jax import theory
 from farsign_jax.harness import small_problems
 
@@ -73,11 +72,11 @@ def test_each_term_of_table_4_dominates_at_its_exponents(term):
 def test_attacks_with_equal_runs_are_counted_once():
     rng = np.random.default_rng(0)
     norms = {name: rng.uniform(0.5, 1.5, (18, 90)) for name in ("flip", "alie", "ipm")}
-    found = rates.distinct(norms)
+    found = stationary_points.distinct(norms)
     assert found.verdict == "holds" and found.measured.startswith("3 of 3 differ; closest: ")
     norms["constant"] = norms["flip"] * 1.001
     norms["slow"] = norms["flip"][:4] * 0.98  # with fewer runs
-    found = rates.distinct(norms)
+    found = stationary_points.distinct(norms)
     assert found.verdict == "3 kinds of attacks"
     same = "the same: flip = constant, flip = slow, constant = slow"
     assert found.measured.startswith(f"3 of 5 differ; {same}; closest: flip and constant")
@@ -102,5 +101,5 @@ def test_training_is_judged_by_the_share_of_runs(falling, works, verdict):
 
 def test_gradients_at_the_start_have_both_signs():
     """So that an attack that keeps the first sign differs from one with a constant sign."""
-    gradient = small_problems.Trial().gradient(np.array(rates.START))
+    gradient = small_problems.Trial().gradient(np.array(stationary_points.START))
     assert set(np.sign(gradient).tolist()) == {-1.0, 1.0}

@@ -239,6 +239,10 @@ def lookahead(gradient, dictionary, found):
     return theory.lookahead(gradient, dictionary, found.average_step, found.step_size)
 
 
+def hidden(gradient, dictionary, found):
+    return theory.hidden(gradient, dictionary, found.average_step)
+
+
 @pytest.mark.parametrize("attack", [greedy, lookahead])
 def test_omniscient_adversaries_get_the_sign_they_want(attack):
     problem, system, _ = system_of(attack, watch=True)
@@ -254,6 +258,18 @@ def test_omniscient_adversaries_get_the_sign_they_want(attack):
         problem, system, arrivals.uniform(jax.random.key(1), 5, 400), byzantine=0
     )
     assert run.server.sums.gradient > quiet.server.sums.gradient
+
+
+def test_a_hidden_adversary_lies_about_one_direction():
+    """Its averages are those of an honest worker without noise, when it was last asked."""
+    problem, system, _ = system_of(hidden, watch=True)
+    schedule = arrivals.uniform(jax.random.key(1), 5, 400)
+    run, _ = simulation.run(problem, system, schedule, byzantine=1)
+    lie, *truth = np.asarray(run.server.averages)[0]
+    gradient = np.asarray(jax.grad(problems.waves)(run.server.params))
+    assert np.sign(lie) == -np.sign(gradient[0])
+    np.testing.assert_allclose(truth, gradient[1:], atol=1.0)
+    assert np.abs(np.asarray(run.server.averages)).max() < 10
 
 
 def test_rows_write_a_dictionary_out():
