@@ -22,7 +22,8 @@ if "FARSIGN_TESTS_PROGRAMS" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["FARSIGN_TESTS_PROGRAMS"], ignore_errors=True)
 
 # An accelerator is used only where it is asked for: FARSIGN_TESTS_ON=cuda.
-jax.config.update("jax_platforms", os.environ.get("FARSIGN_TESTS_ON", "cpu"))
+PLATFORM = os.environ.get("FARSIGN_TESTS_ON", "cpu")
+jax.config.update("jax_platforms", PLATFORM)
 # Most of the time goes into compiling, often the same program in two tests. The processes of
 # pytest share what they compile, and commands have a cache of their own: JAX does not write
 # programs atomically, and a command that a test kills leaves half of one.
@@ -51,7 +52,7 @@ def pytest_runtest_setup(item):
     that are to give the same bits are compared as users run them.
     """
     variable = "JAX_DISABLE_MOST_OPTIMIZATIONS"
-    fast = item.get_closest_marker("optimized") is None
+    fast = PLATFORM == "cpu" and item.get_closest_marker("optimized") is None
     if os.environ.get(variable) != str(fast):
         os.environ[variable] = str(fast)  # for commands that the test starts
         jax.config.update("jax_disable_most_optimizations", fast)
