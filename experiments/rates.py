@@ -1,6 +1,6 @@
 """Tests every theoretical claim about FAR-SIGN with an experiment that could refute it.
 
-    python -m experiments.rates                    about an hour on two cores
+    python -m experiments.rates                    about 75 minutes on two cores
     python -m experiments.rates --preset smoke     under 2 minutes, too short to judge
     python -m experiments.rates --claims rates     one group of claims
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 
-from experiments.parts.direction_margin import trained
+from experiments.parts.direction_margin import SHARE, trained
 from experiments.parts.stationary_points import ATTACKS, under_attacks
 from farsign_jax import arrivals
 from farsign_jax.harness import small_problems
@@ -50,13 +51,26 @@ def floods(
         norms = columns["gradient"].reshape(size.seeds, len(FACTORS), -1)
         for point, factor in enumerate(FACTORS):
             claim = f"{name}, the Byzantine worker answers {factor} times as often"
-            works = name != "own" or factor < WORKERS - 1
-            findings.append(trained(claim, norms[:, point], works, SOURCE))
+            if name != "own" or factor < WORKERS - 1:
+                findings.append(trained(claim, norms[:, point], True, SOURCE))
+            elif factor > WORKERS - 1:  # more often than the honest ones together
+                findings.append(lost(claim, norms[:, point, -1]))
             end = float(norms[:, point, -1].mean())
             entries.append({"facet": "greedy", "line": name, "x": factor, "value": end})
             row = {"figure": "votes-flood", "line": name, "rate": factor}
             rows.append(row | {"gradient": end})
     return findings, rows, entries
+
+
+def lost(claim: str, ends: np.ndarray) -> Finding:
+    """Whether runs end further from stationary points than they start."""
+    x0 = jnp.full(small_problems.DIM, 3.0)
+    start = float(np.linalg.norm(Trial().gradient(x0)))
+    above = int((ends > start).sum())
+    measured = f"gradient norm {ends.mean():.2f}, above {start:.2f} of the start in {above} of "
+    measured += f"{len(ends)} runs"
+    verdict = "holds" if above >= SHARE * len(ends) else "refuted"
+    return Finding(SOURCE, f"{claim}: it ends further away than it starts", measured, verdict)
 
 
 def silent(size: Size, folder: run_folder.RunFolder | None, name: str, rule: str) -> Finding:

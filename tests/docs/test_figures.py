@@ -38,7 +38,7 @@ SOURCES = {
     "prior_art": (["prior-art-1.md", "prior-art-2.md", "prior-art-ahead.md"], set()),
     "votes": (
         ["rates-votes.md", *(f"vote-{panel}.md" for panel in ("cases", "flood", "visits"))],
-        set(),
+        {"0.6", "1.2", "2.2", "4.7"},  # differences
     ),
     "theory": (
         ["rates.md", "rates-recursion.md", "tune-text.md"],
