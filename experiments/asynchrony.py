@@ -28,7 +28,7 @@ from typing import Any
 
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness.command import main
-from farsign_jax.harness.figure_command import define_panels, run_figures
+from farsign_jax.harness.figure_command import run_figures
 from farsign_jax.harness.figure_grid import TARGET, Cell, Figure
 from farsign_jax.harness.flags import all_but, configure
 from farsign_jax.validation import require
@@ -184,7 +184,6 @@ PANELS = {
     "d": Figure(_uneven, "Uneven arrivals", "speed, times the others"),
     "e": Figure(_timing, "Attacks on messages and on time", "attack"),
 }
-define_panels(PANELS)
 
 
 def _check(config: PanelConfig) -> None:

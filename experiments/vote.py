@@ -25,7 +25,7 @@ from absl import flags
 
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness.command import main
-from farsign_jax.harness.figure_command import define_panels, run_figures
+from farsign_jax.harness.figure_command import run_figures
 from farsign_jax.harness.figure_grid import Cell, Figure
 from farsign_jax.harness.flags import FLAGS, all_but, configure
 from farsign_jax.validation import lookup, require
@@ -147,7 +147,6 @@ PANELS = {
     "flood": Figure(_flood, "Floods", "rate of the Byzantine workers, times the others"),
     "visits": Figure(_visits, "When votes pay", "answers per worker and direction"),
 }
-define_panels(PANELS)
 
 
 def vote() -> pathlib.Path | None:

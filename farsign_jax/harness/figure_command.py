@@ -15,10 +15,7 @@ from farsign_jax.harness.progress import Progress
 from farsign_jax.io import processes
 from farsign_jax.validation import lookup, require
 
-
-def define_panels(figures: Mapping[str, Figure]) -> None:
-    """Defines --panels, the figures to run."""
-    flags.DEFINE_list("panels", list(figures), "Panels to run.")
+flags.DEFINE_list("panels", None, "The panels to run. Default: all of them.")
 
 
 def run_figures(
@@ -37,8 +34,9 @@ def run_figures(
     Raises:
         InvalidConfig, DataError: on what cannot run.
     """
-    require(len(FLAGS.panels) > 0, f"--panels is empty: known: {', '.join(figures)}")
-    panels = {panel: lookup("panel", panel, figures) for panel in FLAGS.panels}
+    names = list(figures) if FLAGS.panels is None else FLAGS.panels
+    require(len(names) > 0, f"--panels is empty: known: {', '.join(figures)}")
+    panels = {panel: lookup("panel", panel, figures) for panel in names}
     folder = folder_for(name, base, panels=list(panels))
     groups = {n: figure_grid.prepare(f.cells(base), FLAGS.data_dir) for n, f in panels.items()}
     if FLAGS.dry_run:

@@ -18,7 +18,7 @@ ELSEWHERE = {"pytest", "farsign_jax.runtime.on_ray", "benchmarks.throughput"}
 ELSEWHERE |= {
     f"experiments.{name}"
     for name in ("quickstart", "table3", "tune", "ablation", "asynchrony", "rates")
-} | {"experiments.asynrsa", "experiments.brsgd", "experiments.prior_art"}
+} | {"experiments.asynrsa", "experiments.brsgd", "experiments.prior_art", "experiments.vote"}
 SWEEPS = [words for words in EXAMPLES if words[0] == "experiments.compare"]
 RUNTIME = [words for words in EXAMPLES if words[0].startswith("farsign_jax.runtime.")]
 RUNTIME = [words for words in RUNTIME if words[0] not in ELSEWHERE]
@@ -28,7 +28,7 @@ REPORTS = [words for words in EXAMPLES if words[0] == "experiments.report"]
 def test_every_example_is_run_here_or_elsewhere():
     known = {words[0] for words in (*SWEEPS, *RUNTIME, *REPORTS)}
     assert {words[0] for words in EXAMPLES} - known == ELSEWHERE
-    assert len(SWEEPS) == 3 and len(REPORTS) == 2 and len(RUNTIME) == 4
+    assert len(SWEEPS) == 4 and len(REPORTS) == 2 and len(RUNTIME) == 4
 
 
 def start(words, folder):
