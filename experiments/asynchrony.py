@@ -1,6 +1,6 @@
 """How delays, stragglers, uneven arrivals and timing attacks affect each server.
 
-    python -m experiments.asynchrony                 all panels, about 24 minutes on two cores
+    python -m experiments.asynchrony                 all panels, about 27 minutes on two cores
     python -m experiments.asynchrony --panels a      one of them
 
     a   accuracy against staleness: 0, 1, 4 or 16 outstanding queries at each of 25 workers
