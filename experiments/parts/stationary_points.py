@@ -26,8 +26,6 @@ ATTACKS = (
     "greedy",
     "lookahead",
 )
-
-
 WAYS = (None, 2.5, 1.5)  # how workers take turns: at random, or by Pareto delays of this shape
 START = (3.0, -3.0, 3.0, -3.0)  # gradients of both signs, as an attack may keep the first sign
 ALIKE = 0.05  # runs are the same if their gradient norms differ by less than this share
@@ -54,7 +52,6 @@ def under_attacks(
         decade under each attack.
     """
     findings, rows, entries, ends = [], [], [], {}
-
     figure = "convergence" if vote == "own" else f"votes-{vote.partition(':')[0]}"
 
     def draw(key, point):

@@ -21,7 +21,7 @@ SOURCE = "Votes"
 def votes(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
     """A vote against floods, against workers that fall silent, and against every attack."""
     findings, rows, entries = floods(size, folder)
-    attacks = (*ATTACKS, "hidden")[:: size.every]
+    attacks = (*ATTACKS, "hidden") if size.every == 1 else ("greedy",)
     fewer = dataclasses.replace(size, seeds=max(size.seeds // 4, 2))
     for name, rule in RULES.items():
         if name == "own":
