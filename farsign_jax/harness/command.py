@@ -147,9 +147,6 @@ def _run(
     multi_host.join()
     if many:
         one_device_per_core()
-    if FLAGS.preset == "smoke" and jax.default_backend() == "cpu":
-        # Its runs are short, and to compile without optimisation takes half of the time.
-        jax.config.update("jax_disable_most_optimizations", True)
     if FLAGS.tensorboard:
         tensorboard.check()
     folder = experiment(*argv[1:])

@@ -75,19 +75,6 @@ def test_quickstart_shows_who_survives(tmp_path, run_forked):
     assert code == 2 and "delta was 0.001, is 0.1" in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("preset", "fast"), [("smoke", True), ("paper", False)])
-def test_a_smoke_run_compiles_without_optimisation(tmp_path, run_forked, preset, fast):
-    before = (
-        "import jax; from farsign_jax.harness import plan\n"
-        "jax.config.update('jax_disable_most_optimizations', False)\n"
-        "plan.print_plan = lambda *args: "
-        "print(jax.config.values['jax_disable_most_optimizations'])"
-    )
-    flags = ["--preset", preset, "--dry_run", "--dataset=mnist_subset", "--out", tmp_path]
-    code, out, err = run_forked("experiments.compare", *flags, before=before)
-    assert (code, out) == (0, f"{fast}\n"), err
-
-
 @pytest.mark.slow
 def test_a_command_compiles_few_programs(tmp_path, monkeypatch):
     """Each takes some 30 ms of the start of every command, from the cache or not."""
