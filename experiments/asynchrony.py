@@ -29,7 +29,7 @@ from typing import Any
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness.command import main
 from farsign_jax.harness.figure_command import run_figures
-from farsign_jax.harness.figure_grid import TARGET, Cell, Figure
+from farsign_jax.harness.figure_grid import TARGET, Cell, Figure, flood_events
 from farsign_jax.harness.flags import all_but, configure
 from farsign_jax.validation import require
 
@@ -119,14 +119,8 @@ def _uneven(base: PanelConfig) -> Iterable[Cell]:
     flooded = dataclasses.replace(base, **settings)
     for rate in (1, 2, 4, 8, 16):
         settings = {"arrivals": "exponential", "timing_attack": f"flood:rate={rate}"}
-        for config in _each(flooded, **settings, events=_events(base, rate)):
+        for config in _each(flooded, **settings, events=flood_events(base, rate)):
             yield Cell("Byzantine workers flood, and report that they do not", rate, config)
-
-
-def _events(base: PanelConfig, rate: float) -> int:
-    """The events of the same virtual seconds if Byzantine workers are `rate` times as fast."""
-    honest = base.workers - base.byzantine
-    return round(base.events * (honest + rate * base.byzantine) / base.workers)
 
 
 def _timing(base: PanelConfig) -> Iterable[Cell]:
@@ -158,7 +152,7 @@ def _timing(base: PanelConfig) -> Iterable[Cell]:
         ):
             if attack == "replay" and name not in ("", " + flood"):
                 continue  # a worker that hardly answers has nothing to replay
-            settings = {"attacks": (attack,), "events": _events(base, rate)} | settings
+            settings = {"attacks": (attack,), "events": flood_events(base, rate)} | settings
             for config in _each(base, **settings):
                 wait = f"fastest:wait={base.workers - base.byzantine}"
                 line = "sgd, waits for 4 of 5" if config.in_rounds else ""

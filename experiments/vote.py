@@ -26,7 +26,7 @@ from absl import flags
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness.command import main
 from farsign_jax.harness.figure_command import run_figures
-from farsign_jax.harness.figure_grid import Cell, Figure
+from farsign_jax.harness.figure_grid import Cell, Figure, flood_events
 from farsign_jax.harness.flags import FLAGS, all_but, configure
 from farsign_jax.validation import lookup, require
 
@@ -85,15 +85,10 @@ def _others(base: PanelConfig, q: int) -> Iterable[tuple[str, PanelConfig]]:
     yield "sgd in rounds, nnm", config
 
 
-def _answers(base: PanelConfig, rate: float) -> int:
-    """The answers of the same virtual seconds if Byzantine workers are `rate` times as fast."""
-    return round(base.events * (1 + (rate - 1) * base.byzantine / base.workers))
-
-
 def _flooded(base: PanelConfig, attack: str, rate: float) -> PanelConfig:
     settings: dict[str, Any] = {"attacks": (attack,), "arrivals": "exponential"}
     if rate != 1:
-        settings |= {"timing_attack": f"flood:rate={rate}", "events": _answers(base, rate)}
+        settings |= {"timing_attack": f"flood:rate={rate}", "events": flood_events(base, rate)}
     return dataclasses.replace(base, **settings)
 
 

@@ -36,6 +36,12 @@ class Cell(NamedTuple):
     line: str = ""  # its name in the figure, if not that of its method
 
 
+def flood_events(base: PanelConfig, rate: float) -> int:
+    """The events of the same virtual seconds if Byzantine workers are `rate` times as fast."""
+    honest = base.workers - base.byzantine
+    return round(base.events * (honest + rate * base.byzantine) / base.workers)
+
+
 class Figure(NamedTuple):
     """What a figure shows of its cells."""
 

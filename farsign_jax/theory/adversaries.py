@@ -1,5 +1,6 @@
-"""Adversaries against which the theorems are tested: greedy, and with a lookahead."""
+"""Adversaries against which the theorems are tested: greedy, hidden, and with a lookahead."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,6 +19,23 @@ def _answer(server: Any, i: Array, j: Array, target: Array, average_step: Schedu
     return old + (target - old) / beta
 
 
+def _aiming(
+    gradient: Gradient,
+    dictionary: Dictionary,
+    average_step: Schedule,
+    target: Callable[[Array, Array], Array],
+) -> Attack:
+    """An adversary whose averages are `target(true derivatives, directions)`."""
+
+    def forge(state, report, view, key):
+        del key
+        x, i, j = view.server.params, report.worker, report.direction
+        wanted = target(dictionary.project(gradient(x), i, j), j)
+        return state, _answer(view.server, i, j, wanted, average_step)
+
+    return Attack(lambda num_workers: (), forge)
+
+
 def greedy(gradient: Gradient, dictionary: Dictionary, average_step: Schedule) -> Attack:
     """An adversary whose average has the sign that increases the objective most.
 
@@ -29,14 +47,7 @@ def greedy(gradient: Gradient, dictionary: Dictionary, average_step: Schedule) -
         dictionary: the directions of the server.
         average_step: beta of the server.
     """
-
-    def forge(state, report, view, key):
-        del key
-        x, i, j = view.server.params, report.worker, report.direction
-        target = -jnp.sign(dictionary.project(gradient(x), i, j))
-        return state, _answer(view.server, i, j, target, average_step)
-
-    return Attack(lambda num_workers: (), forge)
+    return _aiming(gradient, dictionary, average_step, lambda truth, j: -jnp.sign(truth))
 
 
 def hidden(gradient: Gradient, dictionary: Dictionary, average_step: Schedule) -> Attack:
@@ -51,14 +62,10 @@ def hidden(gradient: Gradient, dictionary: Dictionary, average_step: Schedule) -
         average_step: beta of the server.
     """
 
-    def forge(state, report, view, key):
-        del key
-        x, i, j = view.server.params, report.worker, report.direction
-        truth = dictionary.project(gradient(x), i, j)
-        target = jnp.where(j == 0, -truth, truth)
-        return state, _answer(view.server, i, j, target, average_step)
+    def target(truth: Array, j: Array) -> Array:
+        return jnp.where(j == 0, -truth, truth)
 
-    return Attack(lambda num_workers: (), forge)
+    return _aiming(gradient, dictionary, average_step, target)
 
 
 def lookahead(

@@ -29,7 +29,7 @@ from tests import helpers
 # One answer per event, also of methods that usually wait for all.
 FEEDBACK = OracleConfig(batch_size=8, directions=5, decay_every=200, per_round=1)
 NAMES = sorted(METHODS)
-# The full gauntlet compiles a program for every method, the quick tests for these.
+# To compile a program for every method is slow: quick tests do so for these, or for one.
 QUICK = ("basgd", "far_sign")
 GAUNTLET = ["far_sign", *helpers.slow(name for name in NAMES if name != "far_sign")]
 
