@@ -31,20 +31,24 @@ flags.DEFINE_list("variants", None, "Variants to run. Default: all.")
 
 
 class Variant(NamedTuple):
-    """Options of far_sign and their description."""
+    """Options of far_sign, or of the method to compare with, and their description."""
 
     options: dict[str, Any]
     description: str
+    name: str = "far_sign"
+    aggregator: str = "mean"  # used by methods that take one
 
     @property
     def method(self) -> str:
         options = ",".join(f"{name}={value}" for name, value in self.options.items())
-        return f"far_sign:{options}" if options else "far_sign"
+        return f"{self.name}:{options}" if options else self.name
 
 
 _TUNED = {"step_size": 0.035}
 _FORWARD = {"step_size": 0.015, "scheme": "forward"}
 _ALIVE = _FORWARD | {"sampler": "alive"}
+_COMBINED = _ALIVE | {"weights": "inverse", "soft": 1, "step_size": 0.02, "last_layer": 0.5}
+_NNM = "nnm:f=5+trimmed_mean:f=5"
 
 VARIANTS = {
     "paper": Variant({}, "the setting of the paper"),
@@ -70,7 +74,7 @@ VARIANTS = {
     "soft": Variant(_ALIVE | {"soft": 0.5}, "alive, smaller steps where y is small"),
     "alive_averaged": Variant(_ALIVE | {"averaging": 2}, "alive, average of iterates"),
     "combined": Variant(
-        _ALIVE | {"weights": "inverse", "soft": 1, "step_size": 0.02, "last_layer": 0.5},
+        _COMBINED,
         "alive_unbiased, softer steps, half the step size in the last layer",
     ),
     "bfloat16": Variant(_TUNED | {"storage": "bfloat16"}, "tuned, y in 1/2 of the memory"),
@@ -86,6 +90,12 @@ VARIANTS = {
     "hashed_less": Variant(
         _TUNED | {"storage": "hashed", "slots": 100}, "tuned, y in 1/127 of the memory"
     ),
+    "v_med": Variant(_COMBINED | {"vote": "median"}, "x"),
+    "v_nnm": Variant(_COMBINED | {"vote": _NNM}, "x"),
+    "v_nnm_hard": Variant(_COMBINED | {"vote": _NNM, "soft": 0}, "x"),
+    "v_nnm_hard_small": Variant(_COMBINED | {"vote": _NNM, "soft": 0, "step_size": 0.01}, "x"),
+    "v_nnm_b3": Variant(_COMBINED | {"vote": _NNM, "average_step": 0.8}, "x"),
+    "v_hash": Variant(_COMBINED | {"vote": "median", "storage": "hashed", "slots": 3000}, "x"),
 }
 
 CONFIG = PanelConfig(eval_every=500)
@@ -109,7 +119,8 @@ def ablation() -> pathlib.Path:
     panels = []
     for name, variant in chosen.items():
         config = _budgeted(base, variant.options.get("scheme", "central"))
-        config = dataclasses.replace(config, methods=(variant.method,))
+        chosen_rule = {"methods": (variant.method,), "aggregators": (variant.aggregator,)}
+        config = dataclasses.replace(config, **chosen_rule)
         panels.append(panel.ready(config, FLAGS.data_dir, name=name, labels={"variant": name}))
     rows = perform(panels, folder)
     multi_host.part()

@@ -10,6 +10,12 @@ the others run the attack. With --behaviours none, all of them run the attack. N
 applied before all workers have loaded the data and compiled. One attack takes about half a
 minute on two cores.
 
+    python -m experiments.cluster --behaviours none --flood 5 --vote nnm:f=2+trimmed_mean:f=2
+
+With --flood, Byzantine workers answer so many times as often as the others, and all together
+give about 200 answers per second. --vote lets all workers decide each step instead of the one
+that answered.
+
 During the run, the command reports the number of answers, answers per second, the accuracy, the
 largest staleness, and strikes. At the end of each attack it replays the journal, which must
 lead the simulator to the same bits. With --behaviours none, where the simulator has the same
@@ -29,7 +35,7 @@ import numpy as np
 from absl import flags
 
 from farsign_jax import attacks, simulation
-from farsign_jax.cli import commands, imports
+from farsign_jax.cli import commands
 from farsign_jax.cli.settings import split
 from farsign_jax.config.checks import parse_seeds
 from farsign_jax.config.panel_config import PanelConfig
@@ -37,10 +43,12 @@ from farsign_jax.harness import plots, summary
 from farsign_jax.harness.command import main
 from farsign_jax.harness.flags import FLAGS
 from farsign_jax.io import files, provenance, run_folder, tables
+from farsign_jax.methods import table_vote
 from farsign_jax.runtime import journal, replay, store
 from farsign_jax.validation import InvalidConfig, lookup, require
 
 try:
+    from experiments.parts.cluster_processes import start, started
     from experiments.parts.cluster_progress import watch
     from farsign_jax.runtime import metrics
     from farsign_jax.runtime.metrics import Samples
@@ -53,6 +61,13 @@ flags.DEFINE_string(
     "behaviours",
     "outliers,nonfinite,stall,garbage,pipeline",
     "Behaviours of the last Byzantine worker, or none.",
+)
+flags.DEFINE_string("vote", table_vote.OWN, "The option vote of far_sign.")
+flags.DEFINE_float(
+    "flood",
+    None,
+    "How many times as often as honest workers Byzantine workers answer. By default, all "
+    "answer as fast as they can.",
 )
 
 CONFIG = PanelConfig(
@@ -87,6 +102,9 @@ def experiment_config() -> dict[str, Any]:
         lookup("behaviour", behaviour, BEHAVIOURS)
     require(len(names) > 0, "--attacks needs at least one attack: got none")
     require(events > 0, f"need events > 0: got {events}")
+    if (flood := FLAGS.flood) is not None:
+        require(0 < flood < float("inf"), f"need 0 < --flood < inf: got {flood}")
+    table_vote.table_vote(workers, 1, FLAGS.vote)
     return {
         "workers": workers,
         "byzantine": byzantine,
@@ -94,52 +112,9 @@ def experiment_config() -> dict[str, Any]:
         "behaviours": behaviours,
         "events": events,
         "seed": seeds[0],
+        "vote": FLAGS.vote,
+        "flood": flood,
     }
-
-
-def start(local: LocalCluster, config: dict[str, Any], attack: str) -> tuple[list[str], Any]:
-    """Starts the server and all workers.
-
-    Returns:
-        The kind of each worker, and the process of the adversarial client, or None.
-    """
-    byzantine, workers = config["byzantine"], config["workers"]
-    directory = files.expanded(FLAGS.data_dir or "").absolute()
-    data = [f"--data_dir={directory}"] if FLAGS.data_dir else []
-    data += imports.again(FLAGS)
-    flags_of_run = [f"--events={config['events']}", f"--seed={config['seed']}"]
-    flags_of_run += ["--eval_every=1", "--silence=10"]
-    adversary = byzantine - 1 if config["behaviours"] else None
-    wait_for = workers - (adversary is not None)
-    local.start_server(*flags_of_run, f"--wait_for={wait_for}", *data)
-    kinds, client = [], None
-    for worker in range(workers):
-        if worker == adversary:
-            kinds.append("adversarial client")
-        elif worker < byzantine and attack != "none":
-            kinds.append("Byzantine")
-            local.start_worker(worker, f"--attack={attack}", *data)
-        else:
-            kinds.append("honest")
-            local.start_worker(worker, *data)
-    if adversary is not None:
-        behaviours = [f"--behaviours={','.join(config['behaviours'])}", "--seconds=2"]
-        client = local.start_worker(
-            adversary,
-            *behaviours,
-            "--times=1",
-            "--prompted",
-            module="farsign_jax.runtime.testing.adversarial_client",
-        )
-    local.wait_for_first_answer(wait_for)
-    return kinds, client
-
-
-def started(config: dict[str, Any]) -> str:
-    """What is started: the workers that join, and the client that misbehaves as one of them."""
-    if not config["behaviours"]:
-        return f"{config['workers']} workers"
-    return f"{config['workers'] - 1} workers and an adversarial client"
 
 
 def run(
@@ -277,4 +252,4 @@ def cluster() -> pathlib.Path:
 
 
 if __name__ == "__main__":
-    main(cluster, base=CONFIG, own=("behaviours",), reads=READ)
+    main(cluster, base=CONFIG, own=("behaviours", "vote", "flood"), reads=READ)

@@ -28,8 +28,15 @@ class Examples(NamedTuple):
     measure: Measure
 
 
-def load(settings: RunSettings, data_dir: str | None = None) -> Examples:
+def load(
+    settings: RunSettings, data_dir: str | None = None, test_too: bool = False
+) -> Examples:
     """Loads the data set, and holds out the fraction `validation` of it.
+
+    Args:
+        settings: of the runs.
+        data_dir: the directory of the data set.
+        test_too: whether what is held out is measured beside the test set, instead of it.
 
     Raises:
         DataError: if the data set cannot be had.
@@ -51,6 +58,9 @@ def load(settings: RunSettings, data_dir: str | None = None) -> Examples:
         module = models.make(module, data.num_classes)
     inputs, targets = jax.device_put((train, np.asarray(labels, np.int32)))
     measure = metrics.classification(module, test, test_labels)
+    if settings.validation and test_too:
+        of_test = metrics.classification(module, data.test_images, data.test_labels)
+        measure = metrics.WithValidation(of_test, measure)
     return Examples(module, inputs, targets, labels, measure)
 
 
@@ -73,6 +83,8 @@ def problem_of(settings: RunSettings, examples: Examples, seed: int) -> Problem:
 
 def measure_under(attack: str, measure: Measure, problem: Problem) -> Measure:
     """The measure of runs under an attack; of a backdoor, with its success rate."""
+    if isinstance(measure, metrics.WithValidation):
+        return dataclasses.replace(measure, test=measure_under(attack, measure.test, problem))
     goal, classes = attacks.make(attack).goal, problem.num_classes
     if goal is None or classes is None or not isinstance(measure, Classification):
         return measure

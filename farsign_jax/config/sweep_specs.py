@@ -43,14 +43,21 @@ class PanelData:
         return batch
 
 
-def prepare(config: PanelConfig, data_dir: str | None = None) -> PanelData:
+def prepare(
+    config: PanelConfig, data_dir: str | None = None, test_too: bool = False
+) -> PanelData:
     """Loads the data, divides them for each seed and draws each seed's schedule.
+
+    Args:
+        config: of the panel.
+        data_dir: the directory of the data set.
+        test_too: see `problem.load`.
 
     Raises:
         InvalidConfig, DataError: on what cannot run, or cannot be had.
     """
     check(config)
-    examples = problem_lib.load(config, data_dir)
+    examples = problem_lib.load(config, data_dir, test_too)
     one = [problem_lib.problem_of(config, examples, seed) for seed in config.seeds]
     problem = problem_lib.stacked(one)
 

@@ -2,6 +2,9 @@
 
 Cells that differ in their data alone (schedules, Byzantine workers, partitions, seeds, step
 sizes) share one program and advance together; the others are a loop over programs.
+
+The step size that is shown is chosen by the accuracy on the fraction `validation` of the
+training set; if that is 0, by what is shown itself.
 """
 
 import dataclasses
@@ -25,6 +28,7 @@ from farsign_jax.simulation.staleness import Staleness
 
 MULTIPLES = (1 / 16, 1 / 4, 1.0)  # of the step size of each method
 TARGET = 0.8  # accuracy
+_JUDGE = ("validation_accuracy", "test_accuracy")  # what decides between step sizes
 
 
 class Cell(NamedTuple):
@@ -104,7 +108,7 @@ def _run_of(cell: Cell, data_dir: str | None, known: dict[PanelConfig, PanelData
     same = {"attacks": ("none",), "delivery": "fresh", "aggregators": ("mean",)}
     config = dataclasses.replace(cell.config, methods=methods, **same)  # what decides the data
     if config not in known:
-        known[config] = prepare_data(config, data_dir)
+        known[config] = prepare_data(config, data_dir, test_too=True)
     return Run(cell, spec, known[config], spec.run_batch(known[config]))
 
 
@@ -215,7 +219,8 @@ def shown(rows: list[dict[str, Any]], of_time: bool) -> list[dict[str, Any]]:
     entries = []
     for (facet, x, line), by_step in cells.items():
         values = {step: _value(mine, of_time) for step, mine in by_step.items()}
-        step = (min if of_time else max)(values, key=lambda s: values[s])
+        merits = {step: _value(mine, of_time, _JUDGE) for step, mine in by_step.items()}
+        step = (min if of_time else max)(merits, key=lambda s: merits[s])
         mine = by_step[step]
         squares = [row["mean_square_staleness"] for row in mine]
         entry = {"facet": facet, "x": x, "line": line, "value": values[step]}
@@ -227,8 +232,14 @@ def shown(rows: list[dict[str, Any]], of_time: bool) -> list[dict[str, Any]]:
     return entries
 
 
-def _value(rows: list[dict[str, Any]], of_time: bool) -> float:
-    """The final accuracy in percent, or when the mean over seeds first reached the target."""
+def _value(
+    rows: list[dict[str, Any]], of_time: bool, columns: tuple[str, ...] = ("test_accuracy",)
+) -> float:
+    """The final accuracy in percent, or when the mean over seeds first reached the target.
+
+    The accuracy is the first of the columns that the rows have.
+    """
+    measured = next(column for column in columns if column in rows[0])
 
     def curve(column: str) -> np.ndarray:
         seeds: dict[int, list[float]] = {}
@@ -237,9 +248,9 @@ def _value(rows: list[dict[str, Any]], of_time: bool) -> float:
         return np.mean(list(seeds.values()), axis=0)
 
     if not of_time:
-        last = {row["seed"]: row["test_accuracy"] for row in rows}
+        last = {row["seed"]: row[measured] for row in rows}
         return 100 * float(np.mean(list(last.values())))
-    accuracy = curve("test_accuracy")
+    accuracy = curve(measured)
     reached = np.flatnonzero(accuracy >= TARGET)
     return float(curve("virtual_seconds")[reached[0]]) if len(reached) else np.inf
 

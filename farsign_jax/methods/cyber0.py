@@ -25,6 +25,7 @@ def build(
     buffers: int = 11,
     message: str = "dense",
     reassign_after: int = 0,
+    scheme: str = "central",
 ) -> tuple[Server, Worker]:
     """An aggregator of buffers of two-point estimates along the unit sphere.
 
@@ -39,6 +40,7 @@ def build(
         reassign_after: W: a buffer that has been empty for more than W answers, such as 10 m,
             is given a worker of another one, so that silent workers do not stop all updates; 0
             if workers keep their buffers.
+        scheme: "central" differences, or "forward" for k + 1 evaluations instead of 2k.
     """
     sphere = directions.sphere(problem.x0.shape[-1], oracle.directions)
     server = buffered(
@@ -57,6 +59,7 @@ def build(
         delta=oracle.delta,
         coupled=oracle.coupled,
         message=message,
+        scheme=scheme,
     )
     return server, worker
 

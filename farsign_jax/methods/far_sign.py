@@ -10,9 +10,8 @@ There are no rounds, no buffers and no trusted data. Whatever an answer is, x mo
 alpha_n w_i along each direction, and sign(0) = 0 means no move.
 
 Beyond the paper, all workers may vote on a direction (`vote`), and other parts learn more from
-as many evaluations (`experiments.ablation`): directions that matter are asked for more often
-(`sampler`), some have other steps (`gain`), small averages move x less (`sign`), and the output
-of the run is an average of the iterates (`averaging`).
+as many evaluations (`experiments.ablation`): the choice of directions (`sampler`), the size of
+steps (`gain`, `sign`), and an average of the iterates as the output (`averaging`).
 
 References:
     Paul, Roy, Talagani, Ganesh, Thoppe and Reiffers-Masson, "Adversary-Robust Learning from
@@ -24,7 +23,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from farsign_jax import directions, oracles
+from farsign_jax import oracles
 from farsign_jax.base import (
     Array,
     Key,
@@ -229,6 +228,7 @@ def build(
     vote: str = table_vote.OWN,
     max_age: int | None = None,
     age_decay: float = 1.0,
+    seeded: int | None = None,
 ) -> tuple[Server, Worker]:
     """Signs of a moving average per worker and coordinate, of two-point differences.
 
@@ -241,11 +241,10 @@ def build(
             is the `cap_rank`-th largest count of answers of all workers; None, always.
         cap_rank: the rank of the count that the cap follows; None, m // 2 + 1.
         scheme: "central" differences, or "forward" for k + 1 evaluations instead of 2k.
-        sampler: "uniform"; or "alive" or "rank", see `directions.importance`: coordinates that
-            matter are asked for more often.
+        sampler: "uniform"; or "alive" or "rank", coordinates that matter are asked for more
+            often, see `directions.importance`.
         floor: in (0, 1], the weight of a coordinate of score 0 relative to one of score 1.
-        weights: "none"; or "inverse", steps are divided by K / k times the probability with
-            which their coordinate is asked for.
+        weights: "none"; or "inverse", steps are divided by K / k times their probability.
         last_layer: the factor >= 0 of the steps in the last layer of an MLP.
         soft: c >= 0; along direction j, x moves by alpha * clip(y_j / (c * mean |y|), -1, 1)
             instead of alpha * sign(y_j), with the mean over the directions of the answer.
@@ -256,10 +255,11 @@ def build(
             those of all workers, as in "nnm:f=5+trimmed_mean:f=5", see `table_vote`.
         max_age: workers that did not answer for so many updates have no vote; None, they have.
         age_decay: in (0, 1], the factor per update of age of an average that votes.
+        seeded: K, the number of random directions, in whose span x moves; None, coordinates.
     """
     beta, m = hyper["average_step"], problem.num_workers
     require(beta <= 1, f"far_sign needs 0 < average_step <= 1: got {beta}")
-    dictionary = directions.identity(problem.x0.shape[-1], oracle.directions)
+    dictionary = parts.make_dictionary(problem.x0.shape[-1], oracle.directions, seeded)
     server = far_sign(
         m,
         dictionary,
@@ -269,7 +269,7 @@ def build(
         admit=parts.rate_cap(m, rate_cap, cap_rank),
         vote=table_vote.table_vote(m, dictionary.size, vote, max_age, age_decay),
         sign=parts.soft_sign(soft),
-        gain=None if last_layer == 1 else parts.last_layer_gain(problem, last_layer),
+        gain=parts.last_layer_gain(problem, dictionary, last_layer),
         sampler=parts.make_sampler(dictionary, sampler, floor, weights),
         averaging=averaging,
         storage=average_storage.make(storage, m, dictionary.size, slots),
@@ -294,7 +294,7 @@ METHOD = Method(
         "tuned": {"step_size": 0.035, "average_step": 0.5},
     },
     moves_along_coordinates=True,
-    dense_options=("averaging",),
+    dense_options=("averaging", "seeded"),
     state_dependent_options=("sampler",),
-    has_numpy_server=True,
+    numpy_server_options=table_vote.OPTIONS,
 )

@@ -11,9 +11,10 @@ References:
 
 from collections.abc import Sequence
 
-from farsign_jax import directions, oracles
+from farsign_jax import oracles
 from farsign_jax.base import Problem, Server, Worker
 from farsign_jax.methods import far_sign, table_vote
+from farsign_jax.methods import far_sign_parts as parts
 from farsign_jax.methods.method import Hyper, Method, OracleConfig
 
 
@@ -29,6 +30,7 @@ def build(
     vote: str = table_vote.OWN,
     max_age: int | None = None,
     age_decay: float = 1.0,
+    seeded: int | None = None,
 ) -> tuple[Server, Worker]:
     """Signs of a moving average per worker and coordinate of a gradient.
 
@@ -49,6 +51,7 @@ def build(
             those of all workers, as in "nnm:f=5+trimmed_mean:f=5", see `table_vote`.
         max_age: workers that did not answer for so many updates have no vote; None, they have.
         age_decay: in (0, 1], the factor per update of age of an average that votes.
+        seeded: K, the number of random directions, in whose span x moves; None, coordinates.
     """
     server, _ = far_sign.build(
         problem,
@@ -61,8 +64,10 @@ def build(
         vote=vote,
         max_age=max_age,
         age_decay=age_decay,
+        seeded=seeded,
     )
-    dictionary = directions.identity(problem.x0.shape[-1], oracle.directions)
+    d = problem.x0.shape[-1]
+    dictionary = parts.make_dictionary(d, oracle.directions, seeded)
     worker = oracles.directional_derivative(
         problem.losses, dictionary, batch_size=oracle.batch_size, mode="grad"
     )
@@ -76,5 +81,6 @@ METHOD = Method(
         "tuned": {"step_size": 0.0175, "average_step": 0.5},
     },
     moves_along_coordinates=True,
-    has_numpy_server=True,
+    dense_options=("seeded",),
+    numpy_server_options=table_vote.OPTIONS,
 )

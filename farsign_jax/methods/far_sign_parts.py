@@ -6,9 +6,11 @@ Each part is a plain function, so that it can be replaced by a function of one's
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from farsign_jax import directions
 from farsign_jax.base import Array, Problem
 from farsign_jax.directions import importance
 from farsign_jax.directions.dictionary import Dictionary
@@ -137,12 +139,28 @@ def soft_sign(width: float) -> Sign:
     return sign
 
 
-def last_layer_gain(problem: Problem, factor: float) -> Callable[[Array], Array]:
+def make_dictionary(dim: int, k: int, seeded: int | None) -> Dictionary:
+    """The d coordinates, or `seeded` directions of the unit sphere, the same in all runs.
+
+    Directions are drawn again from their numbers, so that nothing is stored or sent.
+    """
+    if seeded is None:
+        return directions.identity(dim, k)
+    return directions.seeded(dim, seeded, k, jax.random.key(0))
+
+
+def last_layer_gain(
+    problem: Problem, dictionary: Dictionary, factor: float
+) -> Callable[[Array], Array] | None:
     """Returns the gain that multiplies the steps in the last layer of an MLP by `factor`.
 
     Raises:
-        InvalidConfig: if the model is no MLP, or the factor is negative.
+        InvalidConfig: if the model is no MLP, x does not move along coordinates, or the factor
+            is negative.
     """
+    if factor == 1:
+        return None
+    require(dictionary.coordinates, f"last_layer={factor} needs steps along coordinates")
     rule = "last_layer is about the layers of an MLP"
     require(isinstance(problem.structure, MLPStructure), rule)
     require(factor >= 0, f"far_sign needs last_layer >= 0: got {factor}")

@@ -44,6 +44,7 @@ from farsign_jax.methods.row_distances import RowDistances
 from farsign_jax.validation import check_integer, require
 
 OWN = "own"  # the rule of the paper, which is no vote
+OPTIONS = ("vote", "max_age", "age_decay")  # of a method, and arguments of `table_vote`
 
 Listener = Callable[[Any, Array, Array, Array, Array, Array], tuple[Any, Array]]
 """(table, i i32[s], j i32[s, k], answers f32[s, k], beta, step) -> (table, decisive f32[s, k]).
@@ -81,7 +82,7 @@ class TableVote(NamedTuple):
 def table_vote(
     num_workers: int,
     size: int,
-    aggregator: str,
+    vote: str = OWN,
     max_age: int | None = None,
     age_decay: float = 1.0,
 ) -> TableVote | None:
@@ -90,7 +91,7 @@ def table_vote(
     Args:
         num_workers: m (static).
         size: K, the number of directions (static).
-        aggregator: the rule R, with pre-aggregators before it, such as "median",
+        vote: an aggregator, the rule R, with pre-aggregators before it, such as "median",
             "trimmed_mean:f=5" or "nnm:f=5+trimmed_mean:f=5"; or "own", no vote.
         max_age: workers whose last answer is more than so many updates old do not vote; None,
             all that have been heard do.
@@ -108,11 +109,11 @@ def table_vote(
     if max_age is not None:
         max_age = check_integer("far_sign", "max_age", max_age, 1)
     require(0 < age_decay <= 1, f"far_sign needs 0 < age_decay <= 1: got {age_decay}")
-    if aggregator == OWN:
+    if vote == OWN:
         unused = max_age is None and age_decay == 1
         require(unused, "max_age and age_decay are about a vote: got vote=own")
         return None
-    mix, rule = _stages(num_workers, aggregator)
+    mix, rule = _stages(num_workers, vote)
     limit = row_distances.MAX_DIRECTIONS
     require(mix is None or size <= limit, f"a vote with nnm needs K <= {limit}: got K={size}")
 
@@ -219,14 +220,21 @@ def _nearest_neighbour_mixing(f: int) -> Callable[..., tuple[Array, Array]]:
         def of(row: Array, near: Array) -> Array:
             return near[:, None] & row[None]  # bool[m, k]
 
-        count = add_up(lambda row, near: of(row, near).astype(columns.dtype), cast, near.T)
-        total = add_up(
-            lambda column, row, near: jnp.where(of(row, near), column[None], 0),
-            columns,
-            cast,
-            near.T,
-        )
-        return total / jnp.maximum(count, 1), count > 0
+        def means() -> tuple[Array, Array]:
+            count = add_up(lambda row, near: of(row, near).astype(columns.dtype), cast, near.T)
+            total = add_up(
+                lambda column, row, near: jnp.where(of(row, near), column[None], 0),
+                columns,
+                cast,
+                near.T,
+            )
+            return total / jnp.maximum(count, 1), count > 0
+
+        # XLA would repeat the sums in each of the operations that use them, which takes three
+        # times as long; the body of a loop is computed once.
+        once = votes.any().astype(jnp.int32)
+        nothing = jnp.zeros_like(columns), jnp.zeros_like(cast)
+        return jax.lax.fori_loop(0, once, lambda *_: means(), nothing)
 
     return mix
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -99,6 +100,28 @@ class WithBackdoor:
     def __call__(self, params: Array) -> dict[str, Array]:
         success = self.triggered(params)["test_accuracy"]
         return self.clean(params) | {"backdoor_success": success}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WithValidation:
+    """The metrics of the test data, and `validation_accuracy` of examples that are held out.
+
+    Attributes:
+        test: the metrics of the test data.
+        held_out: those of the held-out examples.
+    """
+
+    test: "Classification | WithBackdoor"
+    held_out: Classification
+
+    @property
+    def data(self) -> Any:
+        """The images and labels of both."""
+        return self.test.data, self.held_out.data
+
+    def __call__(self, params: Array) -> dict[str, Array]:
+        accuracy = self.held_out(params)["test_accuracy"]
+        return self.test(params) | {"validation_accuracy": accuracy}
 
 
 def with_backdoor(clean: Classification, goal: Poison, num_classes: int) -> WithBackdoor:

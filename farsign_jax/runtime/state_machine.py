@@ -140,9 +140,7 @@ class CompiledServer:
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         check_alike(state, self.state())
-        names, leaves = named_arrays(self._state), jax.tree.leaves(self._state)
-        leaves = [_like(state[name], leaf) for name, leaf in zip(names, leaves, strict=True)]
-        self._state = jax.tree.unflatten(jax.tree.structure(self._state), leaves)
+        self._state = from_named(self._state, state)
         self._params = None
 
     def differing(self, state: Any) -> list[str]:
@@ -154,6 +152,13 @@ def named_arrays(state: Any) -> dict[str, np.ndarray]:
     """Returns copies of the arrays of a server's state by name."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path).lstrip("."): _as_numpy(leaf) for path, leaf in leaves}
+
+
+def from_named(like: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """Returns a state like another one, with the arrays that `named_arrays` returned."""
+    names, leaves = named_arrays(like), jax.tree.leaves(like)
+    leaves = [_like(arrays[name], leaf) for name, leaf in zip(names, leaves, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def same_bits(a: Any, b: Any) -> bool:

@@ -11,15 +11,17 @@ reconnects by itself if the connection or the server is lost, and stops at Ctrl-
 
 import asyncio
 import contextlib
+import math
 import signal
 import sys
+import time
 from typing import Any
 
 from absl import flags
 
 from farsign_jax import attacks
 from farsign_jax.cli import commands, imports
-from farsign_jax.runtime.worker import make_attack, make_responder
+from farsign_jax.runtime.worker import Answer, make_attack, make_responder
 from farsign_jax.validation import require
 
 try:
@@ -50,6 +52,12 @@ _define(
     f"Attack that this worker runs, with options as in sign_flip:scale=10. One of "
     f"{', '.join(attacks.ATTACKS)}.",
 )
+_define(
+    "float",
+    "rate",
+    None,
+    "Most answers per second of this worker. By default, it answers as fast as it can.",
+)
 _define("float", "patience", 60.0, "Seconds without a server after which the worker gives up.")
 _define("float", "ping", 10.0, "Seconds between two pings of an idle connection.")
 
@@ -60,6 +68,20 @@ def load_credentials(values: Any, host: str) -> Credentials | None:
     names = (f"{name}.key", f"{name}.crt", "authority.crt")
     contents = commands.certificates_of(values, "--server", host, *names)
     return None if contents is None else Credentials(*contents)
+
+
+def paced(answer: Answer, rate: float) -> Answer:
+    """Returns the same function, which waits where it is called more often per second."""
+    due = 0.0
+
+    def answer_in_time(x, question):
+        nonlocal due
+        value = answer(x, question)
+        time.sleep(max(due - time.monotonic(), 0.0))
+        due = max(due, time.monotonic() - 1.0) + 1 / rate  # it makes up for up to a second
+        return value
+
+    return answer_in_time
 
 
 async def _run(worker: GrpcWorker) -> None:
@@ -77,12 +99,17 @@ def work() -> None:
     host, _ = commands.address("--server", FLAGS.server)
     require(FLAGS.patience > 0, f"need --patience > 0 seconds: got {FLAGS.patience}")
     require(FLAGS.ping > 0, f"need --ping > 0 seconds: got {FLAGS.ping}")
+    if FLAGS.rate is not None:
+        require(0 < FLAGS.rate < math.inf, f"need 0 < --rate < inf: got {FLAGS.rate}")
     attack = make_attack(FLAGS.attack)
     credentials = load_credentials(FLAGS, host)
     commands.prepare_jax()
 
     def responder(config, fingerprint):
-        return make_responder(config, fingerprint, FLAGS.worker, attack, FLAGS.data_dir)
+        made = make_responder(config, fingerprint, FLAGS.worker, attack, FLAGS.data_dir)
+        if FLAGS.rate is None:
+            return made
+        return made._replace(answer=paced(made.answer, FLAGS.rate))
 
     worker = GrpcWorker(
         FLAGS.server,

@@ -1,8 +1,10 @@
 """Figures whose points are methods in settings of their own."""
 
+import dataclasses
+
 import pytest
 
-from experiments import asynchrony
+from experiments import asynchrony, vote
 from farsign_jax.config import panel_config
 from farsign_jax.harness import figure_grid
 
@@ -48,3 +50,19 @@ def test_the_best_step_of_a_cell_is_shown():
     assert (entry["value"], entry["step_size"]) == (pytest.approx(90), 0.1)
     (entry,) = figure_grid.shown(rows, of_time=True)
     assert (entry["value"], entry["step_size"]) == (1.0, 0.2)
+    for row in rows:  # where examples are held out, these decide, and the test set is shown
+        row["validation_accuracy"] = row["step_size"]
+    (entry,) = figure_grid.shown(rows, of_time=False)
+    assert (entry["value"], entry["step_size"]) == (pytest.approx(70), 0.2)
+
+
+def test_held_out_examples_are_measured_beside_the_test_set():
+    config = dataclasses.replace(vote.CONFIG, seeds=(0,), methods=("async_sgd",), events=20)
+    config = dataclasses.replace(config, attacks=("backdoor",), directions=20)
+    (group,) = figure_grid.prepare([figure_grid.Cell("", 1, config)], None)
+    (run,) = group.runs
+    test, held_out = run.spec.measure(run.data).data
+    assert (len(held_out[1]), len(test[0][1])) == (1_667, 2_000)
+    assert run.batch.problem.sizes.sum() == 3 * (10_000 - 1_667)  # three step sizes
+    found = run.spec.measure(run.data)(run.batch.problem.x0[0])
+    assert {"test_accuracy", "backdoor_success", "validation_accuracy"} <= found.keys()

@@ -92,7 +92,7 @@ def test_a_folder_in_use_is_refused_before_anything_is_touched(tmp_path):
 
 @pytest.mark.slow
 def test_a_cluster_with_an_adversarial_client_is_replayed(tmp_path):
-    flags = ["--events=300", "--behaviours=nonfinite"]
+    flags = ["--events=300", "--behaviours=nonfinite", "--vote=median"]
     table, workers, rows = run_cluster(tmp_path / "out", "none", *flags)
     assert "simulator, %" not in table and "Use --behaviours none to compare" in table
     assert re.search(r"\| none +\| 300 .*\| equal", table)
@@ -105,16 +105,20 @@ def test_a_cluster_with_an_adversarial_client_is_replayed(tmp_path):
         assert [cell.strip() for cell in line.split("|")][1:5] == start
     assert {row["method"] for row in rows} == {"real processes"}
     assert max(int(row["event"]) for row in rows) == 300
+    config = json.loads((tmp_path / "out" / "none" / "config.json").read_text())
+    assert config["method"] == "far_sign:vote=median"
 
 
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_cluster_with_an_attack_is_compared_with_the_simulator(tmp_path):
-    flags = ["--events=300", "--behaviours=none"]
+    flags = ["--events=300", "--behaviours=none", "--flood=9"]
     table, workers, rows = run_cluster(tmp_path / "out", "sign_flip:scale=10", *flags)
     header, _, line = ([c.strip() for c in text.split("|")] for text in table.splitlines())
     assert header[-3:-1] == ["simulator, %", "replayed bits"] and line[-2] == "equal"
     assert "Byzantine" in workers[0] and "honest" in workers[1]
+    fast, slow = (int(line.split("|")[4]) for line in workers)
+    assert fast + slow == 300 and fast > 2 * slow
     simulated = [row for row in rows if row["method"] == "simulator"]
     assert len(simulated) == 5 and {row["event"] for row in simulated} == {"300"}
 

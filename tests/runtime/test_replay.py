@@ -112,7 +112,7 @@ SMALL = dataclasses.replace(run_config.BASE, workers=3, batch_size=8, directions
 GENERAL = [
     dataclasses.replace(SMALL, method="async_sgd", model="softmax_regression"),
     dataclasses.replace(SMALL, method="fedbuff", model="softmax_regression"),
-    dataclasses.replace(SMALL, method="far_sign:vote=nnm:f=1+trimmed_mean:f=1,max_age=20"),
+    dataclasses.replace(SMALL, method="far_sign:vote=nnm:f=1+trimmed_mean:f=1,soft=0.5"),
     dataclasses.replace(SMALL, method="far_sign:sampler=alive"),
     dataclasses.replace(SMALL, method="far_sign:rate_cap=2.0"),
 ]

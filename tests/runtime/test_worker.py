@@ -1,5 +1,7 @@
 """The worker's side without I/O: it answers as in the simulator."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from farsign_jax import (
     simulation,
 )
 from farsign_jax.base import System
+from farsign_jax.runtime import work
 from farsign_jax.runtime.numpy_server import NumpyServer
 from farsign_jax.runtime.state_machine import same_bits
 from farsign_jax.runtime.worker import LocalWorker
@@ -75,3 +78,15 @@ def test_a_worker_that_keeps_a_state_is_rejected():
         LocalWorker(system, problem, 0, 0)
     with pytest.raises(InvalidConfig, match=r"workers are 0\.\.6: got 7"):
         LocalWorker(helpers.far_sign_system(problem), problem, 0, 7)
+
+
+def test_a_paced_worker_waits_and_gives_the_same_answers(monkeypatch):
+    now, slept = [100.0], []
+    clock = SimpleNamespace(
+        monotonic=lambda: now[0],
+        sleep=lambda seconds: (slept.append(seconds), now.__setitem__(0, now[0] + seconds)),
+    )
+    monkeypatch.setattr(work, "time", clock)
+    answer = work.paced(lambda x, question: x + question, 4.0)
+    assert [answer(1, n) for n in range(8)] == list(range(1, 9))
+    assert now[0] - 100 == pytest.approx(sum(slept)) and slept[-2:] == [0.25, 0.25]
