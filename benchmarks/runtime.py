@@ -9,7 +9,8 @@ and share the cores. After a warm-up of one second, answers are counted for --se
 1. Trivial workers answer with 64 ones at once, for d = 25,450, a million and a hundred million:
    answers per second, bytes that a worker receives per answer, the memory of the server beside
    that of x and y, 4 d (1 + m) bytes, and the processor time of the server per answer.
-2. Workers of the MNIST setting use 100 directions and mini-batches of 64.
+2. Trivial workers answer with 100 ones to a server of 25 workers, for each of the --votes.
+3. Workers of the MNIST setting use 100 directions and mini-batches of 64.
 
 Writes runtime.json and runtime.md under --out (default results/runtime).
 """
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -31,6 +32,7 @@ from absl import flags
 from farsign_jax import directions
 from farsign_jax.cli import commands
 from farsign_jax.io import files, provenance, tables
+from farsign_jax.methods import table_vote
 from farsign_jax.runtime.core import ServerCore
 from farsign_jax.runtime.journal import Journal
 from farsign_jax.runtime.limits import Limits
@@ -47,35 +49,52 @@ try:
 except ModuleNotFoundError as error:
     commands.missing(error, __name__)
 
+VOTES = "own,median,nnm:f=5+trimmed_mean:f=5"
 FLAGS = flags.FlagValues()
 _define = commands.definer(FLAGS)
 _define("list", "dims", "25450,1000000,100000000", "Dimensions d for the trivial workers.")
 _define("list", "counts", "1,2,4,8", "Numbers of workers.")
+_define("list", "votes", VOTES, "Votes of 25 workers to measure.")
 _define("bool", "mnist", True, "Whether to measure the MNIST setting.")
 _define("float", "seconds", 5.0, "Seconds for which answers are counted.")
 _define("string", "out", "results/runtime", "Folder of the results.")
 _define("string", "role", None, "Role of a process of this benchmark, server or worker.")
 _define("string", "keys", None, "Folder of the certificates of such a process.")
+_define("string", "case", None, "Case of such a process, JSON.")
+_define("integer", "number", None, "Number of a worker.")
 _define("string", "target", None, "HOST:PORT of the server, for a worker.")
 
-OWN = ("dims", "counts", "mnist", "seconds", "out")
-K = 64
+OWN = ("dims", "counts", "votes", "mnist", "seconds", "out")
 
 
-async def _serve(dim: int, count: int) -> None:
+class Case(NamedTuple):
+    """A server of trivial workers."""
+
+    dim: int  # d
+    connected: int  # the number of workers that answer
+    workers: int  # m
+    directions: int = 64  # k
+    vote: str = table_vote.OWN
+
+
+async def _serve(case: Case) -> None:
     """Serves trivial workers; prints the port, and then its counters for each line of input."""
+    dim, count, m, k, vote = case
     machine = NumpyServer(
-        count,
-        directions.identity(dim, K),
+        m,
+        directions.identity(dim, k),
         np.zeros(dim, np.float32),
         0,
         step_size=0.01,
         average_step=0.3,
+        vote=table_vote.table_vote(m, dim, vote),
     )
     machine.averages[:] = 0  # brings all of y into memory, as after a long run
+    for i in range(m if vote != table_vote.OWN else 0):
+        machine.update(i, 0, machine.query(i, 0), np.ones(k, np.float32))  # all of them vote
     keys = pathlib.Path(FLAGS.keys)
     security = Security(*key_files(keys, "server"), AllowList(keys / "allowed.txt", count))
-    journal = Journal(keys / f"{dim}-{count}.log", K, "benchmark-of-run")
+    journal = Journal(keys / f"{os.getpid()}.log", k, "benchmark-of-run")
     limits = Limits(rate=1e6, burst=1e6, history=2**16)  # sending all of x takes seconds
     core = ServerCore(machine, limits, by_seed=True, log=journal.append)
     server = GrpcServer(core, "{}", "", security=security)
@@ -88,9 +107,9 @@ async def _serve(dim: int, count: int) -> None:
     await server.stop()
 
 
-async def _work(number: int) -> None:
+async def _work(number: int, case: Case) -> None:
     """Runs a trivial worker."""
-    ones, nothing = np.ones(K, np.float32), np.zeros(0, np.float32)
+    ones, nothing = np.ones(case.directions, np.float32), np.zeros(0, np.float32)
     responder = Responder(lambda x, question: ones, nothing)
     credentials = Credentials(*key_files(pathlib.Path(FLAGS.keys), f"worker-{number}"))
     worker = GrpcWorker(
@@ -131,16 +150,17 @@ def _ask(server: subprocess.Popen) -> dict[str, Any]:
     return json.loads(server.stdout.readline())
 
 
-def trivial(dim: int, count: int, keys: pathlib.Path) -> dict[str, Any]:
-    """Measures `count` trivial workers in dimension `dim`."""
-    module, common = "benchmarks.runtime", [f"--keys={keys}", f"--dims={dim}"]
-    server = _start(module, "--role=server", f"--counts={count}", *common)
+def trivial(case: Case, keys: pathlib.Path) -> dict[str, Any]:
+    """Measures the server of trivial workers."""
+    dim, count = case.dim, case.connected
+    module, common = "benchmarks.runtime", [f"--keys={keys}", f"--case={json.dumps(case)}"]
+    server = _start(module, "--role=server", *common)
     processes = [server]
     try:
         assert server.stdout is not None
         target = f"--target=127.0.0.1:{int(server.stdout.readline())}"
         for i in range(count):
-            processes.append(_start(module, "--role=worker", f"--counts={i}", target, *common))
+            processes.append(_start(module, "--role=worker", f"--number={i}", target, *common))
         while (first := _ask(server))["sessions"] < count or first["events"] < 100 * count:
             time.sleep(0.1)
         time.sleep(1.0)
@@ -151,11 +171,12 @@ def trivial(dim: int, count: int, keys: pathlib.Path) -> dict[str, Any]:
         return {
             "dim": dim,
             "workers": count,
+            "vote": case.vote,
             "rate": answers / took,
             "pull_bytes": (after["down"] - before["down"]) / answers,
             "server_us": 1e6 * (after["cpu"] - before["cpu"]) / answers,
             "memory": _memory(server.pid),
-            "x_and_y": 4 * dim * (1 + count),
+            "x_and_y": 4 * dim * (1 + case.workers),
         }
     finally:
         _end(processes)
@@ -209,6 +230,18 @@ def report(record: dict[str, Any]) -> str:
         for r in record["trivial"]
     ]
     text.append(tables.markdown_table([*header, "memory, MiB", "x and y, MiB"], lines))
+    lines = [
+        [r["vote"], f"{r['rate']:,.0f}", f"{r['rate'] / record['votes'][0]['rate']:.2f}"]
+        + [f"{r['server_us']:,.0f}"]
+        for r in record["votes"]
+    ]
+    header = [
+        "vote of 25 workers, k=100",
+        "answers/s",
+        "of the first",
+        "server, us per answer",
+    ]
+    text.append(tables.markdown_table(header, lines))
     lines = [[str(r["workers"]), f"{r['rate']:,.0f}"] for r in record["mnist"]]
     text.append(tables.markdown_table(["workers of the MNIST setting", "answers/s"], lines))
     return "\n".join(text)
@@ -224,28 +257,34 @@ def _numbers(name: str) -> list[int]:
 def runtime() -> pathlib.Path | None:
     """Runs the command; returns the folder of its results, or None in a subprocess."""
     commands.prepare_jax()
-    if FLAGS.role == "server":
-        asyncio.run(_serve(int(FLAGS.dims[0]), int(FLAGS.counts[0])))
-        return None
-    if FLAGS.role == "worker":
-        asyncio.run(_work(int(FLAGS.counts[0])))  # the number of the worker
+    if FLAGS.role is not None:
+        case = Case(*json.loads(FLAGS.case))
+        asyncio.run(_serve(case) if FLAGS.role == "server" else _work(FLAGS.number, case))
         return None
     dims, counts = _numbers("dims"), _numbers("counts")
-    require(min(dims) >= K, f"need --dims >= {K}: got {FLAGS.dims}")
+    require(min(dims) >= 64, f"need --dims >= 64: got {FLAGS.dims}")
+    for vote in FLAGS.votes:
+        table_vote.table_vote(25, 25_450, vote)
     require(FLAGS.seconds > 0, f"need --seconds > 0: got {FLAGS.seconds:g}")
     files.check_writable(FLAGS.out)
     record: dict[str, Any] = {
         "environment": provenance.environment(),
         "trivial": [],
+        "votes": [],
         "mnist": [],
     }
     with tempfile.TemporaryDirectory() as folder:
+        four = pathlib.Path(folder) / "keys"
+        tls.make(four, 4, ("127.0.0.1",))
         for count in counts:
             keys = pathlib.Path(folder) / f"keys-{count}"
             tls.make(keys, count, ("127.0.0.1",))
             for dim in dims:
-                record["trivial"].append(trivial(dim, count, keys))
+                record["trivial"].append(trivial(Case(dim, count, count), keys))
                 print(record["trivial"][-1], flush=True)
+        for vote in FLAGS.votes:  # 4 of the workers are connected and keep the server busy
+            record["votes"].append(trivial(Case(25_450, 4, 25, 100, vote), four))
+            print(record["votes"][-1], flush=True)
     for count in counts if FLAGS.mnist else ():
         record["mnist"].append(mnist(count))
         print(record["mnist"][-1], flush=True)

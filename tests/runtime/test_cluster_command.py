@@ -127,22 +127,26 @@ def test_the_report_of_the_benchmark_contains_every_number():
     row = {"dim": 500, "workers": 2, "rate": 123.4, "pull_bytes": 456.7, "server_us": 78.9}
     row |= {"memory": 3 * 2**20, "x_and_y": 2**21}
     record = {"environment": {"cpu": "A processor", "cpu_cores": 2}, "trivial": [row]}
+    record["votes"] = [row | {"vote": "own"}, row | {"vote": "median", "rate": 98.72}]
     text = runtime.report(record | {"mnist": [{"workers": 4, "rate": 5.6}]})
     assert text.startswith("A processor, 2 CPU cores")
     cells = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
     assert ["500", "2", "123", "457", "79", "3", "2"] in cells and ["4", "6"] in cells
+    assert ["median", "99", "0.80", "79"] in cells
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mnist", [False, pytest.param(True, marks=helpers.LONG)])
 def test_the_benchmark_reports_every_figure(tmp_path, mnist):
-    tiny = ["--dims=500", "--counts=2", "--seconds=0.5", f"--mnist={mnist}"]
+    tiny = ["--dims=500", "--counts=2", "--seconds=0.5", "--votes=median", f"--mnist={mnist}"]
     text = output_of("benchmarks.runtime", *tiny, f"--out={tmp_path}")
     record = json.loads((tmp_path / "runtime.json").read_text())
     (row,) = record["trivial"]
     assert (row["dim"], row["workers"], row["x_and_y"]) == (500, 2, 4 * 500 * 3)
+    (vote,) = record["votes"]
+    assert vote["vote"] == "median"
     for name in ("rate", "pull_bytes", "server_us", "memory"):
-        assert 0 < row[name] < np.inf, name
+        assert 0 < row[name] < np.inf and 0 < vote[name] < np.inf, name
     assert row["memory"] > row["x_and_y"] and "cpu" in record["environment"]
     assert [each["workers"] for each in record["mnist"]] == [2] * mnist
     report = (tmp_path / "runtime.md").read_text()
