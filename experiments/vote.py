@@ -151,35 +151,17 @@ def _flood(base: PanelConfig) -> Iterable[Cell]:
 def _tables(base: PanelConfig) -> Iterable[Cell]:
     mlp = dataclasses.replace(base, model="mlp", directions=100)
     few = dataclasses.replace(base, directions=16)
-    q = base.byzantine
-    for size in (256, 1024, 4096):
-        for of, what, method, votes, options in (
-            (
-                mlp,
-                "MLP, zeroth order",
-                "far_sign",
-                ("own", "median"),
-                "storage=blocks,slots={}",
-            ),
-            (
-                mlp,
-                "MLP, zeroth order",
-                "far_sign",
-                ("own", "median"),
-                "storage=hashed,slots={}",
-            ),
-            (
-                few,
-                "softmax regression",
-                "far_sign_first_order",
-                ("own", "median", "nnm"),
-                "seeded={}",
-            ),
+    zeroth, first = ("MLP, zeroth order", "far_sign"), ("softmax", "far_sign_first_order")
+    for size in (256, 2048):
+        for of, (what, method), votes, options in (
+            (mlp, zeroth, ("own", "median"), f"storage=blocks,slots={size}"),
+            (mlp, zeroth, ("median",), f"storage=hashed,slots={size}"),
+            (few, first, ("own", "median", "nnm"), f"seeded={size}"),
         ):
             honest = dataclasses.replace(of, byzantine=0, attacks=("none",))
             for case, attack in ((honest, "no attack"), (_flooded(of, FLIP, 5), "flood x5")):
                 place = f"{what}, {attack}", size
-                yield from _votes(case, place, q, votes, method, options.format(size))
+                yield from _votes(case, place, base.byzantine, votes, method, options)
 
 
 def _visits(base: PanelConfig) -> Iterable[Cell]:
