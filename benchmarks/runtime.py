@@ -87,7 +87,7 @@ async def _serve(case: Case) -> None:
         0,
         step_size=0.01,
         average_step=0.3,
-        vote=table_vote.table_vote(m, dim, vote),
+        votes={"vote": vote},
     )
     machine.averages[:] = 0  # brings all of y into memory, as after a long run
     for i in range(m if vote != table_vote.OWN else 0):

@@ -2,6 +2,8 @@
 
     python -m experiments.ablation                            MNIST, 5 seeds
     python -m experiments.ablation --seeds 1 --variants tuned,forward
+    python -m experiments.ablation --arrivals exponential --timing_attack flood:rate=5 \\
+        --attacks sign_flip --variants combined,weighted,vote,vote_weighted,rfa_forward
 
 The setting and the budget are those of Table 3: the cost of --events answers with two
 evaluations per direction. A variant that needs fewer evaluations per answer gets more answers,
@@ -48,7 +50,8 @@ _TUNED = {"step_size": 0.035}
 _FORWARD = {"step_size": 0.015, "scheme": "forward"}
 _ALIVE = _FORWARD | {"sampler": "alive"}
 _COMBINED = _ALIVE | {"weights": "inverse", "soft": 1, "step_size": 0.02, "last_layer": 0.5}
-_NNM = "nnm:f=5+trimmed_mean:f=5"
+_VOTE = _COMBINED | {"vote": "nnm:f=5+trimmed_mean:f=5", "soft": 0, "step_size": 0.007}
+_RFA = {"step_size": 0.44}
 
 VARIANTS = {
     "paper": Variant({}, "the setting of the paper"),
@@ -90,12 +93,20 @@ VARIANTS = {
     "hashed_less": Variant(
         _TUNED | {"storage": "hashed", "slots": 100}, "tuned, y in 1/127 of the memory"
     ),
-    "v_med": Variant(_COMBINED | {"vote": "median"}, "x"),
-    "v_nnm": Variant(_COMBINED | {"vote": _NNM}, "x"),
-    "v_nnm_hard": Variant(_COMBINED | {"vote": _NNM, "soft": 0}, "x"),
-    "v_nnm_hard_small": Variant(_COMBINED | {"vote": _NNM, "soft": 0, "step_size": 0.01}, "x"),
-    "v_nnm_b3": Variant(_COMBINED | {"vote": _NNM, "average_step": 0.8}, "x"),
-    "v_hash": Variant(_COMBINED | {"vote": "median", "storage": "hashed", "slots": 3000}, "x"),
+    "weighted": Variant(
+        _COMBINED | {"arrival_rates": "estimate"},
+        "combined, workers that answer often have smaller steps",
+    ),
+    "vote": Variant(
+        _VOTE, "combined with a vote of all workers, for which steps must be small"
+    ),
+    "vote_weighted": Variant(
+        _VOTE | {"arrival_rates": "estimate"}, "vote, and weighted as above"
+    ),
+    "rfa": Variant(_RFA, "the best method of Table 3, tuned", "cyber0", "rfa:iterations=32"),
+    "rfa_forward": Variant(
+        _RFA | {"scheme": "forward"}, "rfa, forward", "cyber0", "rfa:iterations=32"
+    ),
 }
 
 CONFIG = PanelConfig(eval_every=500)

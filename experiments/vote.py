@@ -64,7 +64,9 @@ VOTES = {
     "nnm_soft": ":vote=nnm:f={q}+trimmed_mean:f={q},soft=1",
     "mean": ":vote=mean",
 }
-flags.DEFINE_list("votes", list(VOTES), "Votes to run.")
+WAITING = "sgd in rounds, nnm"
+OTHERS = ("basgd", "kardam:frequency=count", "zeno_pp", "aflguard", WAITING)
+flags.DEFINE_list("votes", [*VOTES, *OTHERS], "Votes, and servers beside them, to run.")
 
 
 def _votes(
@@ -88,12 +90,14 @@ def _votes(
 
 def _others(base: PanelConfig, q: int) -> Iterable[tuple[str, PanelConfig]]:
     """Methods whose workers send gradients; the last one waits for all but q workers."""
-    for method in ("basgd", "kardam:frequency=count", "zeno_pp", "aflguard"):
+    for method in (name for name in OTHERS if name in FLAGS.votes and name != WAITING):
         yield method, dataclasses.replace(base, methods=(method,))
+    if WAITING not in FLAGS.votes:
+        return
     wait = f"fastest:wait={base.workers - q}"
     rule = f"nnm:f={q}+trimmed_mean:f={q}"
     config = dataclasses.replace(base, methods=("sgd",), aggregators=(rule,), rounds=wait)
-    yield "sgd in rounds, nnm", config
+    yield WAITING, config
 
 
 def _flooded(base: PanelConfig, attack: str, rate: float) -> PanelConfig:
@@ -191,7 +195,7 @@ def vote() -> pathlib.Path | None:
     base = configure(CONFIG)
     require(base.byzantine >= 1, f"votes need byzantine >= 1: got {base.byzantine}")
     for name in FLAGS.votes:
-        lookup("vote", name, VOTES)
+        lookup("vote", name, VOTES | dict.fromkeys(OTHERS, ""))
     return run_figures("vote", base, PANELS)
 
 

@@ -281,10 +281,13 @@ def middle_of(rows: Rows, n: Array, even: str = "mean") -> Array:
         rows: n or more rows f[d]; those that do not count have larger values.
         n: i32[], the number of rows that count.
         even: what an even number of rows gives, as for `median`. The mean of the two middle
-            values adds their halves, which cannot overflow.
+            values is half their sum; where that could overflow, the sum of their halves. Halves
+            of very small numbers are zero, so that their sum would depend on whether XLA
+            contracts it to multiply-add.
     """
     if even == "low":
         return ranked(rows, (n - 1) // 2)[0]
     low, high = ranked(rows, (n - 1) // 2, n // 2)
     half = one_part_of(2, low.dtype)
-    return low * half + high * half
+    large = jnp.maximum(jnp.abs(low), jnp.abs(high)) > jnp.finfo(low.dtype).max / 2
+    return jnp.where(large, low * half + high * half, (low + high) * half)

@@ -8,7 +8,8 @@ accepts, so that `replay` can repeat the run in the simulator bit for bit.
     core.py              the server's side of the conversation, without any I/O
     worker.py            the worker's side of the conversation, without any I/O
     state_machine.py     x, y and the effect of an answer on them: any server, compiled
-    numpy_server.py      the same for `far_sign` in NumPy: faster, with the same bits
+    numpy_server.py, numpy_vote.py, numpy_floats.py
+                         the same for `far_sign` in NumPy: faster, with the same bits
     run_config.py        what server and workers make of the configuration of a run
     session.py           questions, replies, sessions
     limits.py            limits on what a worker may do, and how often

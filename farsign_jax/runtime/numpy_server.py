@@ -3,14 +3,11 @@
 Nothing of size d is copied when an answer arrives, and without a vote no compiled program is
 called, which would cost more than an update of k values. The averages y are stored
 coordinate-major, f32[d, m], so that the values of x and of y that one answer touches are rows.
-A vote is a compiled function of these columns of y.
 
-NumPy needs help in three respects to produce the same bits as XLA. Where the processor has a
-multiply-add instruction, XLA contracts y + beta * (Y - y) to one operation with a single
-rounding. XLA treats numbers below 2^-126 as zero. Finally, alpha_n and beta_n must be computed
-by the compiled schedules in a loop, as in the simulator, since the last bit of a vectorised
-power may differ. Whether all this holds on the present machine is tested, not assumed:
-`uses_multiply_add`.
+NumPy needs help to produce the same bits as XLA (`numpy_floats`), and alpha_n and beta_n must
+be computed by the compiled schedules in a loop, as in the simulator, since the last bit of a
+vectorised power may differ. Whether all this holds on the present machine is tested, not
+assumed: `uses_multiply_add`.
 """
 
 import functools
@@ -24,10 +21,14 @@ from farsign_jax import keys as keys_lib
 from farsign_jax.base import Report, Schedule
 from farsign_jax.directions.dictionary import Dictionary, identity
 from farsign_jax.methods.far_sign import far_sign
-from farsign_jax.methods.table_vote import TableVote
+from farsign_jax.runtime import numpy_vote
+from farsign_jax.runtime.numpy_floats import (
+    flush_subnormals,
+    multiply_add,
+    multiply_then_add,
+)
 from farsign_jax.runtime.state_machine import (
     check_alike,
-    from_named,
     named_arrays,
     same_bits,
 )
@@ -35,41 +36,8 @@ from farsign_jax.step_sizes import as_schedule
 from farsign_jax.validation import InvalidConfig
 
 _LARGEST = np.float32(1e30)  # as in `far_sign`
-_SMALLEST = np.float32(2.0**-126)
 _BLOCK = 1024  # number of steps for which alpha and beta are computed at once
 _VOTES = "votes."  # before the names of the arrays of a vote
-
-
-def flush_subnormals(values: np.ndarray) -> np.ndarray:
-    """Replaces subnormal numbers, f32, by zeros of the same sign, in place."""
-    small = np.abs(values) < _SMALLEST
-    if small.any():
-        np.copyto(values, np.copysign(np.float32(0), values), where=small)
-    return values
-
-
-def multiply_add(a: np.float32, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Returns a * b + c with one rounding; the product of two f32 is exact in f64.
-
-    The sum is rounded to f64 and then to f32. The first rounding matters only if its result
-    lies halfway between two f32; in that case it is moved to the side of the exact sum.
-    """
-    product, c = np.float64(a) * b, c.astype(np.float64)
-    total = product + c
-    bits = total.view(np.int64)
-    halfway = (bits & 0x1FFFFFFF) == 0x10000000
-    if halfway.any():
-        rest = total - product  # Knuth's exact sum: total + error = product + c
-        error = (product - (total - rest)) + (c - rest)
-        away = np.where((error > 0) == (total > 0), 1, -1)
-        bits += np.where(halfway & (error != 0), away, 0)
-    with np.errstate(under="ignore"):
-        return flush_subnormals(total.astype(np.float32))
-
-
-def multiply_then_add(a: np.float32, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Returns a * b + c with two roundings, as on a processor without multiply-add."""
-    return flush_subnormals(flush_subnormals(a * b) + c)
 
 
 class NumpyServer:
@@ -84,7 +52,8 @@ class NumpyServer:
         seed: the seed of the run.
         step_size: alpha, a number or a schedule.
         average_step: beta, a number or a schedule.
-        vote: how the averages of all workers decide; None, that of the one that answered does.
+        votes: the options vote, max_age and age_decay of `far_sign`; none of them, the average
+            of the worker that answered decides.
         contract: whether XLA contracts multiply and add on this machine; None uses the result
             of `uses_multiply_add`.
 
@@ -101,7 +70,7 @@ class NumpyServer:
         *,
         step_size: float | Schedule,
         average_step: float | Schedule,
-        vote: TableVote | None = None,
+        votes: dict[str, Any] | None = None,
         contract: bool | None = None,
     ):
         m, keys = num_workers, keys_lib.split(seed)
@@ -122,19 +91,14 @@ class NumpyServer:
 
             return jax.lax.map(step, first + jnp.arange(_BLOCK, dtype=jnp.int32))
 
-        def decide(votes, worker, columns, new, step):
-            votes = vote.learn(votes, worker, columns, new, step)
-            return votes, vote.result(votes, columns.at[worker].set(new), step)
-
         self._draw, self._steps = jax.jit(draw), jax.jit(steps)
-        self._decide = None if vote is None else jax.jit(decide, donate_argnums=0)
-        self._votes: Any = () if vote is None else vote.init()
         self._first, self._alpha, self._beta = -_BLOCK, np.zeros(0), np.zeros(0)
         if contract is None:
             contract = uses_multiply_add()
         if contract is None:
             raise InvalidConfig("NumPy cannot reproduce the bits of XLA on this machine")
         self._add = multiply_add if contract else multiply_then_add
+        self._vote = numpy_vote.make(m, dictionary.size, votes or {})
 
     def query(self, worker: int, number: int) -> np.ndarray:
         return np.asarray(self._draw(np.int32(worker), np.int32(number)))
@@ -147,11 +111,9 @@ class NumpyServer:
         answer = flush_subnormals(np.minimum(np.maximum(value, -_LARGEST), _LARGEST))
         old = self.averages[direction, worker]
         new = decisive = self._add(beta, flush_subnormals(answer - old), old)
-        if self._decide is not None:
-            columns = np.ascontiguousarray(self.averages[direction].T)
-            given = np.int32(worker), columns, new, np.int32(self.step)
-            self._votes, decisive = self._decide(self._votes, *given)
-        moved = self.params[direction] - alpha * np.sign(np.asarray(decisive))
+        if self._vote is not None:
+            decisive = self._vote.decide(worker, self.averages[direction], new, self.step)
+        moved = self.params[direction] - alpha * np.sign(decisive)
         self.averages[direction, worker] = new
         self.params[direction] = flush_subnormals(moved)
         self.counts[worker] += 1
@@ -172,12 +134,12 @@ class NumpyServer:
             "averages": self.averages,
             "counts": self.counts,
             "step": np.asarray(self.step, np.int32),
-        } | {_VOTES + name: array for name, array in named_arrays(self._votes).items()}
+        } | ({} if self._vote is None else _named_votes(self._vote.state()))
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         check_alike(state, self.state())
-        votes = {name.removeprefix(_VOTES): array for name, array in state.items()}
-        self._votes = from_named(self._votes, votes)
+        if self._vote is not None:
+            self._vote.restore({name.removeprefix(_VOTES): a for name, a in state.items()})
         self.params, self.averages = state["params"], state["averages"]
         self.counts, self.step = state["counts"], int(state["step"])
 
@@ -185,6 +147,10 @@ class NumpyServer:
         own, other = self.state(), named_arrays(state)
         other["averages"] = other["averages"].T
         return [name for name in own if not same_bits(own[name], other[name])]
+
+
+def _named_votes(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {_VOTES + name: array for name, array in state.items()}
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from farsign_jax.config import schedules, systems
 from farsign_jax.config.run_config import RunConfig
 from farsign_jax.config.settings import from_dict
 from farsign_jax.io import files, provenance
-from farsign_jax.methods import METHODS, defaults_of, table_vote
+from farsign_jax.methods import METHODS, defaults_of
 from farsign_jax.runtime.numpy_server import NumpyServer, uses_multiply_add
 from farsign_jax.runtime.state_machine import CompiledServer, StateMachine
 from farsign_jax.validation import InvalidConfig, require
@@ -128,7 +128,7 @@ def machine(config: RunConfig, problem: Problem) -> StateMachine:
             config.seed,
             step_size=schedule(config.hyper["step_size"]),
             average_step=schedule(config.hyper["average_step"]),
-            vote=table_vote.table_vote(config.workers, d, **options),
+            votes=options,
         )
     return compiled(config, problem)
 
