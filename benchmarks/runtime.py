@@ -61,15 +61,13 @@ _define("string", "out", "results/runtime", "Folder of the results.")
 _define("string", "role", None, "Role of a process of this benchmark, server or worker.")
 _define("string", "keys", None, "Folder of the certificates of such a process.")
 _define("string", "case", None, "Case of such a process, JSON.")
-_define("integer", "number", None, "Number of a worker.")
+_define("integer", "number", None, "Worker.")
 _define("string", "target", None, "HOST:PORT of the server, for a worker.")
 
 OWN = ("dims", "counts", "votes", "mnist", "seconds", "out")
 
 
-class Case(NamedTuple):
-    """A server of trivial workers."""
-
+class Case(NamedTuple):  # a server of trivial workers
     dim: int  # d
     connected: int  # the number of workers that answer
     workers: int  # m
@@ -90,8 +88,10 @@ async def _serve(case: Case) -> None:
         votes={"vote": vote},
     )
     machine.averages[:] = 0  # brings all of y into memory, as after a long run
-    for i in range(m if vote != table_vote.OWN else 0):
-        machine.update(i, 0, machine.query(i, 0), np.ones(k, np.float32))  # all of them vote
+    if vote != table_vote.OWN:
+        for i in range(m):  # all vote on all directions
+            machine.update(i, 0, machine.query(i, 0), np.ones(k, np.float32))
+        machine.averages[:] = np.random.default_rng(0).normal(size=machine.averages.shape)
     keys = pathlib.Path(FLAGS.keys)
     security = Security(*key_files(keys, "server"), AllowList(keys / "allowed.txt", count))
     journal = Journal(keys / f"{os.getpid()}.log", k, "benchmark-of-run")

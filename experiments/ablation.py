@@ -40,17 +40,19 @@ class Variant(NamedTuple):
     name: str = "far_sign"
     aggregator: str = "mean"  # used by methods that take one
 
-    @property
-    def method(self) -> str:
+    def method(self, q: int) -> str:
+        """The text of the method for q Byzantine workers."""
         options = ",".join(f"{name}={value}" for name, value in self.options.items())
-        return f"{self.name}:{options}" if options else self.name
+        return f"{self.name}:{options}".format(q=q) if options else self.name
 
 
 _TUNED = {"step_size": 0.035}
 _FORWARD = {"step_size": 0.015, "scheme": "forward"}
 _ALIVE = _FORWARD | {"sampler": "alive"}
 _COMBINED = _ALIVE | {"weights": "inverse", "soft": 1, "step_size": 0.02, "last_layer": 0.5}
-_VOTE = _COMBINED | {"vote": "nnm:f=5+trimmed_mean:f=5", "soft": 0, "step_size": 0.007}
+_NNM = "nnm:f={q}+trimmed_mean:f={q}"
+_VOTE = _COMBINED | {"vote": _NNM, "soft": 0, "step_size": 0.007}
+_HASHED = _COMBINED | {"vote": "median", "storage": "hashed", "slots": 3000}
 _RFA = {"step_size": 0.44}
 
 VARIANTS = {
@@ -97,12 +99,11 @@ VARIANTS = {
         _COMBINED | {"arrival_rates": "estimate"},
         "combined, workers that answer often have smaller steps",
     ),
-    "vote": Variant(
-        _VOTE, "combined with a vote of all workers, for which steps must be small"
-    ),
+    "vote": Variant(_VOTE, "combined without soft steps, with a vote and smaller steps"),
     "vote_weighted": Variant(
         _VOTE | {"arrival_rates": "estimate"}, "vote, and weighted as above"
     ),
+    "vote_hashed": Variant(_HASHED, "combined, a vote over 1/4 of the memory"),
     "rfa": Variant(_RFA, "the best method of Table 3, tuned", "cyber0", "rfa:iterations=32"),
     "rfa_forward": Variant(
         _RFA | {"scheme": "forward"}, "rfa, forward", "cyber0", "rfa:iterations=32"
@@ -130,8 +131,8 @@ def ablation() -> pathlib.Path:
     panels = []
     for name, variant in chosen.items():
         config = _budgeted(base, variant.options.get("scheme", "central"))
-        chosen_rule = {"methods": (variant.method,), "aggregators": (variant.aggregator,)}
-        config = dataclasses.replace(config, **chosen_rule)
+        method, rule = variant.method(base.byzantine), variant.aggregator
+        config = dataclasses.replace(config, methods=(method,), aggregators=(rule,))
         panels.append(panel.ready(config, FLAGS.data_dir, name=name, labels={"variant": name}))
     rows = perform(panels, folder)
     multi_host.part()
@@ -143,7 +144,9 @@ def ablation() -> pathlib.Path:
         cells = [summary_lib.accuracy(entry, "last") for entry in (*entries, worst)]
         attacks = [tables.markdown_text(entry["attack"]) for entry in entries]
         header = ["variant", *attacks, "worst", "method", "what it is"]
-        lines.append([name, *cells, f"`{variant.method}`", variant.description])
+        rule = f" with `{variant.aggregator}`" if variant.name != "far_sign" else ""
+        method = f"`{variant.method(base.byzantine)}`{rule}"
+        lines.append([name, *cells, method, variant.description])
     folder.write_rows(rows, summary)
     table = tables.markdown_table(header, lines, markup=True)
     budget = base.events * evaluations(base.directions, "central")

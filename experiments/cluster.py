@@ -12,9 +12,9 @@ minute on two cores.
 
     python -m experiments.cluster --behaviours none --flood 5 --vote nnm:f=2+trimmed_mean:f=2
 
-With --flood, Byzantine workers answer so many times as often as the others, and all together
-give about 200 answers per second. --vote lets all workers decide each step instead of the one
-that answered.
+With --flood, which needs --behaviours none, Byzantine workers answer so many times as often as
+the others, and all together give about 200 answers per second. --vote lets all workers decide
+each step instead of the one that answered.
 
 During the run, the command reports the number of answers, answers per second, the accuracy, the
 largest staleness, and strikes. At the end of each attack it replays the journal, which must
@@ -37,6 +37,7 @@ from absl import flags
 from farsign_jax import attacks, simulation
 from farsign_jax.cli import commands
 from farsign_jax.cli.settings import split
+from farsign_jax.config import systems
 from farsign_jax.config.checks import parse_seeds
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness import plots, summary
@@ -104,7 +105,10 @@ def experiment_config() -> dict[str, Any]:
     require(events > 0, f"need events > 0: got {events}")
     if (flood := FLAGS.flood) is not None:
         require(0 < flood < float("inf"), f"need 0 < --flood < inf: got {flood}")
-    table_vote.table_vote(workers, 1, FLAGS.vote)
+        rule = "--flood needs Byzantine workers and --behaviours none: got "
+        require(byzantine > 0 and without, f"{rule}{byzantine} and {FLAGS.behaviours}")
+    _, options, _ = systems.parse_method(f"far_sign:vote={FLAGS.vote}")
+    table_vote.table_vote(workers, 1, **options)
     return {
         "workers": workers,
         "byzantine": byzantine,

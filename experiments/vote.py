@@ -64,7 +64,7 @@ VOTES = {
     "nnm_soft": ":vote=nnm:f={q}+trimmed_mean:f={q},soft=1",
     "mean": ":vote=mean",
 }
-WAITING = "sgd in rounds, nnm"
+WAITING = "sgd in rounds with nnm"
 OTHERS = ("basgd", "kardam:frequency=count", "zeno_pp", "aflguard", WAITING)
 flags.DEFINE_list("votes", [*VOTES, *OTHERS], "Votes, and servers beside them, to run.")
 
@@ -76,15 +76,16 @@ def _votes(
     votes: Sequence[str] = tuple(VOTES),
     method: str = "far_sign_first_order",
     options: str = "",
+    kind: str = "",
 ) -> Iterable[Cell]:
     """Cells at a place (facet, x) with votes that expect q Byzantine workers.
 
-    The votes of a method with further options are lines of their own.
+    Votes of a method with further options are lines of their own, named after their kind.
     """
     for line in (name for name in FLAGS.votes if name in votes):
         own = ",".join(filter(None, (VOTES[line][1:].format(q=q), options)))
         text = f"{method}:{own}" if own else method
-        named = f"{line}, {options.partition('=')[2].partition(',')[0]}" if options else line
+        named = ", ".join(filter(None, (line, kind)))
         yield Cell(*place, dataclasses.replace(case, methods=(text,)), named)
 
 
@@ -123,7 +124,7 @@ def _settings(base: PanelConfig) -> Iterable[tuple[str, PanelConfig]]:
         settings = {"attacks": (attack,), "byzantine": byzantine}
         for name, partition, batch_size in (
             ("two labels", "label_skew:heterogeneity=2", base.batch_size),
-            ("dirichlet 0.1", "dirichlet:heterogeneity=0.1", 4),  # some have 6 examples
+            ("dirichlet 0.1", "dirichlet:heterogeneity=0.1", 4),  # few examples
         ):
             split = {"partition": partition, "batch_size": batch_size}
             yield f"{name}, {attack}", dataclasses.replace(base, **settings, **split)
@@ -153,19 +154,19 @@ def _flood(base: PanelConfig) -> Iterable[Cell]:
 
 
 def _tables(base: PanelConfig) -> Iterable[Cell]:
-    mlp = dataclasses.replace(base, model="mlp", directions=100)
-    few = dataclasses.replace(base, directions=16)
+    mlp = dataclasses.replace(base, model="mlp", directions=max(base.directions // 4, 1))
+    few = dataclasses.replace(base, directions=max(base.directions // 25, 1))
     zeroth, first = ("MLP, zeroth order", "far_sign"), ("softmax", "far_sign_first_order")
     for size in (256, 2048):
-        for of, (what, method), votes, options in (
-            (mlp, zeroth, ("own", "median"), f"storage=blocks,slots={size}"),
-            (mlp, zeroth, ("median",), f"storage=hashed,slots={size}"),
-            (few, first, ("own", "median", "nnm"), f"seeded={size}"),
+        for of, (what, method), votes, options, kind in (
+            (mlp, zeroth, ("own", "median"), f"storage=blocks,slots={size}", "blocks"),
+            (mlp, zeroth, ("median",), f"storage=hashed,slots={size}", "hashed"),
+            (few, first, ("own", "median", "nnm"), f"seeded={size}", "seeded"),
         ):
             honest = dataclasses.replace(of, byzantine=0, attacks=("none",))
             for case, attack in ((honest, "no attack"), (_flooded(of, FLIP, 5), "flood x5")):
                 place = f"{what}, {attack}", size
-                yield from _votes(case, place, base.byzantine, votes, method, options)
+                yield from _votes(case, place, base.byzantine, votes, method, options, kind)
 
 
 def _visits(base: PanelConfig) -> Iterable[Cell]:

@@ -36,7 +36,7 @@ def start(local: LocalCluster, config: dict[str, Any], attack: str) -> tuple[lis
             local.start_worker(worker, f"--attack={attack}", *fast, *data)
         else:
             kinds.append("honest")
-            local.start_worker(worker, *slow, *data)
+            local.start_worker(worker, *(fast if worker < byzantine else slow), *data)
     if adversary is not None:
         behaviours = [f"--behaviours={','.join(config['behaviours'])}", "--seconds=2"]
         client = local.start_worker(

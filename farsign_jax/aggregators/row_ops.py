@@ -281,9 +281,9 @@ def middle_of(rows: Rows, n: Array, even: str = "mean") -> Array:
         rows: n or more rows f[d]; those that do not count have larger values.
         n: i32[], the number of rows that count.
         even: what an even number of rows gives, as for `median`. The mean of the two middle
-            values is half their sum; where that could overflow, the sum of their halves. Halves
-            of very small numbers are zero, so that their sum would depend on whether XLA
-            contracts it to multiply-add.
+            values is half their sum, or the sum of their halves where their sum could overflow.
+            Halves of the smallest numbers are zero or not, as XLA contracts their sum to a
+            multiply-add or not.
     """
     if even == "low":
         return ranked(rows, (n - 1) // 2)[0]

@@ -87,7 +87,8 @@ class RunSettings:
     validation: float = setting(
         0.0,
         PROBLEM,
-        "The fraction of the training set to measure on. 0 measures on the test set.",
+        "The fraction of the training set to measure on. 0 measures on the test set. The "
+        "commands that draw panels choose step sizes by it, and measure on the test set.",
     )
     workers: int = setting(25, PROBLEM, "The number of workers, m.")
     byzantine: int = setting(5, PROBLEM, "How many are Byzantine, q.")

@@ -39,6 +39,8 @@ def run_figures(
     panels = {panel: lookup("panel", panel, figures) for panel in names}
     folder = folder_for(name, base, panels=list(panels))
     groups = {n: figure_grid.prepare(f.cells(base), FLAGS.data_dir) for n, f in panels.items()}
+    for panel, found in groups.items():
+        require(len(found) > 0, f"panel {panel} has no line of those that were asked for")
     if FLAGS.dry_run:
         every = ((name, *pair) for name, mine in groups.items() for pair in enumerate(mine))
         plan.print_plan((figure_grid.planned(*each, folder) for each in every), folder)

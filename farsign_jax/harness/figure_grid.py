@@ -211,7 +211,8 @@ def _in_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def shown(rows: list[dict[str, Any]], of_time: bool) -> list[dict[str, Any]]:
-    """One entry per cell: its best step size by the mean over seeds."""
+    """One entry per cell: its best step size by the mean over seeds, on held-out examples if
+    there are any."""
     cells: dict[tuple, dict[float, list[dict]]] = {}
     for row in rows if of_time else _in_time(rows):
         by_step = cells.setdefault((row["facet"], row["x"], row["line"]), {})
@@ -280,10 +281,12 @@ def show(
         body = [[line, *(cells.get((line, x), "") for x in xs)] for line in lines]
         first = {e["x"]: e for e in mine if e["line"] == lines[0]}
         for kind, text in (("typical", "root mean square"), ("largest", "largest")):
-            of = [f"{first[x][f'{kind}_staleness']:.0f}" for x in xs]
+            of = [f"{first[x][f'{kind}_staleness']:.0f}" if x in first else "" for x in xs]
             body.append([f"{text} staleness of {lines[0]}", *of])
         texts.append(f"{facet}\n\n" + tables.markdown_table([figure.x, *map(str, xs)], body))
-    table = f"# {figure.title}\n\n{figure.y}\n\n" + "\n".join(texts)
+    chosen = "the step sizes of which are chosen on held-out examples"
+    what = f"{figure.y}, {chosen}" if "validation_accuracy" in rows[0] else figure.y
+    table = f"# {figure.title}\n\n{what}\n\n" + "\n".join(texts)
     files.write_text(folder.path / f"{name}.md", table)
     print(f"\n{table}")
     draw = plots.heatmap if isinstance(entries[0]["x"], str) else plots.lines

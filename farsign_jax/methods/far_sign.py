@@ -250,12 +250,12 @@ def build(
             instead of alpha * sign(y_j), with the mean over the directions of the answer.
         averaging: g >= 0, the output is the mean of iterates with weights (n + 1)^g; None, x.
         storage: how y is kept, see `average_storage`.
-        slots: averages per worker of the last three kinds; None, an eighth of the coordinates.
+        slots: averages per worker of the last three kinds; None, an eighth of K.
         vote: "own", x moves by the average of the worker that answered; or an aggregator of
             those of all workers, as in "nnm:f=5+trimmed_mean:f=5", see `table_vote`.
         max_age: workers that did not answer for so many updates have no vote; None, they have.
         age_decay: in (0, 1], the factor per update of age of an average that votes.
-        seeded: K, the number of random directions, in whose span x moves; None, coordinates.
+        seeded: K random directions that x moves in, the same for all seeds; None, coordinates.
     """
     beta, m = hyper["average_step"], problem.num_workers
     require(beta <= 1, f"far_sign needs 0 < average_step <= 1: got {beta}")
@@ -296,5 +296,5 @@ METHOD = Method(
     moves_along_coordinates=True,
     dense_options=("averaging", "seeded"),
     state_dependent_options=("sampler",),
-    numpy_server_options=table_vote.OPTIONS,
+    has_numpy_server=True,
 )

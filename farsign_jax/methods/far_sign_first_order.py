@@ -51,7 +51,8 @@ def build(
             those of all workers, as in "nnm:f=5+trimmed_mean:f=5", see `table_vote`.
         max_age: workers that did not answer for so many updates have no vote; None, they have.
         age_decay: in (0, 1], the factor per update of age of an average that votes.
-        seeded: K, the number of random directions, in whose span x moves; None, coordinates.
+        seeded: K, the number of random directions in whose span x moves, the same for all
+            seeds; None, coordinates.
     """
     server, _ = far_sign.build(
         problem,
@@ -82,5 +83,5 @@ METHOD = Method(
     },
     moves_along_coordinates=True,
     dense_options=("seeded",),
-    numpy_server_options=table_vote.OPTIONS,
+    has_numpy_server=True,
 )

@@ -19,6 +19,7 @@ from farsign_jax.models.structure import MLPStructure
 from farsign_jax.oracles.coordinate_mlp import touch
 from farsign_jax.validation import is_concrete, lookup, require
 
+_SEEDED = 0x5EED  # keeps the key of the directions apart from those of runs (`keys`)
 WEIGHTS = ("none", "inverse")  # how the steps of a sampler may be weighted
 
 ArrivalWeights = Callable[[Array, Array], Array]
@@ -140,13 +141,14 @@ def soft_sign(width: float) -> Sign:
 
 
 def make_dictionary(dim: int, k: int, seeded: int | None) -> Dictionary:
-    """The d coordinates, or `seeded` directions of the unit sphere, the same in all runs.
+    """The d coordinates, or `seeded` directions of the unit sphere, the same for all seeds.
 
-    Directions are drawn again from their numbers, so that nothing is stored or sent.
+    Directions are drawn again from their numbers, so that no vector is stored or sent.
     """
     if seeded is None:
         return directions.identity(dim, k)
-    return directions.seeded(dim, seeded, k, jax.random.key(0))
+    key = jax.random.fold_in(jax.random.key(0), _SEEDED)
+    return directions.seeded(dim, seeded, k, key)
 
 
 def last_layer_gain(

@@ -75,8 +75,8 @@ class Method(NamedTuple):
         dense_options: options that make the method change all of x when they are set.
         state_dependent_options: options that make the directions of a question depend on the
             state of the server when they are set, so that they must be sent to the worker.
-        numpy_server_options: the options with which `farsign_jax.runtime` can run the server of
-            the method in NumPy; None, it cannot.
+        has_numpy_server: whether `farsign_jax.runtime` can run the server of the method in
+            NumPy, without options but those of a vote.
     """
 
     build: Callable[..., tuple[Server, Worker]]
@@ -88,7 +88,7 @@ class Method(NamedTuple):
     moves_along_coordinates: bool = False
     dense_options: tuple[str, ...] = ()
     state_dependent_options: tuple[str, ...] = ()
-    numpy_server_options: tuple[str, ...] | None = None
+    has_numpy_server: bool = False
 
 
 def step_size_presets(paper: float, tuned: float | None = None) -> dict[str, Hyper]:

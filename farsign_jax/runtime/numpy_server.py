@@ -6,8 +6,8 @@ coordinate-major, f32[d, m], so that the values of x and of y that one answer to
 
 NumPy needs help to produce the same bits as XLA (`numpy_floats`), and alpha_n and beta_n must
 be computed by the compiled schedules in a loop, as in the simulator, since the last bit of a
-vectorised power may differ. Whether all this holds on the present machine is tested, not
-assumed: `uses_multiply_add`.
+vectorised power may differ. Whether averages and steps have the same bits on the present
+machine is tested, not assumed: `uses_multiply_add`.
 """
 
 import functools

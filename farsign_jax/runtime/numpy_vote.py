@@ -31,7 +31,7 @@ class NumpyVote(Protocol):
 
         Args:
             worker: the worker that has answered.
-            rows: f32[k, m], the averages before its answer.
+            rows: f32[k, m], the averages before its answer, which may be overwritten.
             new: f32[k], its averages after it.
             step: the number of the update.
         """
@@ -78,9 +78,9 @@ def _trimmed_mean(f: int, m: int) -> Rule:
         lowest = ordered[np.arange(len(rows)), drop]
         place = np.arange(m)[:, None]
         kept = (drop <= place) & (place < n - drop)
-        # Along the first axis, NumPy adds one row after the other.
         terms = np.where(kept, flush_subnormals(ordered.T - lowest), np.float32(0))
-        mean = terms.sum(axis=0) / np.maximum(n - 2 * drop, 1).astype(np.float32)
+        total = np.add.accumulate(terms, axis=0)[-1]  # one after the other, unlike `sum`
+        mean = total / np.maximum(n - 2 * drop, 1).astype(np.float32)
         return np.where(n > 0, flush_subnormals(lowest + flush_subnormals(mean)), 0)
 
     return rule
@@ -119,7 +119,7 @@ class ByDirection:
         return {"heard": self._heard}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        self._heard = state["heard"]
+        self._heard = state["heard"].copy()
 
 
 class Compiled:

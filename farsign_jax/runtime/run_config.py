@@ -16,7 +16,7 @@ from farsign_jax.config import schedules, systems
 from farsign_jax.config.run_config import RunConfig
 from farsign_jax.config.settings import from_dict
 from farsign_jax.io import files, provenance
-from farsign_jax.methods import METHODS, defaults_of
+from farsign_jax.methods import METHODS, defaults_of, table_vote
 from farsign_jax.runtime.numpy_server import NumpyServer, uses_multiply_add
 from farsign_jax.runtime.state_machine import CompiledServer, StateMachine
 from farsign_jax.validation import InvalidConfig, require
@@ -118,8 +118,8 @@ def machine(config: RunConfig, problem: Problem) -> StateMachine:
     """The server of a run: in NumPy if the method has one with these options, and NumPy gives
     the bits of the compiled update on this machine; else the compiled one."""
     name, options, _ = systems.parse_method(config.method, config.preset)
-    known = METHODS[name].numpy_server_options
-    if known is not None and options.keys() <= set(known) and uses_multiply_add() is not None:
+    known = METHODS[name].has_numpy_server and options.keys() <= set(table_vote.OPTIONS)
+    if known and uses_multiply_add() is not None:
         d, schedule = problem.x0.shape[-1], schedules.oracle_config(config).schedule
         return NumpyServer(
             config.workers,

@@ -56,7 +56,8 @@ _define(
     "float",
     "rate",
     None,
-    "Most answers per second of this worker. By default, it answers as fast as it can.",
+    "Answers per second of this worker, at most. After a pause it makes up for at most a "
+    "second. By default, it answers as fast as it can.",
 )
 _define("float", "patience", 60.0, "Seconds without a server after which the worker gives up.")
 _define("float", "ping", 10.0, "Seconds between two pings of an idle connection.")
@@ -72,13 +73,13 @@ def load_credentials(values: Any, host: str) -> Credentials | None:
 
 def paced(answer: Answer, rate: float) -> Answer:
     """Returns the same function, which waits where it is called more often per second."""
-    due = 0.0
+    due = time.monotonic()
 
     def answer_in_time(x, question):
         nonlocal due
         value = answer(x, question)
         time.sleep(max(due - time.monotonic(), 0.0))
-        due = max(due, time.monotonic() - 1.0) + 1 / rate  # it makes up for up to a second
+        due = max(due, time.monotonic() - 1.0) + 1 / rate
         return value
 
     return answer_in_time
@@ -100,7 +101,8 @@ def work() -> None:
     require(FLAGS.patience > 0, f"need --patience > 0 seconds: got {FLAGS.patience}")
     require(FLAGS.ping > 0, f"need --ping > 0 seconds: got {FLAGS.ping}")
     if FLAGS.rate is not None:
-        require(0 < FLAGS.rate < math.inf, f"need 0 < --rate < inf: got {FLAGS.rate}")
+        # A thread that waits longer would keep Ctrl-C waiting.
+        require(0.1 <= FLAGS.rate < math.inf, f"need 0.1 <= --rate < inf: got {FLAGS.rate}")
     attack = make_attack(FLAGS.attack)
     credentials = load_credentials(FLAGS, host)
     commands.prepare_jax()

@@ -32,6 +32,16 @@ def test_trimmed_fraction_is_rounded_down():
     np.testing.assert_allclose(traced, want, rtol=1e-6)
 
 
+@pytest.mark.parametrize("n", [2, 6, 40])
+def test_the_mean_of_two_middle_values_loses_no_number(n):
+    """Their halves may be too small, and their sum too large, for float32."""
+    small, large = np.float32(2.0**-126), np.finfo(np.float32).max
+    others = np.repeat([[-large, large]], n // 2 - 1, axis=0).reshape(-1, 1)
+    for pair, want in (((small, small), small), ((large / 2, large), large * 0.75)):
+        x = np.concatenate([others, np.array(pair, np.float32)[:, None]])
+        assert make("median")(x)[0] == np.float32(want)
+
+
 def test_results_stay_within_the_honest_range():
     f, honest = 4, sample(4)[:5]
     low, high = honest.min(0), honest.max(0)

@@ -16,7 +16,7 @@ MNIST = os.environ.get("FARSIGN_DATA_DIR")
 # What names a row; other columns have figures.
 NAMES = ("method", "attack", "step size", "source", "claim", "aggregator", "idea")
 # These differ from machine to machine, or compare with rows that are not measured again.
-OTHERS = ("seconds", "to 85 %", "worst", "what")
+OTHERS = ("seconds", "to 85 %", "worst", "survives", "what")
 FAR_SIGN = ("--methods=far_sign", "--attacks=none")
 TRUSTED = ("--methods=zeno_pp", "--attacks=none", "--seeds=2", "--eval_every=250")
 # Name of the table, command, what restricts it to a few rows, and the file that it writes.
@@ -30,6 +30,10 @@ EMBEDDED = [
     ("brsgd", "brsgd", ("--claims=network",), "table.md"),
     ("brsgd-assumptions", "brsgd", ("--claims=assumptions",), "table.md"),
     ("rates-recursion", "rates", ("--claims=recursion",), "table.md"),
+    *((f"vote-{p}", "vote", (f"--panels={p}", "--votes=own"), f"{p}.md")
+      for p in ("cases", "flood", "tables", "visits")),
+    ("rates-votes", "rates", ("--claims=votes",), "table.md"),
+    ("prior-art-1", "prior_art", ("--tables=1", "--attacks=none"), "table1.md"),
     ("brsgd-resilience", "brsgd", ("--claims=resilience",), "resilience.md"),
 ]  # fmt: skip
 ALL_OF_MNIST = [

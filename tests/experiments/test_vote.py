@@ -2,8 +2,11 @@
 
 import pytest
 
+from docs.figures import read as read_tables
 from experiments import vote
 from farsign_jax.config import systems
+from farsign_jax.harness import figure_grid
+from farsign_jax.io import run_folder
 from tests.experiments.test_experiments import read, run
 
 SMALL = ["--panels=flood", "--seeds=1", "--events=40", "--eval_every=20", "--directions=20"]
@@ -34,6 +37,21 @@ def test_every_case_has_every_vote_and_settings_that_are_valid(parsed_flags):
     assert {cell.config.attacks for cell in honest} == {("none",)}
 
 
+@pytest.mark.parametrize("panel", vote.PANELS)
+def test_every_panel_is_shown(panel, parsed_flags, tmp_path):
+    figure = vote.PANELS[panel]
+    rows = [
+        {"facet": cell.facet, "x": cell.x, "line": cell.line, "seed": 0, "step_size": 1.0}
+        | {"test_accuracy": 0.5, "validation_accuracy": 0.6, "virtual_seconds": 1.0}
+        | {"mean_square_staleness": 4, "largest_staleness": 5}
+        for cell in figure.cells(vote.CONFIG)
+    ]
+    figure_grid.show(panel, figure, rows, run_folder.open_folder(tmp_path, {}))
+    header, *lines = read_tables(tmp_path / f"{panel}.md")[0]
+    assert {len(line) for line in lines} == {len(header)}
+    assert all(cell for line in lines for cell in line), "an empty cell"
+
+
 @pytest.mark.slow
 def test_vote_writes_what_it_shows_and_continues(tmp_path):
     command = ["experiments.vote", "--votes=median", "--out", tmp_path, *SMALL]
@@ -52,3 +70,5 @@ def test_vote_writes_what_it_shows_and_continues(tmp_path):
 def test_unknown_votes_are_refused_in_one_line():
     code, _, err = run("experiments.vote", "--votes=medain", "--dry_run")
     assert code == 2 and "did you mean 'median'" in err and err.count("\n") == 1
+    code, _, err = run("experiments.vote", "--votes=basgd", "--panels=flood", "--dry_run")
+    assert code == 2 and "panel flood has no line" in err and err.count("\n") == 1

@@ -1,11 +1,13 @@
 """BASGD's buffers against the paper written down in NumPy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from farsign_jax import aggregators, attacks, directions, oracles, simulation
+from farsign_jax import RunConfig, aggregators, attacks, directions, oracles, simulation
 from farsign_jax.base import Report, System
 from farsign_jax.methods.buffered import buffered
 from farsign_jax.validation import InvalidConfig
@@ -82,6 +84,15 @@ def test_centered_clipping_starts_from_the_last_aggregate():
     states = drive(server, [0, 1, 0, 1], far)
     lengths = [float(jnp.linalg.norm(s.aggregate)) for s in states]
     np.testing.assert_allclose(lengths, [0, 1, 1, 2], rtol=1e-5)
+
+
+@pytest.mark.parametrize("message", ["dense", "scalar"])
+def test_forward_differences_cost_one_evaluation_more_than_directions(message):
+    config = RunConfig(method=f"cyber0:message={message}", directions=10)
+    problem, _ = config.problem()
+    forward = dataclasses.replace(config, method=f"cyber0:message={message},scheme=forward")
+    assert config.system(problem).worker.evaluations == 20
+    assert forward.system(problem).worker.evaluations == 11
 
 
 @pytest.mark.slow

@@ -1,10 +1,10 @@
 """FAR-SIGN along random directions that a seed names, in the place of coordinates."""
 
-import jax
 import numpy as np
 import pytest
 
-from farsign_jax import InvalidConfig, RunConfig, directions
+from farsign_jax import InvalidConfig, RunConfig
+from farsign_jax.methods import far_sign_parts
 
 RUN = {"model": "softmax_regression", "workers": 5, "byzantine": 1, "directions": 8}
 
@@ -19,7 +19,7 @@ def test_x_moves_in_the_span_of_the_directions(method):
     run = config.run()
     moved = np.asarray(run.params - problem.x0, np.float64)
     d = len(moved)
-    seeded = directions.seeded(d, 32, 8, jax.random.key(0))
+    seeded = far_sign_parts.make_dictionary(d, 8, 32)
     zero, worker = np.zeros(d, np.float32), np.int32(0)
     rows = [seeded.move(zero, worker, np.array([j]), np.ones(1, np.float32)) for j in range(32)]
     basis = np.asarray(rows, np.float64).T

@@ -25,7 +25,7 @@ WRONG = [
     ("work", ["--worker=1"], "--certificates DIR, or, on this machine alone"),
     ("work", ["--worker=1", "--insecure", "--server=example.com:1"], "host 'example.com'"),
     ("work", ["--worker=1", "--insecure", "--attack=sign_flop"], "did you mean 'sign_flip'"),
-    ("work", ["--worker=1", "--insecure", "--rate=0"], "need 0 < --rate < inf: got 0.0"),
+    ("work", ["--worker=1", "--insecure", "--rate=0"], "need 0.1 <= --rate < inf: got 0.0"),
     ("tls", ["--workers=0"], "need --workers > 0: got 0"),
 ]
 

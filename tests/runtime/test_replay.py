@@ -113,7 +113,9 @@ GENERAL = [
     dataclasses.replace(SMALL, method="async_sgd", model="softmax_regression"),
     dataclasses.replace(SMALL, method="fedbuff", model="softmax_regression"),
     dataclasses.replace(SMALL, method="far_sign:vote=nnm:f=1+trimmed_mean:f=1,soft=0.5"),
+    dataclasses.replace(SMALL, method="far_sign:vote=trimmed_mean:f=1,max_age=20"),
     dataclasses.replace(SMALL, method="far_sign:sampler=alive"),
+    dataclasses.replace(SMALL, method="far_sign:seeded=32,vote=median"),
     dataclasses.replace(SMALL, method="far_sign:rate_cap=2.0"),
 ]
 
@@ -121,14 +123,15 @@ GENERAL = [
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
-    GENERAL[:3] + [pytest.param(config, marks=pytest.mark.long) for config in GENERAL[3:]],
+    GENERAL[:4] + [pytest.param(config, marks=pytest.mark.long) for config in GENERAL[4:]],
     ids=lambda c: c.method,
 )
-def test_other_servers_use_their_compiled_update_and_replay(config, tmp_path):
+def test_other_servers_replay(config, tmp_path):
     (tmp_path / "config.json").write_text(run_config.to_json(config))
     problem = config.problem()[0]
     core, store, _ = open_run(tmp_path, problem, config=config)
-    assert isinstance(core.machine, CompiledServer)
+    in_numpy = config.method.endswith("max_age=20")  # without options but those of a vote
+    assert isinstance(core.machine, NumpyServer if in_numpy else CompiledServer)
     rng = np.random.default_rng(2)
     schedule = rng.integers(0, 3, 60).tolist()
 

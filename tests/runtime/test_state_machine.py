@@ -15,7 +15,7 @@ from farsign_jax.base import Report
 from farsign_jax.methods import table_vote
 from farsign_jax.methods.async_sgd import async_sgd
 from farsign_jax.methods.far_sign import far_sign
-from farsign_jax.runtime import numpy_floats, numpy_server
+from farsign_jax.runtime import numpy_floats, numpy_server, numpy_vote
 from farsign_jax.runtime.numpy_server import NumpyServer
 from farsign_jax.runtime.state_machine import CompiledServer, same_bits
 from tests.runtime.helpers import (
@@ -54,6 +54,26 @@ def test_numpy_has_the_bits_of_the_compiled_update(steps):
 @pytest.mark.parametrize("options", VOTES, ids=str)
 def test_votes_in_numpy_have_the_bits_of_the_compiled_update(options):
     same_as_compiled("staircase", 5, options)
+
+
+@pytest.mark.parametrize("m", [2, 25, 33])
+@pytest.mark.parametrize("k", [1, 16])
+@pytest.mark.parametrize("vote", ["majority_vote", "median", "trimmed_mean:f={f}"])
+def test_votes_on_numbers_that_nearly_cancel_have_the_signs_of_compiled_ones(m, k, vote):
+    """The last bit of a sum, and numbers just above the smallest ones, decide."""
+    vote = vote.format(f=(m - 1) // 4)
+    table, state = table_vote.table_vote(m, 64, vote), numpy_vote.make(m, 64, {"vote": vote})
+    compiled = jax.jit(table.result)
+    rng, everyone = np.random.default_rng(m), np.zeros(m, np.int32)
+    for trial in range(100):
+        size = 1.0 if trial % 2 else 2.0**-125
+        pairs = size * (1 + rng.integers(0, 8, (k, m)) * 2.0**-23) * rng.choice([-1, 1], (k, m))
+        rows = pairs.astype(np.float32) * (rng.random((k, m)) < rng.choice([0.5, 1.0]))
+        new = rows[:, 0].copy()
+        state.restore({"heard": everyone})
+        signs = np.sign(state.decide(0, rows.copy(), new, 0))
+        expected = np.sign(compiled(table_vote.VoteState(everyone), rows.T, 0))
+        np.testing.assert_array_equal(signs, expected)
 
 
 def same_as_compiled(steps, m, options):

@@ -81,12 +81,15 @@ def test_a_worker_that_keeps_a_state_is_rejected():
 
 
 def test_a_paced_worker_waits_and_gives_the_same_answers(monkeypatch):
-    now, slept = [100.0], []
+    now = [100.0]
     clock = SimpleNamespace(
-        monotonic=lambda: now[0],
-        sleep=lambda seconds: (slept.append(seconds), now.__setitem__(0, now[0] + seconds)),
+        monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds)
     )
     monkeypatch.setattr(work, "time", clock)
     answer = work.paced(lambda x, question: x + question, 4.0)
-    assert [answer(1, n) for n in range(8)] == list(range(1, 9))
-    assert now[0] - 100 == pytest.approx(sum(slept)) and slept[-2:] == [0.25, 0.25]
+    assert [answer(1, n) for n in range(9)] == list(range(1, 10))
+    assert now[0] == 102.0  # the first at once, then four per second
+    now[0] += 60.0
+    for n in range(9):
+        answer(1, n)
+    assert now[0] == pytest.approx(162 + 4 / 4)  # of nine, a second's worth came at once
