@@ -1,6 +1,6 @@
 """Who decides a step of FAR-SIGN: the worker that answered, or all workers by a vote?
 
-    python -m experiments.vote                  all panels, about 30 minutes on two cores
+    python -m experiments.vote                  all panels, about an hour on two cores
     python -m experiments.vote --panels flood   one of them
 
     cases    accuracy of votes and of other servers under attacks, floods, uneven arrivals and

@@ -42,7 +42,7 @@ SOURCES = {
     "prior_art": (["prior-art-1.md", "prior-art-2.md", "prior-art-ahead.md"], set()),
     "votes": (
         ["rates-votes.md", *(f"vote-{panel}.md" for panel in ("cases", "flood", "visits"))],
-        {"0.6", "1.2", "2.2", "4.7"},  # differences
+        {"1.9", "1.0", "2.3", "4.7", "0.1"},  # differences, and a concentration
     ),
     "theory": (
         ["rates.md", "rates-recursion.md", "tune-text.md"],
