@@ -102,21 +102,20 @@ _WEIGHTED = ("far_sign", "far_sign:arrival_rates=known", "far_sign:arrival_rates
 _CAPPED = "far_sign:rate_cap=1.2"
 
 
-def _voting(base: PanelConfig) -> tuple[str, str]:
+def _voting(base: PanelConfig) -> str:
     q = base.byzantine
-    vote = f"far_sign:vote=nnm:f={q}+trimmed_mean:f={q}"
-    return vote, f"{vote},arrival_rates=estimate"
+    return f"far_sign:vote=nnm:f={q}+trimmed_mean:f={q}"
 
 
 def _uneven(base: PanelConfig) -> Iterable[Cell]:
     fast = base.workers // 5
     settings = {"partition": "two_camps", "byzantine": 0, "events": 2 * base.events}
-    settings |= {"methods": (*_WEIGHTED, *_voting(base), "async_sgd")}
+    settings |= {"methods": (*_WEIGHTED, _voting(base), "async_sgd")}
     heterogeneous = dataclasses.replace(base, **settings)
     for spread in (1, 4, 16, 64):
         for config in _each(heterogeneous, arrivals=f"exponential:spread={spread},fast={fast}"):
             yield Cell(f"{fast} fast workers have half of the labels", spread, config)
-    settings = {"attacks": ("sign_flip",), "methods": (*_WEIGHTED, _CAPPED, *_voting(base))}
+    settings = {"attacks": ("sign_flip",), "methods": (*_WEIGHTED, _CAPPED, _voting(base))}
     flooded = dataclasses.replace(base, **settings)
     for rate in (1, 2, 4, 8, 16):
         settings = {"arrivals": "exponential", "timing_attack": f"flood:rate={rate}"}
@@ -128,7 +127,7 @@ def _timing(base: PanelConfig) -> Iterable[Cell]:
     rules = [
         m for m in base.methods if m != "async_zo_sgd"
     ]  # `replay` cannot forge its answers
-    own = ["far_sign", _CAPPED, "far_sign:arrival_rates=estimate", *_voting(base)]
+    own = ["far_sign", _CAPPED, "far_sign:arrival_rates=estimate", _voting(base)]
     rules = [*own, *rules, "sgd"]
     base = dataclasses.replace(
         base, arrivals="exponential", methods=tuple(dict.fromkeys(rules))
