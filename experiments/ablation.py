@@ -52,7 +52,7 @@ _ALIVE = _FORWARD | {"sampler": "alive"}
 _COMBINED = _ALIVE | {"weights": "inverse", "soft": 1, "step_size": 0.02, "last_layer": 0.5}
 _NNM = "nnm:f={q}+trimmed_mean:f={q}"
 _VOTE = _COMBINED | {"vote": _NNM, "soft": 0, "step_size": 0.007}
-_HASHED = _COMBINED | {"vote": "median", "storage": "hashed", "slots": 3000}
+_HASHED = _VOTE | {"vote": "median", "storage": "hashed", "slots": 3000}
 _RFA = {"step_size": 0.44}
 
 VARIANTS = {
@@ -103,7 +103,7 @@ VARIANTS = {
     "vote_weighted": Variant(
         _VOTE | {"arrival_rates": "estimate"}, "vote, and weighted as above"
     ),
-    "vote_hashed": Variant(_HASHED, "combined, a vote over 1/4 of the memory"),
+    "vote_hashed": Variant(_HASHED, "vote, by a median over 1/4 of the memory"),
     "rfa": Variant(_RFA, "the best method of Table 3, tuned", "cyber0", "rfa:iterations=32"),
     "rfa_forward": Variant(
         _RFA | {"scheme": "forward"}, "rfa, forward", "cyber0", "rfa:iterations=32"
