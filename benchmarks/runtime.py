@@ -153,7 +153,10 @@ def _ask(server: subprocess.Popen) -> dict[str, Any]:
 def trivial(case: Case, keys: pathlib.Path) -> dict[str, Any]:
     """Measures the server of trivial workers."""
     dim, count = case.dim, case.connected
-    module, common = "benchmarks.runtime", [f"--keys={keys}", f"--case={json.dumps(case)}"]
+    module, common = (
+        "benchmarks.runtime",
+        [f"--keys={keys}", f"--case={files.json_text(list(case))}"],
+    )
     server = _start(module, "--role=server", *common)
     processes = [server]
     try:

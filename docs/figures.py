@@ -116,11 +116,16 @@ def time_to_accuracy() -> str:
 
 
 def ablation() -> str:
-    """Each variant, without attack and under the worst one."""
+    """Each variant, without attack, under the worst one, and in a flood if it was measured."""
     header, *rows = read(RESULTS / "ablation.md")[0]
-    columns = [0, header.index("none"), header.index("worst"), len(header) - 1]
-    kept = [[f"`{row[0]}`", *(row[column] for column in columns[1:])] for row in rows]
-    return tables.markdown_table(["variant", "none", "worst", "description"], kept, markup=True)
+    flood = {row[0]: row[1] for row in read(RESULTS / "ablation-flood.md")[0]}
+    columns = [header.index("none"), header.index("worst")]
+    kept = [
+        [f"`{row[0]}`", *(row[column] for column in columns), flood.get(row[0], ""), row[-1]]
+        for row in rows
+    ]
+    columns = ["variant", "none", "worst", "flood", "description"]
+    return tables.markdown_table(columns, kept, markup=True)
 
 
 WHOLE, BUFFERS = "25,450 numbers", "buffers on the server"

@@ -3,7 +3,7 @@
     python -m experiments.ablation                            MNIST, 5 seeds
     python -m experiments.ablation --seeds 1 --variants tuned,forward
     python -m experiments.ablation --arrivals exponential --timing_attack flood:rate=5 \\
-        --attacks sign_flip --variants combined,weighted,vote,vote_weighted,rfa_forward
+        --attacks sign_flip --variants combined,weighted,vote,vote_weighted,vote_hashed
 
 The setting and the budget are those of Table 3: the cost of --events answers with two
 evaluations per direction. A variant that needs fewer evaluations per answer gets more answers,
