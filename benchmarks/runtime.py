@@ -152,11 +152,8 @@ def _ask(server: subprocess.Popen) -> dict[str, Any]:
 
 def trivial(case: Case, keys: pathlib.Path) -> dict[str, Any]:
     """Measures the server of trivial workers."""
-    dim, count = case.dim, case.connected
-    module, common = (
-        "benchmarks.runtime",
-        [f"--keys={keys}", f"--case={files.json_text(list(case))}"],
-    )
+    dim, count, text = case.dim, case.connected, files.json_text(list(case))
+    module, common = "benchmarks.runtime", [f"--keys={keys}", f"--case={text}"]
     server = _start(module, "--role=server", *common)
     processes = [server]
     try:
