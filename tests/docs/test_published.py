@@ -22,6 +22,7 @@ NAMES = ("method", "attack", "step size", "source", "claim", "aggregator", "idea
 # These differ from machine to machine, or compare with rows that are not measured again.
 OTHERS = ("seconds", "to 85 %", "worst", "survives", "what")
 FAR_SIGN = ("--methods=far_sign", "--attacks=none")
+FLOOD = ("--attacks=sign_flip", "--arrivals=exponential", "--timing_attack=flood:rate=5")
 TRUSTED = ("--methods=zeno_pp", "--attacks=none", "--seeds=2", "--eval_every=250")
 # Name of the table, command, what restricts it to a few rows, and the file that it writes.
 EMBEDDED = [
@@ -46,6 +47,13 @@ ALL_OF_MNIST = [
     ("table3-asynchronous", "table3", TRUSTED, "table.md"),
     ("tune", "tune", FAR_SIGN, "table.md"),
     ("ablation", "ablation", ("--variants=tuned", "--attacks=none"), "table.md"),
+    ("ablation-flood", "ablation", ("--variants=weighted", *FLOOD), "table.md"),
+    (
+        "ablation-rfa",
+        "ablation",
+        ("--variants=combined", "--attacks=none", "--seeds=0,"),
+        "table.md",
+    ),
     ("asynrsa", "asynrsa", ("--claims=theorem",), "table.md"),
 ]
 
