@@ -251,6 +251,9 @@ def test_speed():
     shown = [f"{rules['median']} ms (`median`)", f"{rules['rfa']} ms (`rfa`)"]
     for part in [*shown, f"{rules['geometric_median']} ms for the exact"]:
         assert part in text
+    ours, basgd, sgd = figures.read(RESULTS / "many-workers.md")[0][1:]
+    assert f"take {ours[2]} s with `far_sign`, {basgd[2]} s with the 4,001 buffers" in text
+    assert f"and {sgd[2]} s as four rounds" in text and f"ends at {ours[1]} %" in text
     open_queries = figures.read(BENCHMARKS / "delays-cpu-epyc-2cores.md")
     times = [float(cell) for row in open_queries[0][1:] for cell in row[2:4]]
     assert f"{min(times):.2f} to {max(times):.2f} times as long as with fresh delivery" in text
