@@ -7,6 +7,7 @@ from farsign_jax.harness import plots
 
 pytest.importorskip("grpc")
 
+from experiments.parts.cluster_processes import paces, started
 from experiments.parts.cluster_progress import new_marks
 
 
@@ -28,3 +29,12 @@ def test_marks_are_drawn_for_their_attack_alone():
     texts = [[text.get_text() for text in axis.texts] for axis in figure.axes]
     assert texts == [[], [" worker 3: ejected"]]
     plt.close(figure)
+
+
+def test_a_cluster_says_how_many_workers_it_starts_and_how_often_they_answer():
+    config = {"workers": 8, "byzantine": 2, "behaviours": [], "flood": None}
+    assert started(config) == "8 workers" and paces(config) == ([], [])
+    mixed = config | {"behaviours": ["stall"]}
+    assert started(mixed) == "7 workers and an adversarial client"
+    # Two at 62.5 and six at 12.5 are 200 answers per second.
+    assert paces(config | {"flood": 5.0}) == (["--rate=62.5"], ["--rate=12.5"])
