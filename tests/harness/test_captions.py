@@ -15,7 +15,7 @@ def test_a_caption_names_examples_seeds_and_moment():
     )
     held_out = dataclasses.replace(config, seeds=(7,), validation=1 / 6)
     assert captions.of_accuracies(held_out, best=False).startswith(
-        "Accuracy in % on the 16.7 % of the training set held out for validation after the last "
-        "event, seed 7. "
+        "Accuracy in % on the 16.7 % of the training set held out for validation after the "
+        "last event, seed 7. "
     )
     assert "backdoor is the part" in captions.of_accuracies(config, backdoor=True)
