@@ -124,8 +124,8 @@ def ablation() -> str:
         [f"`{row[0]}`", *(row[column] for column in columns), flood.get(row[0], ""), row[-1]]
         for row in rows
     ]
-    columns = ["variant", "none", "worst", "flood", "description"]
-    return tables.markdown_table(columns, kept, markup=True)
+    named = ["variant", "none", "worst", "flood", "description"]
+    return tables.markdown_table(named, kept, markup=True)
 
 
 WHOLE, BUFFERS = "25,450 numbers", "buffers on the server"

@@ -60,7 +60,7 @@ def load(
     measure = metrics.classification(module, test, test_labels)
     if settings.validation and test_too:
         of_test = metrics.classification(module, data.test_images, data.test_labels)
-        measure = metrics.WithValidation(of_test, measure)
+        measure = metrics.WithAccuracy(of_test, measure, "validation_accuracy")
     return Examples(module, inputs, targets, labels, measure)
 
 
@@ -83,8 +83,8 @@ def problem_of(settings: RunSettings, examples: Examples, seed: int) -> Problem:
 
 def measure_under(attack: str, measure: Measure, problem: Problem) -> Measure:
     """The measure of runs under an attack; of a backdoor, with its success rate."""
-    if isinstance(measure, metrics.WithValidation):
-        return dataclasses.replace(measure, test=measure_under(attack, measure.test, problem))
+    if isinstance(measure, metrics.WithAccuracy):
+        return dataclasses.replace(measure, clean=measure_under(attack, measure.clean, problem))
     goal, classes = attacks.make(attack).goal, problem.num_classes
     if goal is None or classes is None or not isinstance(measure, Classification):
         return measure

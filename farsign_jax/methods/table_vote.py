@@ -78,6 +78,13 @@ class TableVote(NamedTuple):
     result: Callable[[VoteState, Array, Array], Array]
     compares_rows: bool
 
+    def hear(
+        self, state: VoteState, i: Array, columns: Array, new: Array, step: Array
+    ) -> tuple[VoteState, Array]:
+        """Learns what worker i has changed, and returns what x then moves by."""
+        state = self.learn(state, i, columns, new, step)
+        return state, self.result(state, columns.at[i].set(new, mode="drop"), step)
+
 
 def table_vote(
     num_workers: int,
@@ -174,11 +181,10 @@ def listener(vote: TableVote | None, storage: AverageStorage, newest: bool) -> L
             columns = storage.read(averages, everyone, j[None])
             old = columns[jnp.minimum(i, m - 1)]
             new = old + beta * (answer - old)
-            learned = vote.learn(votes, i, columns, new, step)
             if newest:
-                after = columns.at[i].set(new, mode="drop")
-                decisive = vote.result(learned, after, step)
+                learned, decisive = vote.hear(votes, i, columns, new, step)
             else:
+                learned = vote.learn(votes, i, columns, new, step)
                 decisive = vote.result(votes, columns, step)
             averages = storage.write(averages, i[None, None], j[None], old[None], new[None])
             return (averages, learned), decisive

@@ -81,50 +81,30 @@ class Classification:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class WithBackdoor:
-    """The function that `with_backdoor` returns.
+class WithAccuracy:
+    """The metrics of some examples, and the accuracy on others under a name of its own.
 
     Attributes:
         clean: the metrics of the test images as they are.
-        triggered: those of the images of other labels with the trigger and the target label.
+        others: those of the other examples: of a backdoor, images with the trigger and the
+            label that the attacker wants; or examples that are held out.
+        name: of the accuracy on them.
     """
 
-    clean: Classification
-    triggered: Classification
-
-    @property
-    def data(self) -> tuple[tuple[Array, Array], ...]:
-        """The images and labels of both."""
-        return self.clean.data, self.triggered.data
-
-    def __call__(self, params: Array) -> dict[str, Array]:
-        success = self.triggered(params)["test_accuracy"]
-        return self.clean(params) | {"backdoor_success": success}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class WithValidation:
-    """The metrics of the test data, and `validation_accuracy` of examples that are held out.
-
-    Attributes:
-        test: the metrics of the test data.
-        held_out: those of the held-out examples.
-    """
-
-    test: "Classification | WithBackdoor"
-    held_out: Classification
+    clean: "Classification | WithAccuracy"
+    others: Classification
+    name: str
 
     @property
     def data(self) -> Any:
         """The images and labels of both."""
-        return self.test.data, self.held_out.data
+        return self.clean.data, self.others.data
 
     def __call__(self, params: Array) -> dict[str, Array]:
-        accuracy = self.held_out(params)["test_accuracy"]
-        return self.test(params) | {"validation_accuracy": accuracy}
+        return self.clean(params) | {self.name: self.others(params)["test_accuracy"]}
 
 
-def with_backdoor(clean: Classification, goal: Poison, num_classes: int) -> WithBackdoor:
+def with_backdoor(clean: Classification, goal: Poison, num_classes: int) -> WithAccuracy:
     """The metrics of a classifier on test data, and the success rate of a backdoor.
 
     `backdoor_success` is the fraction of the test images with another label than the attacker's
@@ -143,7 +123,7 @@ def with_backdoor(clean: Classification, goal: Poison, num_classes: int) -> With
     others = np.flatnonzero(labels != np.asarray(wanted))
     require(len(others) > 0, "a backdoor needs test images of labels other than its target")
     data = jax.device_put((np.asarray(images)[others], np.asarray(wanted)[others]))
-    return WithBackdoor(clean, dataclasses.replace(clean, data=data))
+    return WithAccuracy(clean, dataclasses.replace(clean, data=data), "backdoor_success")
 
 
 def classification(module: nn.Module, images: np.ndarray, labels: np.ndarray) -> Classification:

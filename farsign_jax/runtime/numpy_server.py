@@ -129,12 +129,13 @@ class NumpyServer:
         return self._alpha[index], self._beta[index]
 
     def state(self) -> dict[str, np.ndarray]:
+        votes = {} if self._vote is None else self._vote.state()
         return {
             "params": self.params,
             "averages": self.averages,
             "counts": self.counts,
             "step": np.asarray(self.step, np.int32),
-        } | ({} if self._vote is None else _named_votes(self._vote.state()))
+        } | {_VOTES + name: array for name, array in votes.items()}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         check_alike(state, self.state())
@@ -147,10 +148,6 @@ class NumpyServer:
         own, other = self.state(), named_arrays(state)
         other["averages"] = other["averages"].T
         return [name for name in own if not same_bits(own[name], other[name])]
-
-
-def _named_votes(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {_VOTES + name: array for name, array in state.items()}
 
 
 @functools.cache

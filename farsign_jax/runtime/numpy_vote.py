@@ -15,7 +15,7 @@ import numpy as np
 from farsign_jax import aggregators
 from farsign_jax.aggregators.row_ops import UNROLLED, headroom
 from farsign_jax.methods import table_vote
-from farsign_jax.methods.table_vote import TableVote, VoteState
+from farsign_jax.methods.table_vote import TableVote
 from farsign_jax.runtime.numpy_floats import flush_subnormals
 from farsign_jax.runtime.state_machine import from_named, named_arrays
 
@@ -126,18 +126,12 @@ class Compiled:
     """Any vote, as a compiled program."""
 
     def __init__(self, vote: TableVote):
-        def decide(
-            state: VoteState, worker: Any, columns: Any, new: Any, step: Any
-        ) -> tuple[VoteState, Any]:
-            state = vote.learn(state, worker, columns, new, step)
-            return state, vote.result(state, columns.at[worker].set(new), step)
-
-        self._decide, self._state = jax.jit(decide, donate_argnums=0), vote.init()
+        self._hear, self._state = jax.jit(vote.hear, donate_argnums=0), vote.init()
 
     def decide(self, worker: int, rows: np.ndarray, new: np.ndarray, step: int) -> np.ndarray:
         columns = np.ascontiguousarray(rows.T)
         given = np.int32(worker), columns, new, np.int32(step)
-        self._state, decisive = self._decide(self._state, *given)
+        self._state, decisive = self._hear(self._state, *given)
         return np.asarray(decisive)
 
     def state(self) -> dict[str, np.ndarray]:
