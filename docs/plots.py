@@ -12,7 +12,7 @@ matplotlib. Writes NAME.svg under --out, by default docs/pages/plots.
 import functools
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +89,12 @@ def method(name: str) -> Figure:
 WORKERS, BYZANTINE, EVENTS = 25, 5, 150
 
 
+class _Iterate(NamedTuple):
+    """All that an attack may look at of a server."""
+
+    params: Any
+
+
 def reported_under(attack: str) -> tuple[np.ndarray, np.ndarray]:
     """The reports of 25 workers about one number: the workers, i[T], and the values, f32[T].
 
@@ -106,7 +112,9 @@ def reported_under(attack: str) -> tuple[np.ndarray, np.ndarray]:
         message = jnp.asarray(truth, jnp.float32)
         if worker < BYZANTINE:
             report = Report(jnp.int32(worker), jnp.int32(n), jnp.zeros(1, jnp.int32), message)
-            view = View((), byzantine, reported, received)
+            asked = jnp.full_like(reported, 2 * np.cos(n / 30))  # what it would be told now
+            known = asked if made.asks else reported, received | bool(made.asks)
+            view = View(_Iterate(message), byzantine, *known)
             state, message = forge(state, report, view, jax.random.key(n))
         reported = reported.at[worker].set(message)
         received = received.at[worker].set(True)

@@ -103,7 +103,10 @@ def _panels(chosen: dict[int, tuple[Entry, ...]], base: PanelConfig) -> Iterator
             config = dataclasses.replace(base, methods=(entry.method,), attacks=known)
             events = _events(entry, config, data)
             every = max(base.eval_every * events // base.events, 1)
-            config = dataclasses.replace(config, events=events, eval_every=every)
+            step = entry.step_size if base.step_size is None else base.step_size
+            config = dataclasses.replace(
+                config, events=events, eval_every=every, step_size=step
+            )
             named = {"name": entry.method, "labels": {"table": number}}
             yield panel.ready(config, FLAGS.data_dir, **named)
 

@@ -58,9 +58,11 @@ class View(NamedTuple):
 
     server: PyTree  # the server's full state
     byzantine: Array  # bool[m], which workers are Byzantine
-    # For attacks that declare themselves omniscient, else None:
+    # For attacks that are omniscient or ask, else None:
     reported: Any = None  # f32[m, k], what each worker last reported about these directions
     received: Any = None  # bool[m, k], whether it has reported anything
+    asked: Any = None  # for the driver: `() ->` f32[n, m, k], answers to its own question
+    event: Any = 0  # i32[], the number of the event
 
 
 class InitServer(Protocol):
@@ -228,7 +230,8 @@ class Attack(NamedTuple):
     Attributes:
         init: `num_workers -> state`, makes the first state.
         forge: forges one message.
-        omniscient: whether the driver must fill in `View.reported` and `View.received`.
+        omniscient: whether the driver must fill in `View.reported` and `View.received` with
+            what the server has received so far.
         space: which value is forged if workers encode: the "message", or the "measured" value,
             which is then encoded; `report.value` and `view.reported` are in this space.
             Several attacks side by side (`Lockstep`) have a tuple.
@@ -237,6 +240,10 @@ class Attack(NamedTuple):
         goal: what the attacker wants the model to learn of any example: `poison` at its full
             strength. How often it does so is recorded as `backdoor_success`. None if the
             attacker wants nothing in particular.
+        asks: how many mini-batches every worker computes for the Byzantine worker's own
+            question, at the present iterate, before each lie. `View.reported` then has the
+            means of its answers, and `omniscient` is not needed. 0, nobody answers it.
+        after: in how many events Byzantine workers are honest before they lie; may be traced.
     """
 
     init: Callable[[int], PyTree]
@@ -245,6 +252,8 @@ class Attack(NamedTuple):
     space: str | tuple[str, ...] = "message"
     poison: Poison | None = None
     goal: Poison | None = None
+    asks: int = 0
+    after: Any = 0
 
 
 class System(NamedTuple):

@@ -25,6 +25,7 @@ class RunKeys(NamedTuple):
     attacks: Key
     server: Key
     reads: Key
+    asked: Key  # what workers answer for an adversary
 
 
 def split(seed: int | Array) -> RunKeys:

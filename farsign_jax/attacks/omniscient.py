@@ -1,98 +1,15 @@
-"""Attacks on messages that know what honest workers reported, in O(m k) per message."""
+"""Attacks that send what honest workers reported, or its negative, in O(m k) per message."""
 
 # The signatures of JAX are typed in part only.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
-from typing import Any
-
 import jax.numpy as jnp
-from jax.scipy.special import ndtri
 
+from farsign_jax.attacks.honest import LARGEST, statistics
 from farsign_jax.attacks.stateless import check_finite, like, stateless
 from farsign_jax.base import Array, Attack, Key, Report, View
 from farsign_jax.validation import check_integer, require, sanitize
-
-_LARGEST = 1e15  # of a report in a statistic
-
-
-def _honest(report: Report, view: View, ddof: int = 0) -> tuple[Array, Array]:
-    """The mean and the standard deviation of what honest workers reported, f32[k] each.
-
-    Where fewer than two honest reports have been received, the mean is the Byzantine worker's
-    own honest answer and the deviation is 0. Numbers that are not finite count as 0 and huge
-    ones are clipped, so that their squares have a sum.
-    """
-    dtype = report.value.dtype
-    received = view.received & ~view.byzantine[:, None]  # [m, k]
-    reported = sanitize(view.reported, _LARGEST)
-
-    def total(numbers: Array) -> Array:
-        """The sum over workers, on a CPU ten times faster than a sum along axis 0."""
-        ones = jnp.ones(numbers.shape[:1], dtype)
-        return jnp.matmul(ones, numbers.astype(dtype), precision="highest")
-
-    count = total(received)
-    mean = total(jnp.where(received, reported, 0)) / jnp.maximum(count, 1)
-    squares = total(jnp.where(received, (reported - mean[None]) ** 2, 0))
-    std = jnp.sqrt(squares / jnp.maximum(count - ddof, 1))
-    enough = count >= 2
-    return jnp.where(enough, mean, report.value), jnp.where(enough, std, 0)
-
-
-def alie_z(num_workers: int, num_byzantine: Array | int, dtype: Any = jnp.float32) -> Array:
-    """The largest z that rules by majority accept, Baruch et al., 2019, Algorithm 3.
-
-    With s = floor(n / 2 + 1) - q supporters needed among the n - q honest workers,
-    z = Phi^-1((n - q - s) / (n - q)). Where the Byzantine workers need no supporter (s <= 0),
-    the formula does not apply and z is 1.5, as in the authors' experiments. Where it needs all
-    honest workers (n <= 2), which support no finite deviation, z is 0.
-
-    Args:
-        num_workers: n.
-        num_byzantine: q.
-        dtype: the type of the result.
-
-    Returns:
-        z, f[].
-    """
-    n, q = num_workers, jnp.asarray(num_byzantine, dtype)
-    supporters = n // 2 + 1 - q
-    honest = n - q
-    z = ndtri((honest - supporters) / honest)
-    return jnp.where(supporters > 0, jnp.where(supporters < honest, z, 0), 1.5).astype(dtype)
-
-
-def alie(z: float | None = None, sign: int = -1, ddof: int = 0) -> Attack:
-    """A little is enough: mean + sign * z * std of what honest workers reported, per entry.
-
-    Args:
-        z: the number of standard deviations: None for the paper's formula `alie_z`, or a fixed
-            number, 1.5 in the authors' code and ByzFL, 1.035 in Garfield.
-        sign: -1 as in the paper; +1 in ByzFL and Blades.
-        ddof: the degrees of freedom that the variance is corrected for: 0 as in the authors'
-            code; 1 in ByzFL and Blades.
-
-    Raises:
-        InvalidConfig: if sign or ddof is none of these, or z is not finite.
-
-    References:
-        Baruch, Baruch and Goldberg, "A Little Is Enough", NeurIPS 2019, Algorithm 3.
-    """
-    require(sign in (-1, 1), f"alie needs sign -1 or 1: got {sign}")
-    require(ddof in (0, 1), f"alie needs ddof 0 or 1: got {ddof}")
-    if z is not None:
-        check_finite("alie", "z", z)
-
-    def forge(report: Report, view: View, key: Key) -> Array:
-        mean, std = _honest(report, view, ddof)
-        if z is None:
-            size = alie_z(view.byzantine.size, view.byzantine.sum(), mean.dtype)
-        else:
-            size = like(report, z)
-        return mean + int(sign) * size * std
-
-    return stateless(forge, omniscient=True)
 
 
 def ipm(epsilon: float = 0.1) -> Attack:
@@ -110,9 +27,32 @@ def ipm(epsilon: float = 0.1) -> Attack:
     """
     check_finite("ipm", "epsilon", epsilon)
     return stateless(
-        lambda report, view, key: -like(report, epsilon) * _honest(report, view)[0],
+        lambda report, view, key: -like(report, epsilon) * statistics(report, view)[0],
         omniscient=True,
     )
+
+
+def oracle_flip(scale: float = 1.0, samples: int = 1) -> Attack:
+    """Sends -scale times the true answer: the mean of what all honest workers answer now.
+
+    For a server that takes signs, the negative of the true derivative is the worst single
+    answer. The Byzantine worker has its own question answered by every honest worker, at the
+    present iterate, from fresh mini-batches.
+
+    Args:
+        scale: the factor.
+        samples: the mini-batches of each honest worker, >= 1. The mean of all is the truth but
+            for noise, which is smaller than that of one answer by sqrt(samples * (m - q)).
+
+    Raises:
+        InvalidConfig: if scale is not finite or samples is not a whole number >= 1.
+    """
+    check_finite("oracle_flip", "scale", scale)
+    samples = check_integer("oracle_flip", "samples", samples, 1)
+    flip = stateless(
+        lambda report, view, key: -like(report, scale) * statistics(report, view)[0]
+    )
+    return flip._replace(asks=samples)
 
 
 def mimic(target: int | None = None, warmup: int = 100, among: str = "all") -> Attack:
@@ -157,8 +97,8 @@ def mimic(target: int | None = None, warmup: int = 100, among: str = "all") -> A
         weights, count = state  # f32[m], i32[]
         honest = ~view.byzantine
         received = view.received & honest[:, None]
-        mean, _ = _honest(report, view)
-        reported = sanitize(view.reported, _LARGEST)
+        mean, _ = statistics(report, view)
+        reported = sanitize(view.reported, LARGEST)
         deviation = jnp.where(received, reported - mean[None], 0).astype(jnp.float32)
         step = deviation @ (weights @ deviation)  # [m]
         norms = jnp.linalg.norm(step)

@@ -60,6 +60,40 @@ def label_flip(offset: int | None = None) -> Attack:
     return none()._replace(poison=poison)
 
 
+def targeted(source: int = 1, target: int = 7) -> Attack:
+    """Labels every example of one class as another class, and leaves the others as they are.
+
+    The model shall confuse these two classes and be right otherwise.
+
+    Args:
+        source: the class whose examples are labelled wrongly.
+        target: the label that they are given.
+
+    Raises:
+        InvalidConfig: if they are the same or no whole numbers >= 0; when the run starts, if
+            there is no such class.
+
+    References:
+        Tolpegin, Truex, Gursoy and Liu, "Data Poisoning Attacks Against Federated Learning
+        Systems", ESORICS 2020.
+    """
+    source = check_integer("targeted", "source", source, 0)
+    target = check_integer("targeted", "target", target, 0)
+    require(
+        source != target, f"targeted needs two classes: got source={source}, target={target}"
+    )
+
+    def poison(examples: Examples, rows: Array, num_classes: int) -> Examples:
+        inputs, labels = examples
+        rule = (
+            f"targeted needs source and target in 0..{num_classes - 1}: got {source}, {target}"
+        )
+        require(max(source, target) < num_classes, rule)
+        return inputs, jnp.where(labels == source, target, labels).astype(labels.dtype)
+
+    return none()._replace(poison=poison)
+
+
 def backdoor(
     target: int = 0,
     size: int = 3,

@@ -9,6 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from farsign_jax import specs
+from farsign_jax.attacks import roles
+from farsign_jax.attacks.alie import alie, drift, hybrid_sparse, trapsetter
+from farsign_jax.attacks.distances import min_max, min_sum
 from farsign_jax.attacks.messages import (
     constant,
     gaussian,
@@ -17,10 +20,11 @@ from farsign_jax.attacks.messages import (
     random_disturbance,
     sign_flip,
 )
-from farsign_jax.attacks.omniscient import alie, ipm, mimic, replay
-from farsign_jax.attacks.poisoning import backdoor, label_flip
+from farsign_jax.attacks.omniscient import ipm, mimic, oracle_flip, replay
+from farsign_jax.attacks.poisoning import backdoor, label_flip, targeted
+from farsign_jax.attacks.searching import fall_of_empires, inner_max
 from farsign_jax.base import Attack
-from farsign_jax.validation import InvalidConfig, lookup, require
+from farsign_jax.validation import InvalidConfig, check_integer, lookup, require
 
 
 class AttackFactory(Protocol):
@@ -30,6 +34,28 @@ class AttackFactory(Protocol):
     """
 
     def __call__(self, *args: Any, **options: Any) -> Attack: ...
+
+
+def split_roles(first: str = "alie:z=1.5", second: str = "ipm:epsilon=10") -> Attack:
+    """Lets Byzantine workers split two roles: every other one of them has the second.
+
+    Args:
+        first: an attack with at most one option, as in alie:z=1.5.
+        second: the other attack.
+
+    Raises:
+        InvalidConfig: if there is no such attack, it is on data, or the two differ in `space`,
+            or in whether they ask.
+    """
+    one, two = make(first), make(second)
+    rule = f"split_roles is for attacks on messages: got {first!r}, {second!r}"
+    require(one.poison is None and two.poison is None, rule)
+    alike = one.space == two.space and one.asks == two.asks
+    require(
+        alike, f"split_roles needs attacks with the same space and asks: got {first}, {second}"
+    )
+
+    return roles.split(one, two)
 
 
 ATTACKS: dict[str, AttackFactory] = {
@@ -44,16 +70,30 @@ ATTACKS: dict[str, AttackFactory] = {
     "mimic": mimic,
     "replay": replay,
     "nonfinite": nonfinite,
+    "oracle_flip": oracle_flip,
+    "drift": drift,
+    "hybrid_sparse": hybrid_sparse,
+    "trapsetter": trapsetter,
+    "min_max": min_max,
+    "min_sum": min_sum,
+    "fall_of_empires": fall_of_empires,
+    "inner_max": inner_max,
+    "split_roles": split_roles,
     "label_flip": label_flip,
+    "targeted": targeted,
     "backdoor": backdoor,
 }
 
 SPACES = ("message", "measured")  # see `messages`
+# The options that every attack has.
+COMMON: specs.Parameters = (
+    specs.option("space", str) | specs.option("asks", int) | specs.option("after", int)
+)
 
 
 def parameters(name: str) -> specs.Parameters:
-    """The options of the attack of that name, `space` among them."""
-    return specs.parameters(lookup("attack", name, ATTACKS)) | specs.option("space", str)
+    """The options of the attack of that name, those of every attack among them."""
+    return specs.parameters(lookup("attack", name, ATTACKS)) | COMMON
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
@@ -66,12 +106,19 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     return name, specs.typed(name, options, parameters(name))
 
 
-def make(name: str, space: str | None = None, **options: Any) -> Attack:
+def make(name: str, **options: Any) -> Attack:
     """Makes the attack of that name.
+
+    Every attack has these options beside its own:
+
+        space: what it replaces, "message" or "measured"; by default what the attack says.
+        asks: for an attack that uses what honest workers reported, how many mini-batches they
+            compute for the Byzantine worker's own question before each lie; 0, it knows what
+            they last reported.
+        after: in how many events Byzantine workers are honest before they lie.
 
     Args:
         name: one of `ATTACKS`, perhaps with options, as in "sign_flip:scale=10".
-        space: what the attack replaces, "message" or "measured"; None for its own default.
         options: further options of the attack.
 
     Raises:
@@ -79,19 +126,31 @@ def make(name: str, space: str | None = None, **options: Any) -> Attack:
     """
     name, given = parse(name)
     options = dict(specs.joined(name, given, options))
-    if "space" in options:
-        require(space is None, f"an option of {name} is given twice: space")
-        space = options.pop("space")
-    factory = lookup("attack", name, ATTACKS)
-    require(space in (None, *SPACES), f"space is one of {SPACES}: got {space!r}")
-    known = parameters(name)
+    factory, known = lookup("attack", name, ATTACKS), parameters(name)
     for option in options:
         lookup(f"option of {name}", option, known)
+    common = {option: options.pop(option) for option in COMMON if option in options}
     try:
         attack = factory(**options)
     except TypeError as error:
         raise InvalidConfig(f"attack {name!r}: {error}") from None
-    return attack if space is None else attack._replace(space=space)
+    return _with_common(name, attack, common)
+
+
+def _with_common(name: str, attack: Attack, options: dict[str, Any]) -> Attack:
+    """The attack with the options that every attack has."""
+    if (space := options.get("space")) is not None:
+        require(space in SPACES, f"space is one of {SPACES}: got {space!r}")
+        attack = attack._replace(space=space)
+    if (asks := options.get("asks")) is not None:
+        asks = check_integer(name, "asks", asks, 0)
+        knows = attack.omniscient or attack.asks
+        rule = f"{name} uses no answers of honest workers, so that it can ask for none"
+        require(knows or asks == 0, f"{rule}: got asks={asks}")
+        attack = attack._replace(asks=asks, omniscient=bool(knows and not asks))
+    if (after := options.get("after")) is not None:
+        attack = attack._replace(after=check_integer(name, "after", after, 0))
+    return attack
 
 
 def byzantine_mask(num_workers: int, byzantine: Any) -> np.ndarray:

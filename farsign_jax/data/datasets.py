@@ -73,6 +73,9 @@ DATASETS: dict[str, IdxSource | LocalSource] = {
     "mnist_subset": LocalSource(
         "10,000 digits of mnist, and 2,000 for testing; part of the package"
     ),
+    "mnist_subset_7x7": LocalSource(
+        "the same, averaged over squares of 4 x 4 pixels; part of the package"
+    ),
     "license_text": LocalSource(
         "the next character of the Apache License; part of the package"
     ),
@@ -102,6 +105,8 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
         return Dataset(*license_text.license_text())
     if name == "mnist_subset":
         return _embedded()
+    if name == "mnist_subset_7x7":
+        return _smaller(_embedded())
     cache = cache_lib.folder(cache_dir)
     found = _find(name, data_dir)
     if found is None and data_dir:
@@ -131,6 +136,19 @@ def _find(name: str, data_dir: str | None) -> sources.Found | None:
     with contextlib.suppress(InvalidConfig):  # there may be no home folder
         return sources.find(name, files.expanded("~/tensorflow_datasets"))
     return None
+
+
+def _smaller(dataset: Dataset) -> Dataset:
+    """The images averaged over squares of 4 x 4 pixels."""
+
+    def pooled(images: np.ndarray) -> np.ndarray:
+        count, height, width, channels = images.shape
+        squares = images.reshape(count, height // 4, 4, width // 4, 4, channels)
+        return squares.mean(axis=(2, 4)).round().astype(images.dtype)
+
+    return dataset._replace(
+        train_images=pooled(dataset.train_images), test_images=pooled(dataset.test_images)
+    )
 
 
 def _embedded() -> Dataset:

@@ -127,12 +127,16 @@ def main(
             shown = {head: names for head, names in groups.items() if names}
             print(help.text(kind, doc, FLAGS, shown, defaults))
             sys.exit(0)
-        run = functools.partial(_run, experiment, many, reads)
+        run = functools.partial(_run, experiment, many, base is not None, reads)
         app.run(run, flags_parser=functools.partial(_parse, positional=positional))
 
 
 def _run(
-    experiment: Callable[..., Any], many: bool, reads: Sequence[str] | None, argv: list[str]
+    experiment: Callable[..., Any],
+    many: bool,
+    sweeps: bool,
+    reads: Sequence[str] | None,
+    argv: list[str],
 ) -> None:
     """Checks the flags of all commands, runs one, and describes the folder that it wrote."""
     cache.keep_programs()
@@ -145,7 +149,7 @@ def _run(
     if FLAGS.out is not None:
         files.check_writable(FLAGS.out)
     multi_host.join()
-    if many:
+    if sweeps:
         one_device_per_core()
     if FLAGS.tensorboard:
         tensorboard.check()

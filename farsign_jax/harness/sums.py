@@ -14,15 +14,18 @@ class Summed(NamedTuple):
     params: Array  # f[d]
     step: Array  # i32[]
     server: Any
-    total: Array  # f[]
+    total: Array  # f[...]
 
 
-def summed(server: Server, term: Callable[[Any, Any], Array]) -> Server:
+def summed(
+    server: Server, term: Callable[[Any, Any], Array], shape: tuple[int, ...] = ()
+) -> Server:
     """Wraps a server to keep a sum over its updates; x is unchanged.
 
     Args:
         server: any server.
-        term: `(state before, state after) -> f[]`, what an update adds.
+        term: `(state before, state after) -> f[...]`, what an update adds.
+        shape: of what it adds.
 
     Returns:
         A `Server` whose state is `Summed`.
@@ -32,7 +35,7 @@ def summed(server: Server, term: Callable[[Any, Any], Array]) -> Server:
         return Summed(state.params, state.step, state, total)
 
     def init(params: Array, key: Key | None = None) -> Summed:
-        return wrap(server.init(params, key), jnp.zeros((), params.dtype))
+        return wrap(server.init(params, key), jnp.zeros(shape, params.dtype))
 
     def query(state: Summed, worker: Array, key: Key) -> Query:
         return server.query(state.server, worker, key)

@@ -235,6 +235,7 @@ def _send(
             state, value = attack.forge(state, report, view, own)
             return state, value.astype(x.dtype)
 
-        return jax.lax.cond(byzantine[worker], forge, lambda s: (s, report.value), state)
+        lies = byzantine[worker] & (number >= attack.after)
+        return jax.lax.cond(lies, forge, lambda s: (s, report.value), state)
 
     return jax.lax.scan(send, state, jnp.arange(x.shape[0], dtype=jnp.int32))

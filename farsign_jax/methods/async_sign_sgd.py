@@ -34,4 +34,4 @@ def build(problem: Problem, oracle: OracleConfig, hyper: Hyper) -> tuple[Server,
     return server, gradient_worker(problem, oracle)._replace(bits=problem.x0.shape[-1])
 
 
-METHOD = Method(build, step_size_presets(0.001))
+METHOD = Method(build, step_size_presets(0.001), one_step_per_answer=True)

@@ -297,4 +297,5 @@ METHOD = Method(
     dense_options=("averaging", "seeded"),
     state_dependent_options=("sampler",),
     has_numpy_server=True,
+    one_step_per_answer=True,
 )

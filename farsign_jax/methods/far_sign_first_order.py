@@ -84,4 +84,5 @@ METHOD = Method(
     moves_along_coordinates=True,
     dense_options=("seeded",),
     has_numpy_server=True,
+    one_step_per_answer=True,
 )

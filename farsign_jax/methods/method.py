@@ -77,6 +77,8 @@ class Method(NamedTuple):
             state of the server when they are set, so that they must be sent to the worker.
         has_numpy_server: whether `farsign_jax.runtime` can run the server of the method in
             NumPy, without options but those of a vote.
+        one_step_per_answer: whether every answer moves x equally far along each of its
+            directions, whatever its numbers, so that a lie is at worst a wrong sign.
     """
 
     build: Callable[..., tuple[Server, Worker]]
@@ -89,6 +91,7 @@ class Method(NamedTuple):
     dense_options: tuple[str, ...] = ()
     state_dependent_options: tuple[str, ...] = ()
     has_numpy_server: bool = False
+    one_step_per_answer: bool = False
 
 
 def step_size_presets(paper: float, tuned: float | None = None) -> dict[str, Hyper]:

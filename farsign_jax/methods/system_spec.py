@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from farsign_jax import attacks, specs
-from farsign_jax.base import Problem, System
+from farsign_jax.base import Attack, Problem, System
 from farsign_jax.methods.method import Hyper, OracleConfig
 from farsign_jax.methods.registry import METHODS, hyper_of, options_of, parse
 from farsign_jax.validation import lookup, require
@@ -80,4 +80,20 @@ class SystemSpec:
         server, worker = method.build(problem, self.oracle, hyper, **options)
         if method.works_in_rounds:  # whoever wrote its server need not say so again
             server = server._replace(in_rounds=True)
-        return System(server, worker, attacks.make(self.attack, **dict(self.attack_options)))
+        return System(server, worker, self.make_attack())
+
+    def make_attack(self) -> Attack:
+        """Makes the attack, which is told the aggregator that the server uses."""
+        options, known = dict(self.attack_options), attacks.parameters(self.attack)
+        in_use = self.aggregator_in_use()
+        if "aggregator" in known and in_use:
+            options.setdefault("aggregator", in_use)
+        return attacks.make(self.attack, **options)
+
+    def aggregator_in_use(self) -> str:
+        """The aggregator of the method: chosen by an option, of its vote, or fixed; else ""."""
+        options = dict(self.options)
+        for option in ("aggregator", "vote"):
+            if (name := options.get(option, "own")) != "own":
+                return str(name)
+        return METHODS[self.method].fixed_aggregator

@@ -30,8 +30,9 @@ class LocalWorker:
             worker reads all shards.
         seed: the seed of the run.
         worker: its number.
-        attack: the attack that a Byzantine worker runs; None for an honest worker. An
-            omniscient attack receives what the other workers would answer to the same question.
+        attack: the attack that a Byzantine worker runs; None for an honest worker. An attack
+            that is omniscient or asks receives what the other workers would answer to the same
+            question, from one mini-batch each.
 
     Raises:
         InvalidConfig: if there is no such worker, if the attack cannot be made on these data,
@@ -106,12 +107,13 @@ def _answer(
     if attack is None:
         return attack_state, own.value[0]
     reported = received = None
-    if attack.omniscient:
+    if attack.omniscient or attack.asks:
         spread = jax.tree.map(lambda a: jnp.broadcast_to(a, (m, *a.shape[1:])), queries)
         every = reports(spread._replace(worker=jnp.arange(m, dtype=jnp.int32)))
         reported = {"message": every.value, "measured": every.measured}
         received = jnp.ones((m,), bool)
-    view = View(None, alone, reported, received)
+    asked = lambda: jax.tree.map(lambda a: a[None], reported)  # noqa: E731
+    view = View(state, alone, reported, received, asked, number)
     report = jax.tree.map(lambda a: a[0], own)
     key = keys_lib.message(keys.attacks, worker, number)
     encode = system.worker.encode

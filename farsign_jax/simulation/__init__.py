@@ -1,7 +1,8 @@
 """Simulation: the conversation of a server with its workers, in one compiled loop."""
 
 from farsign_jax.simulation.checks import check_batch, check_poison, check_run
-from farsign_jax.simulation.conversation import answer, apply_attack, ask, deliver
+from farsign_jax.simulation.conversation import answer, ask, deliver
+from farsign_jax.simulation.forging import apply_attack
 from farsign_jax.simulation.in_place import scatter, zero_after
 from farsign_jax.simulation.loop import Steps, advance, event, python_loop, start
 from farsign_jax.simulation.runner import bits_per_answer, drive, run, segments

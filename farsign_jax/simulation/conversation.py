@@ -34,7 +34,6 @@ from farsign_jax.base import (
     Array,
     Attack,
     Diagnostics,
-    Encode,
     Problem,
     Query,
     Report,
@@ -43,9 +42,9 @@ from farsign_jax.base import (
     Table,
     View,
 )
+from farsign_jax.simulation import forging
 from farsign_jax.simulation.in_place import scatter, zero_after
 from farsign_jax.simulation.state import Memory, Run
-from farsign_jax.validation import require
 
 
 def _over_slots(f: Callable[..., Any], *trees: Any) -> Any:
@@ -148,8 +147,11 @@ def shard_of(
         spoiled = spoil(examples, rows, classes)
         return jax.tree.map(lambda new, old: jnp.where(lies, new, old), spoiled, examples)
 
+    lies = byzantine[worker]
+    if not forging.always(attack):
+        lies &= number >= attack.after
     # `Partial` makes it a pytree, so that a shard may be an argument of what JAX transforms.
-    return shard._replace(poison=jax.tree_util.Partial(poison, byzantine[worker]))
+    return shard._replace(poison=jax.tree_util.Partial(poison, lies))
 
 
 def _map_states(leaf: Callable[..., Any], rows: Callable[..., Any], *states: Any) -> Any:
@@ -164,63 +166,19 @@ def _map_states(leaf: Callable[..., Any], rows: Callable[..., Any], *states: Any
     return jax.tree.map(one, *states, is_leaf=is_table)
 
 
-def apply_attack(
-    attack: Attack,
-    encode: Encode | None,
-    state: Any,
-    report: Report,
-    view: View,
-    key: Array,
-) -> tuple[Any, Array]:
-    """Forges what a Byzantine worker sends.
-
-    Args:
-        attack: what it does.
-        encode: of the honest workers.
-        state: of the attack.
-        report: the honest report, without a leading axis.
-        view: with `reported` as a dict over spaces, and `received` bool[m] or bool[m, k].
-        key: of the message.
-
-    Returns:
-        The attack's new state, and the message.
-
-    Raises:
-        InvalidConfig: if the forged value has another shape than the honest one, or holds no
-            floats; floats of another width are rounded to that of the honest value.
-    """
-    if isinstance(attack.space, tuple):  # several attacks, each of which calls this again
-        return attack.forge(state, report, view, key)
-    measured = attack.space == "measured" and encode is not None
-    if measured:
-        report = report._replace(value=report.measured)
-    if attack.omniscient:
-        reported = view.reported["measured" if measured else "message"]
-        received = view.received.reshape(
-            *view.received.shape, *(1,) * (reported.ndim - view.received.ndim)
-        )
-        view = view._replace(
-            reported=reported, received=jnp.broadcast_to(received, reported.shape)
-        )
-    state, value = attack.forge(state, report._replace(measured=()), view, key)
-    value, honest = jnp.asarray(value), report.value
-    floats = all(jnp.issubdtype(array.dtype, jnp.floating) for array in (value, honest))
-    require(
-        value.shape == honest.shape and (floats or value.dtype == honest.dtype),
-        f"a forged value must be {honest.dtype}{list(honest.shape)} like the honest one: "
-        f"got {value.dtype}{list(value.shape)}",
-    )
-    value = value.astype(honest.dtype)
-    return state, encode(report.direction, value) if measured and encode else value
-
-
 def deliver(
-    system: System, run: Run, reports: Report, byzantine: Array, keys: keys_lib.RunKeys
+    system: System,
+    problem: Problem,
+    run: Run,
+    reports: Report,
+    byzantine: Array,
+    keys: keys_lib.RunKeys,
 ) -> tuple[Run, Diagnostics]:
     """Replaces the values of Byzantine workers among s reports, then updates the server.
 
     Args:
         system: who takes part.
+        problem: holds the examples of the workers, for attacks that ask them.
         run: the state of the run.
         reports: what the workers answered honestly, a leading axis [s].
         byzantine: bool[m], or bool[P, m] for events 0 .. P - 1 and from the beginning again.
@@ -249,9 +207,10 @@ def deliver(
             reported = {"message": reported}
         elif attack.omniscient:
             reported, received = known
-        view = View(run.server, byzantine, reported, received)
+        asked = functools.partial(forging.answers, system, problem, run, report, keys)
+        view = View(run.server, byzantine, reported, received, asked, run.events)
         key = keys_lib.message(keys.attacks, report.worker, run.events)
-        return apply_attack(attack, worker.encode, attack_state, report, view, key)
+        return forging.apply_attack(attack, worker.encode, attack_state, report, view, key)
 
     def send(attack_state: Any, report: Report) -> tuple[Any, Array]:
         def honestly(attack_state: Any, report: Report) -> tuple[Any, Array]:
@@ -260,7 +219,7 @@ def deliver(
         forged = byzantine[report.worker] & (report.worker < m)
         # Forging a complete gradient, or reading all that was reported, is expensive: such an
         # attack runs only for reports of Byzantine workers.
-        if attack.omniscient or len(reports.worker) > 1:
+        if attack.omniscient or attack.asks or len(reports.worker) > 1:
             return jax.lax.cond(forged, forge, honestly, attack_state, report)
         after, value = forge(attack_state, report)
         after = jax.tree.map(lambda new, old: jnp.where(forged, new, old), after, attack_state)

@@ -77,13 +77,13 @@ def event(
     before = run
     if not open_questions:
         run, reports = exchange(run)
-        run, info = steps.deliver(system, run, reports, byzantine, keys)
+        run, info = steps.deliver(system, problem, run, reports, byzantine, keys)
         _check_types(before, run)
         return run, info
 
     at = (i, run.staleness.answers[i] % open_questions)  # its oldest question
     reports = jax.tree.map(lambda a: a[at], run.inbox)._replace(worker=i)
-    run, info = steps.deliver(system, run, reports, byzantine, keys)
+    run, info = steps.deliver(system, problem, run, reports, byzantine, keys)
     run, reports = exchange(run)
     readers = (run.server, run.attack, run.memory, run.staleness, info)
     at = (i + zero_after(readers), at[1])

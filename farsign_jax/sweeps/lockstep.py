@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from farsign_jax import simulation
-from farsign_jax.base import Attack, Problem, PyTree, Server, System, Table, View, Worker
+from farsign_jax.base import Attack, Problem, PyTree, Server, System, Table, Worker
 from farsign_jax.validation import check_points, require
 
 
@@ -67,13 +67,19 @@ class Lockstep:
         for g, make in enumerate(makers):
             check_points(make, jax.tree.map(lambda leaf, g=g: leaf[g], hyper))
         every = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *at)  # [L]
-        others = (build(problem, one).attack for build in self.builds[0][1:])
-        attacks = [first.attack, *others]
+        # An attack may know the aggregator of its server, so that each server has its own.
+        attacks = [[_attack_of(build, problem, one) for build in row] for row in self.builds]
         return System(
             _server(makers, at, first.server),
             _worker(first.worker, lambda h: self.builds[0][0](problem, h).worker, every),
-            _attack(attacks, first, *min(points)),
+            _attack(attacks, first, min(points)[1]),
         )
+
+
+def _attack_of(build: Callable[[Problem, Any], System], problem: Problem, hyper: Any) -> Attack:
+    """The attack of a system, which need not be built for it if its specification makes one."""
+    make = getattr(build, "make_attack", None)
+    return build(problem, hyper).attack if make is None else make()
 
 
 def _axes(server: Server, state: Any) -> Any:
@@ -169,11 +175,10 @@ def _worker(worker: Worker, make: Callable[[Any], Worker], hyper: Any) -> Worker
     return worker._replace(init=init, respond=respond, encode=encode)
 
 
-def _attack(
-    attacks: Sequence[Attack], one: System, num_servers: int, num_points: int
-) -> Attack:
+def _attack(rows: Sequence[Sequence[Attack]], one: System, num_points: int) -> Attack:
     """Returns the attack that forges for all runs: values are [L, ...], reports [m, L, ...]."""
-    shape = num_servers, num_points, len(attacks)
+    attacks = rows[0]
+    shape = len(rows), num_points, len(attacks)
 
     def init(num_workers):
         def every(leaf):  # a state for each run of an attack, [G, H, ...]
@@ -181,29 +186,36 @@ def _attack(
 
         return tuple(jax.tree.map(every, attack.init(num_workers)) for attack in attacks)
 
+    asks = max(attack.asks for attack in attacks)
+
     def forge(states, report, view, key):
+        answers = view.asked() if asks else {}
+
         def forge_for(g, a):
             """Returns the states and the messages of the runs (g, :, a)."""
             runs = slice(g * shape[1] * shape[2] + a, (g + 1) * shape[1] * shape[2], shape[2])
             state = jax.tree.map(lambda leaf: leaf[g], states[a])
             mine = _some_runs(one.server, view.server.servers[g], slice(a, None, shape[2]))
-            reported = None
-            if attacks[a].omniscient:
+            reported = asked = None
+            if rows[g][a].asks:
+                asked = {name: leaf[:, :, runs] for name, leaf in answers.items()}
+            elif rows[g][a].omniscient:
                 reported = {name: leaf[:, runs] for name, leaf in view.reported.items()}
             message, measured = (
                 jax.tree.map(lambda leaf: leaf[runs], x)
                 for x in (report.value, report.measured)
             )
 
-            def forge_one(state, message, measured, server, reported):
+            def forge_one(state, message, measured, server, reported, asked):
                 own = report._replace(value=message, measured=measured)
-                seen = View(server, view.byzantine, reported, view.received)
+                seen = view._replace(server=server, reported=reported, asked=lambda: asked)
                 return simulation.apply_attack(
-                    attacks[a], one.worker.encode, state, own, seen, key
+                    rows[g][a], one.worker.encode, state, own, seen, key
                 )
 
-            axes = (0, 0, 0, _axes(one.server, mine), 1)
-            return jax.vmap(forge_one, in_axes=axes)(state, message, measured, mine, reported)
+            axes = (0, 0, 0, _axes(one.server, mine), 1, 2)
+            known = reported, asked
+            return jax.vmap(forge_one, in_axes=axes)(state, message, measured, mine, *known)
 
         stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)  # noqa: E731
         forged = [[forge_for(g, a) for g in range(shape[0])] for a in range(shape[2])]
@@ -216,4 +228,12 @@ def _attack(
     rule += f"there: got {len(attacks)} attacks side by side"
     require(len(attacks) == 1 or not any(poisons), rule)
     spaces = {str(attack.space) for attack in attacks if attack.omniscient}
-    return Attack(init, forge, bool(spaces), tuple(sorted(spaces)), poisons[0])
+    return Attack(
+        init,
+        forge,
+        bool(spaces),
+        tuple(sorted(spaces)),
+        poisons[0],
+        asks=asks,
+        after=attacks[0].after if poisons[0] else 0,
+    )

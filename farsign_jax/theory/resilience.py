@@ -104,7 +104,7 @@ def _sample(
         run = simulation.start(system, problem, keys, "fresh")
         queries = simulation.ask(system, run.server, everyone, run.events, keys)
         _, reports = simulation.answer(system, problem, run.workers, queries, run.events, keys)
-        run, _ = simulation.deliver(system, run, reports, byzantine, keys)
+        run, _ = simulation.deliver(system, problem, run, reports, byzantine, keys)
         return reports.value, run.server.received
 
     return jax.lax.map(one, jnp.arange(samples, dtype=jnp.int32))

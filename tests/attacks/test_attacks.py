@@ -1,6 +1,7 @@
 """Attacks on messages: their definitions, and the numbers of other libraries."""
 
 import json
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from farsign_jax import attacks
+from farsign_jax import aggregators, attacks
 from farsign_jax.base import Report, View
 from farsign_jax.validation import InvalidConfig
 from tests import helpers
@@ -20,11 +21,21 @@ HONEST = REPORTED[~BYZANTINE]
 OWN = np.linspace(-2, 2, K).astype(np.float32)
 
 
-def send(attack, reported=REPORTED, received=None, seed=0, state=None):
+class Iterate(NamedTuple):
+    """All that attacks look at of a server."""
+
+    params: Any
+
+
+ITERATE = Iterate(np.arange(-2, 3, dtype=np.float32))
+
+
+def send(attack, reported=REPORTED, received=None, seed=0, state=None, server=ITERATE):
     received = np.ones((M, K), bool) if received is None else received
     zero = jnp.zeros((), jnp.int32)
     report = Report(zero, zero, jnp.arange(K), jnp.asarray(OWN))
-    view = View(None, jnp.asarray(BYZANTINE), jnp.asarray(reported), jnp.asarray(received))
+    known = jnp.asarray(reported), jnp.asarray(received)
+    view = View(server, jnp.asarray(BYZANTINE), *known)
     state = attack.init(M) if state is None else state
     state, value = jax.jit(attack.forge)(state, report, view, jax.random.key(seed))
     return np.asarray(value), state
@@ -49,6 +60,60 @@ def test_definitions():
         (attacks.nonfinite("huge"), np.full(K, 3e38)),
     ):
         np.testing.assert_allclose(send(attack)[0], want, rtol=1e-5, atol=1e-6)
+
+
+def distances_to(value):
+    return np.linalg.norm(HONEST.astype(float) - value, axis=1)
+
+
+BETWEEN = np.linalg.norm(HONEST[:, None].astype(float) - HONEST[None], axis=2)
+
+
+@pytest.mark.parametrize("direction", ["std", "sign", "mean"])
+def test_lies_at_a_distance_go_as_far_as_it_allows_and_no_farther(direction):
+    mean, std = HONEST.mean(0), HONEST.std(0)
+    p = {"std": -std, "sign": -np.sign(mean), "mean": -mean}[direction]
+    for name, size, limit in (
+        ("min_max", lambda v: distances_to(v).max(), BETWEEN.max()),
+        ("min_sum", lambda v: (distances_to(v) ** 2).sum(), (BETWEEN**2).sum(axis=1).max()),
+    ):
+        value = send(attacks.make(name, direction=direction))[0]
+        assert size(value) == pytest.approx(limit, rel=1e-5)
+        gone = (value - mean) / p  # all entries by the same multiple of p
+        assert gone.std() < 1e-4 * gone.mean() and gone.mean() > 0
+
+
+def test_searched_lies_are_the_most_harmful_of_what_they_try():
+    mean = HONEST.mean(0)
+    radius = np.linalg.norm(HONEST - mean, axis=1).max()
+    for aggregator in ("mean", "median", "krum:f=1", "trimmed_mean:f=2"):
+        rule = aggregators.make(aggregator)
+
+        def harm(value, rule=rule):
+            rows = np.where(BYZANTINE[:, None], value, REPORTED).astype(np.float32)
+            return float(np.asarray(rule(rows)) @ mean)
+
+        value = send(attacks.make("fall_of_empires", aggregator=aggregator))[0]
+        assert harm(value) <= min(harm(-(2.0**i) * mean) for i in range(-4, 5)) + 1e-5
+        value = send(attacks.make("inner_max", aggregator=aggregator))[0]
+        assert np.linalg.norm(value - mean) <= radius * (1 + 1e-5)
+        assert harm(value) <= harm(mean - radius * mean / np.linalg.norm(mean)) + 1e-5
+
+
+def test_the_family_of_alie():
+    mean, std = HONEST.mean(0), HONEST.std(0)
+    signs = [np.sign(send(attacks.drift(z=2.0, seed=s))[0] - mean) for s in range(200)]
+    np.testing.assert_allclose(send(attacks.drift(z=2.0))[0], mean + 2 * signs[0] * std, 1e-5)
+    assert np.abs(np.mean(signs, axis=0)).max() < 0.3  # either sign, of each direction
+    value = send(attacks.hybrid_sparse(z=1.0, scale=9.0, share=0.4))[0]
+    large = np.argsort(-np.abs(mean))[:2]
+    want = np.where(np.isin(np.arange(K), large), 9.0, 1.0)
+    np.testing.assert_allclose((mean - value) / std, want, rtol=1e-4)
+    x = np.asarray([3.0, -0.5, 0.0, 2.0, -7.0], np.float32)
+    value = send(attacks.trapsetter(z=2.0), server=Iterate(x))[0]
+    np.testing.assert_allclose(value, mean + 2 * std * np.sign(x), rtol=1e-5)
+    with pytest.raises(InvalidConfig, match="trapsetter needs the iterate of a server"):
+        send(attacks.trapsetter(), server=None)
 
 
 def test_alie_z_matches_the_paper():
@@ -149,7 +214,7 @@ def test_no_attack_sends_nan_at_the_smallest_numbers_or_of_huge_ones(name):
         for size in (0, 1e-38, 1e30, 3.4e38):
             rows = size * np.resize([1, -1, -1], (m, 2)).astype(np.float32)
             state, zero = attack.init(m), jnp.zeros((), jnp.int32)
-            view = View(None, jnp.arange(m) < q, jnp.asarray(rows), jnp.ones((m, 2), bool))
+            view = View(ITERATE, jnp.arange(m) < q, jnp.asarray(rows), jnp.ones((m, 2), bool))
             for _ in range(2):
                 report = Report(zero, zero, jnp.arange(2), view.reported[0])
                 state, value = forge(state, report, view, jax.random.key(0))
@@ -174,7 +239,11 @@ def test_a_number_of_byzantine_workers_that_is_none_is_refused(byzantine):
         ("mimic", {"warmup": 2**31}, "mimic needs warmup < 2.31: got 2147483648"),
         ("mimic", {"warmup": -1}, "a whole number warmup >= 0: got -1"),
         ("sign_flop", {}, "unknown attack 'sign_flop': did you mean 'sign_flip'"),
-        ("alie", {"zeta": 1}, "unknown option of alie 'zeta': known: ddof, sign, space, z"),
+        (
+            "alie",
+            {"zeta": 1},
+            "unknown option of alie 'zeta': known: after, asks, ddof, sign, space, z",
+        ),
         ("alie", {"sign": 0}, "sign -1 or 1: got 0"),
         ("sign_flip", {"source": "x"}, "'own' or 'honest_mean': got 'x'"),
         ("nonfinite", {"kind": "naan"}, "did you mean 'nan'"),

@@ -258,7 +258,7 @@ def test_byzantine_workers_of_a_round_know_its_answers():
     byzantine = jnp.arange(M) < 2
     queries = simulation.ask(system, run.server, everyone, run.events, keys)
     _, reports = simulation.answer(system, PROBLEM, run.workers, queries, run.events, keys)
-    after, _ = simulation.deliver(system, run, reports, byzantine, keys)
+    after, _ = simulation.deliver(system, PROBLEM, run, reports, byzantine, keys)
     honest = np.asarray(reports.value)[2:]
     lie = honest.mean(axis=0) - 2.0 * honest.std(axis=0)
     want = (honest.sum(axis=0) + 2 * lie) / M

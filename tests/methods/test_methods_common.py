@@ -1,6 +1,5 @@
 """The gauntlet: what every method must do, whatever its rule. New methods are found here."""
 
-import dataclasses
 import functools
 import re
 
@@ -20,9 +19,9 @@ from farsign_jax import (
     sweeps,
 )
 from farsign_jax import keys as keys_lib
-from farsign_jax.base import Attack
 from farsign_jax.methods import options_of
 from farsign_jax.simulation import runner
+from farsign_jax.sweeps import AttackChoice, Family
 from farsign_jax.validation import InvalidConfig
 from tests import helpers
 
@@ -124,30 +123,6 @@ def test_state_has_params_and_step_and_keeps_its_shape(name):
     assert info["staleness"].shape == (1,)
 
 
-@dataclasses.dataclass(frozen=True)
-class EveryAttack:
-    """Each run under the attack that its hyper-parameters name: one program for all."""
-
-    build: SystemSpec
-    names: tuple[str, ...]
-
-    def __call__(self, problem, hyper):
-        system = self.build(problem, {n: v for n, v in hyper.items() if n != "attack"})
-        every = [attacks.make(name) for name in self.names]
-
-        def forge(states, report, view, key):
-            forged = [
-                simulation.apply_attack(attack, system.worker.encode, state, report, view, key)
-                for attack, state in zip(every, states, strict=True)
-            ]
-            value = jnp.stack([value for _, value in forged])[hyper["attack"]]
-            return tuple(state for state, _ in forged), value
-
-        spaces = tuple(sorted({attack.space for attack in every if attack.omniscient}))
-        attack = Attack(lambda m: tuple(a.init(m) for a in every), forge, bool(spaces), spaces)
-        return system._replace(attack=attack)
-
-
 def attacks_on(name):
     """The attacks on messages; those on data need examples with labels."""
     every = sorted(set(attacks.ATTACKS) - {"same_value"})
@@ -239,7 +214,9 @@ def test_a_server_that_recalls_nothing_refuses_what_an_omniscient_attack_needs()
 def batch_of(name, attack, seeds, steps):
     """Runs that have in their row the number of an attack, a seed and a step size."""
     hyper = {k: np.full(len(seeds), v, np.float32) for k, v in hyper_of(name).items()}
-    hyper |= {"attack": attack, "step_size": np.float32(steps)}
+    hyper |= {"attack": np.asarray(attack, np.int32), "step_size": np.float32(steps)}
+    hyper |= {"strength": np.ones(len(seeds), np.float32)}
+    hyper |= {"after": np.zeros(len(seeds), np.int32)}
     byzantine = np.tile(np.arange(helpers.M) < 2, (len(seeds), 1))
     schedules = np.stack([schedule(name, EVENTS, seed) for seed in seeds])
     problem = sweeps.RunBatch.repeated(PROBLEM, len(seeds))
@@ -255,7 +232,7 @@ def largest(params):
 def test_runs_under_every_attack_stay_finite_and_are_each_run_alone(name):
     """Attacks, seeds and step sizes are numbers of one program; each row of it is its run."""
     names, delivery = attacks_on(name), outstanding(name)
-    build = EveryAttack(build_of(name), tuple(names))
+    build = AttackChoice(build_of(name), tuple(Family(attack) for attack in names))
     options = {"every": 30, "measure": largest, "delivery": delivery}
     numbers, count = np.arange(len(names)), len(names)
     alike = batch_of(name, numbers, [1] * count, [0.1] * count)

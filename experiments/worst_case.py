@@ -1,0 +1,233 @@
+"""The strongest adversary that can be found for each method, beside a few fixed attacks.
+
+    python -m experiments.worst_case                          an hour on two cores
+    python -m experiments.worst_case --preset smoke           three methods, 3 minutes
+    python -m experiments.worst_case --methods sgd --aggregators median,krum:f=4
+    python -m experiments.worst_case --method my_module:my_method
+    python -m experiments.worst_case --adversary FILE.json    one adversary for all methods
+
+A report of robustness against a few fixed attacks at fixed strengths says little: each of them
+may miss the weak point of a method. For each method with each of its aggregators, this command
+searches attack, strength, start, timing and placement for what harms it most (successive
+halving, then a local random search, on search seeds), and runs what it found on other seeds.
+
+The step size of each method is the best of five under the fixed attacks, which come from
+--attacks. All methods have the same number of answers; in a flood, the same virtual time.
+
+Beside it stands what theory says: for methods whose answers all move x equally far, the
+accuracy that no value of a Byzantine worker can undercut, predicted from a run without attack;
+for aggregators, the largest error that a search finds, and the one that is proved.
+
+Writes table.md, ranking.md, certificate.md, constants.md, results.csv and results.json, and for
+each method the strongest adversary found as adversaries/NAME.json, which --adversary runs
+again, under --out.
+"""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Iterator
+
+import numpy as np
+from absl import flags
+
+from experiments.parts import own_methods, worst_outcomes
+from experiments.parts.certificate import certificate
+from experiments.parts.worst_outcomes import Outcome
+from farsign_jax.config import problem as problem_lib
+from farsign_jax.config.panel_config import PanelConfig, check
+from farsign_jax.config.sweep_specs import prepare
+from farsign_jax.config.systems import method_of, takes_aggregator
+from farsign_jax.harness.adversary import Adversary
+from farsign_jax.harness.adversary_search import Found, Plan, search
+from farsign_jax.harness.adversary_space import Point, Space
+from farsign_jax.harness.adversary_trials import SEGMENTS, Trials
+from farsign_jax.harness.command import folder_for, main
+from farsign_jax.harness.flags import FLAGS, all_but, configure
+from farsign_jax.harness.progress import Progress
+from farsign_jax.io import files, run_folder
+from farsign_jax.methods import METHODS
+from farsign_jax.validation import InvalidConfig, require
+
+flags.DEFINE_integer("configurations", 200, "How many adversaries the first rung tries.")
+flags.DEFINE_integer(
+    "budget",
+    None,
+    "The evaluations of a search, for each method. It takes as many configurations as they "
+    "allow.",
+)
+flags.DEFINE_string("method", None, "A method of your own, MODULE:NAME, instead of --methods.")
+flags.DEFINE_string("adversary", None, "A file with an adversary, which is run instead.")
+
+CONFIG = PanelConfig(
+    methods=tuple(METHODS),
+    dataset="mnist_subset_7x7",
+    model="mlp:hidden=16",
+    directions=16,
+    batch_size=32,
+    arrivals="exponential",
+    delivery="outstanding",
+    events=2250,
+    eval_every=250,
+    seeds=(0, 1, 2),
+)
+SMOKE = {
+    "methods": ("far_sign", "sgd", "basgd"),
+    "aggregators": ("median",),
+    "dataset": CONFIG.dataset,
+    "directions": CONFIG.directions,
+    "events": 900,
+    "seeds": (0, 1),
+}
+SEARCH_SEEDS = (100, 101)
+MULTIPLES = (1 / 4, 1.0, 4.0, 16.0, 64.0)  # of the step size of the preset
+COLUMNS = ("adversary", "test_accuracy")
+KEY = (*run_folder.KEY, "adversary")
+READ = all_but("eval_every", "tensorboard", "validation", "max_parallel_runs")
+
+
+def _read(path: str) -> Adversary:
+    """Reads an adversary.
+
+    Raises:
+        InvalidConfig: if there is no such file, or it holds no adversary.
+    """
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise InvalidConfig(f"--adversary {path}: {error.strerror}") from None
+    return Adversary.from_json(text)
+
+
+def _entries(config: PanelConfig) -> Iterator[PanelConfig]:
+    """A configuration of each method with each aggregator that it takes."""
+    for method in config.methods:
+        rules = config.aggregators if takes_aggregator(method) else config.aggregators[:1]
+        for rule in rules:
+            yield dataclasses.replace(config, methods=(method,), aggregators=(rule,))
+
+
+def _aggregator(config: PanelConfig) -> str:
+    return config.aggregators[0] if takes_aggregator(config.methods[0]) else ""
+
+
+def _file_name(name: str) -> str:
+    return re.sub("[ :,]", "-", name).replace("=", "").replace("+", "-")
+
+
+def _outcome(config: PanelConfig, trials: Trials, plan: Plan) -> Outcome:
+    """Searches the strongest adversary of one method, and runs it on the held-out seeds."""
+    trials.tune(MULTIPLES, SEARCH_SEEDS[:1])
+    if FLAGS.budget is not None:
+        plan = plan.within(FLAGS.budget / trials.cost)
+    found = search(trials.space, trials.evaluate, plan, SEARCH_SEEDS)
+    tried, alone, predicted = found.tried, _values_alone(found), None
+    if method_of(config.methods[0]).one_step_per_answer:
+        space = trials.space._replace(timings=("none",))
+        again = search(space, trials.evaluate, plan, SEARCH_SEEDS)
+        tried, alone = tried + again.tried, again.strongest.point
+        data = prepare(config, FLAGS.data_dir)
+        predicted = certificate(config, data, trials.multiple)
+    best, without = trials.evaluate([found.strongest.point, alone], 1.0, config.seeds)
+    return Outcome(
+        config.methods[0],
+        _aggregator(config),
+        trials.multiple,
+        [str(adversary) for adversary in trials.fixed],
+        trials.evaluate_fixed(config.seeds)[0],
+        trials.adversary(found.strongest.point),
+        found.strongest.accuracy,
+        best,
+        tried,
+        trials.evaluations,
+        (trials.adversary(alone), without),
+        predicted,
+    )
+
+
+def _values_alone(found: Found) -> Point:
+    """The point under which a method did worst of those that do not control time."""
+    return next(trial.point for trial in found.trials if trial.point.timing == "none")
+
+
+def _given(config: PanelConfig, trials: Trials, adversary: Adversary) -> Outcome:
+    """Runs one method under an adversary that is given."""
+    trials.tune(MULTIPLES, SEARCH_SEEDS[:1])
+    *fixed, found = trials.evaluate_fixed(config.seeds)[0]
+    names = [str(each) for each in trials.fixed[:-1]]
+    of = config.methods[0], _aggregator(config), trials.multiple, names, np.stack(fixed)
+    return Outcome(*of, adversary, float("nan"), found, 1, trials.evaluations)
+
+
+def _configured() -> PanelConfig:
+    """The configuration that the flags ask for."""
+    base = CONFIG
+    if FLAGS.method is not None:
+        require(not FLAGS["methods"].present, "give either --method or --methods")
+        base = dataclasses.replace(base, methods=(own_methods.register(FLAGS.method),))
+    config = configure(base)
+    if FLAGS.preset == "smoke":  # that of this command
+        own = {name: value for name, value in SMOKE.items() if not FLAGS[name].present}
+        if FLAGS.method is not None:
+            del own["methods"]
+        config = dataclasses.replace(config, **own)
+    rule = f"the lengths of runs are ninths: --events is a multiple of {SEGMENTS}"
+    require(config.events % SEGMENTS == 0, f"{rule}: got {config.events}")
+    for entry in _entries(config):
+        check(entry)
+    return config
+
+
+def _measure(
+    config: PanelConfig, plan: Plan, given: Adversary | None, folder: run_folder.RunFolder
+) -> list[Outcome]:
+    """Measures all methods, one after the other, and writes what each is measured."""
+    examples = problem_lib.load(config, FLAGS.data_dir)
+    adversaries = [Adversary(attack=attack) for attack in config.attacks]
+    adversaries += [] if given is None else [given]
+    entries = list(_entries(config))
+    searches = sum(1 + method_of(each.methods[0]).one_step_per_answer for each in entries)
+    progress = Progress(round((searches * plan.runs + 40 * len(entries)) * config.events))
+    outcomes: list[Outcome] = []
+    for entry in entries:
+        name = f"{entry.methods[0]} {_aggregator(entry)}".strip()
+        progress.start(name)
+        of = examples, Space(), adversaries, folder, _file_name(name), progress
+        trials = Trials(entry, *of)
+        one = _outcome(entry, trials, plan) if given is None else _given(entry, trials, given)
+        outcomes.append(one)
+        path = folder.path / "adversaries" / f"{_file_name(name)}.json"
+        path.parent.mkdir(exist_ok=True)
+        files.write_text(path, one.adversary.to_json())
+        folder.append_rows(worst_outcomes.rows_of(one, entry), COLUMNS, KEY)
+    progress.close()
+    return outcomes
+
+
+def worst_case() -> pathlib.Path:
+    plan = Plan(configurations=FLAGS.configurations).checked()
+    given = None if FLAGS.adversary is None else _read(FLAGS.adversary)
+    config = _configured()
+    chosen = {"plan": plan._asdict(), "budget": FLAGS.budget}
+    chosen |= {"adversary": None if given is None else given.settings()}
+    folder = folder_for("worst_case", config, **chosen)
+    folder.claim()
+    outcomes = _measure(config, plan, given, folder)
+    rows = [row for one in outcomes for row in worst_outcomes.rows_of(one, config)]
+    folder.write_rows(rows, [worst_outcomes.record_of(one) for one in outcomes])
+    tables = {
+        "table": f"{worst_outcomes.table(outcomes)}\n{worst_outcomes.caption(config, plan)}",
+        "ranking": worst_outcomes.ranking(outcomes),
+        "certificate": worst_outcomes.certificates(outcomes),
+        "constants": worst_outcomes.constants(config),
+    }
+    for name, text in tables.items():
+        files.write_text(folder.path / f"{name}.md", text)
+        print(f"\n{text}")
+    print(f"The results are in {folder.path}.")
+    return folder.path
+
+
+if __name__ == "__main__":
+    own = ("configurations", "budget", "method", "adversary")
+    main(worst_case, base=CONFIG, own=own, reads=READ)
