@@ -26,7 +26,8 @@ again, under --out.
 import dataclasses
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -36,7 +37,7 @@ from experiments.parts.certificate import certificate
 from experiments.parts.worst_outcomes import Outcome
 from farsign_jax.config import problem as problem_lib
 from farsign_jax.config.panel_config import PanelConfig, check
-from farsign_jax.config.sweep_specs import prepare
+from farsign_jax.config.sweep_specs import prepare, sweep_specs
 from farsign_jax.config.systems import method_of, takes_aggregator
 from farsign_jax.harness.adversary import Adversary
 from farsign_jax.harness.adversary_search import Found, Plan, search
@@ -45,7 +46,7 @@ from farsign_jax.harness.adversary_trials import SEGMENTS, Trials
 from farsign_jax.harness.command import folder_for, main
 from farsign_jax.harness.flags import FLAGS, all_but, configure
 from farsign_jax.harness.progress import Progress
-from farsign_jax.io import files, run_folder
+from farsign_jax.io import files, run_folder, tables
 from farsign_jax.methods import METHODS
 from farsign_jax.validation import InvalidConfig, require
 
@@ -118,8 +119,6 @@ def _file_name(name: str) -> str:
 def _outcome(config: PanelConfig, trials: Trials, plan: Plan) -> Outcome:
     """Searches the strongest adversary of one method, and runs it on the held-out seeds."""
     trials.tune(MULTIPLES, SEARCH_SEEDS[:1])
-    if FLAGS.budget is not None:
-        plan = plan.within(FLAGS.budget / trials.cost)
     found = search(trials.space, trials.evaluate, plan, SEARCH_SEEDS)
     tried, alone, predicted = found.tried, _values_alone(found), None
     if method_of(config.methods[0]).one_step_per_answer:
@@ -179,17 +178,22 @@ def _configured() -> PanelConfig:
 
 
 def _measure(
-    config: PanelConfig, plan: Plan, given: Adversary | None, folder: run_folder.RunFolder
+    config: PanelConfig,
+    plans: Sequence[Plan],
+    given: Adversary | None,
+    folder: run_folder.RunFolder,
 ) -> list[Outcome]:
     """Measures all methods, one after the other, and writes what each is measured."""
     examples = problem_lib.load(config, FLAGS.data_dir)
     adversaries = [Adversary(attack=attack) for attack in config.attacks]
     adversaries += [] if given is None else [given]
     entries = list(_entries(config))
-    searches = sum(1 + method_of(each.methods[0]).one_step_per_answer for each in entries)
-    progress = Progress(round((searches * plan.runs + 40 * len(entries)) * config.events))
+    runs = 40 * len(entries)  # those of fixed attacks and of the certificate, about
+    for entry, plan in zip(entries, plans, strict=True):
+        runs += (1 + method_of(entry.methods[0]).one_step_per_answer) * plan.runs
+    progress = Progress(round(runs * config.events))
     outcomes: list[Outcome] = []
-    for entry in entries:
+    for entry, plan in zip(entries, plans, strict=True):
         name = f"{entry.methods[0]} {_aggregator(entry)}".strip()
         progress.start(name)
         of = examples, Space(), adversaries, folder, _file_name(name), progress
@@ -204,24 +208,60 @@ def _measure(
     return outcomes
 
 
-def worst_case() -> pathlib.Path:
+def _costs(config: PanelConfig) -> list[int]:
+    """The evaluations of a run of full length of each method."""
+    data, found = prepare(config, FLAGS.data_dir), []
+    for entry in _entries(config):
+        (spec,) = sweep_specs(dataclasses.replace(entry, attacks=("none",)))
+        found.append(spec.cost(data)[0] * config.events)
+    return found
+
+
+def _plans(config: PanelConfig) -> list[Plan]:
+    """How much is tried of each method.
+
+    Raises:
+        InvalidConfig: if the configurations, or the budget, are too few.
+    """
     plan = Plan(configurations=FLAGS.configurations).checked()
+    if FLAGS.budget is None:
+        return [plan] * len(list(_entries(config)))
+    return [plan.within(FLAGS.budget / cost) for cost in _costs(config)]
+
+
+def _print_plan(config: PanelConfig, plans: Sequence[Plan]) -> None:
+    """Says what would run."""
+    lines = []
+    for entry, plan, cost in zip(_entries(config), plans, _costs(config), strict=True):
+        runs = plan.runs + len(entry.attacks) * (len(MULTIPLES) + len(entry.seeds))
+        name = f"{entry.methods[0]} {_aggregator(entry)}".strip()
+        counts = runs, runs * config.events, runs * cost
+        lines.append([name, *(f"{count:,.0f}" for count in counts)])
+    header = ["method", "runs of full length", "answers", "evaluations"]
+    print(f"{tables.markdown_table(header, lines)}\nFloods are longer. Nothing was written.")
+
+
+def worst_case() -> pathlib.Path | None:
     given = None if FLAGS.adversary is None else _read(FLAGS.adversary)
     config = _configured()
-    chosen = {"plan": plan._asdict(), "budget": FLAGS.budget}
+    plans = _plans(config)
+    chosen: dict[str, Any] = {"plans": [plan._asdict() for plan in plans]}
     chosen |= {"adversary": None if given is None else given.settings()}
     folder = folder_for("worst_case", config, **chosen)
+    if FLAGS.dry_run:
+        _print_plan(config, plans)
+        return None
     folder.claim()
-    outcomes = _measure(config, plan, given, folder)
+    outcomes = _measure(config, plans, given, folder)
     rows = [row for one in outcomes for row in worst_outcomes.rows_of(one, config)]
     folder.write_rows(rows, [worst_outcomes.record_of(one) for one in outcomes])
-    tables = {
-        "table": f"{worst_outcomes.table(outcomes)}\n{worst_outcomes.caption(config, plan)}",
+    texts = {
+        "table": f"{worst_outcomes.table(outcomes)}\n{worst_outcomes.caption(config)}",
         "ranking": worst_outcomes.ranking(outcomes),
         "certificate": worst_outcomes.certificates(outcomes),
         "constants": worst_outcomes.constants(config),
     }
-    for name, text in tables.items():
+    for name, text in texts.items():
         files.write_text(folder.path / f"{name}.md", text)
         print(f"\n{text}")
     print(f"The results are in {folder.path}.")

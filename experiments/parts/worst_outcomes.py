@@ -9,9 +9,8 @@ import scipy
 from experiments.parts import robustness_constants
 from experiments.parts.certificate import Certificate
 from farsign_jax.config.panel_config import PanelConfig
-from farsign_jax.harness import summary, verdicts
+from farsign_jax.harness import captions, summary, verdicts
 from farsign_jax.harness.adversary import Adversary
-from farsign_jax.harness.adversary_search import Plan
 from farsign_jax.io import tables
 
 GAP = 0.05  # of accuracy, by which fixed attacks over-estimate a method
@@ -153,14 +152,14 @@ def ranking(outcomes: Sequence[Outcome]) -> str:
     return text
 
 
-def caption(config: PanelConfig, plan: Plan) -> str:
-    searched = f"{plan.configurations} adversaries were tried in short runs"
+def caption(config: PanelConfig) -> str:
+    """What the table shows, and the command that made it."""
     return (
         f"Accuracy after {config.events:,} answers in %, the mean of {len(config.seeds)} seeds "
         f"that the search did not use; {config.byzantine} of {config.workers} workers are "
-        f"Byzantine. {searched}, and the worst of them in longer ones. `!` marks methods that "
-        f"the fixed attacks over-estimate by more than {100 * GAP:g} points; intervals are of "
-        "95 %, paired over seeds.\n"
+        "Byzantine. Of the adversaries that were tried, most ran in short runs only. `!` marks "
+        f"methods that the fixed attacks over-estimate by more than {100 * GAP:g} points; "
+        f"intervals are of 95 %, paired over seeds. {captions.command_line()}"
     )
 
 

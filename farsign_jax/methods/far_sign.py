@@ -285,8 +285,7 @@ def build(
     return server, worker
 
 
-# The paper's step sizes are not known. These are inferred: they reproduce its Table 3. The
-# tuned step size is from `python -m experiments.tune`.
+# The paper's step sizes are not known. These reproduce its Table 3; `experiments.tune` tuned.
 METHOD = Method(
     build,
     {

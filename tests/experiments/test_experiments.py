@@ -17,7 +17,7 @@ from experiments import table3, tune
 from farsign_jax.harness import figure_grid
 from farsign_jax.harness import summary as summary_lib
 from farsign_jax.methods import METHODS
-from tests import forks, helpers
+from tests import helpers
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = ["--events=40", "--eval_every=20", "--workers=4", "--byzantine=1", "--directions=10"]
@@ -36,14 +36,6 @@ def run(module, *flags):
     process = start(module, *flags)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
-
-
-@pytest.fixture(scope="module")
-def run_forked():
-    """`run`, in a fork of a process that has imported what commands share."""
-    imports = "import experiments.table3; del sys.modules['experiments.table3']"
-    with forks.server(imports) as run:  # which runs the module again
-        yield run
 
 
 def read(folder):

@@ -1,0 +1,94 @@
+"""The command that searches the strongest adversary of every method."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from docs.figures import read as read_tables
+from farsign_jax.harness.adversary import Adversary
+from tests.experiments.test_experiments import read, run, start
+
+SMALL = ["--workers=5", "--byzantine=1", "--buffers=3", "--events=90", "--directions=4"]
+SMALL += ["--batch_size=8", "--model=softmax_regression", "--seeds=2", "--configurations=9"]
+SMALL += ["--attacks=none,sign_flip", "--aggregators=median"]
+
+
+@pytest.mark.slow
+def test_the_command_writes_what_it_finds_which_runs_again(tmp_path):
+    command = ["experiments.worst_case", "--methods=far_sign,sgd", *SMALL]
+    code, out, err = run(*command, "--out", tmp_path / "a")
+    assert code == 0, err
+    for name in ("table", "ranking", "certificate", "constants"):
+        assert (tmp_path / "a" / f"{name}.md").read_text() in out
+    (table,) = read_tables(tmp_path / "a" / "table.md")
+    assert [row[0] for row in table[1:]] == ["far_sign", "sgd median"]
+    assert [row[0] for row in read_tables(tmp_path / "a" / "certificate.md")[0][1:]] == [
+        "far_sign"
+    ]
+    rows = read(tmp_path / "a")
+    kinds = {(row["method"], row["adversary"], row["attack"], row["seed"]) for row in rows}
+    assert len(kinds) == len(rows) == 2 * 3 * 2
+    assert run(*command, "--out", tmp_path / "a")[:2] == (0, out)  # nothing is left to do
+
+    file = tmp_path / "a" / "adversaries" / "far_sign.json"
+    adversary = Adversary.from_json(file.read_text())
+    code, out, err = run(*command, "--out", tmp_path / "b", "--adversary", file)
+    assert code == 0, err
+    found, again = (
+        [float(row["test_accuracy"]) for row in read(tmp_path / folder)
+         if (row["method"], row["adversary"]) == ("far_sign", "found")]
+        for folder in "ab"
+    )  # fmt: skip
+    assert found == pytest.approx(again, abs=1e-6)
+    assert {row["attack"] for row in read(tmp_path / "b")} >= {str(adversary)}
+
+
+@pytest.mark.slow
+def test_a_method_of_ones_own_is_searched_too(tmp_path):
+    page = (Path(__file__).parents[2] / "docs/pages/worst_case.md").read_text()
+    code = re.search("```python\n(.*?)```", page, re.DOTALL)[1]
+    assert len(code.strip().splitlines()) <= 17
+    (tmp_path / "my_module.py").write_text(code)
+    process = start(
+        "experiments.worst_case",
+        "--method=my_module:my_method",
+        *SMALL,
+        "--out=o",
+        cwd=tmp_path,
+    )
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "| my_method " in out
+    assert json.loads((tmp_path / "o" / "config.json").read_text())["methods"] == ["my_method"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--configurations=8"], "3 rungs need at least 9 configurations: got 8"),
+        (
+            ["--events=100"],
+            "the lengths of runs are ninths: --events is a multiple of 9: got 100",
+        ),
+        (["--adversary=no.json"], "--adversary no.json: No such file"),
+        (["--method=math:pi2"], "--method math:pi2: module 'math' has no attribute 'pi2'"),
+        (["--method=a:b", "--methods=sgd"], "give either --method or --methods"),
+        (["--methods=sgdd"], "unknown method 'sgdd'"),
+        (
+            ["--budget=10", "--methods=sgd", *SMALL],
+            "a search needs a budget of at least 27 runs",
+        ),
+    ],
+)
+def test_bad_flags_end_in_one_line(flags, message, run_forked):
+    code, _, err = run_forked("experiments.worst_case", *flags)
+    assert code == 2 and err.startswith(f"error: {message}") and err.count("\n") == 1
+
+
+def test_a_dry_run_says_what_would_run(tmp_path, run_forked):
+    flags = ["--methods=far_sign,sgd", *SMALL, "--dry_run", "--out", tmp_path / "none"]
+    code, out, _ = run_forked("experiments.worst_case", *flags)
+    assert code == 0 and "| far_sign " in out and "Nothing was written." in out
+    assert not (tmp_path / "none").exists()
