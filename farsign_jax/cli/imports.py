@@ -34,8 +34,12 @@ def asked(values: Any) -> list[str]:
     return [name.strip() for text in texts for name in text.split(",") if name.strip()]
 
 
-def load(names: Sequence[str]) -> None:
+def load(names: Sequence[str], flag: str = FLAG) -> None:
     """Imports the modules, whose files are from then on part of `provenance.code`.
+
+    Args:
+        names: of the modules.
+        flag: that names them, for messages.
 
     Raises:
         InvalidConfig: if there is no module of that name.
@@ -49,11 +53,11 @@ def load(names: Sequence[str]) -> None:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise  # of a module that it imports
             rule = "it is the name of a module in the current folder or on the Python path"
-            raise InvalidConfig(f"--import {name}: no such module: {rule}") from None
+            raise InvalidConfig(f"--{flag} {name}: no such module: {rule}") from None
         except (TypeError, ValueError):
             if all(part.isidentifier() for part in name.split(".")):
                 raise
-            raise InvalidConfig(f"--import is the name of a module: got {name!r}") from None
+            raise InvalidConfig(f"--{flag} is the name of a module: got {name!r}") from None
         if module.__file__ is not None:
             provenance.add_own(name, pathlib.Path(module.__file__))
 

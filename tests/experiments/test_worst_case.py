@@ -73,7 +73,7 @@ def test_a_method_of_ones_own_is_searched_too(tmp_path):
             "the lengths of runs are ninths: --events is a multiple of 9: got 100",
         ),
         (["--adversary=no.json"], "--adversary no.json: No such file"),
-        (["--method=math:pi2"], "--method math:pi2: module 'math' has no attribute 'pi2'"),
+        (["--method=math:pi2"], "--method math:pi2: there is no pi2 in math"),
         (["--method=a:b", "--methods=sgd"], "give either --method or --methods"),
         (["--methods=sgdd"], "unknown method 'sgdd'"),
         (

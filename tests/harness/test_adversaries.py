@@ -222,8 +222,8 @@ def test_a_method_of_ones_own_is_named_by_module_and_name(tmp_path, monkeypatch)
     assert own_methods.METHODS["my_method"].presets["tuned"] == {"step_size": 0.1}
     for text, message in (
         ("mine_for_worst_case", "--method is MODULE:NAME: got 'mine_for_worst_case'"),
-        ("no_such_module:f", "--method no_such_module:f: No module named"),
-        ("mine_for_worst_case:other", "has no attribute 'other'"),
+        ("no_such_module:f", "--method no_such_module: no such module"),
+        ("mine_for_worst_case:other", "there is no other in mine_for_worst_case"),
         ("mine_for_worst_case:my_method", "there is a method 'my_method' already"),
     ):
         with pytest.raises(InvalidConfig, match=message):

@@ -55,6 +55,8 @@ def test_attacks_are_those_of_the_library():
         ("ipm:epsilon=2", -2 * honest.mean(0)),
         ("alie:z=1.5,sign=1,ddof=1", honest.mean(0) + 1.5 * honest.std(0, ddof=1)),
         ("mimic:target=4", ROWS[4]),
+        ("oracle_flip:scale=2", -2 * honest.mean(0)),
+        ("sign_flip:after=1", ROWS[mask]),  # the first round is honest
         ("nonfinite:kind=inf", np.inf),
     ):
         sent = interop.Attack(text, mask)(ROWS)
@@ -71,6 +73,7 @@ def test_attacks_are_those_of_the_library():
         ("gausian", 2, "did you mean 'gaussian'"),
         ("alie:w=1", 2, "unknown option of alie 'w'"),
         ("alie", N, "0 <= byzantine < workers"),
+        ("trapsetter", 2, "trapsetter needs the iterate of a server: there is none"),
         (3, 2, "an attack is a text or a farsign_jax.Attack: got 3"),
     ):
         with pytest.raises(InvalidConfig, match=message):

@@ -68,6 +68,11 @@ def test_an_attack_changes_the_answer_to_the_same_question():
     mean = np.mean([same[0], same[2]], axis=0)
     colluding = LocalWorker(system, problem, 0, 1, attacks.ipm(0.5)).answer(x, 7, 7, None)
     np.testing.assert_allclose(colluding, -0.5 * mean, rtol=1e-3, atol=1e-7)
+    oracle = LocalWorker(system, problem, 0, 1, attacks.oracle_flip(2.0)).answer(x, 7, 7, None)
+    np.testing.assert_allclose(oracle, -2 * mean, rtol=1e-3, atol=1e-7)
+    later = LocalWorker(system, problem, 0, 1, attacks.make("sign_flip:after=8"))
+    np.testing.assert_array_equal(later.answer(x, 7, 7, None), honest)
+    assert (later.answer(x, 8, 8, None) != honest).any()
 
 
 def test_a_worker_that_keeps_a_state_is_rejected():

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.optimized
 FEEDBACK = OracleConfig(batch_size=8, directions=5, decay_every=40)
 RULES = ("mean", "krum:f=1", "centered_clipping:tau=1")
 MEASURED = (("z", 1.5), ("space", "measured"))
+ASKING = (("z", 1.5), ("asks", 2), ("after", 20))
 ATTACKS = (("none", ()), ("alie", MEASURED), ("mimic", ()), ("constant", ()))
+ATTACKS += (("inner_max", ()), ("alie", ASKING))  # which knows the aggregator; which asks
 STEPS = (0.1, 0.02)
 EVENTS = 60
 
@@ -59,8 +61,8 @@ def first(params):
 @pytest.mark.parametrize(
     ("method", "delivery", "some"),
     [
-        ("cyber0", "outstanding", [(0, 1, 1, 1), (1, 2, 0, 2)]),
-        ("basgd:reassign_after=9", "fresh", [(0, 2, 1, 1), (1, 0, 0, 3)]),
+        ("cyber0", "outstanding", [(0, 1, 1, 1), (1, 2, 0, 2), (0, 0, 0, 5)]),
+        ("basgd:reassign_after=9", "fresh", [(0, 2, 1, 1), (1, 0, 0, 3), (0, 1, 0, 4)]),
     ],
 )
 def test_every_run_in_lockstep_equals_the_run_alone(method, delivery, some):
