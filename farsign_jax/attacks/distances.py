@@ -95,5 +95,5 @@ def _along(direction: str, gamma: Callable[[Array, Array], Array]) -> Attack:
 
 def unit(vector: Array) -> Array:
     """A vector divided by its length; 0 if it is 0."""
-    vector = vector / jnp.maximum(jnp.abs(vector).max(), jnp.finfo(vector.dtype).tiny)
+    vector = vector / jnp.maximum(jnp.abs(vector).max(initial=0), jnp.finfo(vector.dtype).tiny)
     return vector / jnp.maximum(jnp.linalg.norm(vector), jnp.finfo(vector.dtype).tiny)

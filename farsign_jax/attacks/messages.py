@@ -105,7 +105,7 @@ def random_disturbance(scale: float = 0.2) -> Attack:
 
     def forge(report: Report, view: View, key: Key) -> Array:
         g, limits = report.value, jnp.finfo(report.value.dtype)
-        largest = jnp.maximum(jnp.abs(g).max(), limits.tiny)
+        largest = jnp.maximum(jnp.abs(g).max(initial=0), limits.tiny)
         length = largest * jnp.linalg.norm(g / largest)  # no square over- or underflows
         noise = jax.random.normal(key, g.shape, g.dtype)
         return g + jnp.minimum(like(report, scale) * length, limits.max) * noise

@@ -72,7 +72,7 @@ def inner_max(aggregator: str = "mean", candidates: int = 4) -> Attack:
         radius = scale * jnp.sqrt(jnp.max(jnp.sum((around / scale) ** 2, axis=1)))
         units = jnp.stack([unit(of(mean, std)) for of in DIRECTIONS.values()])
         steps = jnp.asarray(factors, mean.dtype)[:, None, None] * units[None]
-        return mean[None] + radius * steps.reshape(-1, mean.shape[-1])
+        return mean[None] + radius * steps.reshape(count * len(DIRECTIONS), mean.shape[-1])
 
     return _most_harmful(aggregator, tried)
 
@@ -88,7 +88,7 @@ def _most_harmful(aggregator: str, candidates: Candidates) -> Attack:
         def harm(lie: Array) -> Array:
             rows = jnp.where(view.byzantine[:, None], lie[None], mean[None] + around)
             found = rule(rows, key=key)
-            length = jnp.maximum(jnp.abs(found).max(), jnp.finfo(found.dtype).tiny)
+            length = jnp.maximum(jnp.abs(found).max(initial=0), jnp.finfo(found.dtype).tiny)
             return length * jnp.sum(found / length * unit(mean))
 
         return lies[jnp.argmin(jax.lax.map(harm, lies))]

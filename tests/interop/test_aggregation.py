@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from farsign_jax import aggregators, interop
+from farsign_jax import aggregators, attacks, interop
 from farsign_jax.validation import InvalidConfig
 from tests.interop.samples import ROWS, RULES, D, Foreign, N
 
@@ -43,7 +43,9 @@ def test_messages_may_be_trees():
 def test_messages_without_numbers():
     for rule in ("mean", "median", "krum:f=2", "rfa", "trimmed_mean:f=1"):
         assert interop.aggregate(rule, ROWS[:, :0]).shape == (0,)
-    assert interop.Attack("alie", 2)(ROWS[:, :0]).shape == (N, 0)
+    for name in sorted(attacks.ATTACKS.keys() - {"trapsetter"}):
+        if attacks.make(name).poison is None:
+            assert interop.Attack(name, 2)(ROWS[:, :0]).shape == (N, 0)
 
 
 def test_attacks_are_those_of_the_library():
