@@ -22,6 +22,7 @@ BENCHMARKS = layers.ROOT / "benchmarks" / "results"
 PAGES = [layers.ROOT / "README.md", *sorted((layers.ROOT / "docs" / "pages").glob("*.md"))]
 BLOCK = re.compile(r"(<!-- figures: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
+WORST_CASES = [f"worst-case-{name}" for name in ("far-sign", "certificate", "constants")]
 ATTACKS = ["none", "alie", "gaussian", "constant", "sign_flip"]
 
 
@@ -40,10 +41,7 @@ def read(path: pathlib.Path) -> list[list[list[str]]]:
 
 
 def _by_run(name: str, number: int) -> dict[tuple[str, str], dict[str, str]]:
-    """From (method, attack), without options of the attack, to the cells of a row by column.
-
-    Of two columns with one name, it is the first.
-    """
+    """From (method, bare attack) to the cells of a row by column; of two, it is the first."""
     header, *rows = read(RESULTS / f"table3-{name}.md")[number]
     named = [dict(zip(reversed(header), reversed(row), strict=True)) for row in rows]
     return {(row["method"], row["attack"].split(":")[0]): row for row in named}
@@ -207,12 +205,6 @@ def claims(*sources: str, name: str = "rates") -> str:
     return tables.markdown_table(["source", "claim", "measured", "verdict"], rows)
 
 
-def prior_art(table: int, part: int) -> str:
-    """A part of a table of the paper as it was measured: what is seen, or the rates."""
-    header, *rows = read(RESULTS / f"prior-art-{table}.md")[part]
-    return tables.markdown_table(header, rows, markup=True)
-
-
 def ahead() -> str:
     """The methods that end above FAR-SIGN of their table, and under which attacks."""
     found: dict[tuple[str, str], list[str]] = {}
@@ -232,6 +224,24 @@ def vote_cases() -> str:
     return tables.markdown_table(["case", *(row[0] for row in lines)], list(body), markup=True)
 
 
+def worst_cases() -> str:
+    """Each method with the aggregator that does best under the strongest adversary found."""
+    found: dict[str, list[str]] = {}
+    for row in read(RESULTS / "worst-case.md")[0][1:]:
+        name = row[0].partition(" ")[0]
+        if name not in found or float(row[3]) > float(found[name][3]):
+            found[name] = row
+    rows = sorted(found.values(), key=lambda row: -float(row[3]))
+    header = read(RESULTS / "worst-case.md")[0][0][:6]
+    return tables.markdown_table(header, [row[:6] for row in rows])
+
+
+def whole(name: str, part: int = 0) -> str:
+    """A table of a file, as it is."""
+    header, *rows = read(RESULTS / f"{name}.md")[part]
+    return tables.markdown_table(header, rows, markup=True)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "headlines": headlines,
     "table3-paper": lambda: accuracies("paper", published=True),
@@ -247,11 +257,11 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "theory-directions": lambda: claims("Assumption 6", "Ganesh et al., 2023", "Section 2.3"),
     "theory-recursion": lambda: claims("Prop. A.2", name="rates-recursion"),
     "theory-votes": lambda: claims("Votes", "Votes, median", "Votes, nnm", name="rates-votes"),
-    "prior-art-1": lambda: prior_art(1, 0),
-    "prior-art-1-rates": lambda: prior_art(1, 1),
-    "prior-art-2": lambda: prior_art(2, 0),
-    "prior-art-2-rates": lambda: prior_art(2, 1),
+    **{f"prior-art-{n}": functools.partial(whole, f"prior-art-{n}") for n in (1, 2)},
+    **{f"prior-art-{n}-rates": functools.partial(whole, f"prior-art-{n}", 1) for n in (1, 2)},
     "prior-art-ahead": ahead,
+    "worst-case": worst_cases,
+    **{n: functools.partial(whole, n) for n in WORST_CASES},
     "throughput": throughput,
     "gpu": gpu,
     "answers-per-second": answers_per_second,

@@ -151,7 +151,9 @@ def _values_alone(found: Found) -> Point:
 
 def _given(config: PanelConfig, trials: Trials, adversary: Adversary) -> Outcome:
     """Runs one method under an adversary that is given."""
-    trials.tune(MULTIPLES, SEARCH_SEEDS[:1])
+    rule = f"{config.methods[0]} cannot be attacked with {adversary}: its workers report about "
+    require(trials.fixed[-1] == adversary, f"{rule}directions of their own")
+    trials.tune(MULTIPLES, SEARCH_SEEDS[:1], unknown=1)
     *fixed, found = trials.evaluate_fixed(config.seeds)[0]
     names = [str(each) for each in trials.fixed[:-1]]
     of = config.methods[0], _aggregator(config), trials.multiple, names, np.stack(fixed)
@@ -187,6 +189,7 @@ def _measure(
     examples = problem_lib.load(config, FLAGS.data_dir)
     adversaries = [Adversary(attack=attack) for attack in config.attacks]
     adversaries += [] if given is None else [given]
+    space = Space() if given is None else Space(())
     entries = list(_entries(config))
     runs = 40 * len(entries)  # those of fixed attacks and of the certificate, about
     for entry, plan in zip(entries, plans, strict=True):
@@ -196,7 +199,7 @@ def _measure(
     for entry, plan in zip(entries, plans, strict=True):
         name = f"{entry.methods[0]} {_aggregator(entry)}".strip()
         progress.start(name)
-        of = examples, Space(), adversaries, folder, _file_name(name), progress
+        of = examples, space, adversaries, folder, _file_name(name), progress
         trials = Trials(entry, *of)
         one = _outcome(entry, trials, plan) if given is None else _given(entry, trials, given)
         outcomes.append(one)

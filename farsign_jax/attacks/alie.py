@@ -169,9 +169,9 @@ def trapsetter(z: float | None = 1.5) -> Attack:
 
 def directions_of(report: Report) -> Array:
     """i32[k], the ids of the directions of an answer; 0 .. k - 1 for a whole gradient."""
-    ids = jax.tree.leaves(report.direction)
-    if ids and ids[0].shape == report.value.shape:
-        return ids[0]
+    for ids in jax.tree.leaves(report.direction):
+        if ids.shape == report.value.shape and jnp.issubdtype(ids.dtype, jnp.integer):
+            return ids
     return jnp.arange(report.value.shape[-1], dtype=jnp.int32)
 
 

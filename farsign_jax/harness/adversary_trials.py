@@ -81,8 +81,7 @@ class Trials:
 
     def adversary(self, point: Point) -> Adversary:
         """The adversary of a point in runs of full length."""
-        events = self._own_events(self.config.events)
-        return self.space.adversary(point, events)
+        return self.space.adversary(point, self._own_events(self.config.events))
 
     def evaluate(
         self, points: Sequence[Point], fraction: float, seeds: Sequence[int]
@@ -94,7 +93,7 @@ class Trials:
                 seed,
                 point.kind,
                 self.space.strength(point),
-                self.space.after(point, events),
+                self.space.after(point, self._own_events(events)),
                 point.timing,
                 point.placement,
                 self.multiple,
@@ -132,10 +131,11 @@ class Trials:
         shape = len(multiples), len(self.fixed), len(seeds)
         return self._accuracies(runs, self.config.events).reshape(shape)
 
-    def tune(self, multiples: Sequence[float], seeds: Sequence[int]) -> None:
+    def tune(self, multiples: Sequence[float], seeds: Sequence[int], unknown: int = 0) -> None:
         """Chooses the step size that is best under the worst of the fixed attacks, to 0.1 %,
-        and then on average over them."""
+        and then on average over them; the last `unknown` of them do not count."""
         values = self.evaluate_fixed(seeds, multiples).mean(axis=2)
+        values = values[:, : len(self.fixed) - unknown]
         merits = [(round(float(row.min()), 3), float(row.mean())) for row in values]
         self.multiple = multiples[merits.index(max(merits))]
 
@@ -196,7 +196,7 @@ class Trials:
             "step_size": numbers["step_size"] * multiples,
             "attack": np.array([run.attack for run in runs], np.int32),
             "strength": np.array([run.strength for run in runs], np.float32),
-            "after": np.array([self._own_events(run.after) for run in runs], np.int32),
+            "after": np.array([run.after for run in runs], np.int32),
         }
 
     def _own_events(self, answers: int) -> int:

@@ -41,7 +41,7 @@ class AttackChoice:
 
     `hyper` has beside the hyper-parameters of the method: `attack` i32[], the number of the
     family; `strength` f32[], the value of its option; `after` i32[], the events in which
-    Byzantine workers are honest.
+    Byzantine workers are honest, if the text of the family does not name more.
 
     Attributes:
         build: the method. Its own attack is not used.
@@ -73,6 +73,7 @@ class AttackChoice:
 
 def _chosen(each: Sequence[Attack], number: Any, after: Any, system: System) -> Attack:
     """The attack of that number; where runs take turns, only this one is computed."""
+    after = jnp.maximum(after, jnp.asarray([attack.after for attack in each])[number])
 
     def init(num_workers: int) -> Any:
         return tuple(attack.init(num_workers) for attack in each)
