@@ -217,6 +217,7 @@ def test_the_published_table_is_complete():
 def test_the_best_worst_case_is_chosen():
     scores = np.asarray([[0.9, 0.2], [0.7, 0.6001], [0.65, 0.6004], [0.5, 0.5]])
     assert tune.choose(scores) == 1  # 60.0 % twice in the worst attack, then the mean
+    assert tune.choose(scores, "mean") == int(scores.mean(axis=1).argmax())
 
 
 @pytest.mark.slow
@@ -248,14 +249,15 @@ def test_table3_figure1_and_tune_run_baselines_in_lockstep(tmp_path):
     assert code == 0, err
     assert (out / "figure1.png").stat().st_size > 10_000 and read(out) == rows
 
-    tuned = ["--out", tmp_path / "tune", *small, "--aggregators=mean"]
+    tuned = ["--out", tmp_path / "tune", *small, "--aggregators=mean", "--methods=far_sign,sgd"]
     code, text, err = run("experiments.tune", *tuned)
     assert code == 0, err
     assert text.count(" (chosen") == 2
     rows = read(tmp_path / "tune")
     assert len(rows) == (1 + 1) * 2 * 2 * len(tune.MULTIPLES)
-    steps = {float(r["step_size"]) for r in rows if r["method"] == "cyber0"}
-    paper = METHODS["cyber0"].presets["paper"]["step_size"]
+    assert {(row["method"], row["event"]) for row in rows} == {("far_sign", "60"), ("sgd", "2")}
+    steps = {float(r["step_size"]) for r in rows if r["method"] == "sgd"}
+    paper = METHODS["sgd"].presets["paper"]["step_size"]
     np.testing.assert_allclose(sorted(steps), sorted(paper * m for m in tune.MULTIPLES), 1e-6)
 
 
