@@ -22,7 +22,6 @@ BENCHMARKS = layers.ROOT / "benchmarks" / "results"
 PAGES = [layers.ROOT / "README.md", *sorted((layers.ROOT / "docs" / "pages").glob("*.md"))]
 BLOCK = re.compile(r"(<!-- figures: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-WORST_CASES = [f"worst-case-{name}" for name in ("far-sign", "certificate", "constants")]
 ATTACKS = ["none", "alie", "gaussian", "constant", "sign_flip"]
 
 
@@ -224,18 +223,6 @@ def vote_cases() -> str:
     return tables.markdown_table(["case", *(row[0] for row in lines)], list(body), markup=True)
 
 
-def worst_cases() -> str:
-    """Each method with the aggregator that does best under the strongest adversary found."""
-    found: dict[str, list[str]] = {}
-    for row in read(RESULTS / "worst-case.md")[0][1:]:
-        name = row[0].partition(" ")[0]
-        if name not in found or float(row[3]) > float(found[name][3]):
-            found[name] = row
-    rows = sorted(found.values(), key=lambda row: -float(row[3]))
-    header = read(RESULTS / "worst-case.md")[0][0][:6]
-    return tables.markdown_table(header, [row[:6] for row in rows])
-
-
 def whole(name: str, part: int = 0) -> str:
     """A table of a file, as it is."""
     header, *rows = read(RESULTS / f"{name}.md")[part]
@@ -260,8 +247,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     **{f"prior-art-{n}": functools.partial(whole, f"prior-art-{n}") for n in (1, 2)},
     **{f"prior-art-{n}-rates": functools.partial(whole, f"prior-art-{n}", 1) for n in (1, 2)},
     "prior-art-ahead": ahead,
-    "worst-case": worst_cases,
-    **{n: functools.partial(whole, n) for n in WORST_CASES},
     "throughput": throughput,
     "gpu": gpu,
     "answers-per-second": answers_per_second,

@@ -1,26 +1,17 @@
 """The strongest adversary that can be found for each method, beside a few fixed attacks.
 
-    python -m experiments.worst_case                          an hour on two cores
-    python -m experiments.worst_case --preset smoke           three methods, 3 minutes
-    python -m experiments.worst_case --methods sgd --aggregators median,krum:f=4
-    python -m experiments.worst_case --method my_module:my_method
-    python -m experiments.worst_case --adversary FILE.json    one adversary for all methods
+    python -m experiments.worst_case                    an hour on two cores
+    python -m experiments.worst_case --preset smoke     three methods, 3 minutes
 
-A report of robustness against a few fixed attacks at fixed strengths says little: each of them
-may miss the weak point of a method. For each method with each of its aggregators, this command
-searches attack, strength, start, timing and placement for what harms it most (successive
-halving, then a local random search, on search seeds), and runs what it found on other seeds.
+Robustness against a few fixed attacks says little: each may miss the weak point of a method.
+For each method and aggregator this command searches attack, strength, start, timing and
+placement for what harms it most (successive halving, then a local random search, on search
+seeds), and runs what it found on other seeds. The step size of each method is the best of five
+under the fixed attacks (--attacks). All have the same number of answers; in a flood, the same
+virtual time. Beside it stands what theory predicts.
 
-The step size of each method is the best of five under the fixed attacks, which come from
---attacks. All methods have the same number of answers; in a flood, the same virtual time.
-
-Beside it stands what theory says: for methods whose answers all move x equally far, the
-accuracy that no value of a Byzantine worker can undercut, predicted from a run without attack;
-for aggregators, the largest error that a search finds, and the one that is proved.
-
-Writes table.md, ranking.md, certificate.md, constants.md, results.csv and results.json, and for
-each method the strongest adversary found as adversaries/NAME.json, which --adversary runs
-again, under --out.
+Writes table.md, ranking.md, certificate.md, constants.md, results.csv, results.json, and the
+strongest adversaries as adversaries/NAME.json, which --adversary runs again, under --out.
 """
 
 import dataclasses

@@ -36,7 +36,13 @@ if hasattr(jax.config, "jax_captured_constants_warn_bytes"):  # since jax 0.7
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves out the tests marked `long` unless the expression after -m names them."""
+    """Leaves out the tests marked `long` unless the expression after -m names them.
+
+    Of each file, tests marked `optimized` come last: whatever was compiled before is dropped
+    when one follows that is not, or the other way round.
+    """
+    order = {item.path: number for number, item in reversed([*enumerate(items)])}
+    items.sort(key=lambda i: (order[i.path], i.get_closest_marker("optimized") is not None))
     if "long" in (config.option.markexpr or ""):
         return
     left_out = [item for item in items if item.get_closest_marker("long")]

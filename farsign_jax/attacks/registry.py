@@ -106,7 +106,7 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     return name, specs.typed(name, options, parameters(name))
 
 
-def make(name: str, **options: Any) -> Attack:
+def make(name: str, space: str | None = None, **options: Any) -> Attack:
     """Makes the attack of that name.
 
     Every attack has these options beside its own:
@@ -119,13 +119,15 @@ def make(name: str, **options: Any) -> Attack:
 
     Args:
         name: one of `ATTACKS`, perhaps with options, as in "sign_flip:scale=10".
+        space: the option of that name; None leaves it to the text and to the attack.
         options: further options of the attack.
 
     Raises:
         InvalidConfig: if the name or an option does not exist, or a value is refused.
     """
     name, given = parse(name)
-    options = dict(specs.joined(name, given, options))
+    more = options if space is None else {"space": space, **options}
+    options = dict(specs.joined(name, given, more))
     factory, known = lookup("attack", name, ATTACKS), parameters(name)
     for option in options:
         lookup(f"option of {name}", option, known)

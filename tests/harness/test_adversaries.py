@@ -145,7 +145,6 @@ def test_a_search_on_runs_finds_a_back_door_and_nothing_where_there_is_none(weak
 
 
 @pytest.mark.slow
-@pytest.mark.optimized
 def test_what_was_found_is_replayed_by_a_configuration():
     wanted = "sign_flip", "oracle_flip", "alie", "label_flip"
     kinds = tuple(kind for kind in KINDS if kind.family.text in wanted)
@@ -162,7 +161,7 @@ def test_what_was_found_is_replayed_by_a_configuration():
     again = Trials(TINY, problem_lib.load(TINY), Space(()), given)
     np.testing.assert_array_equal(again.evaluate_fixed((0,))[0, :, 0], values)
     panel = dataclasses.asdict(TINY)
-    for point, value in zip(points[:2], values[:2], strict=True):
+    for point, value in zip(points[:1], values[:1], strict=True):
         adversary = trials.adversary(point)
         names = {field.name for field in dataclasses.fields(farsign_jax.RunConfig)}
         settings = {name: value for name, value in panel.items() if name in names}
