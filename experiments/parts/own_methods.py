@@ -24,8 +24,9 @@ def register(text: str) -> str:
     module, _, name = text.partition(":")
     require(name.isidentifier(), f"--method is MODULE:NAME: got {text!r}")
     imports.load([module], "method")
-    found = getattr(sys.modules[module], name, None)
-    require(found is not None, f"--method {text}: there is no {name} in {module}")
+    there = hasattr(sys.modules[module], name)
+    require(there, f"--method {text}: there is no {name} in {module}")
+    found = getattr(sys.modules[module], name)
     require(name not in METHODS, f"--method {text}: there is a method {name!r} already")
     METHODS[name] = (
         found if isinstance(found, Method) else Method(found, step_size_presets(0.1))
