@@ -22,6 +22,7 @@ BENCHMARKS = layers.ROOT / "benchmarks" / "results"
 PAGES = [layers.ROOT / "README.md", *sorted((layers.ROOT / "docs" / "pages").glob("*.md"))]
 BLOCK = re.compile(r"(<!-- figures: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
+WORST_CASES = [f"worst-case-{name}" for name in ("certificate", "constants")]
 ATTACKS = ["none", "alie", "gaussian", "constant", "sign_flip"]
 
 
@@ -223,6 +224,18 @@ def vote_cases() -> str:
     return tables.markdown_table(["case", *(row[0] for row in lines)], list(body), markup=True)
 
 
+def worst_cases() -> str:
+    """Each method with the aggregator that does best under the strongest adversary found."""
+    header, *rows = read(RESULTS / "worst-case.md")[0]
+    best: dict[str, list[str]] = {}
+    for row in sorted(rows, key=lambda row: -float(row[3])):
+        best.setdefault(row[0].partition(" ")[0], row)
+    shown = [0, 1, 2, 3, 5, 6]  # without the differences, and how many were tried
+    return tables.markdown_table(
+        [header[n] for n in shown], [[row[n] for n in shown] for row in best.values()]
+    )
+
+
 def whole(name: str, part: int = 0) -> str:
     """A table of a file, as it is."""
     header, *rows = read(RESULTS / f"{name}.md")[part]
@@ -247,6 +260,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     **{f"prior-art-{n}": functools.partial(whole, f"prior-art-{n}") for n in (1, 2)},
     **{f"prior-art-{n}-rates": functools.partial(whole, f"prior-art-{n}", 1) for n in (1, 2)},
     "prior-art-ahead": ahead,
+    "worst-case": worst_cases,
+    **{n: functools.partial(whole, n) for n in WORST_CASES},
     "throughput": throughput,
     "gpu": gpu,
     "answers-per-second": answers_per_second,

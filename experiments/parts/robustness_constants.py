@@ -9,6 +9,7 @@ The search draws honest rows and changes the f others, which all send the same v
 as the ratio grows. It is a lower bound of kappa; no aggregator has less than f / (n - 2 f).
 """
 
+import re
 from collections.abc import Callable
 
 import jax
@@ -25,8 +26,11 @@ TRIALS, STEPS = 64, 60  # sets of honest rows, and changes of the lie for each
 def bound(name: str, n: int, f: int) -> float:
     """The kappa that is proved (Allouah et al., 2023, Table 1); NaN if none is known.
 
-    `rfa` stops before it has found the geometric median, whose kappa it does not have.
+    `rfa` stops before it has found the geometric median, whose kappa it does not have, and a
+    rule for fewer than f lies has none.
     """
+    if any(int(own) < f for own in re.findall(r"f=(\d+)", name)):
+        return float("nan")
     ratio = f / (n - 2 * f)
     known = {
         "krum": 6 * (1 + ratio),

@@ -43,6 +43,10 @@ SOURCES = {
     ),
     # Of the theory's own: the rules of its verdicts, and the shapes of delays.
     "prior_art": (["prior-art-1.md", "prior-art-2.md", "prior-art-ahead.md"], set()),
+    "worst_case": (
+        [f"worst-case{part}.md" for part in ("", "-ranking", "-certificate", "-constants")],
+        {"4.0", "0.15", "1.5"},  # a difference, and two options
+    ),
     "votes": (
         ["rates-votes.md"]
         + [f"vote-{panel}.md" for panel in ("cases", "flood", "tables", "visits")],

@@ -37,6 +37,7 @@ EMBEDDED = [
       for p in ("cases", "flood", "tables", "visits")),
     ("rates-votes", "rates", ("--claims=votes",), "table.md"),
     ("prior-art-1", "prior_art", ("--tables=1", "--attacks=none"), "table1.md"),
+    ("worst-case", "worst_case", ("--methods=async_sign_sgd",), "table.md"),
     ("brsgd-resilience", "brsgd", ("--claims=resilience",), "resilience.md"),
 ]  # fmt: skip
 ALL_OF_MNIST = [
