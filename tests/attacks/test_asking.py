@@ -36,6 +36,7 @@ def forged(of, event=0, worker=0):
     return np.asarray(sent[-1][0]), jax.tree.map(lambda a: np.asarray(a[0]), reports)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["far_sign", "async_sgd", "async_zo_sgd"])
 def test_the_true_answer_is_that_of_all_honest_workers_at_the_present_iterate(method):
     value, report = forged(system(method, "oracle_flip:scale=2,samples=400"))
@@ -46,6 +47,7 @@ def test_the_true_answer_is_that_of_all_honest_workers_at_the_present_iterate(me
     assert np.abs(value + 2 * report.value).max() > 0.1  # its own answer is no such truth
 
 
+@pytest.mark.slow
 def test_a_question_of_its_own_is_answered_in_rounds_too_and_changes_no_worker():
     of = SystemSpec("byrd_saga", "alie:z=1.5,asks=1", (), ORACLE)(PROBLEM, {"step_size": 0.05})
     rounds = np.tile(np.arange(helpers.M, dtype=np.int32), (20, 1))
@@ -65,6 +67,7 @@ def test_an_adversary_that_asks_needs_no_memory_of_what_was_reported():
     assert run.memory == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ["sign_flip:scale=7,after=40", "alie:z=4,asks=1,after=40"])
 def test_byzantine_workers_are_honest_until_they_lie(attack):
     schedule = arrivals.uniform(jax.random.key(1), helpers.M, 60)

@@ -200,6 +200,7 @@ def test_the_prediction_of_a_run_with_attack():
     assert certificate.predict(times, accuracy, -np.ones(10), 0.2) == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_constants_that_are_found_lie_between_what_is_possible_and_what_is_proved():
     n, f = 11, 2
     for name in (
