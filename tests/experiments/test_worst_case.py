@@ -36,6 +36,7 @@ def test_the_command_writes_what_it_finds(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_method_of_ones_own_runs_under_an_adversary_that_is_given(tmp_path):
     page = (Path(__file__).parents[2] / "docs/pages/worst_case.md").read_text()
     code = re.search("```py\n(.*?)```", page, re.DOTALL)[1]
