@@ -103,6 +103,10 @@ def _aggregator(config: PanelConfig) -> str:
     return config.aggregators[0] if takes_aggregator(config.methods[0]) else ""
 
 
+def _name(config: PanelConfig) -> str:
+    return f"{config.methods[0]} {_aggregator(config)}".strip()
+
+
 def _file_name(name: str) -> str:
     return re.sub("[ :,]", "-", name).replace("=", "").replace("+", "-")
 
@@ -188,7 +192,7 @@ def _measure(
     progress = Progress(round(runs * config.events))
     outcomes: list[Outcome] = []
     for entry, plan in zip(entries, plans, strict=True):
-        name = f"{entry.methods[0]} {_aggregator(entry)}".strip()
+        name = _name(entry)
         progress.start(name)
         of = examples, space, adversaries, folder, _file_name(name), progress
         trials = Trials(entry, *of)
@@ -228,7 +232,7 @@ def _print_plan(config: PanelConfig, plans: Sequence[Plan]) -> None:
     lines = []
     for entry, plan, cost in zip(_entries(config), plans, _costs(config), strict=True):
         runs = plan.runs + len(entry.attacks) * (len(MULTIPLES) + len(entry.seeds))
-        name = f"{entry.methods[0]} {_aggregator(entry)}".strip()
+        name = _name(entry)
         counts = runs, runs * config.events, runs * cost
         lines.append([name, *(f"{count:,.0f}" for count in counts)])
     header = ["method", "runs of full length", "answers", "evaluations"]

@@ -6,6 +6,7 @@ width, so that short and long runs, and those with floods, share what is compile
 """
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -71,7 +72,7 @@ class Trials:
     def in_rounds(self) -> bool:
         return self._spec.in_rounds
 
-    @property
+    @functools.cached_property
     def cost(self) -> int:
         """Evaluations of a run of full length, for each of its workers that answers."""
         hyper = {name: values[0, :1] for name, values in self._spec.hyper.items()}
