@@ -32,7 +32,7 @@ from farsign_jax.config.sweep_specs import PanelData, sweep_specs
 from farsign_jax.harness.sums import summed
 from farsign_jax.methods import SystemSpec
 
-RECORDS = 45
+RECORDS = 32
 
 
 @dataclasses.dataclass(frozen=True)

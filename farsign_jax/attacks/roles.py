@@ -16,7 +16,7 @@ def split(first: Attack, second: Attack) -> Attack:
     """Every other Byzantine worker attacks as `first`, beginning with the first one.
 
     Args:
-        first: an attack on messages.
+        first: an attack on messages, with its own `after`.
         second: another one, with the same `space` and `asks`.
     """
 
@@ -30,8 +30,10 @@ def split(first: Attack, second: Attack) -> Attack:
         leads = rank % 2 == 1
 
         def act(attack: Attack, state: Any, mine: Array) -> tuple[Any, Array]:
-            after, value = attack.forge(state, report, view, key)
-            return jax.tree.map(lambda new, old: jnp.where(mine, new, old), after, state), value
+            lies = mine & (jnp.asarray(view.event) >= attack.after)
+            new = attack.forge(state, report, view, key)
+            old = state, report.value
+            return jax.tree.map(lambda a, b: jnp.where(lies, a, b), new, old)
 
         (one, lie), (two, other) = act(first, states[0], leads), act(second, states[1], ~leads)
         return (one, two), jnp.where(leads, lie, other).astype(report.value.dtype)

@@ -1,9 +1,10 @@
 """Search for the adversary under which a method does worst.
 
-Successive halving: many points are tried in short runs, the third of them that does most harm
-in runs three times as long, and so on up to runs of full length. Then a local random search:
-the worst points are changed a little, again in runs of full length. Of the points that are then
-worst, the one is taken that is worst on further seeds, so that luck counts less.
+Successive halving: many points are tried in short runs, the quarter of them that does most harm
+in runs four times as long, and so on up to runs of full length. Then a local random search:
+the worst points, and what is known to be bad, are changed a little, again in runs of full
+length. Of the points that are then worst, the one is taken that is worst on further seeds, so
+that luck counts less.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from farsign_jax.harness.adversary_space import Point, Space
 from farsign_jax.validation import require
 
-FACTOR = 3  # of runs that end, and of the length of the others, from rung to rung
+FACTOR = 4  # of runs that end, and of the length of the others, from rung to rung
 FINALISTS = 4  # that are tried on further seeds
 
 # `(points, fraction of the events, seeds) -> f[points, seeds]`, the accuracy at the end.
@@ -97,11 +98,16 @@ class Found(NamedTuple):
     tried: int
 
 
+def _accuracy(trial: Trial) -> float:
+    return trial.accuracy
+
+
 def search(
     space: Space,
     evaluate: Evaluate,
     plan: Plan,
     seeds: Sequence[int],
+    known: Sequence[Trial] = (),
     seed: int = 0,
 ) -> Found:
     """Searches for the point with the lowest accuracy.
@@ -111,6 +117,7 @@ def search(
         evaluate: runs points and returns their accuracies.
         plan: how much is tried.
         seeds: of runs. The first is that of all trials; the finalists have the others too.
+        known: points that ran at full length on the first seed before the search.
         seed: of the draws of the search.
     """
     rng = np.random.default_rng(seed)
@@ -123,6 +130,7 @@ def search(
         order = np.argsort(values, kind="stable")
         trials = [Trial(points[i], float(values[i])) for i in order]
         points = [trial.point for trial in trials]
+    trials = sorted([*trials, *known], key=_accuracy)
     for _ in range(plan.generations):
         parents = trials[: max(FINALISTS, 1)]
         changed = [
@@ -131,7 +139,7 @@ def search(
         tried += len(changed)
         values = evaluate(changed, 1.0, seeds[:1])[:, 0]
         trials += [Trial(p, float(v)) for p, v in zip(changed, values, strict=True)]
-        trials.sort(key=lambda trial: trial.accuracy)
+        trials.sort(key=_accuracy)
     finalists = trials[:FINALISTS]
     means = np.array([trial.accuracy for trial in finalists])
     if len(seeds) > 1:

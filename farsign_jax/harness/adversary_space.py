@@ -93,11 +93,23 @@ class Space(NamedTuple):
         kinds: the families of attacks.
         timings: the timing attacks, the first one of which is the most frequent.
         placements: who is Byzantine, likewise.
+        drawn: how many of the kinds, the first ones, are drawn; None, all of them.
     """
 
     kinds: Sequence[Kind] = KINDS
     timings: Sequence[str] = TIMINGS
     placements: Sequence[str] = ("first",)
+    drawn: int | None = None
+
+    def with_fixed(self, adversaries: Sequence[Adversary]) -> tuple["Space", list["Point"]]:
+        """The space with further kinds, which are not drawn, and the points of these."""
+        more = [Kind(Family(each.attack)) for each in adversaries]
+        points = [
+            Point(number, 0.0, timing=each.timing_attack, placement=each.byzantine_placement)
+            for number, each in enumerate(adversaries, len(self.kinds))
+        ]
+        kinds = (*self.kinds, *more)
+        return self._replace(kinds=kinds, drawn=len(self.kinds)), points
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -124,10 +136,11 @@ class Space(NamedTuple):
     def draw(self, rng: np.random.Generator, count: int) -> list[Point]:
         """Draws points, as many of each kind; of each kind, strengths are spread evenly."""
         found = []
-        order = rng.permutation(len(self.kinds))
-        each = -(-count // len(self.kinds))
+        kinds = len(self.kinds) if self.drawn is None else self.drawn
+        order = rng.permutation(kinds)
+        each = -(-count // kinds)
         for number in range(count):
-            turn, kind = divmod(number, len(self.kinds))
+            turn, kind = divmod(number, kinds)
             position = (turn + rng.random()) / each
             point = Point(int(order[kind]), position, int(rng.choice((-1, 1))))
             found.append(self._with_conditions(rng, point) if rng.random() < 0.5 else point)
@@ -136,8 +149,9 @@ class Space(NamedTuple):
     def change(self, rng: np.random.Generator, point: Point) -> Point:
         """Changes a point a little: its strength, or else when or by whom."""
         moved = float(np.clip(point.position + 0.1 * rng.standard_normal(), 0, 1))
-        point = point._replace(position=moved)
-        return self._with_conditions(rng, point) if rng.random() < 0.5 else point
+        point, kind = point._replace(position=moved), self.kinds[point.kind]
+        alike = kind.low == kind.high  # at every position
+        return self._with_conditions(rng, point) if alike or rng.random() < 0.5 else point
 
     def _with_conditions(self, rng: np.random.Generator, point: Point) -> Point:
         """One of start, timing and placement drawn anew."""

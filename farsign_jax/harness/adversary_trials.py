@@ -21,14 +21,15 @@ from farsign_jax.config import schedules
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.config.sweep_specs import SweepSpec, sweep_specs
 from farsign_jax.harness.adversary import Adversary
+from farsign_jax.harness.adversary_search import Trial
 from farsign_jax.harness.adversary_space import Kind, Point, Space
 from farsign_jax.harness.figure_grid import flood_events
 from farsign_jax.io.run_folder import RunFolder
-from farsign_jax.sweeps import AttackChoice, Family
+from farsign_jax.sweeps import AttackChoice
 from farsign_jax.validation import InvalidConfig
 
 WIDTH = 4  # runs of a chunk
-SEGMENTS = 9  # of a run of full length
+SEGMENTS = 16  # of a run of full length
 
 
 class Trials:
@@ -38,8 +39,9 @@ class Trials:
         config: of one method and one aggregator; its events are a multiple of `SEGMENTS`.
         examples: the data set.
         space: the adversaries. Kinds that the method cannot be attacked with are left out.
-        fixed: adversaries under which it runs too (`evaluate_fixed`). Those that it cannot be
-            attacked with are left out, as are kinds of the space.
+        fixed: adversaries under which it runs too (`evaluate_fixed`), as points of the space
+            that are not drawn. Those that it cannot be attacked with are left out, as are kinds
+            of the space.
         folder: keeps the checkpoints, or None.
         name: begins the names of the checkpoints.
         progress: called with numbers of answers.
@@ -60,10 +62,10 @@ class Trials:
         (self._spec,) = sweep_specs(dataclasses.replace(config, attacks=("none",)))
         self._problems: dict[int, Problem] = {}
         tells = _tells(self._spec, self._problem(config.seeds[0]))
-        self.space = _possible(space, self._spec, tells)
         self.fixed = tuple(a for a in fixed if tells or not attacks.make(a.attack).omniscient)
-        families = self.space.families + tuple(Family(each.attack) for each in self.fixed)
-        self._program = AttackChoice(self._spec.builds[0], families)
+        possible = _possible(space, self._spec, tells)
+        self.space, self._fixed_points = possible.with_fixed(self.fixed)
+        self._program = AttackChoice(self._spec.builds[0], self.space.families)
         self.multiple = 1.0  # of the step size of the preset
         self.evaluations = 0
         self._schedules: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
@@ -89,56 +91,66 @@ class Trials:
     ) -> np.ndarray:
         """The final accuracies f[points, seeds] of runs of a fraction of the full length."""
         events = round(self.config.events * fraction)
-        runs = [
-            _Run(
-                seed,
-                point.kind,
-                self.space.strength(point),
-                self.space.after(point, self._own_events(events)),
-                point.timing,
-                point.placement,
-                self.multiple,
-            )
-            for point in points
-            for seed in seeds
-        ]
-        return self._accuracies(runs, events).reshape(len(points), len(seeds))
+        return self._evaluate(points, events, seeds, (self.multiple,))[0]
 
     def evaluate_fixed(
         self, seeds: Sequence[int], multiples: Sequence[float] = ()
     ) -> np.ndarray:
-        """The final accuracies of runs of full length under the fixed attacks.
+        """The final accuracies of runs of full length under the fixed adversaries.
 
         Args:
             seeds: of the runs.
             multiples: of the step size of the preset; by default the one that was chosen.
 
         Returns:
-            f[multiples, fixed attacks, seeds].
+            f[multiples, fixed adversaries, seeds].
         """
-        first, multiples = len(self.space.kinds), multiples or (self.multiple,)
+        multiples = multiples or (self.multiple,)
+        return self._evaluate(self._fixed_points, self.config.events, seeds, multiples)
+
+    def tune(
+        self, multiples: Sequence[float], seeds: Sequence[int], unknown: int = 0
+    ) -> list[Trial]:
+        """Chooses a step size, and returns how the method then does under what is fixed.
+
+        It is the best one under the worst of the fixed adversaries, to 0.1 %, and then on
+        average over them; the last `unknown` of them do not count.
+        """
+        values = self.evaluate_fixed(seeds, multiples).mean(axis=2)
+        merits = [
+            (round(float(row.min()), 3), float(row.mean()))
+            for row in values[:, : len(self.fixed) - unknown]
+        ]
+        chosen = merits.index(max(merits))
+        self.multiple = multiples[chosen]
+        pairs = zip(self._fixed_points, values[chosen].tolist(), strict=True)
+        return [Trial(point, accuracy) for point, accuracy in pairs]
+
+    def _evaluate(
+        self,
+        points: Sequence[Point],
+        events: int,
+        seeds: Sequence[int],
+        multiples: Sequence[float],
+    ) -> np.ndarray:
+        """The final accuracies, f[multiples, points, seeds]."""
+        own = self._own_events(events)
         runs = [
             _Run(
                 seed,
-                first + number,
-                timing=each.timing_attack,
-                placement=each.byzantine_placement,
-                multiple=multiple,
+                point.kind,
+                self.space.strength(point),
+                self.space.after(point, own),
+                point.timing,
+                point.placement,
+                multiple,
             )
             for multiple in multiples
-            for number, each in enumerate(self.fixed)
+            for point in points
             for seed in seeds
         ]
-        shape = len(multiples), len(self.fixed), len(seeds)
-        return self._accuracies(runs, self.config.events).reshape(shape)
-
-    def tune(self, multiples: Sequence[float], seeds: Sequence[int], unknown: int = 0) -> None:
-        """Chooses the step size that is best under the worst of the fixed attacks, to 0.1 %,
-        and then on average over them; the last `unknown` of them do not count."""
-        values = self.evaluate_fixed(seeds, multiples).mean(axis=2)
-        values = values[:, : len(self.fixed) - unknown]
-        merits = [(round(float(row.min()), 3), float(row.mean())) for row in values]
-        self.multiple = multiples[merits.index(max(merits))]
+        shape = len(multiples), len(points), len(seeds)
+        return self._accuracies(runs, events).reshape(shape)
 
     def _accuracies(self, runs: Sequence["_Run"], events: int) -> np.ndarray:
         """The final accuracy of each run, after as many honest answers as in `events`."""
@@ -237,11 +249,11 @@ class _Run:
 
     seed: int
     attack: int
-    strength: float = 1.0
-    after: int = 0
-    timing: str = "none"
-    placement: str = "first"
-    multiple: float = 1.0
+    strength: float
+    after: int
+    timing: str
+    placement: str
+    multiple: float
 
 
 def _possible(space: Space, spec: SweepSpec, tells: bool) -> Space:

@@ -96,6 +96,14 @@ def test_roles_alternate_among_byzantine_workers():
     assert values == [1, 9, 1]
 
 
+def test_each_role_is_honest_for_as_long_as_it_says():
+    of = system(attack="split_roles:first=constant:after=3,second=constant:value=2")
+    value, report = forged(of, event=2, worker=0)
+    np.testing.assert_array_equal(value, report.value)
+    assert forged(of, event=3, worker=0)[0][0] == 100
+    assert forged(of, event=2, worker=1)[0][0] == 2
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

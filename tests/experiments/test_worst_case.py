@@ -10,8 +10,8 @@ from docs.figures import read as read_tables
 from farsign_jax.harness.adversary import Adversary
 from tests.experiments.test_experiments import read, run, start
 
-SMALL = ["--workers=5", "--byzantine=1", "--buffers=3", "--events=90", "--directions=4"]
-SMALL += ["--batch_size=8", "--model=softmax_regression", "--seeds=2", "--configurations=9"]
+SMALL = ["--workers=5", "--byzantine=1", "--buffers=3", "--events=96", "--directions=4"]
+SMALL += ["--batch_size=8", "--model=softmax_regression", "--seeds=2", "--configurations=16"]
 SMALL += ["--attacks=none,sign_flip", "--aggregators=median"]
 
 
@@ -58,10 +58,10 @@ def test_a_method_of_ones_own_runs_under_an_adversary_that_is_given(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--configurations=8"], "3 rungs need at least 9 configurations: got 8"),
+        (["--configurations=8"], "3 rungs need at least 16 configurations: got 8"),
         (
             ["--events=100"],
-            "the lengths of runs are ninths: --events is a multiple of 9: got 100",
+            "the shortest runs have a sixteenth: --events is a multiple of 16: got 100",
         ),
         (["--adversary=no.json"], "--adversary no.json: No such file"),
         (["--method=math:pi2"], "--method math:pi2: there is no pi2 in math"),

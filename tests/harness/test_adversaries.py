@@ -13,13 +13,13 @@ from farsign_jax import aggregators
 from farsign_jax.aggregators import row_ops
 from farsign_jax.config import problem as problem_lib
 from farsign_jax.harness.adversary import Adversary
-from farsign_jax.harness.adversary_search import Plan, search
+from farsign_jax.harness.adversary_search import Plan, Trial, search
 from farsign_jax.harness.adversary_space import KINDS, STARTS, TIMINGS, Point, Space
 from farsign_jax.harness.adversary_trials import Trials
 from farsign_jax.validation import InvalidConfig
 
 TINY = dataclasses.replace(
-    worst_case.CONFIG, methods=("far_sign",), events=225, workers=5, byzantine=1, buffers=3,
+    worst_case.CONFIG, methods=("far_sign",), events=224, workers=5, byzantine=1, buffers=3,
     directions=4, batch_size=8, seeds=(0,), aggregators=("median",), model="softmax_regression",
 )  # fmt: skip
 
@@ -96,14 +96,32 @@ def test_the_search_finds_a_narrow_weakness_that_short_runs_hardly_show():
     assert same == found
 
 
+def test_what_is_known_to_be_bad_is_searched_around_and_never_missed():
+    fixed = [Adversary(attack="none"), Adversary(attack="alie:z=1.5")]
+    space, points = Space().with_fixed(fixed)
+    assert {p.kind for p in space.draw(np.random.default_rng(0), 400)} == set(range(len(KINDS)))
+    assert [space.adversary(point, 100) for point in points] == fixed
+
+    def evaluate(points, fraction, seeds):  # it is weak against a flood of what is known
+        known = np.array([p.kind == len(KINDS) + 1 for p in points])
+        flood = np.array([p.timing == "flood:rate=5" for p in points])
+        return np.tile((0.9 - 0.3 * known * (1 + flood))[:, None], len(seeds))
+
+    known = [Trial(p, float(evaluate([p], 1, [0])[0, 0])) for p in points]
+    found = search(space, evaluate, Plan(40, generations=6), (1, 2), known)
+    assert space.adversary(found.strongest.point, 100).attack == "alie:z=1.5"
+    assert found.strongest.accuracy == pytest.approx(0.3)
+    assert min(search(space, evaluate, Plan(40), (1,)).trials[0].accuracy, 0.9) == 0.9
+
+
 def test_a_plan_stays_within_its_budget():
-    assert Plan(200, 3).sizes() == [(200, 1 / 9), (66, 1 / 3), (22, 1.0)]
+    assert Plan(200, 3).sizes() == [(200, 1 / 16), (50, 1 / 4), (12, 1.0)]
     for runs in (40, 90, 300):
         plan = Plan().within(runs)
         assert plan.runs <= runs < plan._replace(configurations=plan.configurations + 3).runs
     with pytest.raises(InvalidConfig, match="a search needs a budget of at least 27 runs"):
         Plan().within(5)
-    with pytest.raises(InvalidConfig, match="3 rungs need at least 9 configurations: got 8"):
+    with pytest.raises(InvalidConfig, match="3 rungs need at least 16 configurations: got 8"):
         Plan(8).checked()
 
 
@@ -129,7 +147,7 @@ def test_a_search_on_runs_finds_a_back_door_and_nothing_where_there_is_none(weak
     rule = _back_door if weak else _only_the_honest
     name = f"planted{rule.__name__}"  # programs are found by name
     monkeypatch.setitem(aggregators.AGGREGATORS, name, lambda: aggregators.Rule(name, rule))
-    config = dataclasses.replace(TINY, methods=("sgd",), aggregators=(name,), events=900)
+    config = dataclasses.replace(TINY, methods=("sgd",), aggregators=(name,), events=896)
     fixed = [Adversary(attack=attack) for attack in config.attacks]
     few = tuple(k for k in KINDS if k.family.text in ("sign_flip", "alie", "ipm", "label_flip"))
     trials = Trials(config, problem_lib.load(config), Space(few), fixed)
