@@ -4,6 +4,8 @@ import atexit
 import gc
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 
 # Command lines started by tests must not touch the user's caches.
@@ -11,8 +13,6 @@ os.environ["FARSIGN_CACHE"] = tempfile.mkdtemp(prefix="farsign-tests-")
 
 import jax
 import pytest
-
-from farsign_jax.runtime import numpy_server
 
 atexit.register(shutil.rmtree, os.environ["FARSIGN_CACHE"], ignore_errors=True)
 
@@ -35,35 +35,39 @@ if hasattr(jax.config, "jax_captured_constants_warn_bytes"):  # since jax 0.7
     jax.config.update("jax_captured_constants_warn_bytes", 1_000_000)
 
 
-def pytest_collection_modifyitems(config, items):
-    """Leaves out the tests marked `long` unless the expression after -m names them.
+# How XLA compiles in half the time; it reads this once in a process.
+COMPILES_FAST = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
-    Of each file, tests marked `optimized` come last: whatever was compiled before is dropped
-    when one follows that is not, or the other way round.
+
+def pytest_configure(config):
+    """Lets XLA compile fast, unless tests are run that are marked `optimized`.
+
+    Most of the time goes into compiling. Two programs that are to give the same bits are
+    compared as users run them.
     """
-    order = {item.path: number for number, item in reversed([*enumerate(items)])}
-    items.sort(key=lambda i: (order[i.path], i.get_closest_marker("optimized") is not None))
-    if "long" in (config.option.markexpr or ""):
+    if PLATFORM != "cpu" or "optimized" in (config.option.markexpr or ""):
         return
-    left_out = [item for item in items if item.get_closest_marker("long")]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("long")]
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "True"  # of commands that tests start
+    jax.config.update("jax_disable_most_optimizations", True)
+    before = os.environ.get("XLA_FLAGS", "")
+    if COMPILES_FAST in before:  # set by the process that has started this one
+        return
+    flags = {"XLA_FLAGS": f"{before} {COMPILES_FAST}".strip()}
+    # XLA ends a process that has a flag which its version does not know.
+    known = [sys.executable, "-c", "import jax; jax.devices()"]
+    if not subprocess.run(known, env=os.environ | flags, capture_output=True).returncode:
+        os.environ.update(flags)
 
 
-def pytest_runtest_setup(item):
-    """Lets XLA optimise only in tests marked `optimized`, before their fixtures.
-
-    Four fifths of the time goes into compiling, which takes half as long without. Two programs
-    that are to give the same bits are compared as users run them.
-    """
-    variable = "JAX_DISABLE_MOST_OPTIMIZATIONS"
-    fast = PLATFORM == "cpu" and item.get_closest_marker("optimized") is None
-    if os.environ.get(variable) != str(fast):
-        os.environ[variable] = str(fast)  # for commands that the test starts
-        jax.config.update("jax_disable_most_optimizations", fast)
-        jax.clear_caches()
-        numpy_server.uses_multiply_add.cache_clear()
+def pytest_collection_modifyitems(config, items):
+    """Leaves out tests marked `long` or `optimized` unless -m names the mark."""
+    for mark in ("long", "optimized"):
+        if mark in (config.option.markexpr or ""):
+            continue
+        left_out = [item for item in items if item.get_closest_marker(mark)]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if not item.get_closest_marker(mark)]
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -108,7 +108,8 @@ def eight(tmp_path_factory):
     folder = tmp_path_factory.mktemp("eight")
     call = "import pathlib, sys; from tests.sweeps import test_devices as t; "
     call += "t.child(pathlib.Path(sys.argv[1]))"
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    devices = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    flags = {"XLA_FLAGS": devices, "JAX_PLATFORMS": "cpu"}
     process = subprocess.Popen(
         [sys.executable, "-c", call, folder], cwd=ROOT, env=os.environ | flags
     )
