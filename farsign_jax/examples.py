@@ -32,10 +32,28 @@ class Poison(Protocol):
     def __call__(self, examples: PyTree, rows: Array, num_classes: int, /) -> PyTree: ...
 
 
+class WithFrozen(NamedTuple):
+    """Examples, and arrays that every loss reads beside them: parameters that do not change."""
+
+    examples: tuple[Any, ...]  # leaves [N, ...]
+    frozen: PyTree
+
+
+def read(
+    data: PyTree, rows: Array, poison: Callable[[PyTree, Array], PyTree] | None = None
+) -> PyTree:
+    """Returns the examples in these rows of a data set, as `Shard.read` does."""
+    examples = data.examples if isinstance(data, WithFrozen) else data
+    examples = jax.tree.map(operator.itemgetter(rows), examples)
+    if poison is not None:
+        examples = poison(examples, rows)
+    return (*examples, data.frozen) if isinstance(data, WithFrozen) else examples
+
+
 class Shard(NamedTuple):
     """One worker's examples: rows of a data set that all workers have in common in memory."""
 
-    data: PyTree  # leaves [N, ...]
+    data: PyTree  # leaves [N, ...], or `WithFrozen`
     rows: Array  # i32[n]
     size: Array  # i32[], how many of the rows count; the rest is padding
     # What a Byzantine worker makes of its examples, `(examples, rows) -> examples`, or None.
@@ -50,9 +68,11 @@ class Shard(NamedTuple):
         return self.read(self.rows[places])
 
     def read(self, rows: Array) -> PyTree:
-        """Returns the examples in these rows of the data set, leaves [size, ...]."""
-        examples = jax.tree.map(operator.itemgetter(rows), self.data)
-        return examples if self.poison is None else self.poison(examples, rows)
+        """Returns the examples in these rows of the data set, leaves [size, ...].
+
+        Of data `WithFrozen`, what is frozen comes after them.
+        """
+        return read(self.data, rows, self.poison)
 
     def batch(self, key: Key, size: int) -> PyTree:
         """Draws a mini-batch with replacement."""
@@ -65,13 +85,16 @@ class Problem:
     """What is minimised: the mean of `losses` over the examples of all workers.
 
     Attributes:
-        data: leaves [N, ...], all examples, once.
+        data: leaves [N, ...], all examples, once; or `WithFrozen`.
         rows: i32[m, n], the examples of each worker.
         sizes: i32[m], how many of the n rows count for each worker.
         x0: f32[d], where the run starts.
         losses: `(x f32[d], batch) -> f32[b]`, one loss per example, so that differences can
             be averaged instead of averages differenced (float32).
         structure: hashable description of `losses` that a faster oracle may use, or None.
+        loss_changes: `(x, batch, j i32[k], steps) -> (losses f32[b], changes)`, how the mean
+            loss changes by steps of each of these lengths along the coordinates j, one f32[k]
+            for each length, if this is faster than `losses` at each point; or None.
         num_classes: number of labels where `data` is (inputs, labels), the labels being
             0 .. num_classes - 1; None where examples have no labels.
     """
@@ -82,6 +105,9 @@ class Problem:
     x0: Array
     losses: Callable[[Array, PyTree], Array] = dataclasses.field(metadata={"static": True})
     structure: Any = dataclasses.field(default=None, metadata={"static": True})
+    loss_changes: Callable[..., tuple[Array, list[Array]]] | None = dataclasses.field(
+        default=None, metadata={"static": True}
+    )
     num_classes: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property

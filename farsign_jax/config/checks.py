@@ -11,10 +11,10 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from farsign_jax import aggregators, attacks, models, simulation, specs
+from farsign_jax import aggregators, attacks, models, problems, simulation, specs
 from farsign_jax.aggregators.rule import Count
 from farsign_jax.config import schedules, systems
-from farsign_jax.config.settings import PLACEMENTS, RunSettings, members
+from farsign_jax.config.settings import NO_SUBSPACE, PLACEMENTS, RunSettings, members
 from farsign_jax.data import datasets, partitions
 from farsign_jax.methods import options_of
 from farsign_jax.validation import InvalidConfig, lookup, require
@@ -25,9 +25,11 @@ def check_settings(settings: RunSettings) -> None:
     _check_types(settings)
     require(settings.workers > 0, f"need workers > 0: got {settings.workers}")
     attacks.byzantine_mask(settings.workers, settings.byzantine)  # which names the rule
-    lookup("dataset", settings.dataset, datasets.DATASETS)
+    datasets.parse(settings.dataset)
     if not isinstance(settings.model, nn.Module):
         models.make(settings.model)
+    if settings.subspace != NO_SUBSPACE:
+        problems.parse_subspace(settings.subspace)
     lookup("partition", settings.partition, partitions.PARTITIONS)
     simulation.depth(settings.delivery)
     lookup("byzantine_placement", settings.byzantine_placement, PLACEMENTS)

@@ -1,6 +1,7 @@
 """The data side of a configuration: examples, problems, and batches of runs without numbers."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,10 +12,11 @@ import numpy as np
 from farsign_jax import attacks, keys, models, problems, sweeps
 from farsign_jax.base import Problem
 from farsign_jax.config import schedules
-from farsign_jax.config.settings import RunSettings
+from farsign_jax.config.settings import NO_SUBSPACE, RunSettings
 from farsign_jax.data import datasets, partitions
 from farsign_jax.problems import metrics
 from farsign_jax.problems.metrics import Classification, Measure
+from farsign_jax.problems.subspace import SubspaceModel
 from farsign_jax.validation import require
 
 
@@ -26,6 +28,9 @@ class Examples(NamedTuple):
     targets: Any  # i32[N]
     labels: np.ndarray  # i[N], on the host
     measure: Measure
+    users: np.ndarray | None = None  # i32[N], whose example each is, where that is known
+    model: SubspaceModel | None = None  # where x moves in a subspace
+    frozen: Any = None  # what it does not move
 
 
 def load(
@@ -45,6 +50,7 @@ def load(
     data = datasets.load(settings.dataset, data_dir)
     train, labels = data.train_images, data.train_labels
     test, test_labels = data.test_images, data.test_labels
+    users, test_users = data.train_users, data.test_users
     if settings.validation:
         held = round(settings.validation * len(train))
         rule = "validation leaves examples on either side: got "
@@ -53,15 +59,24 @@ def load(
         order = np.random.default_rng(0).permutation(len(train))  # one split for all seeds
         test, test_labels = train[order[:held]], labels[order[:held]]
         train, labels = train[order[held:]], labels[order[held:]]
+        if users is not None:
+            users, test_users = users[order[held:]], users[order[:held]]
     module = settings.model
     if not isinstance(module, nn.Module):
         module = models.make(module, data.num_classes)
+    model, frozen = None, None
+    if settings.subspace != NO_SUBSPACE:
+        model = problems.subspace_model(module, train.shape[1:], settings.subspace)
+        frozen = model.frozen()
     inputs, targets = jax.device_put((train, np.asarray(labels, np.int32)))
-    measure = metrics.classification(module, test, test_labels)
+    measured = functools.partial(
+        metrics.classification, module if model is None else model.apply, frozen=frozen
+    )
+    measure = measured(test, test_labels, test_users)
     if settings.validation and test_too:
-        of_test = metrics.classification(module, data.test_images, data.test_labels)
+        of_test = measured(data.test_images, data.test_labels, data.test_users)
         measure = metrics.WithAccuracy(of_test, measure, "validation_accuracy")
-    return Examples(module, inputs, targets, labels, measure)
+    return Examples(module, inputs, targets, labels, measure, users, model, frozen)
 
 
 def problem_of(settings: RunSettings, examples: Examples, seed: int) -> Problem:
@@ -72,12 +87,20 @@ def problem_of(settings: RunSettings, examples: Examples, seed: int) -> Problem:
     """
     roles, s = keys.split(seed), settings
     rows, sizes = partitions.partition(
-        examples.labels, s.workers, s.partition, roles.partition, s.heterogeneity
+        examples.labels,
+        s.workers,
+        s.partition,
+        roles.partition,
+        s.heterogeneity,
+        examples.users,
     )
     rule = f"need batch_size <= examples of every worker: got batch_size={s.batch_size}, "
     rule += f"and worker {sizes.argmin()} of seed {seed} has {sizes.min()}"
     require(s.batch_size <= sizes.min(), rule)
     module, inputs, targets, *_ = examples
+    if examples.model is not None:
+        of = examples.model, examples.frozen, inputs, targets, rows, sizes
+        return problems.in_subspace(*of)
     return problems.classification(module, inputs, targets, rows, sizes, roles.init)
 
 

@@ -20,6 +20,7 @@ from farsign_jax.attacks.timing import TIMING_ATTACKS
 from farsign_jax.data import partitions
 from farsign_jax.data.datasets import DATASETS
 from farsign_jax.data.partitions import PARTITIONS
+from farsign_jax.directions.subspaces import SUBSPACES
 from farsign_jax.models.networks import MODELS
 from farsign_jax.validation import InvalidConfig, lookup, require
 
@@ -27,6 +28,7 @@ COMPARED = "what is compared"
 PROBLEM = "the problem"
 STEPS = "answers and steps"
 
+NO_SUBSPACE = "none"
 PLACEMENTS = {
     "first": "The first q workers are Byzantine",
     "one_buffer": "The q Byzantine workers share as few buffers as possible",
@@ -70,6 +72,14 @@ class RunSettings:
         PROBLEM,
         "The network, as in mlp:hidden=256x128. From Python, a Flax module will do, too.",
         names=MODELS,
+    )
+    subspace: str = setting(
+        NO_SUBSPACE,
+        PROBLEM,
+        "The directions in which parameters move. none moves all parameters; a few directions "
+        "from a seed are written as in low_rank:size=512,rank=1,layers=blocks/*, and the "
+        "parameters of methods are then their amounts.",
+        names=SUBSPACES,
     )
     partition: str = setting(
         "iid",

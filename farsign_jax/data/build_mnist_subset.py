@@ -64,12 +64,13 @@ def main() -> None:
     subset = build(datasets.load("mnist", arguments.data_dir))
     if not arguments.check:
         atomic_write(
-            datasets.EMBEDDED, lambda file: np.savez_compressed(file, **subset._asdict())
+            datasets.EMBEDDED, lambda file: np.savez_compressed(file, **subset.images())
         )
         print(f"wrote {datasets.EMBEDDED}")
         return
     embedded = datasets.load("mnist_subset")
-    for name, built, kept in zip(subset._fields, subset, embedded, strict=True):
+    for name, built in subset.images().items():
+        kept = getattr(embedded, name)
         if built.dtype != kept.dtype or not np.array_equal(built, kept):
             sys.exit(f"{name} differs")
     print("the embedded subset is what this script builds")

@@ -9,24 +9,37 @@ from farsign_jax.validation import DataError
 
 
 class Dataset(NamedTuple):
-    """Images and labels, for training and for testing.
+    """Images, or texts, and labels, for training and for testing.
 
     Attributes:
-        train_images: u8[N, height, width, channels].
-        train_labels: i32[N].
-        test_images: u8[N', height, width, channels].
-        test_labels: i32[N'].
+        train_images: u8[N, height, width, channels]; of texts, tokens i32[N, t].
+        train_labels: i32[N]; of texts whose next tokens are predicted, i32[N, t].
+        test_images: u8[N', height, width, channels], or i32[N', t].
+        test_labels: i32[N'], or i32[N', t].
+        train_users: i32[N], whose example each is, 0, 1, ...; None where nobody is named.
+        test_users: i32[N'], likewise.
+        classes: the number of classes, where not all of them are among the labels.
     """
 
     train_images: np.ndarray
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
+    train_users: np.ndarray | None = None
+    test_users: np.ndarray | None = None
+    classes: int | None = None
 
     @property
     def num_classes(self) -> int:
         """The number of classes, labelled from 0."""
-        return int(self.train_labels.max()) + 1
+        return self.classes or int(self.train_labels.max()) + 1
+
+    def images(self) -> dict[str, np.ndarray]:
+        """The arrays of a data set of images by name."""
+        return {name: getattr(self, name) for name in IMAGES}
+
+
+IMAGES = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 class Contents(NamedTuple):
@@ -53,7 +66,7 @@ class Contents(NamedTuple):
             return f"images are {_sizes(image)} instead of {_sizes(self.image)}"
         parts = (
             ("training", dataset.train_labels, self.train),
-            ("test", *dataset[3:], self.test),
+            ("test", dataset.test_labels, self.test),
         )
         for part, labels, known in parts:
             counts = np.bincount(labels).tolist()
@@ -75,7 +88,7 @@ def _sizes(shape: tuple[int, ...]) -> str:
 def digest(dataset: Dataset) -> str:
     """Returns a digest of the examples; their order does not matter."""
     total = hashlib.sha256()
-    for images, labels in (dataset[:2], dataset[2:]):
+    for images, labels in (dataset[:2], dataset[2:4]):
         pairs = zip(images, labels.tolist(), strict=True)
         sums = [hashlib.sha256(image.tobytes() + bytes([label])) for image, label in pairs]
         total.update(b"".join(sorted(each.digest() for each in sums)))
@@ -113,7 +126,7 @@ class LocalSource(NamedTuple):
 def check_data(dataset: Dataset) -> None:
     """Raises `DataError` unless the arrays are those of a classification problem."""
     train, test = dataset.train_images, dataset.test_images
-    for part, images, labels in (("training", *dataset[:2]), ("test", *dataset[2:])):
+    for part, images, labels in (("training", *dataset[:2]), ("test", *dataset[2:4])):
         if images.ndim != 4 or images.dtype != np.uint8 or not images.size:
             found = f"{images.dtype}[{', '.join(map(str, images.shape))}]"
             raise DataError(

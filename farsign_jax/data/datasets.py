@@ -12,15 +12,24 @@ import hashlib
 import os
 import pathlib
 import tempfile
+from typing import Any
 
 import numpy as np
 from absl import logging
 
-from farsign_jax.data import license_text, sources
-from farsign_jax.data.dataset import Contents, Dataset, IdxSource, LocalSource, check_data
+from farsign_jax import specs
+from farsign_jax.data import license_text, sources, texts, user_files
+from farsign_jax.data.dataset import (
+    IMAGES,
+    Contents,
+    Dataset,
+    IdxSource,
+    LocalSource,
+    check_data,
+)
 from farsign_jax.io import cache as cache_lib
 from farsign_jax.io import files
-from farsign_jax.validation import DataError, InvalidConfig, lookup
+from farsign_jax.validation import DataError, InvalidConfig, lookup, require
 
 EMBEDDED = pathlib.Path(__file__).parent / "mnist_subset.npz"
 
@@ -79,14 +88,36 @@ DATASETS: dict[str, IdxSource | LocalSource] = {
     "license_text": LocalSource(
         "the next character of the Apache License; part of the package"
     ),
+    "plays": LocalSource("plays by role, plays:path=FOLDER of .txt files"),
+    "leaf": LocalSource("users in the JSON format of LEAF, leaf:path=FOLDER"),
+    "tsv": LocalSource("a table of text, label and user, tsv:path=FILE,tokenizer=FOLDER"),
+    "license_users": LocalSource(
+        "is the next character of a paragraph a vowel, a consonant or neither; part of the "
+        "package"
+    ),
 }
+
+
+def parse(text: str) -> tuple[str, dict[str, Any]]:
+    """The name of a data set and its options; those in files of users have some.
+
+    Raises:
+        InvalidConfig: on an unknown name or option, or without the path of such files.
+    """
+    name, texts_of_options = specs.parse(text)
+    lookup("dataset", name, DATASETS)
+    loader = user_files.LOADERS.get(name)
+    known = {} if loader is None else specs.parameters(loader)
+    options = specs.typed(name, texts_of_options, known)
+    require(loader is None or "path" in options, f"{name} needs a path: {name}:path=PATH")
+    return name, options
 
 
 def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -> Dataset:
     """Loads a data set.
 
     Args:
-        name: one of `DATASETS`.
+        name: one of `DATASETS`, with options as in plays:path=FOLDER.
         data_dir: the folder of prepared or raw files, either as given to tensorflow-datasets
             or a folder of IDX files. Default: ~/tensorflow_datasets, or else a download.
         cache_dir: the folder for decoded arrays, one file per data set and folder, which is
@@ -100,9 +131,14 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
         DataError: if the files are damaged or those of another data set, if `data_dir` does not
             contain them, or if they can neither be found nor downloaded.
     """
-    source = lookup("dataset", name, DATASETS)
+    name, options = parse(name)
+    if name in user_files.LOADERS:
+        return user_files.LOADERS[name](**options)
+    source = DATASETS[name]
     if name == "license_text":
         return Dataset(*license_text.license_text())
+    if name == "license_users":
+        return texts.license_users()
     if name == "mnist_subset":
         return _embedded()
     if name == "mnist_subset_7x7":
@@ -154,7 +190,7 @@ def _smaller(dataset: Dataset) -> Dataset:
 def _embedded() -> Dataset:
     try:
         with files.opened(EMBEDDED, "is damaged: reinstall the package") as arrays:
-            dataset = Dataset(*(arrays[field] for field in Dataset._fields))
+            dataset = Dataset(*(arrays[name] for name in IMAGES))
         check_data(dataset)
         return dataset
     except (InvalidConfig, OSError) as error:
@@ -167,7 +203,7 @@ def _read_cached(path: pathlib.Path, key: str) -> Dataset | None:
         with files.opened(path, "is damaged and will be rebuilt") as arrays:
             if "key" not in arrays or str(arrays["key"]) != key:
                 return None
-            return Dataset(*(arrays[field] for field in Dataset._fields))
+            return Dataset(*(arrays[name] for name in IMAGES))
     except FileNotFoundError:
         return None
     except (InvalidConfig, OSError) as error:
@@ -177,6 +213,6 @@ def _read_cached(path: pathlib.Path, key: str) -> Dataset | None:
 
 def _keep(path: pathlib.Path, key: str, dataset: Dataset) -> None:
     try:
-        files.save_arrays(path, {"key": np.asarray(key), **dataset._asdict()})
+        files.save_arrays(path, {"key": np.asarray(key), **dataset.images()})
     except OSError as error:  # such as a full disk: the arrays are here already
         cache_lib.warn(error)

@@ -74,6 +74,13 @@ def _two_camps(
     return [*first, *np.array_split(rest, m - camp)]
 
 
+def _by_user(users: np.ndarray, m: int, rng: np.random.Generator, _: float) -> list[np.ndarray]:
+    """Every worker has whole users: about as many of these each, whatever they have written."""
+    names = rng.permutation(np.unique(users))
+    require(len(names) >= m, f"by_user needs workers <= users: got {m} for {len(names)} users")
+    return [np.flatnonzero(np.isin(users, part)) for part in np.array_split(names, m)]
+
+
 Split = Callable[[np.ndarray, int, np.random.Generator, float], list[np.ndarray]]
 
 PARTITIONS: dict[str, tuple[Split, float]] = {
@@ -82,7 +89,9 @@ PARTITIONS: dict[str, tuple[Split, float]] = {
     "unbalanced": (_unbalanced, 1.0),
     "label_skew": (_label_skew, 2),
     "two_camps": (_two_camps, 0.2),
+    "by_user": (_by_user, 0.0),  # which is given the users instead of the labels
 }
+_NATURAL = ("iid", "by_user")  # without a number
 
 
 def parse(text: str) -> tuple[str, float | None]:
@@ -103,6 +112,7 @@ def partition(
     kind: str,
     key: Key,
     heterogeneity: float | None = None,
+    users: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distributes the examples among the workers.
 
@@ -121,10 +131,12 @@ def partition(
             pieces, of which each worker gets `heterogeneity` (McMahan et al., AISTATS 2017).
             "two_camps" gives the first m * heterogeneity workers examples of the lower half of
             the labels only, and splits the remaining ones among the other workers.
+            "by_user" gives every worker whole users, about as many of them each.
         key: a run's `keys.partition`.
         heterogeneity: how different the data of the workers are; the default is 0.5 for
             dirichlet (smaller is more uneven), 1 for unbalanced, 2 for label_skew and 0.2 for
             two_camps.
+        users: i32[N], whose example each is, or None if nobody is named.
 
     Returns:
         rows i32[m, n], the examples of each worker, padded to the largest n with the worker's
@@ -140,9 +152,13 @@ def partition(
     heterogeneity = heterogeneity if given is None else given
     split, default = PARTITIONS[kind]
     require(
-        kind != "iid" or heterogeneity is None,
-        f"partition iid takes no heterogeneity: got {heterogeneity}",
+        kind not in _NATURAL or heterogeneity is None,
+        f"partition {kind} takes no heterogeneity: got {heterogeneity}",
     )
+    if kind == "by_user":
+        require(users is not None, "partition by_user needs a data set with users")
+        labels = users
+    require(np.ndim(labels) == 1 or kind in _NATURAL, f"partition {kind} needs one label each")
     heterogeneity = float(default if heterogeneity is None else heterogeneity)
     rule = "partition label_skew needs a whole number of pieces: got "
     rule += f"heterogeneity={heterogeneity:g}"
@@ -150,7 +166,7 @@ def partition(
     rule = f"partition two_camps needs 0 < heterogeneity <= 0.5: got {heterogeneity:g}"
     require(kind != "two_camps" or heterogeneity <= 0.5, rule)
     require(
-        kind == "iid" or heterogeneity > 0,
+        kind in _NATURAL or heterogeneity > 0,
         f"partition {kind} needs heterogeneity > 0: got {heterogeneity}",
     )
     require(

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from farsign_jax.base import Array, Key, Problem, PyTree, Query, Report, Server, Shard, Worker
+from farsign_jax.examples import read
 from farsign_jax.methods.gradient_server import ask_for_gradient, check_gradients, one_by_one
 from farsign_jax.methods.method import OracleConfig, gradient_worker
 from farsign_jax.methods.typed import cond, grad
@@ -125,14 +126,11 @@ def set_aside(problem: Problem, count: int, oracle: OracleConfig) -> tuple[PyTre
     rows = problem.rows[:, :each].T.reshape(-1)[:count]
     honest = gradient_worker(problem, oracle)
 
-    def take(array: Array) -> Array:
-        return array[rows]
-
     def respond(state: PyTree, query: Query, shard: Shard, key: Key) -> tuple[PyTree, Array]:
         rest = shard._replace(rows=shard.rows[each:], size=shard.size - each)
         return honest.respond(state, query, rest, key)
 
-    return jax.tree.map(take, problem.data), honest._replace(respond=respond, left_out=each)
+    return read(problem.data, rows), honest._replace(respond=respond, left_out=each)
 
 
 def trusted_gradient(

@@ -2,12 +2,13 @@
 
 Servers work with vectors f32[d]; only this file and `problems` know the tree of parameters. Any
 `flax.linen` module can be used that maps inputs to logits, draws no random numbers and has no
-collection other than `params`: the same question must have the same answer.
+collection other than `params`: the same question must have the same answer. One that reads the
+tokens of a text, i32[b, t], instead of numbers says so by `reads_tokens = True`.
 """
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.errors
@@ -29,9 +30,12 @@ class Flat(NamedTuple):
         dim: d, the number of parameters.
         offsets: the tree of parameters, with the first index of each leaf in the vector.
         shapes: the tree of parameters, with the shape of each leaf.
-        init: `(key) -> f32[d]`, draws initial parameters. A module that declares parameters in
-            half precision computes with rounded copies of these.
+        init: `(key) -> f32[d]`, draws initial parameters, but for those that the module reads
+            from a file (`module.pretrained()`, by their paths). A module that declares
+            parameters in half precision computes with rounded copies of these.
         apply: `(x f32[d], inputs [b, ...]) -> f32[b, c]`, the logits of c classes.
+        tree: `(x f32[d]) -> params`, the parameters as the module has them.
+        read: `(inputs, dtype) -> inputs` as the module is given them.
     """
 
     dim: int
@@ -39,6 +43,8 @@ class Flat(NamedTuple):
     shapes: Any
     init: Callable[[Key], Array]
     apply: Callable[[Array, Array], Array]
+    tree: Callable[[Array], Any]
+    read: Callable[[Array, Any], Array]
 
 
 def byte_scale(inputs: Array) -> int:
@@ -49,6 +55,11 @@ def byte_scale(inputs: Array) -> int:
 def as_float(inputs: Array, dtype: Any) -> Array:
     """Inputs as floats of this type, with bytes (images) scaled to [0, 1]."""
     return inputs.astype(dtype) / jnp.asarray(byte_scale(inputs), dtype)
+
+
+def _as_tokens(inputs: Array, dtype: Any) -> Array:
+    del dtype  # of numbers
+    return inputs.astype(jnp.int32)
 
 
 def is_narrow(dtype: Any) -> bool:
@@ -69,7 +80,8 @@ def flatten(module: nn.Module, input_shape: tuple[int, ...]) -> Flat:
             dropout does, or has a collection other than `params`, such as the statistics of
             BatchNorm.
     """
-    example = jnp.zeros((1, *input_shape), jnp.float32)
+    read = _as_tokens if getattr(module, "reads_tokens", False) else as_float
+    example = read(jnp.zeros((1, *input_shape), jnp.float32), jnp.float32)
     variables = _shapes_of(module, "initialised", module.init, jax.random.key(0), example)
     require(
         set(variables) == {"params"},
@@ -78,6 +90,10 @@ def flatten(module: nn.Module, input_shape: tuple[int, ...]) -> Flat:
     )
     _shapes_of(module, "applied", module.apply, variables, example)
     leaves, tree = jax.tree.flatten(variables["params"])
+    paths = [
+        "/".join(key.key for key in path)
+        for path, _ in jax.tree.leaves_with_path(variables["params"])
+    ]
     shapes = [leaf.shape for leaf in leaves]
     wide = any(leaf.dtype == jnp.float64 for leaf in leaves)
     halves = [leaf.dtype if is_narrow(leaf.dtype) else None for leaf in leaves]
@@ -85,7 +101,7 @@ def flatten(module: nn.Module, input_shape: tuple[int, ...]) -> Flat:
     starts = [0, *np.cumsum(sizes).tolist()]
 
     @jax.jit
-    def init(key: Key) -> Array:
+    def draw(key: Key) -> Array:
         params = module.init(key, example)["params"]
         parts = [
             leaf.reshape(-1).astype(jnp.float64 if wide else jnp.float32)
@@ -93,7 +109,11 @@ def flatten(module: nn.Module, input_shape: tuple[int, ...]) -> Flat:
         ]
         return jnp.concatenate(parts)
 
-    def apply(x: Array, inputs: Array) -> Array:
+    def init(key: Key) -> Array:
+        given = module.pretrained() if hasattr(module, "pretrained") else {}
+        return _with_given(draw(key), given, paths, shapes, starts) if given else draw(key)
+
+    def params_of(x: Array) -> Any:
         parts = jax.lax.split(
             x, sizes
         )  # with slices, a gradient would be a sum of padded parts
@@ -101,8 +121,11 @@ def flatten(module: nn.Module, input_shape: tuple[int, ...]) -> Flat:
             part.reshape(shape).astype(half or part.dtype)
             for part, shape, half in zip(parts, shapes, halves, strict=True)
         ]
-        params = jax.tree.unflatten(tree, leaves)
-        logits = jnp.asarray(module.apply({"params": params}, as_float(inputs, x.dtype)))
+        return jax.tree.unflatten(tree, leaves)
+
+    def apply(x: Array, inputs: Array) -> Array:
+        variables = {"params": params_of(x)}
+        logits = jnp.asarray(module.apply(variables, read(inputs, x.dtype)))
         return logits.astype(jnp.float32) if is_narrow(logits.dtype) else logits
 
     return Flat(
@@ -111,7 +134,31 @@ def flatten(module: nn.Module, input_shape: tuple[int, ...]) -> Flat:
         jax.tree.unflatten(tree, shapes),
         init,
         apply,
+        params_of,
+        read,
     )
+
+
+def _with_given(
+    x: Array,
+    given: Mapping[str, np.ndarray],
+    paths: Sequence[str],
+    shapes: Sequence[tuple[int, ...]],
+    starts: Sequence[int],
+) -> Array:
+    """The parameters x with those that are given by their paths.
+
+    Raises:
+        InvalidConfig: if the model has no such parameter, or it is of another shape.
+    """
+    found = np.array(x)
+    for path, leaf in given.items():
+        require(path in paths, f"the file has {path}, which is no parameter of the model")
+        at = paths.index(path)
+        rule = f"the model has {path} of shape {shapes[at]}: the file has {leaf.shape}"
+        require(leaf.shape == shapes[at], rule)
+        found[starts[at] : starts[at + 1]] = leaf.reshape(-1)
+    return jnp.asarray(found)
 
 
 def _shapes_of(module: nn.Module, done: str, function: Callable[..., Any], *args: Any) -> Any:

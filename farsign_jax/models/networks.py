@@ -10,7 +10,9 @@ import flax.linen as nn
 
 from farsign_jax import specs
 from farsign_jax.base import Array
-from farsign_jax.validation import lookup, require
+from farsign_jax.models.bert import from_folder
+from farsign_jax.models.transformer import Transformer
+from farsign_jax.validation import check_integer, lookup, require
 
 
 class MLP(nn.Module):
@@ -72,7 +74,32 @@ def cnn(num_classes: int = 10) -> CNN:
     return CNN(num_classes=num_classes)
 
 
-MODELS = {"mlp": mlp, "softmax_regression": softmax_regression, "cnn": cnn}
+def transformer(
+    num_classes: int = 97,
+    layers: int = 2,
+    width: int = 64,
+    heads: int = 4,
+    context: int = 64,
+    vocabulary: int = 0,
+    path: str = "",
+) -> Transformer:
+    """A causal transformer that predicts the next token, or with a vocabulary classifies."""
+    sizes = {"layers": layers, "width": width, "heads": heads, "context": context}
+    for name, size in sizes.items():
+        check_integer("transformer", name, size, 1)
+    rule = f"heads divide the width of a transformer: got width={width}, heads={heads}"
+    require(width % heads == 0, rule)
+    vocabulary = check_integer("transformer", "vocabulary", vocabulary, 0)
+    return Transformer(num_classes=num_classes, vocabulary=vocabulary, path=path, **sizes)
+
+
+MODELS = {
+    "mlp": mlp,
+    "softmax_regression": softmax_regression,
+    "cnn": cnn,
+    "transformer": transformer,
+    "bert": from_folder,
+}
 
 
 def make(text: str, num_classes: int = 10) -> nn.Module:

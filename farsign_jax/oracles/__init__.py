@@ -7,13 +7,14 @@ from typing import Any
 
 from farsign_jax.base import Problem, Schedule, Worker
 from farsign_jax.directions.dictionary import Dictionary
-from farsign_jax.oracles.coordinate_mlp import coordinate_two_point
+from farsign_jax.oracles.coordinate_mlp import Changes, coordinate_two_point
 from farsign_jax.oracles.first_order import directional_derivative, stochastic_gradient
 from farsign_jax.oracles.random_two_point import random_two_point
 from farsign_jax.oracles.saga import saga_gradient
 from farsign_jax.oracles.zeroth_order import two_point
 
 __all__ = [
+    "Changes",
     "coordinate_two_point",
     "directional_derivative",
     "random_two_point",
@@ -36,7 +37,8 @@ def zeroth_order(
 ) -> Worker:
     """Returns the fastest worker that answers with two-point differences.
 
-    This is `coordinate_two_point` for coordinates of an MLP, and `two_point` otherwise.
+    This is `coordinate_two_point` for coordinates of an MLP or of a subspace, and `two_point`
+    otherwise.
 
     Args:
         problem: what is minimised.
@@ -51,4 +53,7 @@ def zeroth_order(
     options |= {"noise_std": noise_std, "scheme": scheme}
     if problem.structure is not None and dictionary.coordinates:
         return coordinate_two_point(problem.structure, **options, k=dictionary.per_query)
+    if problem.loss_changes is not None and dictionary.coordinates:
+        own = Changes(problem.losses, problem.loss_changes)
+        return coordinate_two_point(own, **options, k=dictionary.per_query)
     return two_point(problem.losses, dictionary, **options)

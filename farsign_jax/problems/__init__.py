@@ -1,5 +1,11 @@
 """Problems, which define the objective, and the metrics of their solutions."""
 
+from farsign_jax.problems.subspace import (
+    SubspaceModel,
+    in_subspace,
+    parse_subspace,
+    subspace_model,
+)
 from farsign_jax.problems.supervised import classification, cross_entropy
 from farsign_jax.problems.synthetic import (
     NOISES,
@@ -16,15 +22,19 @@ from farsign_jax.problems.synthetic import (
 
 __all__ = [
     "NOISES",
+    "SubspaceModel",
     "bowl",
     "classification",
     "cross_entropy",
     "crossed_waves",
+    "in_subspace",
     "kinked_bowl",
     "own_quadratics",
+    "parse_subspace",
     "quadratic",
     "ripples",
     "smooth",
+    "subspace_model",
     "valley",
     "waves",
 ]

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,44 +19,79 @@ Measure = Callable[[Array], dict[str, Array]]
 
 
 _CHUNK = 2000  # images evaluated at once, which bounds the memory of activations
+_CHUNK_OF_TEXTS = 50
+_WORST = 10  # the worst tenth of the users
+
+
+class TestData(NamedTuple):
+    """What is measured on.
+
+    Attributes:
+        inputs: [N, ...].
+        labels: i32[N], or i32[N, t] where every position has one.
+        users: i32[N], to whom the examples belong, 0, 1, ...; or None.
+        num_users: their number.
+        frozen: what the model reads beside its parameters; or None.
+    """
+
+    inputs: Array
+    labels: Array
+    users: Array | None = None
+    num_users: int = 0
+    frozen: Any = None
+
+
+def _correct(logits: Array, labels: Array) -> Array:
+    return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
 
 
 @functools.lru_cache(maxsize=16)
 def _evaluator(
-    module: nn.Module, input_shape: tuple[int, ...]
+    apply: Callable[..., Array], num_users: int
 ) -> tuple[Callable[..., dict[str, Array]], Callable[..., dict[str, Array]]]:
     """The metrics of one parameter vector, and of several, as compiled functions."""
-    flat = models.flatten(module, input_shape)
 
-    def evaluate(params: Array, images: Array, labels: Array) -> dict[str, Array]:
+    def evaluate(
+        params: Array, inputs: Array, labels: Array, users: Any, frozen: Any
+    ) -> dict[str, Array]:
+        own = () if frozen is None else (frozen,)
+
         def one(example: tuple[Array, Array]) -> tuple[Array, Array]:
-            image, label = example
-            logits = flat.apply(params, image[None])[0]
+            one_input, label = example
+            logits = apply(params, one_input[None], *own)[0]
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-            return jnp.argmax(logits) == label, loss
+            return _correct(logits, label), loss
 
-        hit, loss = jax.lax.map(one, (images, labels), batch_size=_CHUNK)
-        classes = jax.eval_shape(flat.apply, params, images[:1]).shape[-1]
-        per_class = (
-            jnp.zeros((2, classes))
-            .at[:, labels]
-            .add(jnp.stack([hit.astype(jnp.float32), jnp.ones(labels.shape)]))
-        )
-        correct, number = per_class
-        return {
+        tokens = jnp.issubdtype(inputs.dtype, jnp.signedinteger)
+        chunk = _CHUNK_OF_TEXTS if tokens else _CHUNK
+        hit, loss = jax.lax.map(one, (inputs, labels), batch_size=chunk)
+        classes = jax.eval_shape(apply, params, inputs[:1], *own).shape[-1]
+        correct, number = _totals(classes, hit.reshape(-1), labels.reshape(-1))
+        found = {
             "test_accuracy": hit.mean(dtype=jnp.float32),
             "test_loss": loss.mean(),
             "worst_class": jnp.min(jnp.where(number > 0, correct / number, 1.0)),
         }
+        if num_users:
+            right, count = _totals(num_users, hit.reshape(len(hit), -1).mean(axis=1), users)
+            accuracies = jnp.sort(right / jnp.maximum(count, 1))
+            found["worst_users"] = accuracies[: -(-num_users // _WORST)].mean()
+        return found
 
-    def one_by_one(params: Array, images: Array, labels: Array) -> dict[str, Array]:
-        return jax.lax.map(lambda x: evaluate(x, images, labels), params)
+    def one_by_one(params: Array, *data: Any) -> dict[str, Array]:
+        return jax.lax.map(lambda x: evaluate(x, *data), params)
 
     # On a CPU, vmap is not faster, and half as fast for a CNN, and the last bit of a loss would
     # depend on the number of vectors.
-    together = jax.vmap(evaluate, in_axes=(0, None, None))
+    together = jax.vmap(evaluate, in_axes=(0, None, None, None, None))
     on_cpu = jax.default_backend() == "cpu"
     return jax.jit(evaluate), jax.jit(one_by_one if on_cpu else together)
+
+
+def _totals(groups: int, values: Array, group: Array) -> Array:
+    """The sums of the values of each group, and their numbers, f32[2, groups]."""
+    pairs = jnp.stack([values.astype(jnp.float32), jnp.ones(values.shape)])
+    return jnp.zeros((2, groups)).at[:, group].add(pairs)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,19 +99,20 @@ class Classification:
     """The function that `classification` returns.
 
     Attributes:
-        one: the metrics of one parameter vector, `(params f32[d], images, labels)`.
-        many: those of several, f32[n, d].
-        data: the test images and labels.
+        apply: `(params f32[d], inputs) -> logits`, or with what is frozen after the inputs.
+        data: the test data.
     """
 
-    one: Callable[..., dict[str, Array]]
-    many: Callable[..., dict[str, Array]]
-    data: tuple[Array, Array]
+    apply: Callable[..., Array]
+    data: TestData
 
     def __call__(self, params: Array) -> dict[str, Array]:
+        inputs, labels, users, num_users, frozen = self.data
+        one, many = _evaluator(self.apply, num_users)
         if params.ndim == 1:
-            return self.one(params, *self.data)
-        values = self.many(params.reshape(-1, params.shape[-1]), *self.data)
+            return one(params, inputs, labels, users, frozen)
+        vectors = params.reshape(-1, params.shape[-1])
+        values = many(vectors, inputs, labels, users, frozen)
         return {name: value.reshape(params.shape[:-1]) for name, value in values.items()}
 
 
@@ -97,7 +133,7 @@ class WithAccuracy:
 
     @property
     def data(self) -> Any:
-        """The images and labels of both."""
+        """The test data of both."""
         return self.clean.data, self.others.data
 
     def __call__(self, params: Array) -> dict[str, Array]:
@@ -118,28 +154,43 @@ def with_backdoor(clean: Classification, goal: Poison, num_classes: int) -> With
     Raises:
         InvalidConfig: if all test images have the label of the attacker.
     """
-    labels = np.asarray(clean.data[1])
-    images, wanted = goal(clean.data, jnp.arange(len(labels)), num_classes)
+    labels = np.asarray(clean.data.labels)
+    examples = clean.data.inputs, clean.data.labels
+    images, wanted = goal(examples, jnp.arange(len(labels)), num_classes)
     others = np.flatnonzero(labels != np.asarray(wanted))
     require(len(others) > 0, "a backdoor needs test images of labels other than its target")
-    data = jax.device_put((np.asarray(images)[others], np.asarray(wanted)[others]))
+    images, wanted = jax.device_put((np.asarray(images)[others], np.asarray(wanted)[others]))
+    data = TestData(images, wanted, frozen=clean.data.frozen)
     return WithAccuracy(clean, dataclasses.replace(clean, data=data), "backdoor_success")
 
 
-def classification(module: nn.Module, images: np.ndarray, labels: np.ndarray) -> Classification:
+def classification(
+    model: nn.Module | Callable[..., Array],
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    users: np.ndarray | None = None,
+    frozen: Any = None,
+) -> Classification:
     """The metrics of a classifier on test data.
 
     They are `test_accuracy`, the fraction of examples classified correctly; `test_loss`, the
-    mean cross entropy; and `worst_class`, the smallest accuracy among the classes.
+    mean cross entropy; `worst_class`, the smallest accuracy among the classes; and, where
+    examples belong to users, `worst_users`, the mean accuracy of the worst tenth of these.
 
     Args:
-        module: maps inputs to logits.
-        images: [N, ...], the test inputs.
-        labels: i32[N].
+        model: a module that maps inputs to logits, or the function `apply` of a
+            `problems.SubspaceModel`.
+        inputs: [N, ...], the test inputs.
+        labels: i32[N], or i32[N, t] where every position has one.
+        users: i32[N], to whom the examples belong, or None.
+        frozen: what such a function reads beside its parameters.
 
     Returns:
         A function of one parameter vector f32[d], or of several f32[..., d], that returns each
         metric as f32[] or f32[...].
     """
-    one, many = _evaluator(module, tuple(images.shape[1:]))
-    return Classification(one, many, jax.device_put((images, np.asarray(labels, np.int32))))
+    if isinstance(model, nn.Module):
+        model = models.flatten(model, tuple(inputs.shape[1:])).apply
+    num_users = 0 if users is None else int(users.max()) + 1
+    data = jax.device_put((inputs, np.asarray(labels, np.int32), users))
+    return Classification(model, TestData(*data, num_users, frozen))

@@ -28,23 +28,32 @@ def cross_entropy(
 
     def losses(x: Array, batch: tuple[Array, Array]) -> Array:
         inputs, labels = batch
-        logits = flat.apply(x, inputs)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return loss_of_each(flat.apply(x, inputs), labels)
 
     return losses
 
 
-def _check(flat: models.Flat, inputs: Any, labels: Any, rows: Any, sizes: Any) -> int:
-    """The number of classes of the model.
+def loss_of_each(logits: Array, labels: Array) -> Array:
+    """The cross entropy of each example, f[b]; its mean where an example has many labels."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses if losses.ndim == 1 else losses.mean(axis=tuple(range(1, losses.ndim)))
+
+
+def check_examples(
+    logits: tuple[int, ...], inputs: Any, labels: Any, rows: Any, sizes: Any
+) -> None:
+    """Checks the examples of a problem.
+
+    Args:
+        logits: the shape of the logits of one example.
+        inputs: as of `classification`, like labels, rows and sizes.
 
     Raises:
-        InvalidConfig: where the arguments of `classification` do not fit together.
+        InvalidConfig: where they do not fit together.
     """
     count, labels, rows, sizes = len(inputs), *map(np.asarray, (labels, rows, sizes))
-    example = jax.ShapeDtypeStruct((1, *np.shape(inputs)[1:]), jnp.float32)
-    x = jax.ShapeDtypeStruct((flat.dim,), jnp.float32)
-    classes = jax.eval_shape(flat.apply, x, example).shape[-1]
-    require(labels.shape == (count,), f"need one label per input: {labels.shape} for {count}")
+    classes, shape = logits[-1], (count, *logits[1:-1])
+    require(labels.shape == shape, f"need one label per input: {labels.shape} for {count}")
     kind = np.issubdtype(labels.dtype, np.integer)
     require(kind, f"labels are integers: got {labels.dtype}")
     low, high = labels.min(), labels.max()
@@ -57,7 +66,13 @@ def _check(flat: models.Flat, inputs: Any, labels: Any, rows: Any, sizes: Any) -
         sizes.max() <= rows.shape[1], f"sizes are at most n={rows.shape[1]}: got {sizes.max()}"
     )
     require(sizes.min() > 0, f"every worker needs an example: worker {sizes.argmin()} has 0")
-    return classes
+
+
+def placed(inputs: Any, labels: Any, rows: Any, sizes: Any) -> tuple[Any, Any, Any]:
+    """Examples (inputs, labels), rows and sizes on the device."""
+    # `device_put` compiles nothing, unlike `jnp.asarray`.
+    labels, rows, sizes = (np.asarray(a, np.int32) for a in (labels, rows, sizes))
+    return jax.device_put((inputs, labels)), jax.device_put(rows), jax.device_put(sizes)
 
 
 def classification(
@@ -69,7 +84,7 @@ def classification(
         module: maps inputs [b, ...] to logits [b, classes]; for a `models.MLP` the fast
             coordinate oracle is available.
         inputs: [N, ...]; bytes are scaled to [0, 1] when they are used.
-        labels: i32[N].
+        labels: i32[N], or i32[N, t] if the module has logits at each of t positions.
         rows: i32[m, n], the examples of each worker, from `partitions.partition`.
         sizes: i32[m], how many of the n rows count.
         key: the key of the initial parameters.
@@ -80,14 +95,17 @@ def classification(
     """
     shape = tuple(np.shape(inputs)[1:])
     flat = models.flatten(module, shape)
-    classes = _check(flat, inputs, labels, rows, sizes)
+    example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    x = jax.ShapeDtypeStruct((flat.dim,), jnp.float32)
+    logits = jax.eval_shape(flat.apply, x, example).shape
+    check_examples(logits, inputs, labels, rows, sizes)
+    examples, rows, sizes = placed(inputs, labels, rows, sizes)
     return Problem(
-        # `device_put` compiles nothing, unlike `jnp.asarray`.
-        data=jax.device_put((inputs, np.asarray(labels, np.int32))),
-        rows=jax.device_put(np.asarray(rows, np.int32)),
-        sizes=jax.device_put(np.asarray(sizes, np.int32)),
+        data=examples,
+        rows=rows,
+        sizes=sizes,
         x0=flat.init(key),
         losses=cross_entropy(module, shape),
         structure=MLPStructure.of(module, flat),
-        num_classes=classes,
+        num_classes=logits[-1],
     )

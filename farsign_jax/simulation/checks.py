@@ -12,6 +12,7 @@ import numpy as np
 
 from farsign_jax import arrivals, attacks
 from farsign_jax.base import Attack, Problem
+from farsign_jax.examples import WithFrozen
 from farsign_jax.validation import InvalidConfig, require
 
 
@@ -73,7 +74,9 @@ def check_poison(attack: Attack, problem: Problem) -> None:
         raise InvalidConfig(f"{rule}: this problem has none")
 
     def one() -> Any:
-        examples = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:1], problem.data)
+        data = problem.data
+        examples = data.examples if isinstance(data, WithFrozen) else data
+        examples = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:1], examples)
         return examples, poison(examples, jnp.zeros((1,), jnp.int32), classes)
 
     before, after = (

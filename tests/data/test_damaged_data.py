@@ -34,7 +34,7 @@ def load(tmp_path, monkeypatch):
     yield load
     for kept in tmp_path.glob("cache/*"):  # nothing but what could be loaded
         with np.load(kept) as arrays:
-            dataset_lib.check_data(Dataset(*(arrays[name] for name in Dataset._fields)))
+            dataset_lib.check_data(Dataset(*(arrays[name] for name in dataset_lib.IMAGES)))
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -67,7 +67,7 @@ def test_an_embedded_file_with_any_wrong_byte_is_refused_or_reads_the_same(
 ):
     path, data = tmp_path / "small.npz", small()
     monkeypatch.setattr(datasets, "EMBEDDED", path)
-    files.atomic_write(path, lambda file: np.savez_compressed(file, **data._asdict()))
+    files.atomic_write(path, lambda file: np.savez_compressed(file, **data.images()))
     whole = path.read_bytes()
     for i in range(len(whole)):
         for content in (whole[:i], whole[:i] + bytes([whole[i] ^ 0x55]) + whole[i + 1 :]):
@@ -83,7 +83,7 @@ def test_an_embedded_file_with_any_wrong_byte_is_refused_or_reads_the_same(
 
 def test_files_of_another_kind_are_refused(tmp_path, load):
     write_idx(tmp_path / "data", small(), False)
-    names = dict(zip(Dataset._fields, idx.IDX_FILES, strict=True))
+    names = dict(zip(dataset_lib.IMAGES, idx.IDX_FILES, strict=True))
     content = {name: (tmp_path / "data" / file).read_bytes() for name, file in names.items()}
     smaller = idx_bytes(small(size=4).test_images[..., 0])
     for name, other, message in (

@@ -8,19 +8,34 @@ from farsign_jax.data import partitions
 from farsign_jax.validation import InvalidConfig
 
 LABELS = np.random.default_rng(1).integers(0, 10, 1003)
+USERS = np.random.default_rng(2).permutation(np.arange(1003) % 40)
 
 
 @pytest.mark.parametrize("kind", [k for k in partitions.PARTITIONS if k != "unbalanced"])
 @pytest.mark.parametrize("workers", [1, 7, 25])
 def test_every_example_belongs_to_exactly_one_worker(kind, workers):
-    rows, sizes = partitions.partition(LABELS, workers, kind, jax.random.key(0))
+    options = {"users": USERS} if kind == "by_user" else {}
+    rows, sizes = partitions.partition(LABELS, workers, kind, jax.random.key(0), **options)
     held = np.concatenate([row[:size] for row, size in zip(rows, sizes, strict=True)])
     np.testing.assert_array_equal(np.sort(held), np.arange(len(LABELS)))
-    again, _ = partitions.partition(LABELS, workers, kind, jax.random.key(0))
+    again, _ = partitions.partition(LABELS, workers, kind, jax.random.key(0), **options)
     np.testing.assert_array_equal(rows, again)
     if workers > 1:
-        other, _ = partitions.partition(LABELS, workers, kind, jax.random.key(1))
+        other, _ = partitions.partition(LABELS, workers, kind, jax.random.key(1), **options)
         assert rows.shape != other.shape or (rows != other).any()
+
+
+def test_a_worker_has_whole_users():
+    rows, sizes = partitions.partition(LABELS, 7, "by_user", jax.random.key(0), users=USERS)
+    own = [set(USERS[row[:size]]) for row, size in zip(rows, sizes, strict=True)]
+    assert sorted(map(len, own)) == [5, 5, 6, 6, 6, 6, 6] and len(set.union(*own)) == 40
+    for options, message in (
+        ({}, "partition by_user needs a data set with users"),
+        ({"users": USERS % 3}, "by_user needs workers <= users: got 7 for 3 users"),
+        ({"users": USERS, "heterogeneity": 1.0}, "by_user takes no heterogeneity: got 1"),
+    ):
+        with pytest.raises(InvalidConfig, match=message):
+            partitions.partition(LABELS, 7, "by_user", jax.random.key(0), **options)
 
 
 def test_heterogeneity_of_partitions():
