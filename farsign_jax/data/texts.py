@@ -32,7 +32,7 @@ def encode(text: str) -> np.ndarray:
 
 
 def windows(text: str, length: int = LENGTH, apart: int | None = None) -> np.ndarray:
-    """i32[n, length + 1], stretches of a text that begin so far apart; None, at their length."""
+    """i32[n, length + 1], stretches of a text that begin so far apart, by default `length`."""
     codes, apart = encode(text), apart or length
     starts = np.arange(0, max(len(codes) - length, 0), apart)
     return codes[starts[:, None] + np.arange(length + 1)[None]]

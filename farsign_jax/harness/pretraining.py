@@ -19,6 +19,8 @@ from farsign_jax.models import checkpoints
 from farsign_jax.problems.supervised import loss_of_each
 from farsign_jax.validation import require
 
+TOKENS = len(texts.ALPHABET)
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:

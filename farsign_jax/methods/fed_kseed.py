@@ -89,7 +89,7 @@ def fed_kseed(
         count = number(present)
         answer = jnp.where(present[:, None], sanitize(reports.value), 0)
         eta = jnp.asarray(eta_of(state.num_answers), state.params.dtype)
-        amount = -eta * answer / jnp.maximum(count, 1)
+        amount = -eta * answer / jnp.maximum(count, 1).astype(answer.dtype)
         params = dictionary.move(state.params, i, j, amount)
         step = state.step + (count > 0).astype(jnp.int32)
         return AccumulatorState(params, state.num_answers + count, step), {}

@@ -17,11 +17,11 @@ References:
 import jax.numpy as jnp
 
 from farsign_jax.aggregators.row_ops import add_up
-from farsign_jax.base import Array, Key, Problem, PyTree, Server, Worker
+from farsign_jax.base import Array, Key, Problem, PyTree, Query, Server, Shard, Worker
 from farsign_jax.directions.random_directions import random_directions
 from farsign_jax.methods.cyber0_rounds import cyber0_rounds
 from farsign_jax.methods.method import Hyper, Method, OracleConfig, step_size_presets
-from farsign_jax.methods.mezo import along_seeds, scalar_worker
+from farsign_jax.methods.mezo import scalar_worker
 
 
 def majority(rows: Array, *, mask: Array, key: Key | None = None) -> Array:
@@ -35,13 +35,13 @@ def majority(rows: Array, *, mask: Array, key: Key | None = None) -> Array:
 
 
 def one_bit(worker: Worker) -> Worker:
-    """The honest worker that sends the signs of what another one measures, one bit each."""
+    """The honest worker that sends the signs of what another one would send, one bit each."""
 
-    def encode(direction: PyTree, measured: Array) -> Array:
-        del direction
-        return jnp.sign(measured)
+    def respond(state: PyTree, query: Query, shard: Shard, key: Key) -> tuple[PyTree, Array]:
+        state, value = worker.respond(state, query, shard, key)
+        return state, jnp.sign(value)
 
-    return worker._replace(encode=encode, bits=1)
+    return worker._replace(respond=respond, bits=1)
 
 
 def build(problem: Problem, oracle: OracleConfig, hyper: Hyper) -> tuple[Server, Worker]:
@@ -56,19 +56,4 @@ def build(problem: Problem, oracle: OracleConfig, hyper: Hyper) -> tuple[Server,
     return server, one_bit(scalar_worker(problem, oracle, directions))
 
 
-def build_without_rounds(
-    problem: Problem, oracle: OracleConfig, hyper: Hyper
-) -> tuple[Server, Worker]:
-    """Signs of two-point differences along Gaussian directions from seeds, each at once.
-
-    Args:
-        step_size: eta, the initial step size.
-    """
-    directions = random_directions(problem.x0.shape[-1], 1, "gaussian")
-    step_size = oracle.schedule(hyper["step_size"])
-    server = along_seeds(problem.num_workers, directions, step_size=step_size, signs=True)
-    return server, one_bit(scalar_worker(problem, oracle, directions))
-
-
 METHOD = Method(build, step_size_presets(0.005), works_in_rounds=True)
-WITHOUT_ROUNDS = Method(build_without_rounds, step_size_presets(0.001))

@@ -11,6 +11,7 @@ from farsign_jax import specs
 from farsign_jax.methods import (
     aflguard,
     asyn_rsa_vr,
+    async_feed_sign,
     async_sgd,
     async_sign_sgd,
     async_zo_sgd,
@@ -74,7 +75,7 @@ METHODS: dict[str, Method] = {
     "spsa": spsa.METHOD,
     "mezo": mezo.METHOD,
     "feed_sign": feed_sign.METHOD,
-    "async_feed_sign": feed_sign.WITHOUT_ROUNDS,
+    "async_feed_sign": async_feed_sign.METHOD,
     "decomfl": decomfl.METHOD,
     "fed_kseed": fed_kseed.METHOD,
 }

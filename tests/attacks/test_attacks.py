@@ -226,13 +226,22 @@ def test_the_default_width_and_the_types_of_options_change_no_message(name):
 def test_no_attack_sends_nan_at_the_smallest_numbers_or_of_huge_ones(name):
     attack = attacks.make(name)
     forge = jax.jit(attack.forge)
-    for m, q in ((1, 0), (1, 1), (2, 0), (2, 1), (3, 1), (3, 2), (200, 1)):
+    for m, q, k in (
+        (1, 0, 2),
+        (1, 1, 2),
+        (2, 0, 2),
+        (2, 1, 1),
+        (3, 1, 2),
+        (3, 2, 2),
+        (200, 1, 2),
+    ):
         for size in (0, 1e-38, 1e30, 3.4e38):
-            rows = size * np.resize([1, -1, -1], (m, 2)).astype(np.float32)
+            rows = size * np.resize([1, -1, -1], (m, k)).astype(np.float32)
             state, zero = attack.init(m), jnp.zeros((), jnp.int32)
-            view = View(ITERATE, jnp.arange(m) < q, jnp.asarray(rows), jnp.ones((m, 2), bool))
+            received = jnp.ones((m, k), bool)
+            view = View(ITERATE, jnp.arange(m) < q, jnp.asarray(rows), received)
             for _ in range(2):
-                report = Report(zero, zero, jnp.arange(2), view.reported[0])
+                report = Report(zero, zero, jnp.arange(k), view.reported[0])
                 state, value = forge(state, report, view, jax.random.key(0))
                 assert not np.isnan(value).any(), (m, q, size)
                 assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))

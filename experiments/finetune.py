@@ -1,0 +1,218 @@
+"""Fine-tune a transformer with people who are not all honest.
+
+    python -m experiments.finetune                    10 minutes on two cores
+    python -m experiments.finetune --preset smoke     2 minutes, too short to judge
+    python -m experiments.finetune --model_dir DIR --data FILE.tsv --budget 3600
+
+Users hold texts of their own and answer by forward passes; some of them lie. The server moves a
+few amounts z along directions that everybody draws from a seed, so that an answer is one number
+per direction and the model is the public base and z. By default the base is a small transformer
+that is first trained on the Apache License, which is part of the package, and then learns from
+its paragraphs, one user each, whether the next character is a vowel, a consonant or neither.
+With --model_dir it is a BERT in the format of Hugging Face, and --data names a table of text,
+label and user.
+
+Every method has the same number of forward passes. Each is run without and with attacks, and
+those that do not wait for rounds also in a flood, in which liars answer five times as often.
+The same command with the same --out continues. Writes table.md, results.csv and results.json
+under --out.
+"""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments.parts.finetune_methods import ENTRIES, Entry
+from farsign_jax import simulation
+from farsign_jax.config import problem as problem_lib
+from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.config.settings import NO_SUBSPACE
+from farsign_jax.config.sweep_specs import prepare, sweep_specs
+from farsign_jax.harness import captions, panel, pretraining
+from farsign_jax.harness import summary as summary_lib
+from farsign_jax.harness.command import folder_for, main, perform
+from farsign_jax.harness.figure_grid import flood_events
+from farsign_jax.harness.flags import FLAGS, all_but, configure
+from farsign_jax.io import cache, files, tables
+from farsign_jax.validation import require
+
+flags.DEFINE_string("model_dir", None, "A folder with a BERT, instead of a small transformer.")
+flags.DEFINE_string("data", None, "A file of text, label and user, with --model_dir.")
+flags.DEFINE_float("budget", None, "Seconds that all runs may take, about.")
+
+FLOOD = "flood:rate=5"
+CONFIG = PanelConfig(
+    methods=tuple(dict.fromkeys(entry.method for entry in ENTRIES)),
+    aggregators=("median",),
+    attacks=("none", "sign_flip:scale=10", "constant:value=100", "alie:z=1.5"),
+    seeds=(0, 1),
+    dataset="license_users",
+    model="transformer:layers=2,width=64,heads=4,context=24",
+    subspace="low_rank:size=256",
+    partition="by_user",
+    arrivals="pareto",
+    delivery="outstanding",
+    directions=8,
+    batch_size=8,
+    delta=0.1,
+    decay=0.8,
+    decay_every=400,
+    events=2400,
+    eval_every=300,
+)
+SMOKE = 8  # times fewer events
+READ = all_but("aggregators", "timing_attack", "tensorboard", "step_size")
+
+
+def _with_model(config: PanelConfig) -> PanelConfig:
+    """The configuration with a base model that is trained, or read from --model_dir."""
+    folder, data = FLAGS.model_dir, FLAGS.data
+    require((folder is None) == (data is None), "--model_dir and --data go together")
+    if folder is not None:
+        table = f"tsv:path={data},tokenizer={folder}"
+        return dataclasses.replace(config, model=f"bert:path={folder}", dataset=table)
+    if config.dataset != CONFIG.dataset or "path=" in str(config.model):
+        return config
+    where = cache.folder() or pathlib.Path(FLAGS.out or ".")
+    plan = pretraining.Plan(model=str(config.model))
+    model = pretraining.base_model(plan, where, progress=True)
+    return dataclasses.replace(config, model=f"{model},vocabulary={pretraining.TOKENS}")
+
+
+def _answers(entry: Entry, config: PanelConfig) -> int:
+    """The answers of a method that cost as many passes as those of FAR-SIGN."""
+    evaluations, _ = sweep_specs(config)[0].cost(prepare(config, FLAGS.data_dir))
+    events = config.events * (config.directions + 1) // evaluations
+    rule = (
+        f"--events={config.events} allow no answer of {entry.name}, which costs {evaluations}"
+    )
+    require(events > 0, f"{rule} passes")
+    return events
+
+
+def _panels(entries: Sequence[Entry], base: PanelConfig) -> Iterator[panel.Panel]:
+    """Two panels for each method, the second one in a flood, if it does not wait."""
+    for entry in entries:
+        whole = {"subspace": NO_SUBSPACE} if entry.all_parameters else {}
+        config = dataclasses.replace(
+            base,
+            methods=(entry.method,),
+            aggregators=(entry.aggregator,),
+            attacks=tuple(a for a in base.attacks if entry.allows(a)),
+            step_size=entry.step_size,
+            **whole,
+        )
+        events = _answers(entry, config)
+        every = max(base.eval_every * events // base.events, 1)
+        times = config.decay_every * events / base.events
+        config = dataclasses.replace(
+            config, events=events, eval_every=every, decay_every=max(round(times), 1)
+        )
+        yield _ready(entry, config, "")
+        if not entry.in_rounds and len(base.attacks) > 1:
+            rate = float(FLOOD.partition("rate=")[2])
+            flood = dataclasses.replace(
+                config,
+                attacks=config.attacks[1:2],
+                timing_attack=FLOOD,
+                events=flood_events(config, rate),
+            )
+            yield _ready(entry, flood, FLOOD)
+
+
+def _ready(entry: Entry, config: PanelConfig, timing: str) -> panel.Panel:
+    name = f"{entry.name} {timing}".strip()
+    named = {"name": name, "labels": {"entry": entry.name, "timing": timing}}
+    return panel.ready(config, FLAGS.data_dir, **named)
+
+
+def _within(config: PanelConfig, entries: Sequence[Entry]) -> PanelConfig:
+    """The configuration with as many events as all runs can take in --budget seconds."""
+    examples = problem_lib.load(config, FLAGS.data_dir)
+    problem = problem_lib.problem_of(config, examples, config.seeds[0])
+    own = dataclasses.replace(config, methods=(ENTRIES[0].method,), attacks=("none",))
+    (spec,) = sweep_specs(own)
+    hyper = {name: float(values[0, 0]) for name, values in spec.hyper.items()}
+    system = spec.builds[0](problem, hyper)
+    schedule, begun, timed = jnp.zeros((20,), jnp.int32), 0.0, []
+    for _ in range(2):  # the first one compiles
+        begun = time.monotonic()
+        jax.block_until_ready(simulation.run(problem, system, schedule)[0].server.params)
+        timed.append((time.monotonic() - begun) / len(schedule))
+    runs = len(entries) * len(config.seeds) * (len(config.attacks) + 1.5)
+    events = int(FLAGS.budget / (timed[1] * runs))
+    rule = f"--budget={FLAGS.budget:g} allows {events} answers in each of {runs:.0f} runs"
+    require(events >= 10, f"{rule}: at least 10 are needed")
+    return dataclasses.replace(config, events=events, eval_every=max(events // 8, 1))
+
+
+def _line(entry: Entry, panels: Sequence[panel.Panel], rows: list[dict[str, Any]]) -> list[str]:
+    """The line of a method in the table."""
+    mine = [row for row in rows if row["entry"] == entry.name]
+    calm = summary_lib.summarise([row for row in mine if not row["timing"]])
+    by_attack = {e["attack"]: e for e in calm}
+    worst = min(calm, key=lambda e: e["last"])
+    flooded = summary_lib.summarise([row for row in mine if row["timing"]])
+    made = next(p for p in panels if p.name == entry.name)
+    evaluations, bits = made.specs[0].cost(made.data)
+    ends = [r for r in mine if not r["timing"] and r["event"] == made.config.events]
+    of_users = [r["worst_users"] for r in ends if r["attack"] == worst["attack"]]
+    seconds = float(np.mean([r["virtual_seconds"] for r in ends or mine]))
+    parameters = made.data.one_by_one.problem.x0.shape[-1]
+    return [
+        entry.name,
+        summary_lib.accuracy(by_attack["none"], "last", with_std=True),
+        f"{summary_lib.accuracy(worst, 'last')} ({worst['attack']})",
+        summary_lib.accuracy(flooded[0], "last") if flooded else "waits",
+        summary_lib.percent(float(np.mean(of_users))) if of_users else "",
+        f"{evaluations}",
+        f"{bits / 8 / entry.derivatives(made.config):.3g}",
+        f"{4 * parameters:,}",
+        f"{seconds:,.0f}",
+    ]
+
+
+def finetune() -> pathlib.Path:
+    base = configure(CONFIG)
+    if FLAGS.preset == "smoke" and not FLAGS["events"].present:
+        events = CONFIG.events // SMOKE
+        base = dataclasses.replace(base, events=events, eval_every=events // 2)
+    require("none" in base.attacks, f"the table needs attack none: got {base.attacks}")
+    entries = [entry for entry in ENTRIES if entry.method in base.methods]
+    known = ", ".join(CONFIG.methods)
+    require(len(entries) > 0, f"--methods are of {known}: got {', '.join(base.methods)}")
+    base = _with_model(base)
+    if FLAGS.budget is not None:
+        base = _within(base, entries)
+    folder = folder_for("finetune", base, entries=[entry.name for entry in entries])
+    panels = list(_panels(entries, base))
+    rows = perform(panels, folder)
+    header = ["method", "without attack", "worst attack", "sign flips in a flood"]
+    header += ["worst tenth of users, worst attack", "passes per answer"]
+    header += ["bytes up per derivative", "bytes down at most", "virtual seconds"]
+    lines = [_line(entry, panels, rows) for entry in entries]
+    text = f"{tables.markdown_table(header, lines)}\n{_caption(base)}\n"
+    folder.write_rows(rows, summary_lib.summarise(rows))
+    files.write_text(folder.path / "table.md", text)
+    print(f"\n{text}\nThe results are in {folder.path}.")
+    return folder.path
+
+
+def _caption(base: PanelConfig) -> str:
+    passes = base.events * (base.directions + 1)
+    return (
+        f"Test accuracy in %, after {passes:,} forward passes of each method; "
+        f"{base.byzantine} of {base.workers} workers are Byzantine, also in the column without "
+        f"attack, where they are honest. {captions.command_line()}"
+    )
+
+
+if __name__ == "__main__":
+    main(finetune, base=CONFIG, own=("model_dir", "data", "budget"), reads=READ)

@@ -1,0 +1,71 @@
+"""The methods that `experiments.finetune` compares, with their step sizes.
+
+A step size is the best of three, a factor of about 3 apart, without attack and with one seed.
+"""
+
+from typing import NamedTuple
+
+from farsign_jax import attacks
+from farsign_jax.config.panel_config import PanelConfig
+from farsign_jax.config.systems import method_of
+
+
+class Entry(NamedTuple):
+    """A line of the table.
+
+    Attributes:
+        method: with its options.
+        step_size: the initial step size.
+        aggregator: where the method takes one.
+        all_parameters: whether it moves all parameters instead of those of the subspace.
+    """
+
+    method: str
+    step_size: float
+    aggregator: str = "median"
+    all_parameters: bool = False
+
+    @property
+    def name(self) -> str:
+        """The method, with what distinguishes it from the others."""
+        short = self.method.partition(":")[0]
+        if "vote=" in self.method:
+            short += ", vote"
+        if short in ("decomfl", "cyber0_rounds"):
+            short += f", {self.aggregator}"
+        return short + (", all parameters" if self.all_parameters else "")
+
+    @property
+    def in_rounds(self) -> bool:
+        return method_of(self.method).works_in_rounds
+
+    def allows(self, attack: str) -> bool:
+        """Whether an attack can be made: of answers about a worker's own directions, none can
+        be made that needs those of others."""
+        own = self.method in ("mezo", "async_feed_sign", "async_zo_sgd", "fed_kseed")
+        return not (own and attacks.make(attack).omniscient)
+
+    def derivatives(self, config: PanelConfig) -> int:
+        """The derivatives of an answer."""
+        return {
+            "mezo": 1,
+            "feed_sign": 1,
+            "async_feed_sign": 1,
+            "decomfl": 10,
+        }.get(self.method.partition(":")[0], config.directions)
+
+
+VOTE = "vote=nnm:f=5+trimmed_mean:f=5"
+ENTRIES = (
+    Entry("far_sign:scheme=forward", 0.05),
+    Entry(f"far_sign:scheme=forward,{VOTE}", 0.05),
+    Entry("async_zo_sgd", 0.01),
+    Entry("mezo", 0.01),
+    Entry("mezo", 0.001, all_parameters=True),
+    Entry("async_feed_sign", 0.003),
+    Entry("feed_sign", 0.01),
+    Entry("decomfl", 0.01, "mean"),
+    Entry("decomfl", 0.01),
+    Entry("cyber0_rounds", 0.1),
+    Entry("fed_kseed", 0.3),
+)
