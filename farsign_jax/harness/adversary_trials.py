@@ -28,7 +28,7 @@ from farsign_jax.io.run_folder import RunFolder
 from farsign_jax.sweeps import AttackChoice
 from farsign_jax.validation import InvalidConfig
 
-WIDTH = 4  # runs of a chunk
+WIDTH = 1  # runs of a chunk
 SEGMENTS = 16  # of a run of full length
 
 

@@ -28,4 +28,5 @@ def build(problem: Problem, oracle: OracleConfig, hyper: Hyper) -> tuple[Server,
     return server, one_bit(scalar_worker(problem, oracle, directions))
 
 
+# The better of 0.0003 and 0.001 after 2,000 answers on the embedded digits.
 METHOD = Method(build, step_size_presets(0.001))

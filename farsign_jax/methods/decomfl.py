@@ -56,4 +56,5 @@ def build(
     )
 
 
-METHOD = Method(build, step_size_presets(0.005), works_in_rounds=True)
+# The best of 0.0003, 0.001 and 0.003 with the mean after 2,000 answers on the embedded digits.
+METHOD = Method(build, step_size_presets(0.003), works_in_rounds=True)

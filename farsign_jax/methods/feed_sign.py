@@ -56,4 +56,5 @@ def build(problem: Problem, oracle: OracleConfig, hyper: Hyper) -> tuple[Server,
     return server, one_bit(scalar_worker(problem, oracle, directions))
 
 
-METHOD = Method(build, step_size_presets(0.005), works_in_rounds=True)
+# The best of 0.001, 0.003 and 0.01 after 2,000 answers on the embedded digits.
+METHOD = Method(build, step_size_presets(0.01), works_in_rounds=True)
