@@ -53,7 +53,8 @@ def timing_attack(name: str) -> Figure:
 def partition(name: str) -> Figure:
     """The number of examples of each label at each of 25 workers."""
     labels = datasets.load("mnist_subset").train_labels
-    rows, sizes = partitions.partition(labels, 25, name, jax.random.key(0))
+    users = 4 * labels + np.arange(len(labels)) % 4 if name == "by_user" else None
+    rows, sizes = partitions.partition(labels, 25, name, jax.random.key(0), users=users)
     held = [np.bincount(labels[r[:s]], minlength=10) for r, s in zip(rows, sizes, strict=True)]
     figure, (axis,) = blank(1)
     bottom = np.zeros(25)

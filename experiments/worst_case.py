@@ -10,8 +10,8 @@ seeds), and runs what it found on other seeds. The step size of each method is t
 under the fixed attacks (--attacks). All have the same number of answers; in a flood, the same
 virtual time. Beside it stands what theory predicts.
 
-Writes table.md, ranking.md, certificate.md, constants.md, results.csv, results.json, and the
-strongest adversaries as adversaries/NAME.json, which --adversary runs again, under --out.
+Writes table.md, ranking.md, certificate.md, constants.md, results.csv, results.json and
+adversaries/NAME.json, which --adversary runs again, under --out.
 """
 
 import dataclasses

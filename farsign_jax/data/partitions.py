@@ -2,7 +2,8 @@
 
 In every partition but `unbalanced`, each example belongs to exactly one worker. To add a
 partition, write a function `(labels, m, rng, heterogeneity)` that returns the rows of each
-worker, and enter it in `PARTITIONS` with its default heterogeneity.
+worker, and enter it in `PARTITIONS` with its default heterogeneity. Only `by_user` is given the
+users in the place of the labels.
 """
 
 from collections.abc import Callable
@@ -89,7 +90,7 @@ PARTITIONS: dict[str, tuple[Split, float]] = {
     "unbalanced": (_unbalanced, 1.0),
     "label_skew": (_label_skew, 2),
     "two_camps": (_two_camps, 0.2),
-    "by_user": (_by_user, 0.0),  # which is given the users instead of the labels
+    "by_user": (_by_user, 0.0),
 }
 _NATURAL = ("iid", "by_user")  # without a number
 

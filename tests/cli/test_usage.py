@@ -140,7 +140,7 @@ def test_every_name_has_a_line(capsys):
         assert len({entry.name for entry in entries}) == len(entries)
     listing.show()
     told = capsys.readouterr().out.splitlines()
-    assert max(map(len, told)) <= 96 and len(told) < 180
+    assert max(map(len, told)) <= 96 and len(told) < 200
     listing.show("attacks")
     told = capsys.readouterr().out
     assert "z=" not in told.split("alie")[0]
