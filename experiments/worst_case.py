@@ -8,10 +8,9 @@ For each method and aggregator this command searches attack, strength, start, ti
 placement for what harms it most (successive halving, then a local random search, on search
 seeds), and runs what it found on other seeds. The step size of each method is the best of five
 under the fixed attacks (--attacks). All have the same number of answers; in a flood, the same
-virtual time. Beside it stands what theory predicts.
+virtual time. Beside it stands what theory predicts. --adversary runs again what was found.
 
-Writes table.md, ranking.md, certificate.md, constants.md, results.csv, results.json and
-adversaries/NAME.json, which --adversary runs again, under --out.
+Writes four tables, results.csv, results.json and adversaries/NAME.json under --out.
 """
 
 import dataclasses

@@ -95,8 +95,8 @@ def _along(direction: str, gamma: Callable[[Array, Array], Array]) -> Attack:
 
 def unit(vector: Array) -> Array:
     """A vector divided by its length; 0 if it is 0."""
-    for size in (lambda v: jnp.abs(v).max(initial=0), jnp.linalg.norm):
-        length = size(vector)
-        # Not the smallest number: XLA multiplies two divisors, and their product would be 0.
-        vector = vector / jnp.where(length > 0, length, 1)
-    return vector
+    # Not the smallest number: XLA multiplies two divisors, and their product would be 0.
+    largest = jnp.abs(vector).max(initial=0)
+    vector = vector / jnp.where(largest > 0, largest, 1)
+    length = jnp.linalg.norm(vector)
+    return vector / jnp.where(length > 0, length, 1)

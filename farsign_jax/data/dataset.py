@@ -1,7 +1,7 @@
 """The type of a data set, and the descriptions of where data sets come from."""
 
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class Dataset(NamedTuple):
         """The number of classes, labelled from 0."""
         return self.classes or int(self.train_labels.max()) + 1
 
-    def images(self) -> dict[str, np.ndarray]:
+    def images(self) -> dict[str, Any]:
         """The arrays of a data set of images by name."""
         return {name: getattr(self, name) for name in IMAGES}
 

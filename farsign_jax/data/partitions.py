@@ -13,7 +13,7 @@ import numpy as np
 from farsign_jax import specs
 from farsign_jax.base import Key
 from farsign_jax.keys import host_rngs
-from farsign_jax.validation import lookup, require
+from farsign_jax.validation import InvalidConfig, lookup, require
 
 
 def _iid(labels: np.ndarray, m: int, rng: np.random.Generator, _: float) -> list[np.ndarray]:
@@ -157,7 +157,8 @@ def partition(
         f"partition {kind} takes no heterogeneity: got {heterogeneity}",
     )
     if kind == "by_user":
-        require(users is not None, "partition by_user needs a data set with users")
+        if users is None:
+            raise InvalidConfig("partition by_user needs a data set with users")
         labels = users
     require(np.ndim(labels) == 1 or kind in _NATURAL, f"partition {kind} needs one label each")
     heterogeneity = float(default if heterogeneity is None else heterogeneity)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import pathlib
+from typing import Any
 
 import flax.traverse_util
 import jax
@@ -82,7 +83,7 @@ def _train(plan: Plan, flat: models.Flat, data: Dataset, progress: bool) -> Arra
     adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
     @jax.jit
-    def step(x: Array, state: optax.OptState, key: Array) -> tuple[Array, optax.OptState]:
+    def step(x: Array, state: optax.OptState, key: Array) -> tuple[Any, Any]:
         rows = jax.random.randint(key, (plan.batch_size,), 0, len(inputs))
 
         def loss(x: Array) -> Array:

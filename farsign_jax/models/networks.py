@@ -84,13 +84,21 @@ def transformer(
     path: str = "",
 ) -> Transformer:
     """A causal transformer that predicts the next token, or with a vocabulary classifies."""
-    sizes = {"layers": layers, "width": width, "heads": heads, "context": context}
-    for name, size in sizes.items():
+    sizes = (("layers", layers), ("width", width), ("heads", heads), ("context", context))
+    for name, size in sizes:
         check_integer("transformer", name, size, 1)
     rule = f"heads divide the width of a transformer: got width={width}, heads={heads}"
     require(width % heads == 0, rule)
     vocabulary = check_integer("transformer", "vocabulary", vocabulary, 0)
-    return Transformer(num_classes=num_classes, vocabulary=vocabulary, path=path, **sizes)
+    return Transformer(
+        layers=layers,
+        num_classes=num_classes,
+        vocabulary=vocabulary,
+        width=width,
+        heads=heads,
+        context=context,
+        path=path,
+    )
 
 
 MODELS = {

@@ -107,7 +107,7 @@ class BlockStack(nn.Module):
             variables[adapters.COLLECTION] = self.get_variable(adapters.COLLECTION, "blocks")
         own = jax.tree.map(lambda a: a[number], variables)
         h, attended = carry
-        return self.make_block().apply(own, h, attended), attended
+        return jnp.asarray(self.make_block().apply(own, h, attended)), attended
 
     def __call__(self, tokens: Array) -> Array:
         """Maps tokens i32[b, t] to logits."""

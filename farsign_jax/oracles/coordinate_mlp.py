@@ -183,10 +183,10 @@ def coordinate_two_point(
     """
     check(batch_size, delta, scheme)
     delta = as_schedule(delta)
-    of_mlp = isinstance(structure, MLPStructure)
-    changes_of = (
-        functools.partial(loss_changes, structure) if of_mlp else structure.loss_changes
-    )
+    if isinstance(structure, MLPStructure):
+        changes_of: Any = functools.partial(loss_changes, structure)
+    else:
+        changes_of = structure.loss_changes
 
     def respond(state, query, shard, key):
         check_question(query, k)
@@ -194,7 +194,7 @@ def coordinate_two_point(
         x, j = query.params, query.direction
         radius = jnp.asarray(delta(query.version), x.dtype)
         plus = shard.batch(plus_key, batch_size)
-        if of_mlp:
+        if isinstance(structure, MLPStructure):
             check_precision(structure.activation, x[:1])
         else:
             check_precision(structure.losses, x, plus)

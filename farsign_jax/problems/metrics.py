@@ -192,5 +192,5 @@ def classification(
     if isinstance(model, nn.Module):
         model = models.flatten(model, tuple(inputs.shape[1:])).apply
     num_users = 0 if users is None else int(users.max()) + 1
-    data = jax.device_put((inputs, np.asarray(labels, np.int32), users))
-    return Classification(model, TestData(*data, num_users, frozen))
+    on_device = jax.device_put((inputs, np.asarray(labels, np.int32), users))
+    return Classification(model, TestData(*on_device, num_users=num_users, frozen=frozen))

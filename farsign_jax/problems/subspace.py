@@ -174,6 +174,7 @@ def _model(
         """The variables of the module at x(z), with the leaves of the parameters by paths."""
         if subspace.move is not None:
             return {"params": subspace.move(base.leaves, base.factors, z)}
+        assert subspace.adapters is not None  # which a subspace without `move` has
         changes = subspace.adapters(base.factors, z)
         inserted = {
             path.rpartition(_SEPARATOR)[0]: adapters.adapter(*parts)
