@@ -1,7 +1,7 @@
 """Fine-tune a transformer with people who are not all honest.
 
-    python -m experiments.finetune                    10 minutes on two cores
-    python -m experiments.finetune --preset smoke     2 minutes, too short to judge
+    python -m experiments.finetune                    about 45 minutes on two cores
+    python -m experiments.finetune --preset smoke     about 3 minutes, too short to judge
     python -m experiments.finetune --model_dir DIR --data FILE.tsv --budget 3600
 
 Users hold texts of their own and answer by forward passes; some of them lie. The server moves a
@@ -67,7 +67,16 @@ CONFIG = PanelConfig(
     events=2400,
     eval_every=300,
 )
-SMOKE = 8  # times fewer events
+SMOKE: dict[str, Any] = {
+    "methods": (ENTRIES[0].method, "mezo"),
+    "attacks": CONFIG.attacks[:2],
+    "dataset": CONFIG.dataset,
+    "directions": CONFIG.directions,
+    "events": CONFIG.events // 8,
+    "eval_every": CONFIG.events // 16,
+    "decay_every": CONFIG.decay_every // 8,
+    "seeds": (0,),
+}
 READ = all_but("aggregators", "timing_attack", "tensorboard", "step_size")
 
 
@@ -181,9 +190,9 @@ def _line(entry: Entry, panels: Sequence[panel.Panel], rows: list[dict[str, Any]
 
 def finetune() -> pathlib.Path:
     base = configure(CONFIG)
-    if FLAGS.preset == "smoke" and not FLAGS["events"].present:
-        events = CONFIG.events // SMOKE
-        base = dataclasses.replace(base, events=events, eval_every=events // 2)
+    if FLAGS.preset == "smoke":  # that of this command
+        own = {name: value for name, value in SMOKE.items() if not FLAGS[name].present}
+        base = dataclasses.replace(base, **own)
     require("none" in base.attacks, f"the table needs attack none: got {base.attacks}")
     entries = [entry for entry in ENTRIES if entry.method in base.methods]
     known = ", ".join(CONFIG.methods)
