@@ -80,8 +80,9 @@ def flatten(module: nn.Module, input_shape: tuple[int, ...]) -> Flat:
             dropout does, or has a collection other than `params`, such as the statistics of
             BatchNorm.
     """
-    read = _as_tokens if getattr(module, "reads_tokens", False) else as_float
-    example = read(jnp.zeros((1, *input_shape), jnp.float32), jnp.float32)
+    tokens = getattr(module, "reads_tokens", False)
+    read = _as_tokens if tokens else as_float
+    example = jnp.zeros((1, *input_shape), jnp.int32 if tokens else jnp.float32)
     variables = _shapes_of(module, "initialised", module.init, jax.random.key(0), example)
     require(
         set(variables) == {"params"},

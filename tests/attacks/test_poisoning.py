@@ -181,7 +181,8 @@ def test_the_success_of_a_backdoor_is_counted_on_images_of_other_labels():
     found = measure(jnp.asarray([x, np.zeros_like(x)]))
     np.testing.assert_allclose(found["backdoor_success"], [wins.mean(), 0], atol=1e-6)
     assert 0 < wins.mean() < 1 and set(found) == {"backdoor_success", *measure.clean(x)}
-    alone = dataclasses.replace(measure.clean, data=(IMAGES, np.ones_like(LABELS)))
+    ones = measure.clean.data._replace(labels=np.ones_like(LABELS))
+    alone = dataclasses.replace(measure.clean, data=ones)
     with pytest.raises(InvalidConfig, match="of labels other than its target"):
         metrics.with_backdoor(alone, attack.goal, CLASSES)
 

@@ -19,7 +19,7 @@ ELSEWHERE |= {
     f"experiments.{name}"
     for name in ("quickstart", "table3", "tune", "ablation", "asynchrony", "rates")
 } | {"experiments.asynrsa", "experiments.brsgd", "experiments.prior_art", "experiments.vote"}
-ELSEWHERE |= {"experiments.worst_case"}
+ELSEWHERE |= {"experiments.worst_case", "experiments.finetune"}
 SWEEPS = [words for words in EXAMPLES if words[0] == "experiments.compare"]
 RUNTIME = [words for words in EXAMPLES if words[0].startswith("farsign_jax.runtime.")]
 RUNTIME = [words for words in RUNTIME if words[0] not in ELSEWHERE]

@@ -1,0 +1,44 @@
+"""The command that fine-tunes a transformer with users who lie."""
+
+import pytest
+
+from docs.figures import read as read_tables
+from tests.experiments.test_experiments import read, run
+
+SMALL = ["--preset=smoke", "--model=transformer:layers=1,width=8,heads=1,context=24"]
+SMALL += ["--events=8", "--eval_every=4", "--subspace=low_rank:size=20", "--directions=4"]
+
+
+@pytest.mark.slow
+def test_the_command_writes_what_it_measures(tmp_path):
+    code, out, err = run("experiments.finetune", *SMALL, "--out", tmp_path)
+    assert code == 0, err
+    assert (tmp_path / "table.md").read_text() in out
+    (table,) = read_tables(tmp_path / "table.md")
+    names = ["far_sign", "mezo", "mezo, all parameters"]
+    assert [row[0] for row in table[1:]] == names
+    rows = read(tmp_path)
+    assert {row["entry"] for row in rows} == set(names)
+    assert {row["timing"] for row in rows} == {"", "flood:rate=5"}
+    evaluations = {float(row["evaluations"]) for row in rows if not row["timing"]}
+    assert max(evaluations) == 8 * 5  # of all methods alike
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model_dir=x"], "--model_dir and --data go together"),
+        (
+            ["--model_dir=/nowhere", "--data=x.tsv"],
+            "no model in /nowhere: config.json: No such",
+        ),
+        (["--methods=sgd"], "--methods are of far_sign:scheme=forward"),
+        (["--attacks=sign_flip"], "the table needs attack none"),
+        (["--subspace=low_rank:size=3"], "a question needs k <= number of directions: got k=8"),
+    ],
+)
+def test_bad_flags_end_in_one_line(flags, message, run_forked, tmp_path):
+    base = ["--model=transformer:layers=1,width=8,heads=1,context=24", f"--out={tmp_path}"]
+    code, _, err = run_forked("experiments.finetune", *base, *flags)
+    told = err.strip().splitlines()[-1]
+    assert code == 2 and told.startswith(f"error: {message}"), err
