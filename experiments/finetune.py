@@ -30,17 +30,19 @@ import numpy as np
 from absl import flags
 
 from experiments.parts.finetune_methods import ENTRIES, Entry
-from farsign_jax import simulation
+from farsign_jax import attacks, simulation, specs
 from farsign_jax.config import problem as problem_lib
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.config.settings import NO_SUBSPACE
-from farsign_jax.config.sweep_specs import prepare, sweep_specs
+from farsign_jax.config.sweep_specs import PanelData, SweepSpec, prepare, sweep_specs
 from farsign_jax.harness import captions, panel, pretraining
 from farsign_jax.harness import summary as summary_lib
+from farsign_jax.harness.adversary_trials import learns
 from farsign_jax.harness.command import folder_for, main, perform
 from farsign_jax.harness.figure_grid import flood_events
 from farsign_jax.harness.flags import FLAGS, all_but, configure
 from farsign_jax.io import cache, files, tables
+from farsign_jax.sweeps.inspection import problem_of_run
 from farsign_jax.validation import require
 
 flags.DEFINE_string("model_dir", None, "A folder with a BERT, instead of a small transformer.")
@@ -92,12 +94,13 @@ def _with_model(config: PanelConfig) -> PanelConfig:
     where = cache.folder() or pathlib.Path(FLAGS.out or ".")
     plan = pretraining.Plan(model=str(config.model))
     model = pretraining.base_model(plan, where, progress=True)
-    return dataclasses.replace(config, model=f"{model},vocabulary={pretraining.TOKENS}")
+    model = specs.extended(model, f"vocabulary={pretraining.TOKENS}")
+    return dataclasses.replace(config, model=model)
 
 
-def _answers(entry: Entry, config: PanelConfig) -> int:
+def _answers(entry: Entry, config: PanelConfig, spec: SweepSpec, data: PanelData) -> int:
     """The answers of a method that cost as many passes as those of FAR-SIGN."""
-    evaluations, _ = sweep_specs(config)[0].cost(prepare(config, FLAGS.data_dir))
+    evaluations, _ = spec.cost(data)
     events = config.events * (config.directions + 1) // evaluations
     rule = (
         f"--events={config.events} allow no answer of {entry.name}, which costs {evaluations}"
@@ -108,17 +111,24 @@ def _answers(entry: Entry, config: PanelConfig) -> int:
 
 def _panels(entries: Sequence[Entry], base: PanelConfig) -> Iterator[panel.Panel]:
     """Two panels for each method, the second one in a flood, if it does not wait."""
+    known: dict[str, PanelData] = {}  # by subspace
     for entry in entries:
-        whole = {"subspace": NO_SUBSPACE} if entry.all_parameters else {}
+        subspace = NO_SUBSPACE if entry.all_parameters else base.subspace
+        if subspace not in known:
+            whole = dataclasses.replace(base, subspace=subspace)
+            known[subspace] = prepare(whole, FLAGS.data_dir)
         config = dataclasses.replace(
             base,
             methods=(entry.method,),
             aggregators=(entry.aggregator,),
-            attacks=tuple(a for a in base.attacks if entry.allows(a)),
             step_size=entry.step_size,
-            **whole,
+            subspace=subspace,
         )
-        events = _answers(entry, config)
+        spec, data = sweep_specs(config)[0], known[subspace]
+        if not learns(spec, problem_of_run(data.of(spec).problem, 0)):
+            possible = tuple(a for a in base.attacks if not attacks.make(a).omniscient)
+            config = dataclasses.replace(config, attacks=possible)
+        events = _answers(entry, config, spec, data)
         every = max(base.eval_every * events // base.events, 1)
         times = config.decay_every * events / base.events
         config = dataclasses.replace(
@@ -189,10 +199,7 @@ def _line(entry: Entry, panels: Sequence[panel.Panel], rows: list[dict[str, Any]
 
 
 def finetune() -> pathlib.Path:
-    base = configure(CONFIG)
-    if FLAGS.preset == "smoke":  # that of this command
-        own = {name: value for name, value in SMOKE.items() if not FLAGS[name].present}
-        base = dataclasses.replace(base, **own)
+    base = configure(CONFIG, SMOKE)
     require("none" in base.attacks, f"the table needs attack none: got {base.attacks}")
     entries = [entry for entry in ENTRIES if entry.method in base.methods]
     known = ", ".join(CONFIG.methods)

@@ -168,16 +168,12 @@ def _given(config: PanelConfig, trials: Trials, adversary: Adversary) -> Outcome
 
 def _configured() -> PanelConfig:
     """The configuration that the flags ask for."""
-    base = CONFIG
+    base, smoke = CONFIG, SMOKE
     if FLAGS.method is not None:
         require(not FLAGS["methods"].present, "give either --method or --methods")
-        base = dataclasses.replace(base, methods=(own_methods.register(FLAGS.method),))
-    config = configure(base)
-    if FLAGS.preset == "smoke":  # that of this command
-        own = {name: value for name, value in SMOKE.items() if not FLAGS[name].present}
-        if FLAGS.method is not None:
-            del own["methods"]
-        config = dataclasses.replace(config, **own)
+        methods = (own_methods.register(FLAGS.method),)
+        base, smoke = dataclasses.replace(base, methods=methods), SMOKE | {"methods": methods}
+    config = configure(base, smoke)
     rule = f"the shortest runs have a sixteenth: --events is a multiple of {SEGMENTS}"
     require(config.events % SEGMENTS == 0, f"{rule}: got {config.events}")
     for entry in _entries(config):

@@ -75,6 +75,13 @@ def typed(name: str, options: Mapping[str, Any], known: Parameters) -> dict[str,
     return found
 
 
+def extended(text: str, *options: str) -> str:
+    """A text with further options, each of them written as option=value."""
+    if not options:
+        return text
+    return text + ("," if ":" in text else ":") + ",".join(options)
+
+
 def joined(
     name: str, given: Mapping[str, Any], more: Mapping[str, Any] | Iterable[tuple[str, Any]]
 ) -> tuple[tuple[str, Any], ...]:

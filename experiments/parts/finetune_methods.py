@@ -5,7 +5,6 @@ A step size is the best of three, a factor of about 3 apart, without attack and 
 
 from typing import NamedTuple
 
-from farsign_jax import attacks
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.config.systems import method_of
 
@@ -38,12 +37,6 @@ class Entry(NamedTuple):
     @property
     def in_rounds(self) -> bool:
         return method_of(self.method).works_in_rounds
-
-    def allows(self, attack: str) -> bool:
-        """Whether an attack can be made: of answers about a worker's own directions, none can
-        be made that needs those of others."""
-        own = self.method in ("mezo", "async_feed_sign", "async_zo_sgd", "fed_kseed")
-        return not (own and attacks.make(attack).omniscient)
 
     def derivatives(self, config: PanelConfig) -> int:
         """The derivatives of an answer."""

@@ -61,7 +61,7 @@ class Trials:
         self._progress = progress
         (self._spec,) = sweep_specs(dataclasses.replace(config, attacks=("none",)))
         self._problems: dict[int, Problem] = {}
-        tells = _tells(self._spec, self._problem(config.seeds[0]))
+        tells = learns(self._spec, self._problem(config.seeds[0]))
         self.fixed = tuple(a for a in fixed if tells or not attacks.make(a.attack).omniscient)
         possible = _possible(space, self._spec, tells)
         self.space, self._fixed_points = possible.with_fixed(self.fixed)
@@ -269,9 +269,10 @@ def _possible(space: Space, spec: SweepSpec, tells: bool) -> Space:
     return space._replace(kinds=kinds, timings=timings, placements=placements)
 
 
-def _tells(spec: SweepSpec, problem: Problem) -> bool:
+def learns(spec: SweepSpec, problem: Problem) -> bool:
     """Whether an adversary learns from the server what others reported about a question."""
     hyper = {name: values[0, 0] for name, values in spec.hyper.items()}
+    problem = jax.device_put(problem)  # `begin` is given arrays of JAX
 
     def begin() -> simulation.Run:
         system = spec.builds[0](problem, hyper)._replace(attack=attacks.alie())

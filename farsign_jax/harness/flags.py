@@ -1,5 +1,9 @@
 """The flags of the experiments: one for each setting of a panel, and those of all commands."""
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
 from absl import flags
 
 from farsign_jax.cli import imports, settings
@@ -35,13 +39,21 @@ SHARED["the problem"] = ("dataset", "data_dir", *SHARED["the problem"][1:])
 MULTI_HOST = ("processes", "process", "coordinator")
 
 
-def configure(base: PanelConfig) -> PanelConfig:
+def configure(base: PanelConfig, smoke: Mapping[str, Any] | None = None) -> PanelConfig:
     """`base`, then the preset, then every flag that was given.
+
+    Args:
+        base: the configuration of the command.
+        smoke: settings of preset "smoke" that are the command's own.
 
     Raises:
         InvalidConfig: on what cannot run.
     """
-    return settings.configured(base, settings.given(FLAGS, PanelConfig))
+    config = settings.configured(base, settings.given(FLAGS, PanelConfig))
+    if FLAGS.preset != "smoke" or not smoke:
+        return config
+    own = {name: value for name, value in smoke.items() if not FLAGS[name].present}
+    return dataclasses.replace(config, **own)
 
 
 def all_but(*names: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import tqdm
 
-from farsign_jax import models
+from farsign_jax import models, specs
 from farsign_jax.base import Array
 from farsign_jax.data import texts
 from farsign_jax.data.dataset import Dataset
@@ -69,8 +69,7 @@ def base_model(plan: Plan, folder: pathlib.Path, progress: bool = False) -> str:
         x = _train(plan, flat, data, progress)
         leaves = flax.traverse_util.flatten_dict(flat.tree(x), sep="/")
         checkpoints.save(path, {name: np.asarray(leaf) for name, leaf in leaves.items()})
-    joint = "," if ":" in plan.model else ":"
-    return f"{plan.model}{joint}path={path}"
+    return specs.extended(plan.model, f"path={path}")
 
 
 def _train(plan: Plan, flat: models.Flat, data: Dataset, progress: bool) -> Array:

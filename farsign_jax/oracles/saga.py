@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from farsign_jax.base import Array, Problem, Table, Worker
+from farsign_jax.examples import WithFrozen
 from farsign_jax.models.flat import as_float
 from farsign_jax.validation import require, sanitize
 
@@ -51,12 +52,17 @@ class Entries(NamedTuple):
 
 
 def _gradients(problem: Problem) -> Entries:
+    with_frozen = isinstance(problem.data, WithFrozen)
+
     def of(x, batch):
+        examples, frozen = (batch[:-1], batch[-1:]) if with_frozen else (batch, ())
+
         def one(example):
             alone = jax.tree.map(lambda a: a[None], example)
+            alone = (*alone, *frozen) if with_frozen else alone
             return jax.grad(lambda x: problem.losses(x, alone)[0])(x)
 
-        return jax.vmap(one)(batch)
+        return jax.vmap(one)(examples)
 
     return Entries(of, lambda entries, batch, weights: weights @ entries)
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from farsign_jax import attacks, simulation
+from farsign_jax import attacks, simulation, specs
 from farsign_jax.base import Attack, Problem, System
 from farsign_jax.methods import SystemSpec
 
@@ -31,8 +31,7 @@ class Family(NamedTuple):
         """The attack as it is written, with its strength, and honest before event `after`."""
         options = [f"{self.option}={strength:.9g}"] if self.option else []
         options += [f"after={after}"] if after else []
-        joint = "," if ":" in self.text else ":"
-        return self.text + joint + ",".join(options) if options else self.text
+        return specs.extended(self.text, *options)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from farsign_jax import models, oracles, problems
+from farsign_jax import directions, models, oracles, problems
 from farsign_jax.base import Query
 from farsign_jax.directions import subspaces
 from farsign_jax.directions.subspaces import Layer
@@ -130,8 +130,6 @@ def test_answers_are_differences_along_directions_of_mini_batches():
     rows, sizes = np.arange(6).reshape(2, 3), np.asarray([3, 3])
     problem = problems.in_subspace(model, frozen, INPUTS, LABELS, rows, sizes)
     assert problem.x0.shape == (30,) and not problem.x0.any()
-    from farsign_jax import directions
-
     shared = directions.identity(30, 4)
     j = jnp.asarray([3, 29, 0, 11], jnp.int32)
     query = Query(problem.x0 + 0.3, jnp.int32(1), j, jnp.int32(0))
@@ -144,6 +142,17 @@ def test_answers_are_differences_along_directions_of_mini_batches():
             for worker in (fast, slow)
         ]
         np.testing.assert_allclose(*answers, atol=2e-6)
+
+
+def test_saga_remembers_gradients_of_examples_in_a_subspace():
+    model, frozen = made("low_rank:size=30,rank=1")
+    problem = problems.in_subspace(
+        model, frozen, INPUTS, LABELS, np.arange(6)[None], np.asarray([6])
+    )
+    shard = problem.shard(0)
+    entries = jax.jit(lambda shard: oracles.saga_gradient(problem).init(shard))(shard)
+    own = jax.grad(lambda z: model.losses(z, shard.take(jnp.asarray([4])))[0])(problem.x0)
+    np.testing.assert_allclose(entries.table.rows[4], own, atol=1e-6)
 
 
 @pytest.mark.parametrize(
