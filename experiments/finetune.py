@@ -135,7 +135,7 @@ def _panels(entries: Sequence[Entry], base: PanelConfig) -> Iterator[panel.Panel
             config, events=events, eval_every=every, decay_every=max(round(times), 1)
         )
         yield _ready(entry, config, "")
-        if not entry.in_rounds and len(base.attacks) > 1:
+        if not entry.in_rounds and len(config.attacks) > 1:
             rate = float(FLOOD.partition("rate=")[2])
             flood = dataclasses.replace(
                 config,
