@@ -36,6 +36,7 @@ from farsign_jax.harness.adversary_trials import SEGMENTS, Trials
 from farsign_jax.harness.command import folder_for, main
 from farsign_jax.harness.flags import FLAGS, all_but, configure
 from farsign_jax.harness.progress import Progress
+from farsign_jax.harness.threads import in_threads
 from farsign_jax.io import files, run_folder, tables
 from farsign_jax.methods import METHODS
 from farsign_jax.validation import InvalidConfig, require
@@ -187,7 +188,7 @@ def _measure(
     given: Adversary | None,
     folder: run_folder.RunFolder,
 ) -> list[Outcome]:
-    """Measures all methods, one after the other, and writes what each is measured."""
+    """Measures all methods, as many at a time as there are cores, and writes the results."""
     examples = problem_lib.load(config, FLAGS.data_dir)
     adversaries = [Adversary(attack=attack) for attack in config.attacks]
     adversaries += [] if given is None else [given]
@@ -197,19 +198,23 @@ def _measure(
     for entry, plan in zip(entries, plans, strict=True):
         runs += (1 + _has_certificate(entry)) * plan.runs
     progress = Progress(round(runs * config.events))
-    outcomes: list[Outcome] = []
-    for entry, plan in zip(entries, plans, strict=True):
+
+    def measure(pair: tuple[PanelConfig, Plan]) -> Outcome:
+        entry, plan = pair
         name = _name(entry)
         progress.start(name)
         of = examples, space, adversaries, folder, _file_name(name), progress
         trials = Trials(entry, *of)
-        one = _outcome(entry, trials, plan) if given is None else _given(entry, trials, given)
+        return _outcome(entry, trials, plan) if given is None else _given(entry, trials, given)
+
+    outcomes: list[Outcome] = []
+    pairs = list(zip(entries, plans, strict=True))
+    for entry, one in zip(entries, in_threads(measure, pairs, progress), strict=True):
         outcomes.append(one)
-        path = folder.path / "adversaries" / f"{_file_name(name)}.json"
+        path = folder.path / "adversaries" / f"{_file_name(_name(entry))}.json"
         path.parent.mkdir(exist_ok=True)
         files.write_text(path, one.adversary.to_json())
         folder.append_rows(worst_outcomes.rows_of(one, entry), COLUMNS, KEY)
-    progress.close()
     return outcomes
 
 

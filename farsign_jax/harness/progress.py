@@ -13,9 +13,13 @@ from farsign_jax.io import processes
 _SECONDS = 10  # between two lines where there is no terminal
 
 
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
 class Progress:
     """A bar with an estimate of the time left on a terminal or in a notebook; elsewhere a line
-    every ten seconds.
+    every ten seconds. Threads may share it.
 
     Ctrl-C takes effect between two segments, when all files are complete; a second Ctrl-C takes
     effect at once. Of several processes, the first one shows the progress, and learns that of
@@ -32,7 +36,8 @@ class Progress:
         self.label = ""
         self.interrupted = False
         self.handler: Any = None
-        if threading.current_thread() is threading.main_thread():  # others may not set handlers
+        self.lock = threading.Lock()
+        if _in_main_thread():  # others may not set handlers
             self.handler = signal.signal(signal.SIGINT, self._interrupt)
 
     def _interrupt(self, *_: Any) -> None:
@@ -42,8 +47,9 @@ class Progress:
 
     def close(self) -> None:
         """Removes the bar and gives Ctrl-C back to whoever had it."""
-        if self.handler is not None:
+        if self.handler is not None and _in_main_thread():
             signal.signal(signal.SIGINT, self.handler)
+            self.handler = None
         self.bar.close()
 
     def start(self, label: str) -> None:
@@ -60,6 +66,10 @@ class Progress:
         if self.interrupted:
             self.close()
             raise KeyboardInterrupt
+        with self.lock:
+            self._count(events)
+
+    def _count(self, events: int) -> None:
         self.done += events
         self.bar.update(events)
         elapsed = time.monotonic() - self.began

@@ -8,6 +8,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ SystemFactory = Callable[[Problem, Any], System]  # (problem, hyper) -> system
 
 _MOST = 64  # inspections that are kept
 _inspected: dict[Any, "Inspection"] = {}
+_lock = threading.Lock()
 
 
 class Inspection(NamedTuple):
@@ -64,11 +66,14 @@ def inspect(build: SystemFactory, problem: Problem, hyper: Any) -> Inspection:
     arrays = [problem.rows[0], problem.sizes[0], problem.x0[0], *jax.tree.leaves(problem.data)]
     shapes = tuple((a.shape, str(a.dtype)) for a in arrays)
     key = (build, problem.losses, problem.structure, shapes, tree, values)
-    if key not in _inspected:
-        if len(_inspected) >= _MOST:
-            _inspected.pop(next(iter(_inspected)))
-        _inspected[key] = _build_once(build, problem_of_run(problem, 0), points)
-    return _inspected[key]
+    found = _inspected.get(key)  # several threads may look
+    if found is None:
+        found = _build_once(build, problem_of_run(problem, 0), points)
+        with _lock:
+            while len(_inspected) >= _MOST:
+                _inspected.pop(next(iter(_inspected)))
+            _inspected[key] = found
+    return found
 
 
 def problem_of_run(problem: Problem, run: Any) -> Problem:
