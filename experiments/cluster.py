@@ -16,6 +16,8 @@ With --flood, which needs --behaviours none, Byzantine workers answer so many ti
 the others, and all together give about 200 answers per second. --vote lets all workers decide
 each step instead of the one that answered.
 
+With --task finetune, users fine-tune a small transformer, as in `experiments.finetune`.
+
 During the run, the command reports the number of answers, answers per second, the accuracy, the
 largest staleness, and strikes. At the end of each attack it replays the journal, which must
 lead the simulator to the same bits. With --behaviours none, where the simulator has the same
@@ -49,7 +51,7 @@ from farsign_jax.runtime import journal, replay, store
 from farsign_jax.validation import InvalidConfig, lookup, require
 
 try:
-    from experiments.parts.cluster_processes import start, started
+    from experiments.parts.cluster_processes import TASKS, start, started
     from experiments.parts.cluster_progress import watch
     from farsign_jax.runtime import metrics
     from farsign_jax.runtime.metrics import Samples
@@ -63,6 +65,7 @@ flags.DEFINE_string(
     "outliers,nonfinite,stall,garbage,pipeline",
     "Behaviours of the last Byzantine worker, or none.",
 )
+flags.DEFINE_enum("task", "digits", list(TASKS), "What the workers learn.")
 flags.DEFINE_string("vote", table_vote.OWN, "The option vote of far_sign.")
 flags.DEFINE_float(
     "flood",
@@ -118,6 +121,7 @@ def experiment_config() -> dict[str, Any]:
         "seed": seeds[0],
         "vote": FLAGS.vote,
         "flood": flood,
+        "task": FLAGS.task,
     }
 
 
@@ -256,4 +260,4 @@ def cluster() -> pathlib.Path:
 
 
 if __name__ == "__main__":
-    main(cluster, base=CONFIG, own=("behaviours", "vote", "flood"), reads=READ)
+    main(cluster, base=CONFIG, own=("behaviours", "task", "vote", "flood"), reads=READ)

@@ -29,19 +29,19 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments.parts.finetune_methods import ENTRIES, Entry
-from farsign_jax import attacks, simulation, specs
+from experiments.parts.finetune_methods import ENTRIES, TASK, Entry, with_base
+from farsign_jax import attacks, simulation
 from farsign_jax.config import problem as problem_lib
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.config.settings import NO_SUBSPACE
 from farsign_jax.config.sweep_specs import PanelData, SweepSpec, prepare, sweep_specs
-from farsign_jax.harness import captions, panel, pretraining
+from farsign_jax.harness import captions, panel
 from farsign_jax.harness import summary as summary_lib
 from farsign_jax.harness.adversary_trials import learns
 from farsign_jax.harness.command import folder_for, main, perform
 from farsign_jax.harness.figure_grid import flood_events
 from farsign_jax.harness.flags import FLAGS, all_but, configure
-from farsign_jax.io import cache, files, tables
+from farsign_jax.io import files, tables
 from farsign_jax.sweeps.inspection import problem_of_run
 from farsign_jax.validation import require
 
@@ -55,17 +55,9 @@ CONFIG = PanelConfig(
     aggregators=("median",),
     attacks=("none", "sign_flip:scale=10", "constant:value=100", "alie:z=1.5"),
     seeds=(0, 1),
-    dataset="license_users",
-    model="transformer:layers=2,width=64,heads=4,context=24",
-    subspace="low_rank:size=256",
-    partition="by_user",
     arrivals="pareto",
     delivery="outstanding",
-    directions=8,
-    batch_size=8,
-    delta=0.1,
-    decay=0.8,
-    decay_every=400,
+    **TASK,
     events=2400,
     eval_every=300,
 )
@@ -91,11 +83,7 @@ def _with_model(config: PanelConfig) -> PanelConfig:
         return dataclasses.replace(config, model=f"bert:path={folder}", dataset=table)
     if config.dataset != CONFIG.dataset or "path=" in str(config.model):
         return config
-    where = cache.folder() or pathlib.Path(FLAGS.out or ".")
-    plan = pretraining.Plan(model=str(config.model))
-    model = pretraining.base_model(plan, where, progress=True)
-    model = specs.extended(model, f"vocabulary={pretraining.TOKENS}")
-    return dataclasses.replace(config, model=model)
+    return dataclasses.replace(config, model=with_base(str(config.model), FLAGS.out))
 
 
 def _answers(entry: Entry, config: PanelConfig, spec: SweepSpec, data: PanelData) -> int:

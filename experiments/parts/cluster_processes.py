@@ -2,11 +2,18 @@
 
 from typing import Any
 
+from experiments.parts.finetune_methods import TASK, with_base
+from farsign_jax import specs
 from farsign_jax.cli import imports
 from farsign_jax.harness.flags import FLAGS
 from farsign_jax.io import files
 from farsign_jax.runtime.testing.local_cluster import LocalCluster
 
+# What is learnt, and by which method: settings of a served run.
+TASKS: dict[str, dict[str, Any]] = {
+    "digits": {"method": "far_sign"},
+    "finetune": TASK | {"method": "far_sign:scheme=forward", "step_size": 0.05},
+}
 FLOODED = 200  # answers per second of all workers under a flood; two cores manage 400
 
 
@@ -22,7 +29,7 @@ def start(local: LocalCluster, config: dict[str, Any], attack: str) -> tuple[lis
     data += imports.again(FLAGS)
     flags_of_run = [f"--events={config['events']}", f"--seed={config['seed']}"]
     flags_of_run += ["--eval_every=1", "--silence=10"]
-    flags_of_run += [f"--method=far_sign:vote={config['vote']}"]
+    flags_of_run += of_task(config["task"], config["vote"])
     fast, slow = paces(config)
     adversary = byzantine - 1 if config["behaviours"] else None
     wait_for = workers - (adversary is not None)
@@ -48,6 +55,15 @@ def start(local: LocalCluster, config: dict[str, Any], attack: str) -> tuple[lis
         )
     local.wait_for_first_answer(wait_for)
     return kinds, client
+
+
+def of_task(task: str, vote: str) -> list[str]:
+    """Returns the flags that say what is learnt, and by which method."""
+    settings = dict(TASKS[task])
+    settings["method"] = specs.extended(settings["method"], f"vote={vote}")
+    if "model" in settings:
+        settings["model"] = with_base(settings["model"], FLAGS.out)
+    return [f"--{name}={value}" for name, value in settings.items()]
 
 
 def paces(config: dict[str, Any]) -> tuple[list[str], list[str]]:

@@ -1,12 +1,36 @@
-"""The methods that `experiments.finetune` compares, with their step sizes.
+"""What fine-tuning learns, and the methods that `experiments.finetune` compares.
 
 A step size is the best of three, a factor of about 3 apart, without attack and with one seed.
 """
 
-from typing import NamedTuple
+import pathlib
+from typing import Any, NamedTuple
 
+from farsign_jax import specs
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.config.systems import method_of
+from farsign_jax.harness import pretraining
+from farsign_jax.io import cache
+
+# Which letters follow in the paragraphs of a licence, each of which is a user.
+TASK: dict[str, Any] = {
+    "dataset": "license_users",
+    "model": "transformer:layers=2,width=64,heads=4,context=24",
+    "subspace": "low_rank:size=256",
+    "partition": "by_user",
+    "directions": 8,
+    "batch_size": 8,
+    "delta": 0.1,
+    "decay": 0.8,
+    "decay_every": 400,
+}
+
+
+def with_base(model: str, out: str | None) -> str:
+    """The model with a base that is trained once, and kept in the cache, or in `out`."""
+    where = cache.folder() or pathlib.Path(out or ".")
+    trained = pretraining.base_model(pretraining.Plan(model=model), where, progress=True)
+    return specs.extended(trained, f"vocabulary={pretraining.TOKENS}")
 
 
 class Entry(NamedTuple):

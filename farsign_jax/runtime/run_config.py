@@ -32,6 +32,7 @@ SERVED = (
     "seed",
     "dataset",
     "model",
+    "subspace",
     "partition",
     "heterogeneity",
     "batch_size",

@@ -111,6 +111,17 @@ def test_a_cluster_with_an_adversarial_client_is_replayed(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.long
+def test_workers_fine_tune_and_the_run_is_replayed(tmp_path):
+    flags = ["--events=120", "--behaviours=none", "--task=finetune"]
+    table, _, _ = run_cluster(tmp_path / "out", "sign_flip", *flags)
+    assert re.search(r"\| sign_flip +\| 120 .*\| equal", table)
+    config = json.loads((tmp_path / "out" / "sign_flip" / "config.json").read_text())
+    assert config["subspace"] == "low_rank:size=256"
+    assert config["method"] == "far_sign:scheme=forward,vote=own"
+
+
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_cluster_with_an_attack_is_compared_with_the_simulator(tmp_path):
     flags = ["--events=300", "--behaviours=none", "--flood=9"]
     table, workers, rows = run_cluster(tmp_path / "out", "sign_flip:scale=10", *flags)

@@ -80,17 +80,26 @@ def test_f19_what_is_not_replayed_is_reported(tmp_path, problem, capsys):
 
 
 @pytest.mark.slow
-def test_workers_on_digits_replay_and_have_the_bits_of_the_simulator(tmp_path, problem):
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        dataclasses.replace(CONFIG, model="mlp:hidden=8", subspace="sparse", delta=0.1),
+    ],
+    ids=lambda c: c.subspace,
+)
+def test_workers_on_digits_replay_and_have_the_bits_of_the_simulator(config, tmp_path):
     """From the recorded answers, and from the recorded schedule alone."""
-    (tmp_path / "config.json").write_text(run_config.to_json(CONFIG))
-    system = CONFIG.system(problem)
+    (tmp_path / "config.json").write_text(run_config.to_json(config))
+    problem = config.problem()[0]
+    system = config.system(problem)
     schedule = np.random.default_rng(1).integers(0, 4, 300).astype(np.int32)
-    local = [LocalWorker(system, problem, CONFIG.seed, i) for i in range(4)]
+    local = [LocalWorker(system, problem, config.seed, i) for i in range(4)]
 
     def answer(i, x, q):
         return local[i].answer(x, q.number, q.step, q.direction)
 
-    core, store, _ = open_run(tmp_path, problem)
+    core, store, _ = open_run(tmp_path, problem, config=config)
     # As in the simulator, all workers are asked at the beginning.
     sessions = {i: core.join(i, None, 0.0) for i in range(4)}
     copies = {i: core.machine.params.copy() for i in range(4)}
@@ -103,7 +112,7 @@ def test_workers_on_digits_replay_and_have_the_bits_of_the_simulator(tmp_path, p
     store.close()
     found = replay.verify(tmp_path)
     assert found.events == 300 and found.differing == []
-    run, _ = simulation.run(problem, system, schedule, seed=CONFIG.seed, delivery="outstanding")
+    run, _ = simulation.run(problem, system, schedule, seed=config.seed, delivery="outstanding")
     assert core.machine.differing(run.server) == []
     assert np.abs(core.machine.params - np.asarray(problem.x0)).max() > 0.1
 
