@@ -169,7 +169,10 @@ def _line(entry: Entry, panels: Sequence[panel.Panel], rows: list[dict[str, Any]
     flooded = summary_lib.summarise([row for row in mine if row["timing"]])
     made = next(p for p in panels if p.name == entry.name)
     evaluations, bits = made.specs[0].cost(made.data)
+    forward = "scheme=forward" in entry.method
+    derivatives = evaluations - 1 if forward else evaluations // 2
     ends = [r for r in mine if not r["timing"] and r["event"] == made.config.events]
+    waits = "waits" if entry.in_rounds else ""
     of_users = [r["worst_users"] for r in ends if r["attack"] == worst["attack"]]
     seconds = float(np.mean([r["virtual_seconds"] for r in ends or mine]))
     parameters = made.data.one_by_one.problem.x0.shape[-1]
@@ -177,10 +180,10 @@ def _line(entry: Entry, panels: Sequence[panel.Panel], rows: list[dict[str, Any]
         entry.name,
         summary_lib.accuracy(by_attack["none"], "last", with_std=True),
         f"{summary_lib.accuracy(worst, 'last')} ({worst['attack']})",
-        summary_lib.accuracy(flooded[0], "last") if flooded else "waits",
+        summary_lib.accuracy(flooded[0], "last") if flooded else waits,
         summary_lib.percent(float(np.mean(of_users))) if of_users else "",
         f"{evaluations}",
-        f"{bits / 8 / entry.derivatives(made.config):.3g}",
+        f"{bits / 8 / derivatives:.3g}",
         f"{4 * parameters:,}",
         f"{seconds:,.0f}",
     ]

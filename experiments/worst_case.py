@@ -280,4 +280,4 @@ def worst_case() -> pathlib.Path | None:
 
 if __name__ == "__main__":
     own = ("configurations", "budget", "method", "adversary")
-    main(worst_case, base=CONFIG, own=own, reads=READ)
+    main(worst_case, base=CONFIG, own=own, reads=READ, threads=True)

@@ -7,7 +7,6 @@ import pathlib
 from typing import Any, NamedTuple
 
 from farsign_jax import specs
-from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.config.systems import method_of
 from farsign_jax.harness import pretraining
 from farsign_jax.io import cache
@@ -61,15 +60,6 @@ class Entry(NamedTuple):
     @property
     def in_rounds(self) -> bool:
         return method_of(self.method).works_in_rounds
-
-    def derivatives(self, config: PanelConfig) -> int:
-        """The derivatives of an answer."""
-        return {
-            "mezo": 1,
-            "feed_sign": 1,
-            "async_feed_sign": 1,
-            "decomfl": 10,
-        }.get(self.method.partition(":")[0], config.directions)
 
 
 VOTE = "vote=nnm:f=5+trimmed_mean:f=5"

@@ -99,6 +99,7 @@ def main(
     own: Sequence[str] = (),
     reads: Sequence[str] | None = None,
     positional: bool = False,
+    threads: bool = False,
 ) -> None:
     """Runs a command, which ends as `endings.in_one_line` says.
 
@@ -111,6 +112,8 @@ def main(
         own: the flags that only this command has.
         reads: the flags of `SHARED` that it reads; others are refused. None: all.
         positional: whether its positional arguments are passed to `experiment`.
+        threads: whether it makes its own use of the cores (`threads.in_threads`), instead of
+            dividing the runs of each sweep among them.
     """
     continues = "interrupted: the same command continues from here"
     with endings.in_one_line(multi_host.leave, continues):
@@ -127,7 +130,7 @@ def main(
             shown = {head: names for head, names in groups.items() if names}
             print(help.text(kind, doc, FLAGS, shown, defaults))
             sys.exit(0)
-        run = functools.partial(_run, experiment, many, base is not None, reads)
+        run = functools.partial(_run, experiment, many, base is not None, threads, reads)
         app.run(run, flags_parser=functools.partial(_parse, positional=positional))
 
 
@@ -135,6 +138,7 @@ def _run(
     experiment: Callable[..., Any],
     many: bool,
     sweeps: bool,
+    threads: bool,
     reads: Sequence[str] | None,
     argv: list[str],
 ) -> None:
@@ -149,7 +153,9 @@ def _run(
     if FLAGS.out is not None:
         files.check_writable(FLAGS.out)
     multi_host.join()
-    if sweeps:
+    if threads:  # on a CPU, each runs its own programs
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+    elif sweeps:
         one_device_per_core()
     if FLAGS.tensorboard:
         tensorboard.check()

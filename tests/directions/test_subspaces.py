@@ -1,5 +1,6 @@
 """Few directions of a large model, and problems whose parameters are their amounts."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,6 +123,31 @@ def test_every_model_with_dense_layers_has_low_rank_directions():
         amounts = jnp.pad(z, (0, 1)).reshape(5, 2)[:, n]
         x[name]["kernel"] += (left * amounts[None]) @ right
     want = module.apply({"params": x}, inputs)
+    np.testing.assert_allclose(model.apply(z, inputs, frozen), want, atol=1e-5)
+
+
+class WithFactors(nn.Module):
+    """A dense layer that is adapted by the product of two factors."""
+
+    @nn.compact
+    def __call__(self, x):
+        down = self.param("lora_a", nn.initializers.normal(), (x.shape[-1], 2))
+        up = self.param("lora_b", nn.initializers.zeros, (2, 5))
+        return nn.Dense(5)(x) + x @ down @ up
+
+
+def test_the_factors_of_a_module_of_ones_own_are_moved_alone():
+    model = problems.subspace_model(WithFactors(), (3,), "sparse:size=4,block=4,layers=*lora*")
+    frozen = model.frozen()
+    leaves = dict(frozen.leaves)
+    z = jnp.asarray(RNG.normal(size=4), jnp.float32)
+    at, signs = frozen.factors
+    flat = np.concatenate([np.ravel(leaves["lora_a"]), np.ravel(leaves["lora_b"])])
+    flat[np.ravel(at)] += np.ravel(z[:, None] * signs)  # all 16 of them
+    leaves |= {"lora_a": flat[:6].reshape(3, 2), "lora_b": flat[6:].reshape(2, 5)}
+    inputs = RNG.normal(size=(7, 3)).astype(np.float32)
+    dense = leaves["Dense_0/kernel"], leaves["Dense_0/bias"]
+    want = inputs @ dense[0] + dense[1][None] + inputs @ leaves["lora_a"] @ leaves["lora_b"]
     np.testing.assert_allclose(model.apply(z, inputs, frozen), want, atol=1e-5)
 
 
