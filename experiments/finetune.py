@@ -200,7 +200,7 @@ def finetune() -> pathlib.Path:
         base = _within(base, entries)
     folder = folder_for("finetune", base, entries=[entry.name for entry in entries])
     panels = list(_panels(entries, base))
-    rows = perform(panels, folder)
+    rows = perform(panels, folder, threads=True)
     header = ["method", "without attack", "worst attack", "sign flips in a flood"]
     header += ["worst tenth of users, worst attack", "passes per answer"]
     header += ["bytes up per derivative", "bytes down at most", "virtual seconds"]
@@ -222,4 +222,4 @@ def _caption(base: PanelConfig) -> str:
 
 
 if __name__ == "__main__":
-    main(finetune, base=CONFIG, own=("model_dir", "data", "budget"), reads=READ)
+    main(finetune, base=CONFIG, own=("model_dir", "data", "budget"), reads=READ, threads=True)

@@ -215,6 +215,7 @@ def _measure(
         path.parent.mkdir(exist_ok=True)
         files.write_text(path, one.adversary.to_json())
         folder.append_rows(worst_outcomes.rows_of(one, entry), COLUMNS, KEY)
+    progress.close()
     return outcomes
 
 

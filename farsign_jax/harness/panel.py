@@ -5,6 +5,7 @@ rows of what they record.
 """
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from farsign_jax.config.problem import answers_so_far
 from farsign_jax.config.sweep_specs import PanelData, SweepSpec, prepare, sweep_specs
 from farsign_jax.harness.plan import Sweep
 from farsign_jax.harness.progress import Progress
+from farsign_jax.harness.threads import in_threads
 from farsign_jax.io import files, processes, run_folder
 
 
@@ -113,59 +115,87 @@ def sweep(
     Returns:
         The end of the runs of each sweep.
     """
-    config = panel.config
-    ends: list[sweeps.FinalRuns] = []
     if folder:
         folder.claim()
-    for spec, each in zip(panel.specs, panel.planned(folder, max_parallel_runs), strict=True):
-        progress.start(each.name)
-        side_by_side = each.runs * config.events / each.batch.schedules.shape[1]
-        _, final = each.run(
-            checkpoint=each.checkpoint,
-            checkpoint_every=checkpoint_every,
-            progress=lambda events, n=side_by_side: progress(n * events),
-            on_checkpoint=lambda columns, spec=spec: keep(
-                spec, spec.by_run(columns, len(config.seeds))
-            ),
-        )
-        ends.append(final)
-    return ends
+    options = {"checkpoint_every": checkpoint_every}
+    pairs = zip(panel.specs, panel.planned(folder, max_parallel_runs), strict=True)
+    return [_sweep_one(panel.config, *pair, keep, progress, options) for pair in pairs]
+
+
+def _sweep_one(
+    config: PanelConfig,
+    spec: SweepSpec,
+    each: Sweep,
+    keep: Callable[[SweepSpec, dict[str, np.ndarray]], Any],
+    progress: Progress,
+    options: Mapping[str, Any],
+) -> sweeps.FinalRuns:
+    """Runs one sweep of a panel."""
+    progress.start(each.name)
+    side_by_side = each.runs * config.events / each.batch.schedules.shape[1]
+    _, final = each.run(
+        checkpoint=each.checkpoint,
+        progress=lambda events: progress(side_by_side * events),
+        on_checkpoint=lambda columns: keep(spec, spec.by_run(columns, len(config.seeds))),
+        **options,
+    )
+    return final
 
 
 def run(
-    panels: Sequence[Panel], folder: run_folder.RunFolder | None = None, **options: Any
+    panels: Sequence[Panel],
+    folder: run_folder.RunFolder | None = None,
+    *,
+    threads: bool = False,
+    checkpoint_every: int = 1000,
+    max_parallel_runs: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Runs panels, one after the other.
+    """Runs panels, one sweep after the other, or side by side.
 
     Args:
         panels: ready to run, with different names.
         folder: keeps a checkpoint of each sweep and the rows so far, to which new rows are
             appended at each checkpoint. The caller writes all rows in their final order.
-        **options: of `sweep`.
+        threads: whether as many sweeps run at a time as there are cores. `seconds`, which is
+            measured, is then longer for each of them.
+        checkpoint_every: as of `sweep`.
+        max_parallel_runs: as of `sweeps.sweep`.
 
     Returns:
         Tidy rows, one per method, aggregator, attack, seed and record, in the order of panels,
         sweeps, runs and events.
     """
-    made: dict[tuple[str, str], SweepRows] = {}
-    known: list[dict[str, Any]] = []
+    made = {
+        (panel.name, spec.name): SweepRows(panel.config, spec, panel.data, panel.labels)
+        for panel in panels
+        for spec in panel.specs
+    }
     own = {name for panel in panels for name in panel.labels}
     columns = sorted(own.union(*map(_recorded, panels)))
     key = (*run_folder.KEY, *sorted(own))
-    progress = Progress(sum(panel.answers for panel in panels))
-    for panel in panels:
+    progress, lock = Progress(sum(panel.answers for panel in panels)), threading.Lock()
 
-        def keep(spec: SweepSpec, found: dict[str, np.ndarray], panel: Panel = panel) -> None:
-            at = panel.name, spec.name
-            if at not in made:
-                made[at] = SweepRows(panel.config, spec, panel.data, panel.labels)
-            new = made[at].add(found)
-            if folder:
-                folder.append_rows(new, columns, key)
+    def perform(job: tuple[Panel, SweepSpec, Sweep]) -> dict[str, Any]:
+        panel, spec, each = job
 
-        ends = sweep(panel, folder, keep, progress, **options)
-        for spec, final in zip(panel.specs, ends, strict=True):
-            known.append(staleness(spec, panel.config.seeds, final) | panel.labels)
+        def keep(spec: SweepSpec, found: dict[str, np.ndarray]) -> None:
+            with lock:
+                new = made[panel.name, spec.name].add(found)
+                if folder:
+                    folder.append_rows(new, columns, key)
+
+        options = {"checkpoint_every": checkpoint_every}
+        final = _sweep_one(panel.config, spec, each, keep, progress, options)
+        return staleness(spec, panel.config.seeds, final) | panel.labels
+
+    if folder:
+        folder.claim()
+    jobs = (
+        (panel, *pair)
+        for panel in panels
+        for pair in zip(panel.specs, panel.planned(folder, max_parallel_runs), strict=True)
+    )
+    known = list(in_threads(perform, jobs, progress) if threads else map(perform, jobs))
     progress.close()
     if folder and processes.first():
         files.write_json(folder.path / "staleness.json", known)

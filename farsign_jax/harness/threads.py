@@ -9,7 +9,8 @@ import jax
 
 from farsign_jax.harness.progress import Progress
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _MOST = 8  # threads: tracing holds the lock of the interpreter
 
@@ -43,14 +44,16 @@ def in_threads(
         The results in the order of the items.
 
     Raises:
-        BaseException: that of the first item whose call fails. No further call begins then.
+        BaseException: that of the first item whose call fails, when those before it are done.
     """
     pool = ThreadPoolExecutor(_threads())
     futures = [pool.submit(function, item) for item in items]
     try:
         for future in futures:
             yield future.result()
-    finally:
+    except BaseException:
         progress.interrupted = True
         pool.shutdown(cancel_futures=True)
         progress.close()
+        raise
+    pool.shutdown()
