@@ -81,9 +81,8 @@ def _with_model(config: PanelConfig) -> PanelConfig:
     if folder is not None:
         table = f"tsv:path={data},tokenizer={folder}"
         return dataclasses.replace(config, model=f"bert:path={folder}", dataset=table)
-    if config.dataset != CONFIG.dataset or "path=" in str(config.model):
-        return config
-    return dataclasses.replace(config, model=with_base(str(config.model), FLAGS.out))
+    model = with_base(dataclasses.asdict(config), FLAGS.out)
+    return dataclasses.replace(config, model=model)
 
 
 def _answers(entry: Entry, config: PanelConfig, spec: SweepSpec, data: PanelData) -> int:

@@ -53,11 +53,31 @@ def _collecting() -> Iterator[list[Array]]:
         _conditions.reset(token)
 
 
+def compiled_conditions(
+    build: Callable[..., Any], inspect: Callable[[Any], Any] | None = None
+) -> Callable[..., Array]:
+    """Compiles what `build` requires: `(shared, points) -> bool[P, conditions]`.
+
+    Args:
+        build: called with what is shared and one point.
+        inspect: called with what `build` returns, whose numbers are tracers, when it is traced.
+    """
+
+    def conditions(shared: tuple[Any, ...], point: Any) -> Array:
+        with _collecting() as collected:
+            built = build(*shared, point)
+        if inspect is not None:
+            inspect(built)
+        return jnp.stack([jnp.asarray(True), *collected])
+
+    return jax.jit(jax.vmap(conditions, in_axes=(None, 0)))
+
+
 def check_points(
     build: Callable[..., Any],
     points: Any,
-    inspect: Callable[[Any], Any] | None = None,
     shared: tuple[Any, ...] = (),
+    compiled: Callable[..., Array] | None = None,
 ) -> None:
     """Checks many points of hyper-parameters by building what depends on them once.
 
@@ -69,27 +89,18 @@ def check_points(
     Args:
         build: called with `shared` and one point.
         points: a pytree with leaves [P, ...], P > 0.
-        inspect: called with what `build` returns, whose numbers may be tracers.
         shared: arguments that all points have in common.
+        compiled: the `compiled_conditions` of `build`, if there are some.
 
     Raises:
         InvalidConfig: the one that `build` raises for the first point that is not valid.
     """
     if not is_concrete(points) and _conditions.get() is None:
         return
-
-    def conditions(*arguments: Any) -> Array:
-        with _collecting() as collected:
-            built = build(*arguments)
-        if inspect is not None:
-            inspect(built)
-        return jnp.stack([jnp.asarray(True), *collected])
-
     if not jax.tree.leaves(points):
-        conditions(*shared, points)
+        build(*shared, points)
         return
-    axes = (*(None for _ in shared), 0)
-    satisfied = jax.jit(jax.vmap(conditions, in_axes=axes))(*shared, points)
+    satisfied = (compiled or compiled_conditions(build))(shared, points)
     if not is_concrete(satisfied):
         require(satisfied, "the hyper-parameters are valid")
         return

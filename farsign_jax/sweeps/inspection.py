@@ -1,7 +1,7 @@
 """What the system of a run batch tells before anything runs: its costs, and its errors.
 
 The system is built once for all runs of the batch, and once only for the batches that differ in
-nothing but seeds and schedules.
+nothing but seeds, schedules and hyper-parameters.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ import numpy as np
 from farsign_jax import keys as keys_lib
 from farsign_jax import simulation
 from farsign_jax.base import Problem, System
-from farsign_jax.validation import InvalidConfig, check_points
+from farsign_jax.validation import InvalidConfig, check_points, compiled_conditions
 
 SystemFactory = Callable[[Problem, Any], System]  # (problem, hyper) -> system
 
-_MOST = 64  # inspections that are kept
-_inspected: dict[Any, "Inspection"] = {}
-_lock = threading.Lock()
+_MOST = 64  # builds whose inspections are kept
+_MOST_POINTS = 4096  # of each that need no second check
+_LEAST = 32  # points that are checked together, so that few programs do for all numbers of them
 
 
 class Inspection(NamedTuple):
@@ -62,18 +62,60 @@ def inspect(build: SystemFactory, problem: Problem, hyper: Any) -> Inspection:
     """
     points = _distinct(hyper)
     leaves, tree = jax.tree.flatten(points)
-    values = tuple((leaf.shape, str(leaf.dtype), leaf.tobytes()) for leaf in leaves)
     arrays = [problem.rows[0], problem.sizes[0], problem.x0[0], *jax.tree.leaves(problem.data)]
     shapes = tuple((a.shape, str(a.dtype)) for a in arrays)
-    key = (build, problem.losses, problem.structure, shapes, tree, values)
-    found = _inspected.get(key)  # several threads may look
-    if found is None:
-        found = _build_once(build, problem_of_run(problem, 0), points)
+    types = tuple((leaf.shape[1:], str(leaf.dtype)) for leaf in leaves)
+    key = (build, problem.losses, problem.structure, shapes, tree, types)
+    known = _known.get(key)  # several threads may look
+    if known is None:
+        known = _Known(build)
         with _lock:
-            while len(_inspected) >= _MOST:
-                _inspected.pop(next(iter(_inspected)))
-            _inspected[key] = found
-    return found
+            while len(_known) >= _MOST:
+                _known.pop(next(iter(_known)))
+            _known[key] = known
+    return known.checked(problem_of_run(problem, 0), points)
+
+
+class _Known:
+    """What is known of the systems of one build, for problems of the same shapes."""
+
+    def __init__(self, build: SystemFactory):
+        self._build = build
+        self._found: list[Inspection] = []
+        self._valid: set[tuple[bytes, ...]] = set()
+        self._compiled: Callable[..., Any] | None = None
+
+    def checked(self, problem: Problem, points: Any) -> Inspection:
+        """The inspection, after a check of points that were not checked before."""
+        leaves = jax.tree.leaves(points)
+        values = tuple(leaf.tobytes() for leaf in leaves)
+        if not self._found or values not in self._valid:
+            problem = jax.device_put(problem)  # `build` is given arrays of JAX
+            if not leaves:
+                self._found.append(_inspection(self._build(problem, points), problem))
+            else:
+                self._check(problem, points)
+            if len(self._valid) >= _MOST_POINTS:
+                self._valid.clear()
+            self._valid.add(values)
+        return self._found[0]
+
+    def _check(self, problem: Problem, points: Any) -> None:
+        build = self._build
+
+        def record(made: tuple[System, Problem]) -> None:
+            self._found.append(_inspection(*made))
+
+        if self._compiled is None:
+            self._compiled = compiled_conditions(lambda p, h: (build(p, h), p), record)
+        count = len(jax.tree.leaves(points)[0])
+        padding = max(_LEAST, 1 << (count - 1).bit_length()) - count
+        pad = lambda a: np.concatenate([a, np.repeat(a[-1:], padding, axis=0)])  # noqa: E731
+        check_points(build, jax.tree.map(pad, points), (problem,), self._compiled)
+
+
+_known: dict[Any, _Known] = {}
+_lock = threading.Lock()
 
 
 def problem_of_run(problem: Problem, run: Any) -> Problem:
@@ -94,28 +136,18 @@ def _distinct(hyper: Any) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf)[first], hyper)
 
 
-def _build_once(build: SystemFactory, problem: Problem, points: Any) -> Inspection:
-    problem = jax.device_put(problem)  # `build` is given arrays of JAX
-    found: list[Inspection] = []
-
-    def inspect_system(system: System) -> None:
-        keys = keys_lib.split(0)
-        state = jax.eval_shape(lambda: simulation.start(system, problem, keys, "outstanding"))
-        worker = system.worker
-        found.append(
-            Inspection(
-                evaluations=worker.evaluations,
-                bits=simulation.bits_per_answer(system, problem),
-                batch_size=worker.batch_size,
-                in_rounds=system.server.in_rounds,
-                left_out=worker.left_out,
-                state=state,
-                memory_advice=system.server.memory_advice,
-            )
-        )
-
-    check_points(build, points, inspect_system, shared=(problem,))
-    return found[0]
+def _inspection(system: System, problem: Problem) -> Inspection:
+    keys = keys_lib.split(0)
+    worker = system.worker
+    return Inspection(
+        evaluations=worker.evaluations,
+        bits=simulation.bits_per_answer(system, problem),
+        batch_size=worker.batch_size,
+        in_rounds=system.server.in_rounds,
+        left_out=worker.left_out,
+        state=jax.eval_shape(lambda: simulation.start(system, problem, keys, "outstanding")),
+        memory_advice=system.server.memory_advice,
+    )
 
 
 def _sizes(

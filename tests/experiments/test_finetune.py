@@ -24,6 +24,17 @@ def test_the_command_writes_what_it_measures(tmp_path):
     assert max(evaluations) == 8 * 5  # of all methods alike
 
 
+@pytest.mark.slow
+def test_subspaces_are_compared_by_number_and_rank(tmp_path):
+    small = [flag for flag in SMALL[1:] if "subspace" not in flag]
+    code, out, err = run("experiments.subspaces", *small, "--panels=b", "--out", tmp_path)
+    assert code == 0, err
+    assert (tmp_path / "b.md").read_text() in out
+    (calm, attacked) = read_tables(tmp_path / "b.md")
+    assert calm[0][1:] == attacked[0][1:] == ["1", "4", "16"]
+    assert {row["attack"] for row in read(tmp_path)} == {"none", "sign_flip:scale=10"}
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

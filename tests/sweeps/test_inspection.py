@@ -32,7 +32,7 @@ class Counted:
 @pytest.fixture(autouse=True)
 def nothing_built():
     built.clear()
-    inspection._inspected.clear()
+    inspection._known.clear()
     jax.clear_caches()
 
 
@@ -42,13 +42,28 @@ def test_a_sweep_builds_its_method_once_outside_and_once_for_each_program(count)
     program, batch = Counted(BUILD), digits_batch(count)
     sweeps.sweep(program, batch, every=20, measure=largest, delivery="outstanding")
     assert len(built) == 3  # to check it, to start, and to advance
-    # Seeds, schedules and a second sweep need no other.
-    again = dataclasses.replace(batch, seeds=batch.seeds + 1)
+    # Seeds, schedules, hyper-parameters and a second sweep need no other.
+    halved = jax.tree.map(lambda leaf: leaf / 2, batch.hyper)
+    again = dataclasses.replace(batch, seeds=batch.seeds + 1, hyper=halved)
     sweeps.sweep(program, again, every=20, measure=largest, delivery="outstanding")
     assert len(built) == 3
     # Records of another length are another program; so are the last events that are left over.
     sweeps.sweep(program, batch, every=EVENTS - 7, measure=largest, delivery="outstanding")
     assert len(built) == 5
+
+
+def test_points_are_checked_after_others_without_another_build():
+    program, batch = Counted(BUILD), digits_batch(2)
+    batch.check(program, "fresh")
+    needed = len(built)
+    steps = np.array(batch.hyper["step_size"])
+    steps[1] = -3
+    with pytest.raises(InvalidConfig, match=r"positive and finite: got -3\.0"):
+        bad = dataclasses.replace(batch, hyper=batch.hyper | {"step_size": steps})
+        bad.check(program, "fresh")
+    assert len(built) == needed + 1  # for the bad point alone, which the message names
+    batch.check(program, "fresh")
+    assert len(built) == needed + 1
 
 
 def test_lockstep_is_checked_once_however_many_points():
