@@ -14,8 +14,8 @@ label and user.
 
 Every method has the same number of forward passes. Each is run without and with attacks, and
 those that do not wait for rounds also in a flood, in which liars answer five times as often.
-The same command with the same --out continues. Writes table.md, results.csv and results.json
-under --out.
+The same command with the same --out continues. Writes table.md, results.csv, results.json and
+users.csv, the accuracies for each user, under --out.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ import numpy as np
 from absl import flags
 
 from experiments.parts.finetune_methods import ENTRIES, TASK, Entry, with_base
-from farsign_jax import attacks, simulation
+from farsign_jax import attacks, simulation, sweeps
 from farsign_jax.config import problem as problem_lib
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.config.settings import NO_SUBSPACE
@@ -42,6 +42,7 @@ from farsign_jax.harness.command import folder_for, main, perform
 from farsign_jax.harness.figure_grid import flood_events
 from farsign_jax.harness.flags import FLAGS, all_but, configure
 from farsign_jax.io import files, tables
+from farsign_jax.io.rows import csv_text
 from farsign_jax.sweeps.inspection import problem_of_run
 from farsign_jax.validation import require
 
@@ -188,6 +189,21 @@ def _line(entry: Entry, panels: Sequence[panel.Panel], rows: list[dict[str, Any]
     ]
 
 
+def _of_users(
+    made: panel.Panel, spec: SweepSpec, final: sweeps.FinalRuns
+) -> list[dict[str, Any]]:
+    """A row for each run and user, with the final accuracy on the texts of the user."""
+    seeds, rows = made.config.seeds, []
+    measure: Any = made.data.measure  # that of a classifier
+    ends = final.params.reshape(len(seeds), len(spec.runs), -1)
+    for number, (_, attack) in enumerate(spec.runs):
+        for seed, x in zip(seeds, ends[:, number], strict=True):
+            of = {**made.labels, "attack": attack, "seed": seed}
+            accuracies = np.asarray(measure.of_users(x)).tolist()
+            rows += [of | {"user": n, "test_accuracy": a} for n, a in enumerate(accuracies)]
+    return rows
+
+
 def finetune() -> pathlib.Path:
     base = configure(CONFIG, SMOKE)
     require("none" in base.attacks, f"the table needs attack none: got {base.attacks}")
@@ -199,13 +215,20 @@ def finetune() -> pathlib.Path:
         base = _within(base, entries)
     folder = folder_for("finetune", base, entries=[entry.name for entry in entries])
     panels = list(_panels(entries, base))
-    rows = perform(panels, folder, threads=True)
+    users: dict[str, list[dict[str, Any]]] = {}
+
+    def keep_users(made: panel.Panel, spec: SweepSpec, final: sweeps.FinalRuns) -> None:
+        users[f"{made.name} {spec.name}"] = _of_users(made, spec, final)
+
+    rows = perform(panels, folder, threads=True, on_end=keep_users)
     header = ["method", "without attack", "worst attack", "sign flips in a flood"]
     header += ["worst tenth of users, worst attack", "passes per answer"]
     header += ["bytes up per derivative", "bytes down at most", "virtual seconds"]
     lines = [_line(entry, panels, rows) for entry in entries]
     text = f"{tables.markdown_table(header, lines)}\n{_caption(base)}\n"
     folder.write_rows(rows, summary_lib.summarise(rows))
+    of_users = [row for name in sorted(users) for row in users[name]]
+    files.write_text(folder.path / "users.csv", csv_text(list(of_users[0]), of_users))
     files.write_text(folder.path / "table.md", text)
     print(f"\n{text}\nThe results are in {folder.path}.")
     return folder.path

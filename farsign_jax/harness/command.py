@@ -42,7 +42,7 @@ def perform(
     panels: Sequence[panel.Panel],
     folder: run_folder.RunFolder,
     notes: Sequence[str] = (),
-    threads: bool = False,
+    **options: Any,
 ) -> list[dict[str, Any]]:
     """Runs panels and returns their rows; with --dry_run prints the plan and exits.
 
@@ -50,13 +50,13 @@ def perform(
         panels: ready to run.
         folder: of the results.
         notes: sentences for the plan: what the command does beside its sweeps.
-        threads: as of `panel.run`.
+        **options: of `panel.run`.
     """
     if FLAGS.dry_run:
         planned = (each.planned(folder, FLAGS.max_parallel_runs) for each in panels)
         plan.print_plan(itertools.chain.from_iterable(planned), folder, notes)
         sys.exit(0)
-    return panel.run(panels, folder, threads=threads, **sweep_options())
+    return panel.run(panels, folder, **sweep_options(), **options)
 
 
 def run_panel(

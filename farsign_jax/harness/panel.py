@@ -147,6 +147,7 @@ def run(
     folder: run_folder.RunFolder | None = None,
     *,
     threads: bool = False,
+    on_end: Callable[[Panel, SweepSpec, sweeps.FinalRuns], Any] | None = None,
     checkpoint_every: int = 1000,
     max_parallel_runs: int | None = None,
 ) -> list[dict[str, Any]]:
@@ -158,6 +159,7 @@ def run(
             appended at each checkpoint. The caller writes all rows in their final order.
         threads: whether as many sweeps run at a time as there are cores. `seconds`, which is
             measured, is then longer for each of them.
+        on_end: called with the end of the runs of each sweep.
         checkpoint_every: as of `sweep`.
         max_parallel_runs: as of `sweeps.sweep`.
 
@@ -186,6 +188,8 @@ def run(
 
         options = {"checkpoint_every": checkpoint_every}
         final = _sweep_one(panel.config, spec, each, keep, progress, options)
+        if on_end:
+            on_end(panel, spec, final)
         return staleness(spec, panel.config.seeds, final) | panel.labels
 
     if folder:

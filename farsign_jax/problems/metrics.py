@@ -45,15 +45,19 @@ def _correct(logits: Array, labels: Array) -> Array:
     return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
 
 
-@functools.lru_cache(maxsize=16)
-def _evaluator(
-    apply: Callable[..., Array], num_users: int
-) -> tuple[Callable[..., dict[str, Array]], Callable[..., dict[str, Array]]]:
-    """The metrics of one parameter vector, and of several, as compiled functions."""
+class _Compiled(NamedTuple):
+    """Functions of parameters and `TestData`, but for its `num_users`, as programs."""
 
-    def evaluate(
-        params: Array, inputs: Array, labels: Array, users: Any, frozen: Any
-    ) -> dict[str, Array]:
+    one: Callable[..., dict[str, Array]]  # the metrics of a vector f32[d]
+    many: Callable[..., dict[str, Array]]  # of f32[n, d]
+    of_users: Callable[..., Array]  # of f32[d], the accuracy for each user
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(apply: Callable[..., Array], num_users: int) -> _Compiled:
+    def of_examples(
+        params: Array, inputs: Array, labels: Array, frozen: Any
+    ) -> tuple[Array, Array]:
         own = () if frozen is None else (frozen,)
 
         def one(example: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -64,7 +68,17 @@ def _evaluator(
 
         tokens = jnp.issubdtype(inputs.dtype, jnp.signedinteger)
         chunk = _CHUNK_OF_TEXTS if tokens else _CHUNK
-        hit, loss = jax.lax.map(one, (inputs, labels), batch_size=chunk)
+        return jax.lax.map(one, (inputs, labels), batch_size=chunk)
+
+    def by_user(hit: Array, users: Array) -> Array:
+        right, count = _totals(num_users, hit.reshape(len(hit), -1).mean(axis=1), users)
+        return jnp.where(count > 0, right / count, jnp.nan)
+
+    def evaluate(
+        params: Array, inputs: Array, labels: Array, users: Any, frozen: Any
+    ) -> dict[str, Array]:
+        hit, loss = of_examples(params, inputs, labels, frozen)
+        own = () if frozen is None else (frozen,)
         classes = jax.eval_shape(apply, params, inputs[:1], *own).shape[-1]
         correct, number = _totals(classes, hit.reshape(-1), labels.reshape(-1))
         found = {
@@ -73,10 +87,16 @@ def _evaluator(
             "worst_class": jnp.min(jnp.where(number > 0, correct / number, 1.0)),
         }
         if num_users:
-            right, count = _totals(num_users, hit.reshape(len(hit), -1).mean(axis=1), users)
-            accuracies = jnp.sort(right / jnp.maximum(count, 1))
-            found["worst_users"] = accuracies[: -(-num_users // _WORST)].mean()
+            accuracies = jnp.sort(by_user(hit, users))  # NaN last: who has no test examples
+            worst = -(-jnp.sum(~jnp.isnan(accuracies)) // _WORST)
+            among = jnp.arange(num_users) < worst
+            found["worst_users"] = jnp.sum(jnp.where(among, accuracies, 0)) / worst
         return found
+
+    def of_users(
+        params: Array, inputs: Array, labels: Array, users: Array, frozen: Any
+    ) -> Array:
+        return by_user(of_examples(params, inputs, labels, frozen)[0], users)
 
     def one_by_one(params: Array, *data: Any) -> dict[str, Array]:
         return jax.lax.map(lambda x: evaluate(x, *data), params)
@@ -85,7 +105,8 @@ def _evaluator(
     # depend on the number of vectors.
     together = jax.vmap(evaluate, in_axes=(0, None, None, None, None))
     on_cpu = jax.default_backend() == "cpu"
-    return jax.jit(evaluate), jax.jit(one_by_one if on_cpu else together)
+    many = jax.jit(one_by_one if on_cpu else together)
+    return _Compiled(jax.jit(evaluate), many, jax.jit(of_users))
 
 
 def _totals(groups: int, values: Array, group: Array) -> Array:
@@ -108,12 +129,26 @@ class Classification:
 
     def __call__(self, params: Array) -> dict[str, Array]:
         inputs, labels, users, num_users, frozen = self.data
-        one, many = _evaluator(self.apply, num_users)
+        compiled = _compiled(self.apply, num_users)
         if params.ndim == 1:
-            return one(params, inputs, labels, users, frozen)
+            return compiled.one(params, inputs, labels, users, frozen)
         vectors = params.reshape(-1, params.shape[-1])
-        values = many(vectors, inputs, labels, users, frozen)
+        values = compiled.many(vectors, inputs, labels, users, frozen)
         return {name: value.reshape(params.shape[:-1]) for name, value in values.items()}
+
+    def of_users(self, params: Array) -> Array:
+        """The accuracy for each user, f32[users], NaN for one without test examples.
+
+        Args:
+            params: f32[d].
+
+        Raises:
+            InvalidConfig: if the examples belong to nobody.
+        """
+        inputs, labels, users, num_users, frozen = self.data
+        require(num_users > 0, "the test examples of this data set belong to no users")
+        of_users = _compiled(self.apply, num_users).of_users
+        return of_users(params, inputs, labels, users, frozen)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,6 +170,10 @@ class WithAccuracy:
     def data(self) -> Any:
         """The test data of both."""
         return self.clean.data, self.others.data
+
+    def of_users(self, params: Array) -> Array:
+        """As that of `Classification`."""
+        return self.clean.of_users(params)
 
     def __call__(self, params: Array) -> dict[str, Array]:
         return self.clean(params) | {self.name: self.others(params)["test_accuracy"]}
@@ -175,7 +214,8 @@ def classification(
 
     They are `test_accuracy`, the fraction of examples classified correctly; `test_loss`, the
     mean cross entropy; `worst_class`, the smallest accuracy among the classes; and, where
-    examples belong to users, `worst_users`, the mean accuracy of the worst tenth of these.
+    examples belong to users, `worst_users`, the mean accuracy of the worst tenth of those that
+    have test examples.
 
     Args:
         model: a module that maps inputs to logits, or the function `apply` of a
@@ -187,7 +227,7 @@ def classification(
 
     Returns:
         A function of one parameter vector f32[d], or of several f32[..., d], that returns each
-        metric as f32[] or f32[...].
+        metric as f32[] or f32[...]. Its method `of_users` returns the accuracy for each user.
     """
     if isinstance(model, nn.Module):
         model = models.flatten(model, tuple(inputs.shape[1:])).apply

@@ -1,5 +1,8 @@
 """The command that fine-tunes a transformer with users who lie."""
 
+import csv
+
+import numpy as np
 import pytest
 
 from docs.figures import read as read_tables
@@ -20,6 +23,17 @@ def test_the_command_writes_what_it_measures(tmp_path):
     rows = read(tmp_path)
     assert {row["entry"] for row in rows} == set(names)
     assert {row["timing"] for row in rows} == {"", "flood:rate=5"}
+    with (tmp_path / "users.csv").open() as file:
+        users = list(csv.DictReader(file))
+    assert {row["user"] for row in users} == {str(n) for n in range(26)}
+    ends = {
+        (row["entry"], row["attack"], row["timing"], row["seed"]): float(row["worst_users"])
+        for row in rows  # in the order of events
+    }
+    for of, worst in ends.items():
+        names = "entry", "attack", "timing", "seed"
+        own = [float(row["test_accuracy"]) for row in users if tuple(map(row.get, names)) == of]
+        assert np.mean(sorted(own)[:3]) == pytest.approx(worst, abs=1e-6)
     evaluations = {float(row["evaluations"]) for row in rows if not row["timing"]}
     assert max(evaluations) == 8 * 5  # of all methods alike
 
