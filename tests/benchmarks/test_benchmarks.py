@@ -6,10 +6,11 @@ import json
 import math
 
 import jax
+import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from benchmarks import cases, ceilings, counts, events, plots, report, throughput
+from benchmarks import cases, ceilings, counts, events, finetune, plots, report, throughput
 from farsign_jax import sweeps
 from farsign_jax.harness.flags import FLAGS
 from farsign_jax.validation import InvalidConfig
@@ -199,3 +200,19 @@ def test_invalid_sizes_and_records_are_rejected(tmp_path):
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(InvalidConfig, match="is not one"):
         report.read(tmp_path / "other.json")
+
+
+@pytest.mark.slow
+def test_ways_to_fine_tune_are_timed_on_the_same_answers():
+    case = finetune.CASES["small"]._replace(length=6, directions=3)
+    calls = finetune.calls_of(case)
+    fast, slow = (calls[name][0]() for name in ("subspace", "one by one"))
+    np.testing.assert_allclose(fast, slow, atol=2e-5)
+    with flagsaver.flagsaver():
+        FLAGS(["finetune", "--repeats=1"])
+        rows = finetune.rows_of("small", case)
+    assert [row["what"] for row in rows][:4] == ["inference", "subspace", "one by one", "mezo"]
+    assert rows[0]["of_inference"] == 1 and [row["passes"] for row in rows][:4] == [1, 4, 4, 2]
+    environment = {"device": "cpu", "cpu": "one", "cpu_cores": 1}
+    text = finetune.report({"environment": environment, "rows": rows})
+    assert text.count("| small") == len(rows)
