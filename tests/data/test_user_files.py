@@ -103,9 +103,12 @@ def test_a_table_of_texts(tmp_path):
     assert data.train_images.shape == (2, 5) and data.num_classes == 2
     assert data.train_labels.tolist() == [1, 1] and data.test_labels.tolist() == [0, 0]
     assert data.train_images[1].tolist() == [*texts.encode("fine"), 0]
+    file.write_text("\n".join([*lines, "x\tyes\tu3"]) + "\n")
+    data = datasets.load(f"tsv:path={file}")  # a single text of a user is not for testing
+    assert data.train_users.tolist() == [0, 1, 2] and data.test_users.tolist() == [0, 1]
     for wrong, message in (
         ([*lines, "x\t\tu1"], "line 6: no label"),
-        ([*lines, "x\tyes\tu3"], "1 users have a single example: two are needed"),
+        ([lines[0], "x\tyes\tu3", "y\tyes\tu4"], "no user has two texts, one of which is"),
         (lines[:1], "has no rows"),
     ):
         file.write_text("\n".join(wrong) + "\n")
