@@ -8,6 +8,7 @@ width, so that short and long runs, and those with floods, share what is compile
 import dataclasses
 import functools
 import hashlib
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from farsign_jax.harness.adversary import Adversary
 from farsign_jax.harness.adversary_search import Trial
 from farsign_jax.harness.adversary_space import Kind, Point, Space
 from farsign_jax.harness.figure_grid import flood_events
+from farsign_jax.io import files
 from farsign_jax.io.run_folder import RunFolder
 from farsign_jax.sweeps import AttackChoice
 from farsign_jax.validation import InvalidConfig
@@ -42,8 +44,8 @@ class Trials:
         fixed: adversaries under which it runs too (`evaluate_fixed`), as points of the space
             that are not drawn. Those that it cannot be attacked with are left out, as are kinds
             of the space.
-        folder: keeps the checkpoints, or None.
-        name: begins the names of the checkpoints.
+        folder: keeps in `checkpoints/` the accuracies of runs that are done, or None.
+        name: begins the names of these files.
         progress: called with numbers of answers.
     """
 
@@ -175,6 +177,22 @@ class Trials:
         return max(round(events / self._every()), 1) * self._every()
 
     def _sweep(self, runs: Sequence["_Run"], events: int) -> np.ndarray:
+        """The final accuracies of runs of equal length; a file keeps them when all are done."""
+        pairs = [self._schedule(run, events) for run in runs]
+        answers = sum(int((schedule >= 0).sum()) for schedule, _ in pairs)
+        self.evaluations += answers * self.cost // self.config.events
+        kept = self._kept(runs, events)
+        if kept is not None and kept.exists():
+            (found,) = files.load_state(kept, (np.zeros(len(runs)),))
+        else:
+            found = self._run(runs, events)
+            if kept is not None:
+                files.save_state(kept, (found,))
+        if self._progress:
+            self._progress(answers)
+        return found
+
+    def _run(self, runs: Sequence["_Run"], events: int) -> np.ndarray:
         width = WIDTH * jax.local_device_count()
         padded = [*runs, *[runs[-1]] * (-len(runs) % width)]
         pairs = [self._schedule(run, events) for run in padded]
@@ -185,8 +203,6 @@ class Trials:
             byzantine=np.stack([mask for _, mask in pairs]),
             schedules=np.stack([schedule for schedule, _ in pairs]),
         )
-        answers = int((batch.schedules[: len(runs)] >= 0).sum())
-        self.evaluations += answers * self.cost // self.config.events
         every = dataclasses.replace(self.config, events=events, eval_every=self._every())
         columns, _ = sweeps.sweep(
             self._program,
@@ -195,11 +211,7 @@ class Trials:
             measure=self._examples.measure,
             delivery=self._spec.delivery(self.config),
             max_parallel_runs=WIDTH,
-            checkpoint=self._checkpoint(runs, events),
-            checkpoint_every=batch.schedules.shape[1],
         )
-        if self._progress:
-            self._progress(answers)
         return columns["test_accuracy"][: len(runs), -1]
 
     def _hyper(self, runs: Sequence["_Run"]) -> dict[str, np.ndarray]:
@@ -236,7 +248,7 @@ class Trials:
             self._schedules[at] = made.workers, config.byzantine_mask()
         return self._schedules[at]
 
-    def _checkpoint(self, runs: Sequence["_Run"], events: int) -> Any:
+    def _kept(self, runs: Sequence["_Run"], events: int) -> pathlib.Path | None:
         if self._folder is None:
             return None
         digest = hashlib.sha256(repr((list(runs), events)).encode()).hexdigest()[:12]

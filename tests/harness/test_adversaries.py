@@ -16,6 +16,7 @@ from farsign_jax.harness.adversary import Adversary
 from farsign_jax.harness.adversary_search import Plan, Trial, search
 from farsign_jax.harness.adversary_space import KINDS, STARTS, TIMINGS, Point, Space
 from farsign_jax.harness.adversary_trials import Trials
+from farsign_jax.io.run_folder import RunFolder
 from farsign_jax.validation import InvalidConfig
 
 TINY = dataclasses.replace(
@@ -163,10 +164,11 @@ def test_a_search_on_runs_finds_a_back_door_and_nothing_where_there_is_none(weak
 
 
 @pytest.mark.slow
-def test_what_was_found_is_replayed_by_a_configuration():
+def test_what_was_found_is_replayed_and_continued(tmp_path, monkeypatch):
     wanted = "sign_flip", "oracle_flip", "alie", "label_flip"
     kinds = tuple(kind for kind in KINDS if kind.family.text in wanted)
-    trials = Trials(TINY, problem_lib.load(TINY), Space(kinds), [])
+    folder = RunFolder(tmp_path, {"events": TINY.events})
+    trials = Trials(TINY, problem_lib.load(TINY), Space(kinds), [], folder)
     texts = [kind.family.text for kind in kinds]
     points = [
         Point(texts.index("oracle_flip"), 0.6, start=2),
@@ -187,6 +189,10 @@ def test_what_was_found_is_replayed_by_a_configuration():
         settings["events"] = trials.length(point.timing, TINY.events)
         result = farsign_jax.RunConfig(**settings).run()
         assert result.accuracy == pytest.approx(value, abs=1e-6)
+    monkeypatch.delattr("farsign_jax.sweeps.sweep")  # what is done does not run again
+    later = Trials(TINY, problem_lib.load(TINY), Space(kinds), [], folder)
+    np.testing.assert_array_equal(later.evaluate(points, 1.0, (0,))[:, 0], values)
+    assert later.evaluations == trials.evaluations
 
 
 def test_methods_that_tell_nothing_are_not_attacked_with_what_others_reported():
