@@ -194,7 +194,7 @@ def _measure(
     adversaries += [] if given is None else [given]
     space = Space() if given is None else Space(())
     entries = list(_entries(config))
-    runs = 40 * len(entries)  # those of fixed attacks and of the certificate, about
+    runs = 55 * len(entries)  # of fixed attacks, further seeds, longer floods, about
     for entry, plan in zip(entries, plans, strict=True):
         runs += (1 + _has_certificate(entry)) * plan.runs
     progress = Progress(round(runs * config.events))
