@@ -41,7 +41,7 @@ from farsign_jax.harness import command, figure_grid, flags
 from farsign_jax.runtime import service as serving
 import jax
 
-def check(experiment, many=False, *, base=None, own=(), reads=None, positional=False):
+def check(experiment, many=False, *, base=None, own=(), reads=None, positional=False, **_):
     for argv in examples:
         with flagsaver.flagsaver():
             command._parse(argv, positional)
