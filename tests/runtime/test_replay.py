@@ -84,7 +84,9 @@ def test_f19_what_is_not_replayed_is_reported(tmp_path, problem, capsys):
     "config",
     [
         CONFIG,
-        dataclasses.replace(CONFIG, model="mlp:hidden=8", subspace="sparse", delta=0.1),
+        dataclasses.replace(
+            CONFIG, model="mlp:hidden=8", subspace="sparse:size=64,block=8", delta=0.1
+        ),
     ],
     ids=lambda c: c.subspace,
 )
