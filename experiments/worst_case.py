@@ -1,7 +1,7 @@
 """The strongest adversary that can be found for each method, beside a few fixed attacks.
 
     python -m experiments.worst_case                    an hour on two cores
-    python -m experiments.worst_case --preset smoke     three methods, 3 minutes
+    python -m experiments.worst_case --preset smoke     three methods, a minute
 
 Robustness against a few fixed attacks says little: each may miss the weak point of a method.
 For each method and aggregator this command searches attack, strength, start, timing and
