@@ -39,6 +39,7 @@ from farsign_jax.harness.flags import FLAGS
 from farsign_jax.io import provenance, tables
 from farsign_jax.models.bert import Bert
 from farsign_jax.models.transformer import Transformer
+from farsign_jax.problems.supervised import loss_of_each
 from farsign_jax.validation import lookup, require
 
 flags.DEFINE_list("networks", "small,minilm", "The models that are timed.")
@@ -111,7 +112,14 @@ def calls_of(case: Case) -> dict[str, tuple[Callable[[], Any], int, int]]:
     model = problems.subspace_model(case.module, (case.length,), SUBSPACE)
     thin = problems.in_subspace(model, model.frozen(), inputs, labels, rows, sizes)
     whole = problems.classification(case.module, inputs, labels, rows, sizes, jax.random.key(0))
-    losses, x = jax.jit(whole.losses), whole.x0
+    x, flat = whole.x0, models.flatten(case.module, (case.length,))
+    tree = jax.jit(flat.tree)(x)  # as a model is stored; `whole.losses` cut it out of a vector
+
+    @jax.jit
+    def losses(tree: Any, batch: Any) -> Any:
+        inputs, labels = batch
+        return loss_of_each(case.module.apply({"params": tree}, inputs), labels)
+
     batch = whole.shard(jnp.int32(0)).take(jnp.arange(case.batch))
     k, d = case.directions, x.shape[-1]
     some = jnp.arange(k, dtype=jnp.int32)
@@ -123,7 +131,7 @@ def calls_of(case: Case) -> dict[str, tuple[Callable[[], Any], int, int]]:
     mezo = oracles.random_two_point(whole, along, **how, message="scalar")
     seed = jnp.asarray([1, 2], jnp.uint32)
     found = {
-        "inference": (lambda: losses(x, batch), 1, 0),
+        "inference": (lambda: losses(tree, batch), 1, 0),
         "subspace": (_answer(fast, thin, thin.x0, some), k + 1, k),
         "one by one": (_answer(slow, thin, thin.x0, some), k + 1, k),
         "mezo": (_answer(mezo, whole, x, seed), 2, 1),
