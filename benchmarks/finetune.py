@@ -118,7 +118,8 @@ def calls_of(case: Case) -> dict[str, tuple[Callable[[], Any], int, int]]:
     @jax.jit
     def losses(tree: Any, batch: Any) -> Any:
         inputs, labels = batch
-        return loss_of_each(case.module.apply({"params": tree}, inputs), labels)
+        logits: Any = case.module.apply({"params": tree}, inputs)
+        return loss_of_each(logits, labels)
 
     batch = whole.shard(jnp.int32(0)).take(jnp.arange(case.batch))
     k, d = case.directions, x.shape[-1]
