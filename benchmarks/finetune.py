@@ -24,7 +24,6 @@ import statistics
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,12 +47,7 @@ flags.DEFINE_list("networks", "small,minilm", "The models that are timed.")
 class Case(NamedTuple):
     """A model and what it reads."""
 
-    module: nn.Module
-    layers: int
-    width: int
-    heads: int
-    hidden: int
-    vocabulary: int
+    module: Any  # a `BlockStack`
     length: int  # of a text
     batch: int = 8
     directions: int = 8
@@ -62,11 +56,6 @@ class Case(NamedTuple):
 CASES = {
     "small": Case(
         Transformer(layers=2, num_classes=3, vocabulary=64, width=64, heads=4, context=24),
-        layers=2,
-        width=64,
-        heads=4,
-        hidden=256,
-        vocabulary=64,
         length=24,
     ),
     "minilm": Case(
@@ -79,11 +68,6 @@ CASES = {
             hidden=1536,
             context=512,
         ),
-        layers=6,
-        width=384,
-        heads=12,
-        hidden=1536,
-        vocabulary=30_522,
         length=32,
     ),
 }
@@ -106,7 +90,7 @@ def _answer(worker: Worker, problem: Any, x: Any, direction: Any) -> Callable[[]
 def calls_of(case: Case) -> dict[str, tuple[Callable[[], Any], int, int]]:
     """What is timed: a call, and the passes and the directions of one call."""
     rng, shape = np.random.default_rng(0), (64, case.length)
-    inputs = rng.integers(1, case.vocabulary, shape).astype(np.int32)
+    inputs = rng.integers(1, case.module.vocabulary, shape).astype(np.int32)
     labels = rng.integers(0, 3, len(inputs))
     rows, sizes = np.arange(len(inputs))[None], np.asarray([len(inputs)])
     model = problems.subspace_model(case.module, (case.length,), SUBSPACE)
@@ -146,14 +130,15 @@ def _torch_mezo(case: Case) -> Callable[[], Any]:
     """A step of MeZO on an encoder of the same sizes in PyTorch."""
     import torch  # pyright: ignore[reportMissingImports]
 
+    module, block = case.module, case.module.make_block()
     layer = torch.nn.TransformerEncoderLayer(
-        case.width, case.heads, case.hidden, dropout=0.0, activation="gelu", batch_first=True
+        block.width, block.heads, block.hidden, 0.0, activation="gelu", batch_first=True
     )
-    blocks = torch.nn.TransformerEncoder(layer, case.layers, enable_nested_tensor=False)
-    embedding = torch.nn.Embedding(case.vocabulary, case.width)
-    last = torch.nn.Linear(case.width, 3)
+    blocks = torch.nn.TransformerEncoder(layer, module.layers, enable_nested_tensor=False)
+    embedding = torch.nn.Embedding(module.vocabulary, block.width)
+    last = torch.nn.Linear(block.width, 3)
     parts = torch.nn.ModuleList([embedding, blocks, last]).eval()
-    tokens = torch.randint(1, case.vocabulary, (case.batch, case.length))
+    tokens = torch.randint(1, module.vocabulary, (case.batch, case.length))
     labels = torch.randint(0, 3, (case.batch,))
     parameters = list(parts.parameters())
 

@@ -228,11 +228,7 @@ def worst_cases() -> str:
     """Each method with the aggregator that does best under all adversaries, found or fixed."""
     header, *rows = read(RESULTS / "worst-case.md")[0]
     best: dict[str, list[str]] = {}
-
-    def worst(row: list[str]) -> float:
-        return min(float(row[2].partition(" ")[0]), float(row[3]))
-
-    for row in sorted(rows, key=worst, reverse=True):
+    for row in sorted(rows, key=lambda row: -min(float(row[2].split()[0]), float(row[3]))):
         best.setdefault(row[0].partition(" ")[0], row)
     shown = [0, 1, 2, 3, 5, 6]  # without the differences, and how many were tried
     return tables.markdown_table(

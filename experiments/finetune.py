@@ -82,7 +82,7 @@ def _with_model(config: PanelConfig) -> PanelConfig:
     if folder is not None:
         table = f"tsv:path={data},tokenizer={folder}"
         return dataclasses.replace(config, model=f"bert:path={folder}", dataset=table)
-    model = with_base(dataclasses.asdict(config), FLAGS.out)
+    model = with_base(config.dataset, str(config.model), FLAGS.out)
     return dataclasses.replace(config, model=model)
 
 
@@ -104,7 +104,10 @@ def _panels(entries: Sequence[Entry], base: PanelConfig) -> Iterator[panel.Panel
         subspace = NO_SUBSPACE if entry.all_parameters else base.subspace
         if subspace not in known:
             whole = dataclasses.replace(base, subspace=subspace)
-            known[subspace] = prepare(whole, FLAGS.data_dir)
+            known[subspace] = made = prepare(whole, FLAGS.data_dir)
+            recorded = jax.eval_shape(made.measure, made.one_by_one.problem.x0)
+            rule = f"fine-tuning needs a data set with users: got {base.dataset}"
+            require("worst_users" in recorded, rule)
         config = dataclasses.replace(
             base,
             methods=(entry.method,),

@@ -77,7 +77,7 @@ PANELS = {
 
 def subspaces() -> pathlib.Path | None:
     base = configure(CONFIG)
-    model = with_base(dataclasses.asdict(base), FLAGS.out)
+    model = with_base(base.dataset, str(base.model), FLAGS.out)
     base = dataclasses.replace(base, model=model)
     return run_figures("subspaces", base, PANELS)
 

@@ -62,7 +62,7 @@ def of_task(task: str, vote: str) -> list[str]:
     settings = dict(TASKS[task])
     settings["method"] = specs.extended(settings["method"], f"vote={vote}")
     if "model" in settings:
-        settings["model"] = with_base(settings, FLAGS.out)
+        settings["model"] = with_base(settings["dataset"], settings["model"], FLAGS.out)
     return [f"--{name}={value}" for name, value in settings.items()]
 
 

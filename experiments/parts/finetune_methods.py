@@ -4,7 +4,6 @@ A step size is the best of three, a factor of about 3 apart, without attack and 
 """
 
 import pathlib
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from farsign_jax import specs
@@ -26,11 +25,10 @@ TASK: dict[str, Any] = {
 }
 
 
-def with_base(settings: Mapping[str, Any], out: str | None) -> str:
+def with_base(dataset: str, model: str, out: str | None) -> str:
     """The model of the task with a base that is trained once, and kept in the cache, or in
     `out`; a model of another task, or with a path of its own, as it is."""
-    model = str(settings["model"])
-    if settings["dataset"] != TASK["dataset"] or "path=" in model:
+    if dataset != TASK["dataset"] or "path=" in model:
         return model
     where = cache.folder() or pathlib.Path(out or ".")
     trained = pretraining.base_model(pretraining.Plan(model=model), where, progress=True)

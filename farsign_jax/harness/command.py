@@ -19,6 +19,7 @@ from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness import multi_host, panel, plan, tensorboard
 from farsign_jax.harness import summary as summary_lib
 from farsign_jax.harness.flags import FLAGS, MULTI_HOST, SHARED, configure, refuse_others
+from farsign_jax.harness.threads import cores
 from farsign_jax.io import cache, endings, files, provenance, run_folder
 from farsign_jax.validation import require
 
@@ -85,7 +86,7 @@ def one_device_per_core() -> None:
     """
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):  # called from Python, after JAX was used
-            jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, 16))
+            jax.config.update("jax_num_cpu_devices", min(cores(), 16))
 
 
 def _parse(argv: list[str], positional: bool = False) -> list[str]:

@@ -117,9 +117,8 @@ def sweep(
     """
     if folder:
         folder.claim()
-    options = {"checkpoint_every": checkpoint_every}
     pairs = zip(panel.specs, panel.planned(folder, max_parallel_runs), strict=True)
-    return [_sweep_one(panel.config, *pair, keep, progress, options) for pair in pairs]
+    return [_sweep_one(panel.config, *pair, keep, progress, checkpoint_every) for pair in pairs]
 
 
 def _sweep_one(
@@ -128,7 +127,7 @@ def _sweep_one(
     each: Sweep,
     keep: Callable[[SweepSpec, dict[str, np.ndarray]], Any],
     progress: Progress,
-    options: Mapping[str, Any],
+    checkpoint_every: int,
 ) -> sweeps.FinalRuns:
     """Runs one sweep of a panel."""
     progress.start(each.name)
@@ -137,7 +136,7 @@ def _sweep_one(
         checkpoint=each.checkpoint,
         progress=lambda events: progress(side_by_side * events),
         on_checkpoint=lambda columns: keep(spec, spec.by_run(columns, len(config.seeds))),
-        **options,
+        checkpoint_every=checkpoint_every,
     )
     return final
 
@@ -186,8 +185,7 @@ def run(
                 if folder:
                     folder.append_rows(new, columns, key)
 
-        options = {"checkpoint_every": checkpoint_every}
-        final = _sweep_one(panel.config, spec, each, keep, progress, options)
+        final = _sweep_one(panel.config, spec, each, keep, progress, checkpoint_every)
         if on_end:
             on_end(panel, spec, final)
         return staleness(spec, panel.config.seeds, final) | panel.labels

@@ -5,10 +5,10 @@ nothing but seeds, schedules and hyper-parameters.
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import re
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,8 +22,7 @@ from farsign_jax.validation import InvalidConfig, check_points, compiled_conditi
 
 SystemFactory = Callable[[Problem, Any], System]  # (problem, hyper) -> system
 
-_MOST = 64  # builds whose inspections are kept
-_MOST_POINTS = 4096  # of each that need no second check
+_MOST_POINTS = 4096  # of each build that need no second check
 _LEAST = 32  # points that are checked together, so that few programs do for all numbers of them
 
 
@@ -66,14 +65,7 @@ def inspect(build: SystemFactory, problem: Problem, hyper: Any) -> Inspection:
     shapes = tuple((a.shape, str(a.dtype)) for a in arrays)
     types = tuple((leaf.shape[1:], str(leaf.dtype)) for leaf in leaves)
     key = (build, problem.losses, problem.structure, shapes, tree, types)
-    known = _known.get(key)  # several threads may look
-    if known is None:
-        known = _Known(build)
-        with _lock:
-            while len(_known) >= _MOST:
-                _known.pop(next(iter(_known)))
-            _known[key] = known
-    return known.checked(problem_of_run(problem, 0), points)
+    return _known(*key).checked(problem_of_run(problem, 0), points)
 
 
 class _Known:
@@ -83,7 +75,7 @@ class _Known:
         self._build = build
         self._found: list[Inspection] = []
         self._valid: set[tuple[bytes, ...]] = set()
-        self._compiled: Callable[..., Any] | None = None
+        self._compiled = compiled_conditions(lambda p, h: (build(p, h), p), self._record)
 
     def checked(self, problem: Problem, points: Any) -> Inspection:
         """The inspection, after a check of points that were not checked before."""
@@ -92,7 +84,7 @@ class _Known:
         if not self._found or values not in self._valid:
             problem = jax.device_put(problem)  # `build` is given arrays of JAX
             if not leaves:
-                self._found.append(_inspection(self._build(problem, points), problem))
+                self._record((self._build(problem, points), problem))
             else:
                 self._check(problem, points)
             if len(self._valid) >= _MOST_POINTS:
@@ -100,22 +92,20 @@ class _Known:
             self._valid.add(values)
         return self._found[0]
 
+    def _record(self, made: tuple[System, Problem]) -> None:
+        self._found.append(_inspection(*made))
+
     def _check(self, problem: Problem, points: Any) -> None:
-        build = self._build
-
-        def record(made: tuple[System, Problem]) -> None:
-            self._found.append(_inspection(*made))
-
-        if self._compiled is None:
-            self._compiled = compiled_conditions(lambda p, h: (build(p, h), p), record)
         count = len(jax.tree.leaves(points)[0])
         padding = max(_LEAST, 1 << (count - 1).bit_length()) - count
         pad = lambda a: np.concatenate([a, np.repeat(a[-1:], padding, axis=0)])  # noqa: E731
-        check_points(build, jax.tree.map(pad, points), (problem,), self._compiled)
+        check_points(self._build, jax.tree.map(pad, points), (problem,), self._compiled)
 
 
-_known: dict[Any, _Known] = {}
-_lock = threading.Lock()
+@functools.lru_cache(maxsize=64)
+def _known(build: SystemFactory, *shapes: Any) -> _Known:
+    del shapes  # which tell the problems and the points apart
+    return _Known(build)
 
 
 def problem_of_run(problem: Problem, run: Any) -> Problem:

@@ -58,6 +58,10 @@ def test_subspaces_are_compared_by_number_and_rank(tmp_path):
             "no model in /nowhere: config.json: No such",
         ),
         (["--methods=sgd"], "--methods are of far_sign:scheme=forward"),
+        (
+            ["--dataset=mnist_subset", "--model=mlp:hidden=8", "--partition=iid"],
+            "fine-tuning needs a data set with users: got mnist_subset",
+        ),
         (["--attacks=sign_flip"], "the table needs attack none"),
         (["--subspace=low_rank:size=3"], "a question needs k <= number of directions: got k=8"),
     ],

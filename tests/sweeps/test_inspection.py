@@ -32,7 +32,7 @@ class Counted:
 @pytest.fixture(autouse=True)
 def nothing_built():
     built.clear()
-    inspection._known.clear()
+    inspection._known.cache_clear()
     jax.clear_caches()
 
 
