@@ -6,6 +6,7 @@ thousand reads, writes and exponentials for every d.
 
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from farsign_jax.base import Problem
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness import timing
 from farsign_jax.oracles.coordinate_mlp import loss_changes
+from farsign_jax.simulation import ahead
 
 TIMING_S = 0.2  # approximate duration of one timing
 
@@ -24,20 +26,34 @@ TIMING_S = 0.2  # approximate duration of one timing
 def _base_pass(batch_size: int) -> Callable:
     """A program that draws a mini-batch and evaluates the network once per event."""
 
-    def advance(problem, keyring, run, schedule):
-        def event(run, worker):
-            x, n = run
+    def advance(problem, keyring, x, schedule):
+        def event(x, arrival):
+            worker, n = arrival
             key = keys.message(keyring.batches, worker, n)
             batch = problem.shard(worker).batch(key, batch_size)
             no_changes = jnp.zeros(1, jnp.int32)
             losses, _ = loss_changes(problem.structure, x, batch, no_changes, ())
             # The next event must depend on the losses, or XLA removes their computation; as in
             # an event, the place that is written is known at run time only.
-            return (x.at[worker[None]].add(1e-9 * losses.sum()), n + 1), None
+            return x.at[worker[None]].add(1e-9 * losses.sum()), None
 
-        return jax.lax.scan(event, run, schedule)
+        return ahead.scan(event, x, (schedule, jnp.arange(len(schedule))))[0]
 
-    return jax.jit(advance, donate_argnames="run")
+    return jax.jit(advance, donate_argnames="x")
+
+
+def alone(config: PanelConfig, problem: Problem, events: int) -> Callable[[], Any]:
+    """A call that evaluates the network once in each of some events."""
+    case = Case("far_sign", "", False, "fresh", 1, problem.x0.size)
+    order = jnp.asarray(case.run_batch(config, problem, 1, events).schedules[0])
+    base, keyring = _base_pass(config.batch_size), keys.split(0)
+    held = [jnp.copy(problem.x0)]
+
+    def call() -> Any:
+        held[0] = base(problem, keyring, held[0], order)
+        return held[0]
+
+    return call
 
 
 def measure(config: PanelConfig, problem: Problem, us: float) -> dict[str, float]:
@@ -52,14 +68,8 @@ def measure(config: PanelConfig, problem: Problem, us: float) -> dict[str, float
     case = Case("far_sign", "", False, "fresh", 1, problem.x0.size)
     program, batch = case.program(config), case.run_batch(config, problem, 1, events)
     _, _, pieces = timing.running(program, batch, events)
-    keyring, order = keys.split(0), jnp.asarray(batch.schedules[0])
-    base, held = _base_pass(config.batch_size), [(jnp.copy(problem.x0), jnp.int32(0))]
-
-    def base_alone():
-        held[0], _ = base(problem, keyring, held[0], order)
-        return held[0]
-
-    event, part = take_turns([lambda: next(pieces), base_alone], events)
+    calls = [lambda: next(pieces), alone(config, problem, events)]
+    event, part = take_turns(calls, events)
     rest = [e - p for e, p in zip(event, part, strict=True)]
     row = {"d": problem.x0.size, "us": statistics.median(event)}
     row |= {"base_us": statistics.median(part), "rest_us": statistics.median(rest)}

@@ -1,4 +1,4 @@
-"""The least work that an event needs, counted by hand, and what XLA counts in its program.
+"""The least work that an event needs, counted by hand.
 
 A count by hand is a lower bound for any implementation of the algorithm. It holds for one event
 of one run: runs in lock-step use one mini-batch and one set of directions, which is divided
@@ -130,19 +130,3 @@ def by_hand(method: str, s: Sizes, generic: bool = False) -> np.ndarray | None:
         "basgd": batch + gradient + buffered,
         "cyber0": batch + forward + dense + buffered,
     }.get(method)
-
-
-def by_xla(compiled: Any, runs: int) -> dict[str, float]:
-    """XLA's cost analysis of a compiled scan over events, per event and run.
-
-    XLA counts the body of a loop once, whatever its length. Of the scan, that is one event. Of
-    a loop within the event it is one iteration, which is too little; of a read or write at an
-    index it may count the whole array, which is too much.
-
-    Args:
-        compiled: the compiled program.
-        runs: the number of runs that it advances side by side on one device.
-    """
-    costs = compiled.cost_analysis() or {}
-    names = {"flops": "flops", "transcendentals": "transcendentals", "bytes": "bytes accessed"}
-    return {ours: costs.get(theirs, 0.0) / runs for ours, theirs in names.items()}

@@ -57,8 +57,8 @@ def row_of(
 
     Returns:
         `us`, `us_min`, `us_max` and `floor_us` in microseconds per event and run, their ratio
-        `distance`, and the counts `hand` and `xla`. A case that is not timed has `skipped`, the
-        reason, instead.
+        `distance`, and the counts `hand`. A case that is not timed has `skipped`, the reason,
+        instead.
     """
     row = {"method": case.name, "delivery": case.delivery, "runs": case.runs}
     row["d"] = problem.x0.size
@@ -115,8 +115,4 @@ def _time(
     _check_budget(warm, events, limits, "take")
     unit = case.runs * events / 1e6
     times = [seconds / unit for seconds in itertools.islice(pieces, limits.repeats)]
-    figures = timing.spread(times) | {"events": events, "compile_s": compile_s}
-    # On a CPU, runs take turns, and the body of the loop is an event of a single run.
-    in_turns = jax.default_backend() == "cpu" and not case.job(config).lockstep
-    together = 1 if in_turns else -(-case.runs // used)
-    return figures | {"xla": counts.by_xla(advance, together)}
+    return timing.spread(times) | {"events": events, "compile_s": compile_s}

@@ -16,8 +16,7 @@ Row = Mapping[str, Any]
 NOTE = """\
 The floor is the time of the least work that an event of the algorithm needs, counted by hand,
 at the ceilings above, one kind of work after the other; the distance is the measured time as a
-multiple of the floor. XLA's counts describe the program that it made: of a loop within an event
-they contain one iteration, of an access at an index the whole array.
+multiple of the floor.
 """
 KEY = ("method", "delivery", "runs", "d")
 
@@ -77,10 +76,8 @@ def _counts(rows: Sequence[Row]) -> str:
         if row.get("hand"):
             first.setdefault((row["method"], row["d"]), row)
     header = ["method", "d", "runs", "matrix flop", "operations", "exp, log", "bytes"]
-    header += ["XLA: flop", "exp, log", "bytes"]
     lines = [
-        [method, f"{d:,}", str(row["runs"])]
-        + [count(number) for name in ("hand", "xla") for number in row[name].values()]
+        [method, f"{d:,}", str(row["runs"]), *map(count, row["hand"].values())]
         for (method, d), row in first.items()
     ]
     return tables.markdown_table(header, lines)

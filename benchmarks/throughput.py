@@ -5,6 +5,7 @@
         --sizes 25450,1000000,10000000 --budget_s 120         all combinations
     python -m benchmarks.throughput --compare old.json        compare with an earlier record
     python -m benchmarks.throughput --compare old.json,new.json    compare two records only
+    python -m benchmarks.throughput --check                   ratios only: one minute
     python -m benchmarks.throughput --methods far_sign --profile DIR    trace some events
 
 The process compiles everything without the cache of compiled programs and runs it once before
@@ -13,7 +14,7 @@ The parts are
 
     events       microseconds per event and run of every method, number of runs side by side,
                  number of parameters (the first layer grows) and delivery
-    counts       the work of an event, by hand and by XLA's cost analysis
+    counts       the work of an event
     ceilings     the highest rates of the device; with the counts, the floor of an event
     base_pass    the part of FAR-SIGN's event that any method needs
     panel        all aggregators and attacks of CYBER-0 in lock-step
@@ -25,7 +26,9 @@ lock-step. Without --full, deliveries other than the first are timed for FAR-SIG
 aggregators other than the first only at the first of --sizes and --runs. A case that is too
 large or too slow is listed with the reason.
 
-Writes throughput.json, .md, .png and .pdf under --out (default results/throughput).
+Writes throughput.json, .md, .png and .pdf under --out (default results/throughput). With
+--check it writes nothing: it prints ratios of times that were measured in turns beside the
+bands in which they should be, so that a slow change is noticed on any machine.
 """
 
 import itertools
@@ -36,7 +39,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from benchmarks import base_pass, ceilings, events, panel, plots, report, torch_peer
+from benchmarks import base_pass, ceilings, events, panel, plots, ratios, report, torch_peer
 from benchmarks.cases import Case, grid, problem_of, usual
 from benchmarks.timing import write
 from farsign_jax import simulation
@@ -58,6 +61,7 @@ flags.DEFINE_list(
 )
 flags.DEFINE_bool("full", False, "Time all combinations instead of the most informative ones.")
 flags.DEFINE_float("budget_s", 15.0, "Seconds per row, without compilation.", lower_bound=0.0)
+flags.DEFINE_bool("check", False, "Compare ratios of times with the bands of `ratios`.")
 flags.DEFINE_list("compare", [], "An earlier record to compare with, or two records.")
 flags.DEFINE_string(
     "profile", None, "Folder for a jax.profiler trace of the first row, instead of figures."
@@ -71,7 +75,7 @@ CONFIG = PanelConfig(
     seeds=(0,),
 )
 OWN = ("runs", "sizes", "deliveries", "full", "budget_s", "compare", "profile", "repeats")
-OWN += ("timed_events",)
+OWN += ("timed_events", "check")
 READ = ("out", "data_dir", "preset", "methods", "aggregators", "buffers", "attacks", "dataset")
 READ += ("model", "workers", "byzantine", "batch_size", "directions", "delta")
 
@@ -160,6 +164,10 @@ def throughput() -> pathlib.Path | None:
     old = [report.read(path) for path in FLAGS.compare]
     if len(old) == 2:
         print(report.compare(*old))
+        return None
+    if FLAGS.check:
+        problem = problem_of(config, FLAGS.data_dir, _numbers("sizes")[0])
+        print(ratios.report(ratios.measure(config, problem)))
         return None
     cases = plan(config)
     if FLAGS.profile is not None:

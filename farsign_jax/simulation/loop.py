@@ -14,6 +14,7 @@ import numpy as np
 
 from farsign_jax import keys as keys_lib
 from farsign_jax.base import Array, Diagnostics, Problem, Query, Report, System
+from farsign_jax.simulation import ahead
 from farsign_jax.simulation.checks import check_poison
 from farsign_jax.simulation.conversation import answer, ask, deliver, shard_of
 from farsign_jax.simulation.in_place import scatter, zero_after
@@ -194,13 +195,19 @@ def advance(
     run: Run,
     schedule: Array,
 ) -> tuple[Run, Diagnostics]:
-    """Advances a run by all events of `schedule`, i32[T] or i32[T, s], in one `lax.scan`.
+    """Advances a run by all events of `schedule`, i32[T] or i32[T, s], in one loop (`ahead`).
 
     Returns:
         The new state, and the diagnostics of all events, leaves [T, ...].
     """
-    step = functools.partial(event, system, problem, byzantine, keys, delivery)
-    return jax.lax.scan(step, run, schedule)
+
+    def step(run: Run, arrival: tuple[Array, Array]) -> tuple[Run, Diagnostics]:
+        workers, number = arrival
+        run = run._replace(events=number)  # known before the loop, unlike the state
+        return event(system, problem, byzantine, keys, delivery, run, workers)
+
+    numbers = run.events + jnp.arange(len(schedule), dtype=jnp.int32)
+    return ahead.scan(step, run, (schedule, numbers))
 
 
 def python_loop(

@@ -10,8 +10,19 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from benchmarks import cases, ceilings, counts, events, finetune, plots, report, throughput
+from benchmarks import (
+    cases,
+    ceilings,
+    counts,
+    events,
+    finetune,
+    plots,
+    ratios,
+    report,
+    throughput,
+)
 from farsign_jax import sweeps
+from farsign_jax.harness import timing
 from farsign_jax.harness.flags import FLAGS
 from farsign_jax.validation import InvalidConfig
 
@@ -86,17 +97,23 @@ def test_a_method_is_plotted_if_it_has_two_points(record, tmp_path):
 
 
 @pytest.mark.slow
-def test_counts_by_hand_and_by_xla_agree(record):
-    for row in record["rows"]:
-        hand, xla = row["hand"], row["xla"]
-        assert all(value > 0 for value in hand.values())
-        assert all(value > 0 for value in xla.values())
-        flops = hand["matmul"] + hand["operations"]
-        if row["method"] == "async_sgd":
-            assert 0.5 < xla["flops"] / flops < 2, row
-        elif row["method"] == "far_sign":  # XLA also counts the arithmetic of the update
-            assert 0.8 < xla["flops"] / flops < 20, row
-            assert xla["bytes"] > 0.5 * hand["bytes"]
+@pytest.mark.parametrize("method", ["far_sign", "async_sgd"])
+def test_counts_by_hand_and_by_xla_agree(method):
+    """XLA's count of a program of one event, as it counts the body of a loop once."""
+    config, (case, *_) = planned(f"--methods={method}", "--runs=1", "--sizes=5000")
+    problem = cases.problem_of(config, None, case.size)
+    work = counts.by_hand(case.method, case.sizes(config, problem), case.generic)
+    hand = dict(zip(counts.KINDS, work.tolist(), strict=True))
+    batch = case.run_batch(config, problem, runs=1, events=1)
+    program, _, _ = timing.running(case.program(config), batch, events=1)
+    xla = program.cost_analysis()
+    assert all(value > 0 for value in hand.values())
+    flops = hand["matmul"] + hand["operations"]
+    if method == "async_sgd":
+        assert 0.5 < xla["flops"] / flops < 2, xla
+    else:  # XLA also counts the arithmetic of the update
+        assert 0.8 < xla["flops"] / flops < 20, xla
+        assert xla["bytes accessed"] > 0.5 * hand["bytes"]
 
 
 @pytest.mark.slow
@@ -216,3 +233,23 @@ def test_ways_to_fine_tune_are_timed_on_the_same_answers():
     environment = {"device": "cpu", "cpu": "one", "cpu_cores": 1}
     text = finetune.report({"environment": environment, "rows": rows})
     assert text.count("| small") == len(rows)
+
+
+@pytest.mark.slow
+def test_a_check_prints_each_ratio_beside_its_band(capsys):
+    flags = [*TINY, "--check", "--sizes=5000", "--timed_events=2", "--repeats=2"]
+    with flagsaver.flagsaver(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ratios, "EVENTS", 6)
+        FLAGS(["throughput", *flags])
+        assert throughput.throughput() is None
+    text = capsys.readouterr().out
+    assert all(name in text for name in ratios.BANDS)
+    (row, *_) = text.splitlines()[2:]
+    assert len(row.split("|")) == 7
+
+
+def test_a_ratio_above_its_band_is_slower():
+    row = {"band": [1.0, 2.0]}
+    assert ratios.verdict(row | {"ratio": 2.5}) == "slower"
+    assert ratios.verdict(row | {"ratio": 1.5}) == "as before"
+    assert ratios.verdict(row | {"ratio": 0.5}) == "faster"

@@ -1,0 +1,217 @@
+"""A loop over events that computes ahead whatever does not depend on the state.
+
+Which directions a worker is asked about, and the examples of its mini-batch, follow from the
+schedule and the keys alone. `scan` finds such operations in the program of an event and applies
+them to many events at once, which takes far fewer operations, of larger arrays, than one event
+after the other does. Only operations whose results have the same bits in any grouping are
+moved: those on integers, and those that move data. Arithmetic on floating-point numbers stays
+in the loop.
+"""
+
+# JAX annotates its programs only in part, so what they contain is often of unknown type.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportUnknownLambdaType=false
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Literal
+
+from farsign_jax.base import PyTree
+
+LARGEST = 2**18  # bytes of a result that is computed ahead; a larger one is written in the loop
+TOGETHER = 2**22  # bytes of all results that are computed ahead at a time
+LEAST = 8  # events at a time for which a loop of their own is worth it
+_CALLS = {"jit", "pjit", "closed_call", "core_call"}
+_MOVES = frozenset(
+    ("broadcast_in_dim", "concatenate", "copy", "dynamic_slice", "gather", "pad", "reshape")
+    + ("rev", "select_n", "slice", "split", "squeeze", "transpose")
+)
+
+
+class _Operation(NamedTuple):
+    """An equation of a program, with a number for each variable."""
+
+    equation: Any
+    inputs: tuple[Any, ...]  # numbers of variables, and literals
+    outputs: tuple[int, ...]
+
+    @property
+    def movable(self) -> bool:
+        """Whether its results have the same bits in any grouping, and are small."""
+        results = [v.aval for v in self.equation.outvars]
+        if self.equation.effects or sum(map(_bytes, results)) > LARGEST:
+            return False
+        types = [a.dtype for a in (*results, *(v.aval for v in self.equation.invars))]
+        integers = not any(jnp.issubdtype(dtype, jnp.inexact) for dtype in types)
+        return integers or self.equation.primitive.name in _MOVES
+
+    def needs(self) -> Iterator[int]:
+        """The variables that it reads."""
+        return (name for name in self.inputs if isinstance(name, int))
+
+
+def _bytes(array: Any) -> int:
+    """The size of an array; a key has four words at most."""
+    key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+    return math.prod(array.shape) * (16 if key else array.dtype.itemsize)
+
+
+class _Program(NamedTuple):
+    """A function as operations, with those of the functions that it calls."""
+
+    operations: list[_Operation]
+    constants: dict[int, Any]
+    inputs: list[int]
+    outputs: list[Any]  # numbers of variables, and literals
+
+
+def _program(closed: Any) -> _Program:
+    """Returns the program of what `jax.make_jaxpr` returns."""
+    numbers = itertools.count()
+    operations: list[_Operation] = []
+    constants: dict[int, Any] = {}
+
+    def inline(closed: Any, inputs: Sequence[Any]) -> list[Any]:
+        jaxpr = closed.jaxpr
+        names: dict[Any, Any] = dict(zip(jaxpr.invars, inputs, strict=True))
+        for variable, value in zip(jaxpr.constvars, closed.consts, strict=True):
+            names[variable] = number = next(numbers)
+            constants[number] = value
+
+        def read(atom: Any) -> Any:
+            return atom if isinstance(atom, Literal) else names[atom]
+
+        for equation in jaxpr.eqns:
+            own = tuple(map(read, equation.invars))
+            if equation.primitive.name in _CALLS:
+                function = equation.params.get("jaxpr") or equation.params["call_jaxpr"]
+                outputs = inline(function, own)
+            else:
+                outputs = [next(numbers) for _ in equation.outvars]
+                operations.append(_Operation(equation, own, tuple(outputs)))
+            names.update(zip(equation.outvars, outputs, strict=True))
+        return list(map(read, jaxpr.outvars))
+
+    inputs = [next(numbers) for _ in closed.jaxpr.invars]
+    outputs = inline(closed, inputs)
+    return _Program(operations, constants, inputs, outputs)
+
+
+def _read(values: dict[int, Any], atoms: Sequence[Any]) -> list[Any]:
+    return [a.val if isinstance(a, Literal) else values[a] for a in atoms]
+
+
+def _evaluate(operations: Sequence[_Operation], values: dict[int, Any]) -> dict[int, Any]:
+    """Returns the values of variables with the results of the operations."""
+    values = dict(values)
+    for equation, inputs, outputs in operations:
+        options = equation.primitive.get_bind_params(equation.params)
+        # Before JAX 0.10, the functions that it calls stood apart.
+        functions, options = options if isinstance(options, tuple) else ((), options)
+        results = equation.primitive.bind(*functions, *_read(values, inputs), **options)
+        several = equation.primitive.multiple_results
+        values.update(zip(outputs, results if several else [results], strict=True))
+    return values
+
+
+class _Split(NamedTuple):
+    """The operations of an event by the place where they are computed."""
+
+    once: list[_Operation]  # they are the same in all events
+    ahead: list[_Operation]  # they depend on which event it is
+    within: list[_Operation]
+    handed: dict[int, Any]  # results of `ahead` that the loop reads, and their types
+
+
+def _split(program: _Program, of_event: Sequence[int]) -> _Split:
+    """Divides the operations of an event; those of literals alone are computed anywhere.
+
+    Args:
+        program: that of an event.
+        of_event: the variables that tell which event it is.
+    """
+    operations = program.operations
+    free, fixed, known = set[int](), set(program.constants), set(of_event)
+    places: list[str] = []
+    for operation in operations:
+        needs, place = set(operation.needs()), "within"
+        if operation.movable and needs <= free | fixed | known:
+            place = "once" if needs <= free | fixed else "ahead"
+            place = "anywhere" if needs <= free else place
+            {"anywhere": free, "once": fixed, "ahead": known}[place].update(operation.outputs)
+        places.append(place)
+
+    used = set[int]()  # ahead
+    read = {name for name in program.outputs if isinstance(name, int)}  # within
+    for n, operation in reversed(list(enumerate(operations))):
+        spread = operation.equation.primitive.name == "broadcast_in_dim"
+        if places[n] == "ahead" and spread and not used & set(operation.outputs):
+            places[n] = "within"  # it is smaller before it is spread out
+        if places[n] == "ahead":
+            used.update(operation.needs())
+        elif places[n] != "once":
+            read.update(operation.needs())
+
+    def at(place: str) -> list[_Operation]:
+        found = zip(operations, places, strict=True)
+        return [operation for operation, own in found if own in (place, "anywhere")]
+
+    handed = {
+        name: variable.aval
+        for operation, place in zip(operations, places, strict=True)
+        for name, variable in zip(operation.outputs, operation.equation.outvars, strict=True)
+        if place == "ahead" and name in read
+    }
+    return _Split(at("once"), at("ahead"), at("within"), handed)
+
+
+def scan(
+    step: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]], state: PyTree, events: PyTree
+) -> tuple[PyTree, PyTree]:
+    """Does what `jax.lax.scan` does, with the same bits, and as much as possible before it.
+
+    Args:
+        step: `(state, event) -> (state, info)`.
+        state: before the first event.
+        events: leaves [T, ...].
+
+    Returns:
+        The state after the last event, and what `step` tells of all events, leaves [T, ...].
+    """
+    leaves, total = jax.tree.leaves(events), len(jax.tree.leaves(events)[0])
+    first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), events)
+    closed, shape = jax.make_jaxpr(step, return_shape=True)(state, first)
+    program = _program(closed)
+    of_event = program.inputs[-len(leaves) :]
+    once, ahead, within, handed = _split(program, of_event)
+    fit = TOGETHER // max(sum(map(_bytes, handed.values())), 1)
+    length = max(n for n in range(1, max(min(total, fit), 1) + 1) if total % n == 0)
+    if total == 0 or length < min(total, LEAST):
+        return jax.lax.scan(step, state, events)
+    fixed = _evaluate(once, program.constants)
+
+    def prepare(event: Sequence[Any]) -> list[Any]:
+        values = fixed | dict(zip(of_event, event, strict=True))
+        return _read(_evaluate(ahead, values), list(handed))
+
+    def finish(state: PyTree, known: Any) -> tuple[PyTree, PyTree]:
+        event, prepared = known
+        values = fixed | dict(zip(handed, prepared, strict=True))
+        inputs = [*jax.tree.leaves(state), *event]
+        values |= dict(zip(program.inputs, inputs, strict=True))
+        outputs = _read(_evaluate(within, values), program.outputs)
+        return jax.tree.unflatten(jax.tree.structure(shape), outputs)
+
+    def several(state: PyTree, events: Sequence[Any]) -> tuple[PyTree, PyTree]:
+        return jax.lax.scan(finish, state, (events, jax.vmap(prepare)(events)))
+
+    if length == total:
+        return several(state, leaves)
+    pieces = [leaf.reshape(-1, length, *leaf.shape[1:]) for leaf in leaves]
+    state, infos = jax.lax.scan(several, state, pieces)
+    return state, jax.tree.map(lambda a: a.reshape(total, *a.shape[2:]), infos)
