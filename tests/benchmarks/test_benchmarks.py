@@ -237,7 +237,7 @@ def test_ways_to_fine_tune_are_timed_on_the_same_answers():
 
 @pytest.mark.slow
 def test_a_check_prints_each_ratio_beside_its_band(capsys):
-    flags = [*TINY, "--check", "--sizes=5000", "--timed_events=2", "--repeats=2"]
+    flags = [*TINY, RULES, "--check", "--sizes=5000", "--timed_events=2", "--repeats=2"]
     with flagsaver.flagsaver(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(ratios, "EVENTS", 6)
         FLAGS(["throughput", *flags])
