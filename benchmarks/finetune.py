@@ -21,7 +21,7 @@ Writes finetune.json and finetune.md under --out (default results/finetune).
 import importlib.util
 import pathlib
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -182,17 +182,17 @@ def rows_of(name: str, case: Case) -> list[dict[str, Any]]:
     return rows
 
 
-def report(record: dict[str, Any]) -> str:
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The figures as Markdown."""
     header = ["model", "parameters", "what", "ms a call", "passes", "ms a direction"]
     header += ["of the throughput of inference", "times PyTorch, directions"]
     lines = []
-    for row in record["rows"]:
+    for row in rows:
         each = f"{row['us'] / 1e3 / row['directions']:.3g}" if row["directions"] else ""
         times = f"{row['times_torch']:.3g}" if "times_torch" in row else ""
         line = [row["model"], f"{row['parameters']:,}", row["what"], f"{row['us'] / 1e3:.3g}"]
         lines.append([*line, f"{row['passes']}", each, f"{row['of_inference']:.2f}", times])
-    return f"{machine(record['environment'])}\n\n{tables.markdown_table(header, lines)}"
+    return tables.markdown_table(header, lines)
 
 
 def finetune() -> pathlib.Path:
@@ -202,7 +202,8 @@ def finetune() -> pathlib.Path:
         rows += rows_of(name, lookup("model", name, CASES))
         print(rows[-1], flush=True)
     record = {"environment": provenance.environment(), "rows": rows}
-    return write("finetune", record, report(record))
+    text = f"{machine(record['environment'])}\n\n{table(rows)}"
+    return write("finetune", record, text)
 
 
 if __name__ == "__main__":

@@ -175,3 +175,15 @@ def check_positive(name: str, option: str, value: Any) -> Any:
     elif _conditions.get() is not None:
         require(value > 0, rule)
     return value
+
+
+def check_platform() -> None:
+    """Raises `InvalidConfig` if JAX_PLATFORMS asks for a device that is not there."""
+    asked: str | None = jax.config.jax_platforms
+    if not asked:
+        return
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError) as error:  # an assertion where a plug-in is missing
+        reason = str(error).partition(" (set ")[0] or "its plug-in is not installed"
+        raise InvalidConfig(f"JAX_PLATFORMS={asked} has no device here: {reason}") from None

@@ -123,9 +123,13 @@ def prepare_jax() -> None:
 
     Every call of the runtime waits for its result, so that handing the work of a CPU to
     another thread would only take time.
+
+    Raises:
+        InvalidConfig: if JAX_PLATFORMS asks for a device that is not there.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     cache.keep_programs()
+    check_platform()
 
 
 def main(

@@ -21,7 +21,7 @@ from farsign_jax.harness import summary as summary_lib
 from farsign_jax.harness.flags import FLAGS, MULTI_HOST, SHARED, configure, refuse_others
 from farsign_jax.harness.threads import cores
 from farsign_jax.io import cache, endings, files, provenance, run_folder
-from farsign_jax.validation import require
+from farsign_jax.validation import check_platform, require
 
 
 def folder_for(experiment: str, config: PanelConfig, **more: Any) -> run_folder.RunFolder:
@@ -165,6 +165,7 @@ def _run(
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     elif sweeps:
         one_device_per_core()
+    check_platform()
     if FLAGS.tensorboard:
         tensorboard.check()
     folder = experiment(*argv[1:])

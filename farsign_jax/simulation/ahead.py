@@ -41,14 +41,26 @@ class _Operation(NamedTuple):
     outputs: tuple[int, ...]
 
     @property
+    def size(self) -> int:
+        """The bytes of its results."""
+        return sum(_bytes(v.aval) for v in self.equation.outvars)
+
+    @property
     def movable(self) -> bool:
         """Whether its results have the same bits in any grouping, and are small."""
-        results = [v.aval for v in self.equation.outvars]
-        if self.equation.effects or sum(map(_bytes, results)) > LARGEST:
+        if self.equation.effects or self.size > LARGEST:
             return False
-        types = [a.dtype for a in (*results, *(v.aval for v in self.equation.invars))]
+        types = [v.aval.dtype for v in (*self.equation.outvars, *self.equation.invars)]
         integers = not any(jnp.issubdtype(dtype, jnp.inexact) for dtype in types)
         return integers or self.equation.primitive.name in _MOVES
+
+    def spreads(self) -> Iterator[int]:
+        """The variables of which it reads an element for each of its results."""
+        name = self.equation.primitive.name
+        for variable, shape in zip(self.inputs, self.equation.invars, strict=True):
+            one = shape.aval.ndim == 0 and not name.startswith(("dynamic", "scatter"))
+            if isinstance(variable, int) and (one or name == "broadcast_in_dim"):
+                yield variable
 
     def needs(self) -> Iterator[int]:
         """The variables that it reads."""
@@ -148,18 +160,27 @@ def _split(program: _Program, of_event: Sequence[int]) -> _Split:
 
     used = set[int]()  # ahead
     read = {name for name in program.outputs if isinstance(name, int)}  # within
+    # A fused loop that reads a number at the place of the event is not vectorised, and slow if
+    # it is long. What is spread out over so many elements is computed in the loop as well.
+    spread_far = set[int]()
     for n, operation in reversed(list(enumerate(operations))):
         spread = operation.equation.primitive.name == "broadcast_in_dim"
         if places[n] == "ahead" and spread and not used & set(operation.outputs):
             places[n] = "within"  # it is smaller before it is spread out
-        if places[n] == "ahead":
+        if places[n] == "within" and operation.size > LARGEST:
+            spread_far.update(operation.spreads())
+        elif places[n] == "ahead" and spread_far & set(operation.outputs):
+            spread_far.update(operation.needs())
+            places[n] = "both"
+        if places[n] in ("ahead", "both"):
             used.update(operation.needs())
-        elif places[n] != "once":
+        if places[n] not in ("ahead", "once"):
             read.update(operation.needs())
 
     def at(place: str) -> list[_Operation]:
+        also = {"once": (), "ahead": ("both",), "within": ("both",)}[place]
         found = zip(operations, places, strict=True)
-        return [operation for operation, own in found if own in (place, "anywhere")]
+        return [operation for operation, own in found if own in (place, "anywhere", *also)]
 
     handed = {
         name: variable.aval
