@@ -22,7 +22,7 @@ BENCHMARKS = layers.ROOT / "benchmarks" / "results"
 PAGES = [layers.ROOT / "README.md", *sorted((layers.ROOT / "docs" / "pages").glob("*.md"))]
 BLOCK = re.compile(r"(<!-- figures: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-WORST_CASES = [f"worst-case-{name}" for name in ("certificate", "constants")]
+AS_THEY_ARE = ["finetune", *(f"worst-case-{name}" for name in ("certificate", "constants"))]
 ATTACKS = ["none", "alie", "gaussian", "constant", "sign_flip"]
 
 
@@ -261,7 +261,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     **{f"prior-art-{n}-rates": functools.partial(whole, f"prior-art-{n}", 1) for n in (1, 2)},
     "prior-art-ahead": ahead,
     "worst-case": worst_cases,
-    **{n: functools.partial(whole, n) for n in WORST_CASES},
+    **{n: functools.partial(whole, n) for n in AS_THEY_ARE},
     "throughput": throughput,
     "gpu": gpu,
     "answers-per-second": answers_per_second,

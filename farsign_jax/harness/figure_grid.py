@@ -94,7 +94,9 @@ def prepare(cells: Iterable[Cell], data_dir: str | None) -> list[Group]:
     for cell in cells:
         run = _run_of(cell, data_dir, known)
         shape, clock = run.batch.schedules.shape[1:], run.batch.times is not None
-        groups.setdefault((run.spec.program, run.delivery, shape, clock), []).append(run)
+        problem = tuple(getattr(cell.config, n) for n in ("dataset", "model", "subspace"))
+        alike = run.spec.program, run.delivery, shape, clock, problem
+        groups.setdefault(alike, []).append(run)
     joined = [Group(runs, _joined([run.batch for run in runs])) for runs in groups.values()]
     for runs, batch in joined:
         batch.check(runs[0].spec.program, runs[0].delivery)
