@@ -1,7 +1,7 @@
 """What an accelerator makes of the runs of Table 3, in one record.
 
-    python -m benchmarks.accelerator                    about 6 minutes on a GPU
-    JAX_PLATFORMS=cpu python -m benchmarks.accelerator  reduced, about one minute on two cores
+    python -m benchmarks.accelerator                       about 6 minutes on a GPU
+    python -m benchmarks.accelerator --timed_events 100    shorter timings
 
 On any device but a CPU, the record has
 
@@ -15,13 +15,14 @@ On any device but a CPU, the record has
     bits        a run on this device beside the same one on the CPU
 
 Programs are compiled without the cache, once before the clock starts; compile times are listed.
-On a CPU there are fewer lanes, one seed, the small transformer and fewer events.
+On a CPU there are fewer lanes, one seed, the small transformer and fewer events: one minute.
 
 Writes accelerator.json and accelerator.md under --out (default results/accelerator).
 """
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -99,13 +100,13 @@ def _lanes(config: PanelConfig, problem: Problem, lanes: tuple[int, ...]) -> lis
 def measure(config: PanelConfig, extent: Extent) -> dict[str, Any]:
     """The record of this device."""
     alone = dataclasses.replace(config, attacks=("none",), seeds=(0,))
-    problem = problem_of(alone, FLAGS.data_dir, SIZE)
+    problem = problem_of(alone, None, SIZE)
     record: dict[str, Any] = {"lanes": _lanes(alone, problem, extent.lanes)}
     record["cyber0"] = [panel.measure(alone, problem, seeds) for seeds in extent.seeds]
     record["finetune"] = [
         row for name in extent.networks for row in finetune.rows_of(name, finetune.CASES[name])
     ]
-    setting = prepare(dataclasses.replace(config, seeds=(0,)), FLAGS.data_dir)
+    setting = prepare(dataclasses.replace(config, seeds=(0,)), None)
     jobs = sweep_specs(dataclasses.replace(config, seeds=(0,), aggregators=("median",)))
     record["launches"] = [
         launches.count(job, setting, config, None)
@@ -116,49 +117,57 @@ def measure(config: PanelConfig, extent: Extent) -> dict[str, Any]:
     return record
 
 
-def report(record: dict[str, Any]) -> str:
-    """The figures as Markdown."""
-    text = [machine(record["environment"]) + "\n"]
+def _table_of_lanes(rows: Sequence[Mapping[str, Any]]) -> str:
     header = ["FAR-SIGN, runs", "µs per event and run", "events/s", "a row of Table 3, s"]
     lines = []
-    for row in record["lanes"]:
+    for row in rows:
         if "skipped" in row:
-            lines.append([f"{row['runs']:,}", row["skipped"], "", ""])
+            lines.append([f"{row['runs']:,}", row["skipped"], "", "", ""])
             continue
         seconds = TABLE_EVENTS * row["runs"] * row["us"] / 1e6
         cells = [f"{row['us']:.3g}", f"{row['events_per_s']:,.0f}", f"{seconds:.3g}"]
-        lines.append([f"{row['runs']:,}", *cells])
-    text.append(tables.markdown_table([*header, "compile, s"], _with_compile(lines, record)))
-    header = ["CYBER-0 in lock-step, runs", "µs per event of all", "times one run", "compile, s"]
+        lines.append([f"{row['runs']:,}", *cells, f"{row['compile_s']:.1f}"])
+    return tables.markdown_table([*header, "compile, s"], lines)
+
+
+def _table_of_panels(rows: Sequence[Mapping[str, Any]]) -> str:
+    header = ["CYBER-0 in lock-step, runs", "µs per event of all", "times one run"]
     lines = [
         [f"{r['runs']}", f"{r['all_us']:,.0f}", f"{r['times']:.2f}", f"{r['compile_s']:.1f}"]
-        for r in record["cyber0"]
+        for r in rows
     ]
-    text.append(tables.markdown_table(header, lines))
-    text.append(finetune.table(record["finetune"]))
-    one = next((row["us"] for row in record["lanes"] if "us" in row), None)
-    header = ["sweep", "instructions per event", "at most", "µs each"]
+    return tables.markdown_table([*header, "compile, s"], lines)
+
+
+def _table_of_launches(rows: Sequence[Mapping[str, Any]], one_us: float | None) -> str:
+    """`one_us`: the time of FAR-SIGN's event of a single run."""
     lines = []
-    for row in record["launches"]:
-        ours = row["sweep"].startswith("far_sign") and one is not None
-        each = f"{one / row['least']:.2f}" if ours else ""
+    for row in rows:
+        ours = row["sweep"].startswith("far_sign") and one_us is not None
+        each = f"{one_us / row['least']:.2f}" if ours else ""
         lines.append([row["sweep"], f"{row['least']}", f"{row['most']}", each])
-    text.append(tables.markdown_table(header, lines))
-    found = record["bits"]
-    text.append(
-        f"After {found['events']:,} events, {found['equal']:.2%} of the parameters have the bits "
-        f"of the CPU; the others differ by at most {found['largest']:.3g} steps "
-        f"(root mean square of all: {found['root_mean_square']:.2g}).\n"
+    return tables.markdown_table(
+        ["sweep", "instructions per event", "at most", "µs each"], lines
     )
-    return "\n".join(text)
 
 
-def _with_compile(lines: list[list[str]], record: dict[str, Any]) -> list[list[str]]:
-    """The lines of the lanes with the seconds that each took to compile."""
-    return [
-        [*line, f"{row['compile_s']:.1f}" if "compile_s" in row else ""]
-        for line, row in zip(lines, record["lanes"], strict=True)
+def report(record: Mapping[str, Any]) -> str:
+    """The figures as Markdown."""
+    found, lanes = record["bits"], record["lanes"]
+    agreement = (
+        f"After {found['events']:,} events, {found['equal']:.2%} of the parameters have the "
+        f"bits of the CPU; the others differ by at most {found['largest']:.3g} steps (root "
+        f"mean square of all: {found['root_mean_square']:.2g}).\n"
+    )
+    parts = [
+        machine(record["environment"]) + "\n",
+        _table_of_lanes(lanes),
+        _table_of_panels(record["cyber0"]),
+        finetune.table(record["finetune"]),
+        _table_of_launches(record["launches"], lanes[0].get("us")),
+        agreement,
     ]
+    return "\n".join(parts)
 
 
 def accelerator() -> pathlib.Path:
@@ -171,4 +180,4 @@ def accelerator() -> pathlib.Path:
 
 
 if __name__ == "__main__":
-    main(accelerator, base=CONFIG, own=("repeats", "timed_events"), reads=("out", "data_dir"))
+    main(accelerator, base=CONFIG, own=("repeats", "timed_events"), reads=("out",))

@@ -14,7 +14,7 @@ from absl import flags
 
 from farsign_jax.cli import help, imports
 from farsign_jax.io import cache, endings, files, run_folder
-from farsign_jax.validation import InvalidConfig, require
+from farsign_jax.validation import InvalidConfig, check_platform, require
 
 
 def address(flag: str, text: str) -> tuple[str, int]:

@@ -68,7 +68,9 @@ def mean_changes(q: Array, labels: Array, rows: Array, factors: Sequence[Array])
 
     def by_exponentials():
         moves = [factor[..., None] * rows[:, None] for factor in factors]
-        return [change(q[None], f * own, m).mean(-1) for f, m in zip(factors, moves, strict=True)]
+        return [
+            change(q[None], f * own, m).mean(-1) for f, m in zip(factors, moves, strict=True)
+        ]
 
     def by_series():
         powers = [rows]

@@ -1,9 +1,12 @@
 """The command line as a product: help, names, examples, errors; nothing is run here."""
 
 import importlib.util
+import os
 import pathlib
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -176,3 +179,15 @@ def test_where_nothing_can_be_written_is_refused():
         files.check_writable("/proc/x/y")
     with pytest.raises(InvalidConfig, match="~nobody-here/x: the home folder is unknown"):
         files.check_writable("~nobody-here/x")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["experiments.quickstart", "benchmarks.throughput"])
+def test_a_device_that_is_not_there_is_refused(command, tmp_path):
+    environment = os.environ | {"JAX_PLATFORMS": "nonsense"}
+    words = [sys.executable, "-m", command, f"--out={tmp_path / 'out'}"]
+    found = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert found.returncode == 2
+    (line,) = [line for line in found.stderr.splitlines() if line.startswith("error")]
+    assert line.startswith("error: JAX_PLATFORMS=nonsense has no device here: ")
+    assert "Traceback" not in found.stderr

@@ -66,3 +66,20 @@ def test_held_out_examples_are_measured_beside_the_test_set():
     assert run.batch.problem.sizes.sum() == 3 * (10_000 - 1_667)  # three step sizes
     found = run.spec.measure(run.data)(run.batch.problem.x0[0])
     assert {"test_accuracy", "backdoor_success", "validation_accuracy"} <= found.keys()
+
+
+def test_cells_in_different_subspaces_are_different_sweeps():
+    """Directions of another rank have the same shapes, and are another problem."""
+    base = dataclasses.replace(
+        asynchrony.CONFIG,
+        methods=("far_sign",),
+        attacks=("none",),
+        seeds=(0,),
+        events=20,
+        directions=4,
+    )
+    kinds = ("size=8,rank=1", "size=8,rank=2", "size=16,rank=1")
+    configs = [dataclasses.replace(base, subspace=f"low_rank:{kind}") for kind in kinds]
+    cells = [figure_grid.Cell("none", n, config) for n, config in enumerate(configs)]
+    groups = figure_grid.prepare(cells, None)
+    assert [len(group.runs) for group in groups] == [1, 1, 1]

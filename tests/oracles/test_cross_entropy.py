@@ -12,7 +12,7 @@ B, K, C = 8, 6, 5
 
 
 def moves(scale, seed=0):
-    """Logits, labels, rows and factors [K, B]; no logit moves by more than `scale`, one does by it."""
+    """Logits, labels, rows and factors; no logit moves by more than `scale`, one does by it."""
     rng = np.random.default_rng(seed)
     rows, factor = rng.uniform(-1, 1, (K, C)), rng.uniform(-1, 1, (K, B))
     rows[0, 0], factor[0, 0] = 1.0, 1.0
