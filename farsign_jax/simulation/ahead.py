@@ -25,7 +25,7 @@ from farsign_jax.base import PyTree
 
 LARGEST = 2**18  # bytes of a result that is computed ahead; a larger one is written in the loop
 TOGETHER = 2**22  # bytes of all results that are computed ahead at a time
-LEAST = 8  # events at a time for which a loop of their own is worth it
+LEAST = 8  # events at a time, below which a remainder is accepted
 _CALLS = {"jit", "pjit", "closed_call", "core_call"}
 _MOVES = frozenset(
     ("broadcast_in_dim", "concatenate", "copy", "dynamic_slice", "gather", "pad", "reshape")
@@ -141,52 +141,57 @@ class _Split(NamedTuple):
 
 
 def _split(program: _Program, of_event: Sequence[int]) -> _Split:
-    """Divides the operations of an event; those of literals alone are computed anywhere.
+    """Divides the operations of an event.
+
+    Those of literals alone are computed wherever they are needed. So is what an operation in
+    the loop spreads out over many elements: a fused loop that reads a number at the place of
+    the event is not vectorised, and slow if it is long.
 
     Args:
         program: that of an event.
         of_event: the variables that tell which event it is.
     """
-    operations = program.operations
     free, fixed, known = set[int](), set(program.constants), set(of_event)
-    places: list[str] = []
-    for operation in operations:
-        needs, place = set(operation.needs()), "within"
-        if operation.movable and needs <= free | fixed | known:
-            place = "once" if needs <= free | fixed else "ahead"
-            place = "anywhere" if needs <= free else place
-            {"anywhere": free, "once": fixed, "ahead": known}[place].update(operation.outputs)
-        places.append(place)
+    places: list[set[str]] = []
+    for operation in program.operations:
+        needs, results = set(operation.needs()), operation.outputs
+        if not operation.movable or not needs <= free | fixed | known:
+            places.append({"within"})
+        elif needs <= free:
+            places.append({"once", "ahead", "within"})
+            free.update(results)
+        elif needs <= free | fixed:
+            places.append({"once"})
+            fixed.update(results)
+        else:
+            places.append({"ahead"})
+            known.update(results)
 
-    used = set[int]()  # ahead
-    read = {name for name in program.outputs if isinstance(name, int)}  # within
-    # A fused loop that reads a number at the place of the event is not vectorised, and slow if
-    # it is long. What is spread out over so many elements is computed in the loop as well.
-    spread_far = set[int]()
-    for n, operation in reversed(list(enumerate(operations))):
+    used, spread_far = set[int](), set[int]()
+    read = {name for name in program.outputs if isinstance(name, int)}  # in the loop
+    found = list(zip(program.operations, places, strict=True))
+    for operation, own in reversed(found):
+        results = set(operation.outputs)
         spread = operation.equation.primitive.name == "broadcast_in_dim"
-        if places[n] == "ahead" and spread and not used & set(operation.outputs):
-            places[n] = "within"  # it is smaller before it is spread out
-        if places[n] == "within" and operation.size > LARGEST:
+        if own == {"ahead"} and spread and not used & results:
+            own ^= {"ahead", "within"}  # it is smaller before it is spread out
+        if own == {"within"} and operation.size > LARGEST:
             spread_far.update(operation.spreads())
-        elif places[n] == "ahead" and spread_far & set(operation.outputs):
+        elif own == {"ahead"} and spread_far & results:
             spread_far.update(operation.needs())
-            places[n] = "both"
-        if places[n] in ("ahead", "both"):
-            used.update(operation.needs())
-        if places[n] not in ("ahead", "once"):
-            read.update(operation.needs())
+            own.add("within")
+        for place, names in (("ahead", used), ("within", read)):
+            if place in own:
+                names.update(operation.needs())
 
     def at(place: str) -> list[_Operation]:
-        also = {"once": (), "ahead": ("both",), "within": ("both",)}[place]
-        found = zip(operations, places, strict=True)
-        return [operation for operation, own in found if own in (place, "anywhere", *also)]
+        return [operation for operation, own in found if place in own]
 
     handed = {
         name: variable.aval
-        for operation, place in zip(operations, places, strict=True)
+        for operation, own in found
         for name, variable in zip(operation.outputs, operation.equation.outvars, strict=True)
-        if place == "ahead" and name in read
+        if own == {"ahead"} and name in read
     }
     return _Split(at("once"), at("ahead"), at("within"), handed)
 
@@ -210,10 +215,6 @@ def scan(
     program = _program(closed)
     of_event = program.inputs[-len(leaves) :]
     once, ahead, within, handed = _split(program, of_event)
-    fit = TOGETHER // max(sum(map(_bytes, handed.values())), 1)
-    length = max(n for n in range(1, max(min(total, fit), 1) + 1) if total % n == 0)
-    if total == 0 or length < min(total, LEAST):
-        return jax.lax.scan(step, state, events)
     fixed = _evaluate(once, program.constants)
 
     def prepare(event: Sequence[Any]) -> list[Any]:
@@ -231,8 +232,33 @@ def scan(
     def several(state: PyTree, events: Sequence[Any]) -> tuple[PyTree, PyTree]:
         return jax.lax.scan(finish, state, (events, jax.vmap(prepare)(events)))
 
+    length = _together(total, sum(map(_bytes, handed.values())))
+    return _in_pieces(several, state, leaves, length)
+
+
+def _in_pieces(
+    several: Callable[..., tuple[PyTree, PyTree]],
+    state: PyTree,
+    events: Sequence[Any],
+    length: int,
+) -> tuple[PyTree, PyTree]:
+    """Calls `several(state, events)` for `length` events at a time."""
+    total = len(events[0])
     if length == total:
-        return several(state, leaves)
-    pieces = [leaf.reshape(-1, length, *leaf.shape[1:]) for leaf in leaves]
+        return several(state, events)
+    whole = total - total % length
+    pieces = [leaf[:whole].reshape(-1, length, *leaf.shape[1:]) for leaf in events]
     state, infos = jax.lax.scan(several, state, pieces)
-    return state, jax.tree.map(lambda a: a.reshape(total, *a.shape[2:]), infos)
+    infos = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), infos)
+    if whole == total:
+        return state, infos
+    state, last = several(state, [leaf[whole:] for leaf in events])
+    return state, jax.tree.map(lambda *parts: jnp.concatenate(parts), infos, last)
+
+
+def _together(total: int, size: int) -> int:
+    """The number of events that are prepared at a time, for each of which there are `size`
+    bytes: if possible a divisor of all, as what is left over takes a program of its own."""
+    fit = max(min(TOGETHER // max(size, 1), total), 1)
+    divisor = max(n for n in range(1, fit + 1) if total % n == 0)
+    return divisor if divisor >= min(fit, LEAST) else fit

@@ -14,8 +14,8 @@ An event takes these steps for the workers that arrive together, in one of these
 
 A schedule is data: i32[T], the worker that arrives at each event, or i32[T, s] for sets of up
 to s arrivals per update (the paper's S_n, or a synchronous round), padded with -1. The loop
-over it is `lax.scan` in a compiled program, or `python_loop`, which calls the same three
-functions one by one.
+over it is compiled (`ahead.scan`), or `python_loop`, which calls the same three functions one
+by one.
 """
 
 # JAX annotates its functions only in part, so what they return is often of unknown type.

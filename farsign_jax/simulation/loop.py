@@ -1,4 +1,4 @@
-"""The event loop: one event, and many of them in `lax.scan` or in a loop of Python."""
+"""The event loop: one event, and many of them in a compiled loop or in one of Python."""
 
 # JAX annotates its functions only in part, so what they return is often of unknown type.
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
