@@ -174,17 +174,18 @@ def _line(entry: Entry, panels: Sequence[panel.Panel], rows: list[dict[str, Any]
     evaluations, bits = made.specs[0].cost(made.data)
     forward = "scheme=forward" in entry.method
     derivatives = evaluations - 1 if forward else evaluations // 2
-    ends = [r for r in mine if not r["timing"] and r["event"] == made.config.events]
+    last = max(row["event"] for row in mine if not row["timing"])
+    ends = [row for row in mine if not row["timing"] and row["event"] == last]
     waits = "waits" if entry.in_rounds else ""
-    of_users = [r["worst_users"] for r in ends if r["attack"] == worst["attack"]]
-    seconds = float(np.mean([r["virtual_seconds"] for r in ends or mine]))
+    of_users = [row["worst_users"] for row in ends if row["attack"] == worst["attack"]]
+    seconds = float(np.mean([row["virtual_seconds"] for row in ends]))
     parameters = made.data.one_by_one.problem.x0.shape[-1]
     return [
         entry.name,
         summary_lib.accuracy(by_attack["none"], "last", with_std=True),
         f"{summary_lib.accuracy(worst, 'last')} ({worst['attack']})",
         summary_lib.accuracy(flooded[0], "last") if flooded else waits,
-        summary_lib.percent(float(np.mean(of_users))) if of_users else "",
+        summary_lib.percent(float(np.mean(of_users))),
         f"{evaluations}",
         f"{bits / 8 / derivatives:.3g}",
         f"{4 * parameters:,}",

@@ -53,6 +53,11 @@ SOURCES = {
         # Differences, a concentration, and answers per entry.
         {"1.9", "1.0", "2.3", "4.7", "0.1", "1.2", "1.6"},
     ),
+    # Differences, and options.
+    "finetune": (
+        ["finetune.md"],
+        {"5.1", "1.6", "24.2", "31.0", "39.0", "1.2", "10.0", "0.1", "0.05", "0.66"},
+    ),
     "theory": (
         ["rates.md", "rates-recursion.md", "tune-text.md"],
         {"0.1", "0.05", "0.25", "2.5", "1.5"},
