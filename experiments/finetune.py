@@ -20,22 +20,19 @@ users.csv, the accuracies for each user, under --out.
 
 import dataclasses
 import pathlib
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
 from experiments.parts.finetune_methods import ENTRIES, TASK, Entry, with_base
-from farsign_jax import attacks, simulation, sweeps
-from farsign_jax.config import problem as problem_lib
+from farsign_jax import attacks, sweeps
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.config.settings import NO_SUBSPACE
 from farsign_jax.config.sweep_specs import PanelData, SweepSpec, prepare, sweep_specs
-from farsign_jax.harness import captions, panel
+from farsign_jax.harness import captions, panel, timing
 from farsign_jax.harness import summary as summary_lib
 from farsign_jax.harness.adversary_trials import learns
 from farsign_jax.harness.command import folder_for, main, perform
@@ -48,9 +45,11 @@ from farsign_jax.validation import require
 
 flags.DEFINE_string("model_dir", None, "A folder with a BERT, instead of a small transformer.")
 flags.DEFINE_string("data", None, "A file of text, label and user, with --model_dir.")
-flags.DEFINE_float("budget", None, "Seconds that all runs may take, about.")
+flags.DEFINE_float("budget", None, "Seconds of all runs, about, without compiling.")
 
-FLOOD = "flood:rate=5"
+FLOOD_RATE = 5.0
+FLOOD = f"flood:rate={FLOOD_RATE:g}"
+CLOCKED = 10  # events that --budget times
 CONFIG = PanelConfig(
     methods=tuple(dict.fromkeys(entry.method for entry in ENTRIES)),
     aggregators=("median",),
@@ -97,28 +96,42 @@ def _answers(entry: Entry, config: PanelConfig, spec: SweepSpec, data: PanelData
     return events
 
 
+def _of(
+    entry: Entry, base: PanelConfig, known: dict[str, PanelData]
+) -> tuple[PanelConfig, SweepSpec, PanelData]:
+    """The configuration, the sweep and the data of a method.
+
+    Args:
+        entry: the line of the table.
+        base: the configuration of all.
+        known: data by subspace, to which new ones are added.
+    """
+    subspace = NO_SUBSPACE if entry.all_parameters else base.subspace
+    if subspace not in known:
+        whole = dataclasses.replace(base, subspace=subspace)
+        known[subspace] = made = prepare(whole, FLAGS.data_dir)
+        recorded = jax.eval_shape(made.measure, made.one_by_one.problem.x0)
+        rule = f"fine-tuning needs a data set with users: got {base.dataset}"
+        require("worst_users" in recorded, rule)
+    config = dataclasses.replace(
+        base,
+        methods=(entry.method,),
+        aggregators=(entry.aggregator,),
+        step_size=entry.step_size,
+        subspace=subspace,
+    )
+    spec, data = sweep_specs(config)[0], known[subspace]
+    if not learns(spec, problem_of_run(data.of(spec).problem, 0)):
+        possible = tuple(a for a in base.attacks if not attacks.make(a).omniscient)
+        config = dataclasses.replace(config, attacks=possible)
+    return config, spec, data
+
+
 def _panels(entries: Sequence[Entry], base: PanelConfig) -> Iterator[panel.Panel]:
     """Two panels for each method, the second one in a flood, if it does not wait."""
-    known: dict[str, PanelData] = {}  # by subspace
+    known: dict[str, PanelData] = {}
     for entry in entries:
-        subspace = NO_SUBSPACE if entry.all_parameters else base.subspace
-        if subspace not in known:
-            whole = dataclasses.replace(base, subspace=subspace)
-            known[subspace] = made = prepare(whole, FLAGS.data_dir)
-            recorded = jax.eval_shape(made.measure, made.one_by_one.problem.x0)
-            rule = f"fine-tuning needs a data set with users: got {base.dataset}"
-            require("worst_users" in recorded, rule)
-        config = dataclasses.replace(
-            base,
-            methods=(entry.method,),
-            aggregators=(entry.aggregator,),
-            step_size=entry.step_size,
-            subspace=subspace,
-        )
-        spec, data = sweep_specs(config)[0], known[subspace]
-        if not learns(spec, problem_of_run(data.of(spec).problem, 0)):
-            possible = tuple(a for a in base.attacks if not attacks.make(a).omniscient)
-            config = dataclasses.replace(config, attacks=possible)
+        config, spec, data = _of(entry, base, known)
         events = _answers(entry, config, spec, data)
         every = max(base.eval_every * events // base.events, 1)
         times = config.decay_every * events / base.events
@@ -127,12 +140,11 @@ def _panels(entries: Sequence[Entry], base: PanelConfig) -> Iterator[panel.Panel
         )
         yield _ready(entry, config, "")
         if not entry.in_rounds and len(config.attacks) > 1:
-            rate = float(FLOOD.partition("rate=")[2])
             flood = dataclasses.replace(
                 config,
                 attacks=config.attacks[1:2],
                 timing_attack=FLOOD,
-                events=flood_events(config, rate),
+                events=flood_events(config, FLOOD_RATE),
             )
             yield _ready(entry, flood, FLOOD)
 
@@ -145,22 +157,23 @@ def _ready(entry: Entry, config: PanelConfig, timing: str) -> panel.Panel:
 
 def _within(config: PanelConfig, entries: Sequence[Entry]) -> PanelConfig:
     """The configuration with as many events as all runs can take in --budget seconds."""
-    examples = problem_lib.load(config, FLAGS.data_dir)
-    problem = problem_lib.problem_of(config, examples, config.seeds[0])
-    own = dataclasses.replace(config, methods=(ENTRIES[0].method,), attacks=("none",))
-    (spec,) = sweep_specs(own)
-    hyper = {name: float(values[0, 0]) for name, values in spec.hyper.items()}
-    system = spec.builds[0](problem, hyper)
-    schedule, begun, timed = jnp.zeros((20,), jnp.int32), 0.0, []
-    for _ in range(2):  # the first one compiles
-        begun = time.monotonic()
-        jax.block_until_ready(simulation.run(problem, system, schedule)[0].server.params)
-        timed.append((time.monotonic() - begun) / len(schedule))
-    runs = len(entries) * len(config.seeds) * (len(config.attacks) + 1.5)
-    events = int(FLAGS.budget / (timed[1] * runs))
-    rule = f"--budget={FLAGS.budget:g} allows {events} answers in each of {runs:.0f} runs"
+    known: dict[str, PanelData] = {}
+    seconds = 0.0  # of all runs together, for each event of FAR-SIGN
+    for entry in entries:
+        own, spec, data = _of(entry, config, known)
+        us = timing.clock(*spec.alone(data, 0), CLOCKED, 1, spec.delivery(own))["us"]
+        answers = own.workers if entry.in_rounds else 1  # of an event
+        evaluations, _ = spec.cost(data)
+        flooded = 0 if entry.in_rounds else flood_events(own, FLOOD_RATE) / own.events
+        runs = len(own.seeds) * (len(own.attacks) + flooded)
+        seconds += 1e-6 * us / answers * (own.directions + 1) / evaluations * runs
+    events = int(FLAGS.budget / seconds)
+    rule = f"--budget={FLAGS.budget:g} allows {events} answers of FAR-SIGN in each run"
     require(events >= 10, f"{rule}: at least 10 are needed")
-    return dataclasses.replace(config, events=events, eval_every=max(events // 8, 1))
+    every = max(round(config.decay_every * events / config.events), 1)
+    return dataclasses.replace(
+        config, events=events, eval_every=max(events // 8, 1), decay_every=every
+    )
 
 
 def _line(entry: Entry, panels: Sequence[panel.Panel], rows: list[dict[str, Any]]) -> list[str]:
