@@ -114,7 +114,8 @@ def _list(name: str, hint: Any, value: Any) -> tuple[Any, ...]:
 
 
 def split(texts: Sequence[str], name: str = "") -> tuple[str, ...]:
-    """`none,alie:z=1.5,ddof=1,sign_flip` as three names: option=value belongs to the last.
+    """`none,alie:z=1.5,ddof=1,sign_flip` as three names: option=value belongs to the last,
+    also where the value is a name with options, as in `far_sign:soft=1,vote=nnm:f=5`.
 
     With the `name` of their flag, a text may hold dictionaries of ByzFL (`spec_file`) instead,
     and blanks separate names, too. Values without it may be paths, in which blanks stand for
@@ -132,7 +133,7 @@ def split(texts: Sequence[str], name: str = "") -> tuple[str, ...]:
             text = re.sub(r"\s*([+:=])\s*", r"\1", text)  # a + b is one name
         names: list[str] = []
         for item in re.split(separators, text.strip()):
-            if "=" in item and ":" not in item and names:
+            if "=" in item.partition(":")[0] and names:
                 names[-1] += f",{item}"
             elif item:
                 names.append(item)
