@@ -1,6 +1,6 @@
 """How much a subspace can learn, and when averages over time begin to matter.
 
-    python -m experiments.subspaces                 both panels, about 20 minutes on two cores
+    python -m experiments.subspaces                 both panels, about 25 minutes on two cores
     python -m experiments.subspaces --panels a      one of them
 
     a   accuracy against the number K of directions, for three weights of the newest answer in

@@ -181,3 +181,13 @@ def test_rows_of_a_panel_in_lockstep_are_each_run_s_own():
     assert all(np.isfinite(row["test_loss"]) for row in rows)
     assert rows[0]["bits_up"] == 40 * 32 * 25450 and rows[-1]["bits_up"] == 40 * 32 * 5
     assert rows[0]["evaluations"] == 40 and rows[-1]["evaluations"] == 40 * 10
+
+
+def test_an_option_of_a_method_in_a_list_may_be_a_name_with_options():
+    vote = "far_sign:scheme=forward,vote=nnm:f=1+median"
+    assert settings.split([f"far_sign,{vote},sgd,alie:z=1.5,ddof=1"], "methods") == (
+        "far_sign",
+        vote,
+        "sgd",
+        "alie:z=1.5,ddof=1",
+    )

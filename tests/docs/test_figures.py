@@ -55,8 +55,10 @@ SOURCES = {
     ),
     # Differences, and options.
     "finetune": (
-        ["finetune.md", "../../benchmarks/results/finetune-cpu-epyc-2cores.md"],
-        {"22.6", "5.1", "1.6", "24.2", "31.0", "39.0", "1.2", "10.0", "0.1", "0.05", "0.66"},
+        ["finetune.md", "subspaces-a.md", "subspaces-b.md"]
+        + ["../../benchmarks/results/finetune-cpu-epyc-2cores.md"],
+        {"22.6", "5.1", "1.6", "24.2", "31.0", "39.0", "1.2", "10.0", "0.1", "0.05", "0.66"}
+        | {"0.75", "0.7", "0.5", "2.0", "0.4"},
     ),
     "theory": (
         ["rates.md", "rates-recursion.md", "tune-text.md"],
