@@ -111,7 +111,9 @@ def _unless(rarely: Array, usual: Callable[[], PyTree], other: Callable[[], PyTr
     is vmapped, continues only while some run of the batch needs it.
     """
 
-    def replace(_):
-        return jnp.zeros_like(rarely), other()
+    def replace(carry):
+        # Within a condition, or XLA would compute before the loop whatever does not change in
+        # it, and so at every event.
+        return jnp.zeros_like(rarely), jax.lax.cond(carry[0], other, lambda: carry[1])
 
     return jax.lax.while_loop(lambda carry: carry[0], replace, (rarely, usual()))[1]
