@@ -76,7 +76,7 @@ def mean_changes(q: Array, labels: Array, rows: Array, factors: Sequence[Array])
         powers = [rows]
         for n in range(2, num_terms(q.dtype) + 1):
             powers.append(powers[-1] * rows / n)
-        terms = [power @ q.T for power in powers]  # [k, b]
+        terms = list((jnp.concatenate(powers) @ q.T).reshape(-1, *own.shape))
         # Side by side in memory: on a CPU, XLA makes one slow kernel of a reduction and all the
         # arithmetic before it.
         return list(jnp.stack([_series(terms, factor, own) for factor in factors]).mean(-1))
