@@ -1,6 +1,6 @@
 """The passes of fine-tuning by forward passes, beside inference and a loop in PyTorch.
 
-    python -m benchmarks.finetune                 about 3 minutes on two cores
+    python -m benchmarks.finetune                 about 1.5 minutes on two cores
     python -m benchmarks.finetune --networks small
 
 For each model, all of these in turns on the same mini-batches:
