@@ -230,8 +230,7 @@ def test_ways_to_fine_tune_are_timed_on_the_same_answers():
         rows = finetune.rows_of("small", case)
     assert [row["what"] for row in rows][:4] == ["inference", "subspace", "one by one", "mezo"]
     assert rows[0]["of_inference"] == 1 and [row["passes"] for row in rows][:4] == [1, 4, 4, 2]
-    environment = {"device": "cpu", "cpu": "one", "cpu_cores": 1}
-    text = finetune.report({"environment": environment, "rows": rows})
+    text = finetune.table(rows)
     assert text.count("| small") == len(rows)
 
 
