@@ -29,9 +29,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import events, finetune, launches, panel
+from benchmarks import ceilings, events, finetune, launches, panel
 from benchmarks.cases import Case, problem_of
-from benchmarks.ceilings import measure as measure_ceilings
 from benchmarks.timing import FLAGS, machine, write
 from farsign_jax import sweeps
 from farsign_jax.base import Problem
@@ -85,32 +84,23 @@ def bits(config: PanelConfig, problem: Problem, count: int) -> dict[str, Any]:
     }
 
 
-def _lanes(config: PanelConfig, problem: Problem, lanes: tuple[int, ...]) -> list[dict]:
-    """The time of FAR-SIGN's event by the number of runs side by side."""
-    rates, rows = measure_ceilings(), []
-    limits = events.Limits(FLAGS.timed_events, FLAGS.repeats, budget_s=30.0)
-    for count in lanes:
-        case = Case("far_sign", "", False, "fresh", count, SIZE)
-        row = events.row_of(case, config, problem, rates, limits, events.GUESS)
-        rows.append(row)
-        print(row.get("skipped") or f"{count} runs: {row['us']:.3g} µs per event", flush=True)
-    return rows
-
-
 def measure(config: PanelConfig, extent: Extent) -> dict[str, Any]:
     """The record of this device."""
     alone = dataclasses.replace(config, attacks=("none",), seeds=(0,))
     problem = problem_of(alone, None, SIZE)
-    record: dict[str, Any] = {"lanes": _lanes(alone, problem, extent.lanes)}
+    limits = events.Limits(FLAGS.timed_events, FLAGS.repeats, budget_s=30.0)
+    clock = events.Clock(alone, ceilings.measure(), limits)
+    lanes = [Case("far_sign", "", False, "fresh", count, SIZE) for count in extent.lanes]
+    record: dict[str, Any] = {"lanes": [clock.row(case, problem) for case in lanes]}
     record["cyber0"] = [panel.measure(alone, problem, seeds) for seeds in extent.seeds]
     record["finetune"] = [
         row for name in extent.networks for row in finetune.rows_of(name, finetune.CASES[name])
     ]
-    setting = prepare(dataclasses.replace(config, seeds=(0,)), None)
-    jobs = sweep_specs(dataclasses.replace(config, seeds=(0,), aggregators=("median",)))
+    counted = dataclasses.replace(config, seeds=(0,), aggregators=("median",))
+    setting = prepare(counted, None)
     record["launches"] = [
-        launches.count(job, setting, config, None)
-        for job in jobs
+        launches.count(job, setting, counted, None)
+        for job in sweep_specs(counted)
         if job.lockstep or job.runs[0][1] == "none"
     ]
     record["bits"] = bits(alone, problem, extent.events)

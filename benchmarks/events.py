@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from benchmarks import counts
+from benchmarks import counts, report
 from benchmarks.cases import Case
 from farsign_jax import sweeps
 from farsign_jax.base import Problem
@@ -82,6 +82,21 @@ def row_of(
     hand = None if work is None else dict(zip(counts.KINDS, work.tolist(), strict=True))
     distance = row["us"] / floor if floor else None
     return row | {"hand": hand, "floor_us": floor, "distance": distance}
+
+
+class Clock:
+    """Times one case after the other and learns how long the next one will take."""
+
+    def __init__(self, config: PanelConfig, rates: dict[str, Any], limits: Limits):
+        self.config, self.rates, self.limits = config, rates, limits
+        self.distances: dict[str, float] = {}  # by name, of the last row
+
+    def row(self, case: Case, problem: Problem) -> dict[str, Any]:
+        guess = self.distances.get(case.name, GUESS)
+        row = row_of(case, self.config, problem, self.rates, self.limits, guess)
+        print(report.line(row), flush=True)
+        self.distances[case.name] = row.get("distance") or guess
+        return row
 
 
 def _check_memory(needed: float, runs: int, of: str) -> None:

@@ -31,6 +31,7 @@ def measure(config: PanelConfig, problem: Problem, seeds: int = 1) -> dict[str, 
     case = Case("cyber0", "median", False, "fresh", 1, problem.x0.size)
     batch = case.run_batch(config, problem, 1, events * (1 + FLAGS.repeats))
     one = timing.clock(case.program(config), batch, events, FLAGS.repeats)
+    # Runs in lock-step have one seed; those of FAR-SIGN have the schedules of several.
     together = dataclasses.replace(case, method="far_sign", aggregator="", runs=seeds)
     batch = together.run_batch(config, problem, seeds, events * (1 + FLAGS.repeats))
     shape = lambda values: (seeds, *values.shape)  # noqa: E731

@@ -117,29 +117,14 @@ def profile(config: PanelConfig, case: Case) -> None:
     print(f"The trace of {piece} events of {case.name} is in {FLAGS.profile}.")
 
 
-class Clock:
-    """Times one case after the other and learns how long the next one will take."""
-
-    def __init__(self, config: PanelConfig, rates: dict[str, Any]):
-        self.config, self.rates = config, rates
-        self.limits = events.Limits(FLAGS.timed_events, FLAGS.repeats, FLAGS.budget_s)
-        self.distances: dict[str, float] = {}  # by name, of the last row
-
-    def row(self, case: Case, problem: Any) -> dict[str, Any]:
-        guess = self.distances.get(case.name, events.GUESS)
-        row = events.row_of(case, self.config, problem, self.rates, self.limits, guess)
-        print(report.line(row), flush=True)
-        self.distances[case.name] = row.get("distance") or guess
-        return row
-
-
 def measure(config: PanelConfig, cases: Sequence[Case]) -> dict[str, Any]:
     """Measures everything, one size after the other, so that one data set is kept at a time."""
     rates = ceilings.measure()
     print(ceilings.report(rates), flush=True)
     record: dict[str, Any] = {"ceilings": rates, "rows": [], "base_pass": []}
     record |= {"panel": None, "torch": []}
-    clock = Clock(config, rates)
+    limits = events.Limits(FLAGS.timed_events, FLAGS.repeats, FLAGS.budget_s)
+    clock = events.Clock(config, rates, limits)
     first, delivery = cases[0].size, FLAGS.deliveries[0]
     for size, group in itertools.groupby(cases, lambda case: case.size):
         problem = problem_of(config, FLAGS.data_dir, size)

@@ -134,10 +134,7 @@ def _panels(entries: Sequence[Entry], base: PanelConfig) -> Iterator[panel.Panel
         config, spec, data = _of(entry, base, known)
         events = _answers(entry, config, spec, data)
         every = max(base.eval_every * events // base.events, 1)
-        times = config.decay_every * events / base.events
-        config = dataclasses.replace(
-            config, events=events, eval_every=every, decay_every=max(round(times), 1)
-        )
+        config = _with_events(config, events, every)
         yield _ready(entry, config, "")
         if not entry.in_rounds and len(config.attacks) > 1:
             flood = dataclasses.replace(
@@ -170,9 +167,14 @@ def _within(config: PanelConfig, entries: Sequence[Entry]) -> PanelConfig:
     events = int(FLAGS.budget / seconds)
     rule = f"--budget={FLAGS.budget:g} allows {events} answers of FAR-SIGN in each run"
     require(events >= 10, f"{rule}: at least 10 are needed")
-    every = max(round(config.decay_every * events / config.events), 1)
+    return _with_events(config, events, max(events // 8, 1))
+
+
+def _with_events(config: PanelConfig, events: int, eval_every: int) -> PanelConfig:
+    """The configuration with so many events, in which step sizes decay as many times."""
+    decay_every = max(round(config.decay_every * events / config.events), 1)
     return dataclasses.replace(
-        config, events=events, eval_every=max(events // 8, 1), decay_every=every
+        config, events=events, eval_every=eval_every, decay_every=decay_every
     )
 
 
