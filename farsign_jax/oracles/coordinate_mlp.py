@@ -58,7 +58,10 @@ def activation_change(activation: Callable, z: Array, change: Array) -> Array:
     plain difference.
     """
     if activation is nn.relu:
-        return jnp.maximum(change + jnp.minimum(z, 0), -jnp.maximum(z, 0))
+        # `change` is a product. It is compared before anything is added to it: whether XLA
+        # contracts a product and a sum, which changes the last bit, depends on the rest of the
+        # program, and a worker by itself must give the bits of the simulator.
+        return jnp.maximum(change, -z) + jnp.minimum(z, 0)
 
     def slope(at):
         return jax.jvp(activation, (at,), (jnp.ones_like(at),))[1]
@@ -104,43 +107,44 @@ def loss_changes(
     ]
 
     inputs = inputs.reshape(inputs.shape[0], -1)
-    h, scale = inputs.astype(x.dtype), byte_scale(inputs)
+    fed, scale = inputs, byte_scale(inputs)  # bytes are read before they are converted
     z, sources = [], []
     for layer, kernel, own in zip(layers, kernels, touches, strict=True):
-        source = jnp.where(own.weight[None], h[:, own.source] / scale, 1)
-        sources.append(jnp.where(own.here[None], source, 0))  # [b, k]
-        z.append(h @ kernel / scale + x[None, layer.bias : layer.bias + layer.fan_out])
-        h, scale = structure.activation(z[-1]), 1
+        source = jnp.where(own.weight[:, None], fed.T[own.source].astype(x.dtype) / scale, 1)
+        sources.append(jnp.where(own.here[:, None], source, 0))  # [k, b]
+        h = fed.astype(x.dtype) @ kernel / scale
+        z.append(h + x[None, layer.bias : layer.bias + layer.fan_out])
+        fed, scale = structure.activation(z[-1]), 1
     base, q = cross_entropy.gradient(z[-1], labels)
 
     def unit_rows(n):  # one-hot rows of the units that the coordinates feed, f32[k, fan_out]
         return jax.nn.one_hot(touches[n].unit, layers[n].fan_out, dtype=x.dtype)
 
-    # As long as a single unit changes, the change is a factor [b, k] times a row [k, width];
+    # As long as a single unit changes, the change is a factor [k, b] times a row [k, width];
     # this holds for a parameter of layer 0 up to the pre-activations of layer 1.
     rows = unit_rows(0)
     if len(layers) > 1:
-        first = touches[0].here
-        rows = jnp.where(first[:, None], kernels[1][touches[0].unit], unit_rows(1))
-        fed = z[0][:, touches[0].unit]
+        first = touches[0].here[:, None]
+        rows = jnp.where(first, kernels[1][touches[0].unit], unit_rows(1))
+        before = z[0].T[touches[0].unit]
 
     def factor(step):
         if len(layers) == 1:
             return step * sources[0]
-        moved = activation_change(structure.activation, fed, step * sources[0])
-        return jnp.where(first[None], moved, step * sources[1])
+        moved = activation_change(structure.activation, before, step * sources[0])
+        return jnp.where(first, moved, step * sources[1])
 
     factors = [factor(step) for step in steps]
     if len(layers) <= 2:
         return base, cross_entropy.mean_changes(q, labels, rows, factors)
 
     def change(step, factor):
-        dense = factor[..., None] * rows[None]  # [b, k, width]
+        dense = factor[..., None] * rows[:, None]  # [k, b, width]
         for n in range(2, len(layers)):
-            dense = activation_change(structure.activation, z[n - 1][:, None], dense)
-            dense = dense @ kernels[n] + (step * sources[n])[..., None] * unit_rows(n)[None]
-        own = jnp.take_along_axis(dense, labels[:, None, None], axis=-1)[..., 0]
-        return cross_entropy.change(q[:, None], own, dense).mean(axis=0)
+            dense = activation_change(structure.activation, z[n - 1][None], dense)
+            dense = dense @ kernels[n] + (step * sources[n])[..., None] * unit_rows(n)[:, None]
+        own = jnp.take_along_axis(dense, labels[None, :, None], axis=-1)[..., 0]
+        return cross_entropy.change(q[None], own, dense).mean(axis=-1)
 
     return base, [change(*both) for both in zip(steps, factors, strict=True)]
 

@@ -7,10 +7,10 @@ For one example with probabilities p_c, logits that change by D_c change its los
 with q the gradient of the loss in the logits: p_c, but -(1 - p_label) at the label. No two
 losses are subtracted, so float32 keeps the answer where their difference would lose it.
 
-Where coordinate j moves the logits of example i by D = f_ij * r_j, a factor times a row, the
-sum over classes is a power series in f_ij whose coefficients are products of matrices,
+Where coordinate j moves the logits of example i by D = f_ji * r_j, a factor times a row, the
+sum over classes is a power series in f_ji whose coefficients are products of matrices,
 
-    sum_c q_ic expm1(f_ij r_jc) = sum_n f_ij^n * (q @ (r^n / n!).T)_ij,
+    sum_c q_ic expm1(f_ji r_jc) = sum_n f_ji^n * ((r^n / n!) @ q.T)_ji,
 
 and few terms are as exact as the number format if no logit moves by more than `REACH`.
 Exponentials take over where one does.
@@ -51,13 +51,13 @@ def num_terms(dtype: Any) -> int:
 
 
 def mean_changes(q: Array, labels: Array, rows: Array, factors: Sequence[Array]) -> list[Array]:
-    """Returns how the mean loss changes when the logits of example i move by f[i, j] * rows[j].
+    """Returns how the mean loss changes when the logits of example i move by f[j, i] * rows[j].
 
     Args:
         q: f[b, c], of `gradient`.
         labels: i32[b].
         rows: f[k, c].
-        factors: the factors f[b, k]; each gives one result.
+        factors: the factors f[k, b]; each gives one result.
 
     Returns:
         f[k] for each of the `factors`.
@@ -67,18 +67,21 @@ def mean_changes(q: Array, labels: Array, rows: Array, factors: Sequence[Array])
     own = rows @ jax.nn.one_hot(labels, q.shape[-1], dtype=q.dtype).T  # [k, b]
 
     def by_exponentials():
-        moves = [factor[..., None] * rows[None] for factor in factors]
-        owns = [factor * own.T for factor in factors]
-        return [change(q[:, None], o, m).mean(0) for o, m in zip(owns, moves, strict=True)]
+        moves = [factor[..., None] * rows[:, None] for factor in factors]
+        return [
+            change(q[None], f * own, m).mean(-1) for f, m in zip(factors, moves, strict=True)
+        ]
 
     def by_series():
         powers = [rows]
         for n in range(2, num_terms(q.dtype) + 1):
             powers.append(powers[-1] * rows / n)
-        terms = [q @ power.T for power in powers]  # [b, k]
-        return [_series(terms, factor, own.T).mean(0) for factor in factors]
+        terms = list((jnp.concatenate(powers) @ q.T).reshape(-1, *own.shape))
+        # Side by side in memory: on a CPU, XLA makes one slow kernel of a reduction and all the
+        # arithmetic before it.
+        return list(jnp.stack([_series(terms, factor, own) for factor in factors]).mean(-1))
 
-    furthest = jnp.stack([jnp.abs(factor).max(0) for factor in factors]).max(0)
+    furthest = jnp.stack([jnp.abs(factor).max(-1) for factor in factors]).max(0)
     far = ~jnp.all(furthest * jnp.abs(rows).max(-1) <= REACH)  # NaN is far
     return jax.lax.platform_dependent(
         cpu=lambda: _unless(far, by_series, by_exponentials), default=by_exponentials
@@ -108,7 +111,9 @@ def _unless(rarely: Array, usual: Callable[[], PyTree], other: Callable[[], PyTr
     is vmapped, continues only while some run of the batch needs it.
     """
 
-    def replace(_):
-        return jnp.zeros_like(rarely), other()
+    def replace(carry):
+        # Within a condition, or XLA would compute before the loop whatever does not change in
+        # it, and so at every event.
+        return jnp.zeros_like(rarely), jax.lax.cond(carry[0], other, lambda: carry[1])
 
     return jax.lax.while_loop(lambda carry: carry[0], replace, (rarely, usual()))[1]

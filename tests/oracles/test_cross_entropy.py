@@ -14,7 +14,7 @@ B, K, C = 8, 6, 5
 def moves(scale, seed=0):
     """Logits, labels, rows and factors; no logit moves by more than `scale`, one does by it."""
     rng = np.random.default_rng(seed)
-    rows, factor = rng.uniform(-1, 1, (K, C)), rng.uniform(-1, 1, (B, K))
+    rows, factor = rng.uniform(-1, 1, (K, C)), rng.uniform(-1, 1, (K, B))
     rows[0, 0], factor[0, 0] = 1.0, 1.0
     return rng.normal(0, 3, (B, C)), rng.integers(0, C, B), rows, scale * factor
 
@@ -23,11 +23,11 @@ def truth(logits, labels, rows, factor):
     """f64[K], in double precision, as differences of losses."""
 
     def loss(z):
-        at_label = np.take_along_axis(z, labels.reshape(-1, *(1,) * (z.ndim - 1)), -1)[..., 0]
+        at_label = z[..., np.arange(B), labels]
         return np.log(np.exp(z).sum(-1)) - at_label
 
-    moved = logits[:, None] + factor[..., None] * rows
-    return (loss(moved) - loss(logits)[:, None]).mean(0)
+    moved = logits + factor[..., None] * rows[:, None]
+    return (loss(moved) - loss(logits)).mean(-1)
 
 
 @jax.jit
@@ -44,7 +44,7 @@ def test_changes_are_exact_on_both_sides_of_the_reach(times):
     single = [jnp.asarray(a, jnp.float32) for a in (logits, rows, factor)]
     got = answers(single[0], jnp.asarray(labels), *single[1:])
     # Rounding is relative to the sizes that add up, not to a sum that may cancel.
-    size = np.abs(factor).mean(0) * np.abs(rows).max(-1)
+    size = np.abs(factor).mean(-1) * np.abs(rows).max(-1)
     assert (np.abs(got - expected) <= 4e-7 * size).all()
     with helpers.float64():
         got = answers(logits, jnp.asarray(labels), rows, factor)
@@ -67,6 +67,6 @@ def test_a_run_batched_with_one_that_goes_far_gives_the_same_bits():
 
 def test_what_is_not_finite_ends_and_stays_so():
     logits, labels, rows, factor = moves(1e-3)
-    factor[2, 3] = np.nan
+    factor[3, 2] = np.nan
     got = np.asarray(answers(jnp.asarray(logits), jnp.asarray(labels), rows, factor))
     assert np.isnan(got[:, 3]).all() and np.isfinite(np.delete(got, 3, axis=1)).all()
