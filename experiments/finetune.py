@@ -46,6 +46,7 @@ from farsign_jax.validation import require
 flags.DEFINE_string("model_dir", None, "A folder with a BERT, instead of a small transformer.")
 flags.DEFINE_string("data", None, "A file of text, label and user, with --model_dir.")
 flags.DEFINE_float("budget", None, "Seconds of all runs, about, without compiling.")
+flags.DEFINE_bool("all_parameters", True, "Compare with MeZO along all parameters too.")
 
 FLOOD_RATE = 5.0
 FLOOD = f"flood:rate={FLOOD_RATE:g}"
@@ -226,7 +227,11 @@ def _of_users(
 def finetune() -> pathlib.Path:
     base = configure(CONFIG, SMOKE)
     require("none" in base.attacks, f"the table needs attack none: got {base.attacks}")
-    entries = [entry for entry in ENTRIES if entry.method in base.methods]
+    entries = [
+        entry
+        for entry in ENTRIES
+        if entry.method in base.methods and (FLAGS.all_parameters or not entry.all_parameters)
+    ]
     known = ", ".join(CONFIG.methods)
     require(len(entries) > 0, f"--methods are of {known}: got {', '.join(base.methods)}")
     base = _with_model(base)
@@ -263,4 +268,4 @@ def _caption(base: PanelConfig) -> str:
 
 
 if __name__ == "__main__":
-    main(finetune, base=CONFIG, own=("model_dir", "data", "budget"), reads=READ, threads=True)
+    main(finetune, base=CONFIG, own=("model_dir", "data", "budget", "all_parameters"), reads=READ, threads=True)
