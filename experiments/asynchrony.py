@@ -29,7 +29,7 @@ from typing import Any
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness.command import main
 from farsign_jax.harness.figure_command import run_figures
-from farsign_jax.harness.figure_grid import TARGET, Cell, Figure, flood_events
+from farsign_jax.harness.figure_grid import TARGET, Cell, Figure
 from farsign_jax.harness.flags import all_but, configure
 from farsign_jax.validation import require
 
@@ -54,6 +54,7 @@ CONFIG = PanelConfig(
     eval_every=100,
     delivery="outstanding",
 )
+SMOKE = {"methods": CONFIG.methods[:1], "seeds": (0,), "events": 50, "eval_every": 10}
 
 
 def _each(config: PanelConfig, **changes: Any) -> Iterable[PanelConfig]:
@@ -119,7 +120,7 @@ def _uneven(base: PanelConfig) -> Iterable[Cell]:
     flooded = dataclasses.replace(base, **settings)
     for rate in (1, 2, 4, 8, 16):
         settings = {"arrivals": "exponential", "timing_attack": f"flood:rate={rate}"}
-        for config in _each(flooded, **settings, events=flood_events(base, rate)):
+        for config in _each(flooded, **settings, events=base.flood_events(rate)):
             yield Cell("Byzantine workers flood, and report that they do not", rate, config)
 
 
@@ -152,7 +153,7 @@ def _timing(base: PanelConfig) -> Iterable[Cell]:
         ):
             if attack == "replay" and name not in ("", " + flood"):
                 continue  # a worker that hardly answers has nothing to replay
-            settings = {"attacks": (attack,), "events": flood_events(base, rate)} | settings
+            settings = {"attacks": (attack,), "events": base.flood_events(rate)} | settings
             for config in _each(base, **settings):
                 wait = f"fastest:wait={base.workers - base.byzantine}"
                 line = "sgd, waits for 4 of 5" if config.in_rounds else ""
@@ -191,7 +192,7 @@ def _check(config: PanelConfig) -> None:
 
 
 def asynchrony() -> pathlib.Path | None:
-    base = configure(CONFIG)
+    base = configure(CONFIG, SMOKE)
     _check(base)
     return run_figures("asynchrony", base, PANELS)
 

@@ -37,7 +37,7 @@ from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness import panel, plots, summary
 from farsign_jax.harness.claims import Finding, selected, table, without_verdicts
 from farsign_jax.harness.command import folder_for, main, perform
-from farsign_jax.harness.flags import FLAGS, configure
+from farsign_jax.harness.flags import FLAGS, configure, is_short
 from farsign_jax.io import files, run_folder
 from farsign_jax.validation import require
 
@@ -61,6 +61,7 @@ CONFIG = PanelConfig(
     decay=1.0,
     step_size=0.001,
 )
+SMOKE = {"aggregators": CONFIG.aggregators[:1], "attacks": CONFIG.attacks[:1]}
 READ = (
     "out",
     "data_dir",
@@ -85,10 +86,11 @@ def _summed(name: str, workers: int) -> str:
 
 def _figure(base: PanelConfig, name: str, rounds: int) -> PanelConfig:
     """The setting of a figure in the paper."""
+    penalties = PENALTIES[::2] if is_short() else PENALTIES
     if name == "figure1":
         changes: Row = {"workers": 8, "byzantine": 0, "attacks": ("none",)}
         ours = _regularized("asyn_rsa_vr")
-        changes["methods"] = tuple(f"{ours},penalty={value:g}" for value in PENALTIES)
+        changes["methods"] = tuple(f"{ours},penalty={value:g}" for value in penalties)
     elif name == "figure2":
         methods = _regularized("asyn_rsa_vr"), _regularized("rsa"), _summed("sgd", base.workers)
         changes = {"methods": methods}
@@ -189,11 +191,11 @@ def _theorem(
 
 
 def asynrsa() -> pathlib.Path:
-    base = configure(CONFIG)
+    base = configure(CONFIG, SMOKE)
     names = selected(CLAIMS)
-    smoke = FLAGS.preset == "smoke"
+    smoke = is_short()
     rounds = FLAGS.rounds_run or (SMOKE_ROUNDS if smoke else ROUNDS)
-    size = quadratic_consensus.Size(6000, 2) if smoke else quadratic_consensus.Size()
+    size = quadratic_consensus.Size(2000, 2) if smoke else quadratic_consensus.Size()
     folder = folder_for("asynrsa", base, claims=names, rounds_run=rounds)
     panels = [
         panel.ready(

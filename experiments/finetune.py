@@ -36,7 +36,6 @@ from farsign_jax.harness import captions, panel, timing
 from farsign_jax.harness import summary as summary_lib
 from farsign_jax.harness.adversary_trials import learns
 from farsign_jax.harness.command import folder_for, main, perform
-from farsign_jax.harness.figure_grid import flood_events
 from farsign_jax.harness.flags import FLAGS, all_but, configure
 from farsign_jax.io import files, tables
 from farsign_jax.io.rows import csv_text
@@ -142,7 +141,7 @@ def _panels(entries: Sequence[Entry], base: PanelConfig) -> Iterator[panel.Panel
                 config,
                 attacks=config.attacks[1:2],
                 timing_attack=FLOOD,
-                events=flood_events(config, FLOOD_RATE),
+                events=config.flood_events(FLOOD_RATE),
             )
             yield _ready(entry, flood, FLOOD)
 
@@ -162,7 +161,7 @@ def _within(config: PanelConfig, entries: Sequence[Entry]) -> PanelConfig:
         us = timing.clock(*spec.alone(data, 0), CLOCKED, 1, spec.delivery(own))["us"]
         answers = own.workers if entry.in_rounds else 1  # of an event
         evaluations, _ = spec.cost(data)
-        flooded = 0 if entry.in_rounds else flood_events(own, FLOOD_RATE) / own.events
+        flooded = 0 if entry.in_rounds else own.flood_events(FLOOD_RATE) / own.events
         runs = len(own.seeds) * (len(own.attacks) + flooded)
         seconds += 1e-6 * us / answers * (own.directions + 1) / evaluations * runs
     events = int(FLAGS.budget / seconds)
@@ -268,4 +267,10 @@ def _caption(base: PanelConfig) -> str:
 
 
 if __name__ == "__main__":
-    main(finetune, base=CONFIG, own=("model_dir", "data", "budget", "all_parameters"), reads=READ, threads=True)
+    main(
+        finetune,
+        base=CONFIG,
+        own=("model_dir", "data", "budget", "all_parameters"),
+        reads=READ,
+        threads=True,
+    )

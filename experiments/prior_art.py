@@ -36,7 +36,7 @@ from farsign_jax.config.sweep_specs import PanelData, prepare, sweep_specs
 from farsign_jax.harness import captions, panel, verdicts
 from farsign_jax.harness import summary as summary_lib
 from farsign_jax.harness.command import folder_for, main, perform
-from farsign_jax.harness.flags import FLAGS, all_but, configure
+from farsign_jax.harness.flags import FLAGS, all_but, configure, is_short
 from farsign_jax.io import files, run_folder, tables
 from farsign_jax.io.rows import csv_text
 from farsign_jax.validation import lookup, require
@@ -242,7 +242,7 @@ def prior_art() -> pathlib.Path:
     require(len(FLAGS.tables) > 0, "--tables is empty: known: 1, 2")
     known = {str(number): number for number in TABLES}
     chosen = {n: TABLES[n] for n in (lookup("table", text, known) for text in FLAGS.tables)}
-    size = SMOKE if FLAGS.preset == "smoke" else Size()
+    size = SMOKE if is_short() else Size()
     base = configure(dataclasses.replace(CONFIG, attacks=CONFIG.attacks[: size.attacks]))
     given = ", ".join(base.attacks)
     require("none" in base.attacks, f"the tables need attack none: got {given}")

@@ -40,7 +40,7 @@ from farsign_jax.harness.command import main
 from farsign_jax.harness.small_problems import Size, Trial
 from farsign_jax.io import run_folder
 
-SIZES = {"full": Size(), "smoke": Size(events=10_000, long=2_000, seeds=3, every=3)}
+SIZES = {"full": Size(), "smoke": Size(events=5_000, long=1_000, seeds=3, every=6)}
 
 BETAS = (1.0, 0.5, 0.2, 0.1, 0.05)
 ALPHAS = (0.004, 0.001, 0.00025)

@@ -42,6 +42,7 @@ from farsign_jax.harness.flags import FLAGS
 from farsign_jax.io import files, run_folder, tables
 
 CONFIG = panel_config.PanelConfig(methods=("far_sign", "cyber0"))
+SMOKE = {"aggregators": ("median", "krum:f=4", "rfa:iterations=32")}
 
 # Table 3 of arXiv 2605.09337: best accuracy in percent, seconds to 80 % and to 85 %, for the
 # five attacks; None where the table has a dash.
@@ -93,7 +94,7 @@ TIMED = "Afterwards each method is timed alone on the machine, which is not coun
 
 def measured() -> tuple[panel_config.PanelConfig, run_folder.RunFolder, list, list]:
     """The panel that the flags request, with the `seconds` of each method alone."""
-    given, folder, rows, _ = run_panel("table3", CONFIG, notes=(TIMED,))
+    given, folder, rows, _ = run_panel("table3", CONFIG, (TIMED,), SMOKE)
     times = timing.alone(given, folder, FLAGS.data_dir)
     for row in rows:
         us = times[row["method"], row["aggregator"]]["us"]

@@ -28,7 +28,7 @@ from absl import flags
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness.command import main
 from farsign_jax.harness.figure_command import run_figures
-from farsign_jax.harness.figure_grid import Cell, Figure, flood_events
+from farsign_jax.harness.figure_grid import Cell, Figure
 from farsign_jax.harness.flags import FLAGS, all_but, configure
 from farsign_jax.validation import lookup, require
 
@@ -104,7 +104,7 @@ def _others(base: PanelConfig, q: int) -> Iterable[tuple[str, PanelConfig]]:
 def _flooded(base: PanelConfig, attack: str, rate: float) -> PanelConfig:
     settings: dict[str, Any] = {"attacks": (attack,), "arrivals": "exponential"}
     if rate != 1:
-        settings |= {"timing_attack": f"flood:rate={rate}", "events": flood_events(base, rate)}
+        settings |= {"timing_attack": f"flood:rate={rate}", "events": base.flood_events(rate)}
     return dataclasses.replace(base, **settings)
 
 

@@ -209,7 +209,7 @@ def _measure(
 
     outcomes: list[Outcome] = []
     pairs = list(zip(entries, plans, strict=True))
-    for entry, one in zip(entries, in_threads(measure, pairs, progress), strict=True):
+    for entry, one in zip(entries, in_threads(measure, pairs), strict=True):
         outcomes.append(one)
         path = folder.path / "adversaries" / f"{_file_name(_name(entry))}.json"
         path.parent.mkdir(exist_ok=True)

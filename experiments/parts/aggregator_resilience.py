@@ -101,16 +101,15 @@ def resilience_of_rules(size: Size, folder: run_folder.RunFolder | None = None) 
         note = "sin alpha = 1 - <E A, grad F> / |grad F|^2, resilient if below 1; "
         note += "moment = E |A|^2 / E |G|^2\n\n"
         files.write_text(folder.path / "resilience.md", note + "\n".join(sections))
-        out, title = folder.path / "resilience.png", "<E A, grad F> / |grad F|^2"
-        plots.heatmap(entries, out, title, "attack", "%")
-    return Group(findings, rows, entries, None)
+    axes = ("<E A, grad F> / |grad F|^2", "attack", "%")
+    return Group(findings, rows, entries, axes, plots.heatmap)
 
 
 def comparison(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
     """Every aggregator under every attack, in lock-step."""
     findings, rows, entries = [], [], []
     rounds, seeds = max(size.rounds // 10, 1), 2
-    for noise in ("constant", "relative"):
+    for noise in ("constant", "relative")[:: size.every]:
         kind = f"{noise} noise"
         program, hyper = nonconvex_problem.side_by_side(RULES, ATTACKS, 0.2)
         problem = nonconvex_problem.problem_of(noise)
@@ -138,7 +137,5 @@ def comparison(size: Size, folder: run_folder.RunFolder | None = None) -> Group:
                 rows.append(row | {"attack": attack, "gradient": value})
                 point = {"line": rule, "x": f"{attack}, {kind}"}
                 entries.append(point | {"value": 100 * min(value, 1.0)})
-    if folder:
-        out, title = folder.path / "aggregators.png", "Late gradient norm, in hundredths"
-        plots.heatmap(entries, out, title, "attack", "at most 100")
-    return Group(findings, rows, entries, None)
+    axes = ("Late gradient norm, in hundredths", "attack", "at most 100")
+    return Group(findings, rows, entries, axes, plots.heatmap)

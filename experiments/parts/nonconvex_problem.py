@@ -38,12 +38,14 @@ class Size:
         seeds: runs.
         samples: answers from which the constants of Assumption 2.2 are estimated.
         network: rounds of the network.
+        every: 1 runs all cases, n every n-th one.
     """
 
     rounds: int = 20_000
     seeds: int = 32
     samples: int = 4000
     network: int = 2_500
+    every: int = 1
 
 
 def gap_noise(x: Any, noise: Any) -> Any:

@@ -91,6 +91,11 @@ class PanelConfig(RunSettings):
         """Whether any of the methods works in rounds."""
         return any(systems.method_of(method).works_in_rounds for method in self.methods)
 
+    def flood_events(self, rate: float) -> int:
+        """The events in the same virtual time if Byzantine workers are `rate` times as fast."""
+        honest = self.workers - self.byzantine
+        return round(self.events * (honest + rate * self.byzantine) / self.workers)
+
 
 def check(config: PanelConfig) -> None:
     """Raises `InvalidConfig` on what can be known to be wrong without the data."""

@@ -24,7 +24,6 @@ from farsign_jax.config.sweep_specs import SweepSpec, sweep_specs
 from farsign_jax.harness.adversary import Adversary
 from farsign_jax.harness.adversary_search import Trial
 from farsign_jax.harness.adversary_space import Kind, Point, Space
-from farsign_jax.harness.figure_grid import flood_events
 from farsign_jax.io import files
 from farsign_jax.io.run_folder import RunFolder
 from farsign_jax.sweeps import AttackChoice
@@ -173,7 +172,7 @@ class Trials:
         name, _, rate = timing.partition(":rate=")
         if name == "flood":
             own = dataclasses.replace(self.config, events=events)
-            events = flood_events(own, float(rate))
+            events = own.flood_events(float(rate))
         return max(round(events / self._every()), 1) * self._every()
 
     def _sweep(self, runs: Sequence["_Run"], events: int) -> np.ndarray:

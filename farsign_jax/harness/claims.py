@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from farsign_jax.harness import plots
-from farsign_jax.harness.flags import FLAGS
+from farsign_jax.harness.flags import FLAGS, is_short
+from farsign_jax.harness.threads import in_threads
 from farsign_jax.io import files, provenance, run_folder, tables
 from farsign_jax.validation import lookup, require
 
@@ -36,14 +37,16 @@ class Group(NamedTuple):
     Attributes:
         findings: The lines of the table.
         rows: The rows of results.csv.
-        entries: The entries of the figure, as `plots.powers` takes them.
-        axes: The title, x and y of the figure; None if the group draws its own.
+        entries: The entries of the figure, as `draw` takes them.
+        axes: The title, x and y of the figure; None if there is none.
+        draw: `plots.powers`, or another function of entries, path and axes.
     """
 
     findings: list[Finding]
     rows: list[dict[str, Any]]
     entries: list[dict[str, Any]]
     axes: tuple[str, str, str] | None
+    draw: Callable[..., None] = plots.powers
 
 
 def table(findings: Sequence[Finding]) -> str:
@@ -95,14 +98,15 @@ def run(
     folder.claim()
     findings: list[Finding] = []
     rows: list[dict[str, Any]] = []
-    for name in names:
-        found = groups[name](size, folder)
+    check = lambda name: groups[name](size, folder)  # noqa: E731
+    checked = in_threads(check, names) if is_short() else map(check, names)
+    for name, found in zip(names, checked, strict=True):
         new = without_verdicts(found.findings) if preset == "smoke" else found.findings
         findings += new
         rows += found.rows
         folder.write_rows(rows)
         if found.axes is not None:
-            plots.powers(found.entries, folder.path / f"{name}.png", *found.axes)
+            found.draw(found.entries, folder.path / f"{name}.png", *found.axes)
         files.write_text(folder.path / "table.md", table(findings))
         print(table(new))
     print(f"all results are in {folder.path}")

@@ -7,7 +7,7 @@ import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,14 @@ from farsign_jax.config.checks import seeds_text
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness import multi_host, panel, plan, tensorboard
 from farsign_jax.harness import summary as summary_lib
-from farsign_jax.harness.flags import FLAGS, MULTI_HOST, SHARED, configure, refuse_others
+from farsign_jax.harness.flags import (
+    FLAGS,
+    MULTI_HOST,
+    SHARED,
+    configure,
+    is_short,
+    refuse_others,
+)
 from farsign_jax.harness.threads import cores
 from farsign_jax.io import cache, endings, files, provenance, run_folder
 from farsign_jax.validation import check_platform, require
@@ -57,18 +64,22 @@ def perform(
         planned = (each.planned(folder, FLAGS.max_parallel_runs) for each in panels)
         plan.print_plan(itertools.chain.from_iterable(planned), folder, notes)
         sys.exit(0)
+    options = {"threads": is_short()} | options
     return panel.run(panels, folder, **sweep_options(), **options)
 
 
 def run_panel(
-    experiment: str, base: PanelConfig, notes: Sequence[str] = ()
+    experiment: str,
+    base: PanelConfig,
+    notes: Sequence[str] = (),
+    smoke: Mapping[str, Any] | None = None,
 ) -> tuple[PanelConfig, run_folder.RunFolder, list, list]:
-    """Runs what the flags ask for.
+    """Runs what the flags ask for, where `smoke` is the command's own part of that preset.
 
     Returns:
         The configuration, its folder, the rows and their summary.
     """
-    config = configure(base)
+    config = configure(base, smoke)
     folder = folder_for(experiment, config)
     panels = [panel.ready(config, FLAGS.data_dir)]
     rows = perform(panels, folder, notes)
@@ -121,7 +132,7 @@ def main(
         reads: the flags of `SHARED` that it reads; others are refused. None: all.
         positional: whether its positional arguments are passed to `experiment`.
         threads: whether it makes its own use of the cores (`threads.in_threads`), instead of
-            dividing the runs of each sweep among them.
+            dividing the runs of each sweep among them. If it `is_short`, it does.
     """
     continues = "interrupted: the same command continues from here"
     with endings.in_one_line(multi_host.leave, continues):
@@ -161,7 +172,7 @@ def _run(
     if FLAGS.out is not None:
         files.check_writable(FLAGS.out)
     multi_host.join()
-    if threads:  # on a CPU, each runs its own programs
+    if threads or is_short():  # on a CPU, each runs its own programs
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     elif sweeps:
         one_device_per_core()

@@ -9,13 +9,19 @@ from absl import flags
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.harness import figure_grid, multi_host, plan
 from farsign_jax.harness.command import folder_for
-from farsign_jax.harness.figure_grid import Figure
-from farsign_jax.harness.flags import FLAGS
+from farsign_jax.harness.figure_grid import Cell, Figure
+from farsign_jax.harness.flags import FLAGS, is_short
 from farsign_jax.harness.progress import Progress
 from farsign_jax.io import processes
 from farsign_jax.validation import lookup, require
 
 flags.DEFINE_list("panels", None, "The panels to run. Default: all of them.")
+
+
+def _cells(figure: Figure, base: PanelConfig) -> list[Cell]:
+    """The cells of a figure; of --preset smoke, those at the last place of its axis."""
+    cells = list(figure.cells(base))
+    return [cell for cell in cells if cell.x == cells[-1].x] if is_short() else cells
 
 
 def run_figures(
@@ -38,7 +44,9 @@ def run_figures(
     require(len(names) > 0, f"--panels is empty: known: {', '.join(figures)}")
     panels = {panel: lookup("panel", panel, figures) for panel in names}
     folder = folder_for(name, base, panels=list(panels))
-    groups = {n: figure_grid.prepare(f.cells(base), FLAGS.data_dir) for n, f in panels.items()}
+    groups = {
+        n: figure_grid.prepare(_cells(f, base), FLAGS.data_dir) for n, f in panels.items()
+    }
     for panel, found in groups.items():
         require(len(found) > 0, f"panel {panel} has no line of those that were asked for")
     if FLAGS.dry_run:

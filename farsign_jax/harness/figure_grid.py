@@ -8,6 +8,7 @@ training set; if that is 0, by what is shown itself.
 """
 
 import dataclasses
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -20,9 +21,10 @@ from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.config.sweep_specs import PanelData, SweepSpec, sweep_specs
 from farsign_jax.config.sweep_specs import prepare as prepare_data
 from farsign_jax.harness import panel, plots, summary
-from farsign_jax.harness.flags import FLAGS
+from farsign_jax.harness.flags import FLAGS, is_short
 from farsign_jax.harness.plan import Sweep
 from farsign_jax.harness.progress import Progress
+from farsign_jax.harness.threads import in_threads
 from farsign_jax.io import files, run_folder, tables
 from farsign_jax.simulation.staleness import Staleness
 
@@ -38,12 +40,6 @@ class Cell(NamedTuple):
     x: Any
     config: PanelConfig  # of one method, one attack and one aggregator
     line: str = ""  # its name in the figure, if not that of its method
-
-
-def flood_events(base: PanelConfig, rate: float) -> int:
-    """The events of the same virtual seconds if Byzantine workers are `rate` times as fast."""
-    honest = base.workers - base.byzantine
-    return round(base.events * (honest + rate * base.byzantine) / base.workers)
 
 
 class Figure(NamedTuple):
@@ -154,23 +150,28 @@ def run(
     name: str, groups: list[Group], folder: run_folder.RunFolder, progress: Progress
 ) -> list[dict[str, Any]]:
     """Runs the cells of a figure; the same folder continues. Returns tidy rows."""
-    rows = []
-    for number, (runs, batch) in enumerate(groups):
+
+    def perform(number: int) -> list[dict[str, Any]]:
+        rows, (runs, batch) = [], groups[number]
         each = planned(name, number, groups[number], folder)
         progress.start(each.name)
         per_event = runs[0].cell.config.events / batch.schedules.shape[1]
         columns, final = each.run(
             checkpoint=each.checkpoint,
             checkpoint_every=FLAGS.checkpoint_every,
-            progress=lambda count, per_event=per_event: progress(count * per_event),
+            progress=lambda count: progress(count * per_event),
         )
         begin = 0
         for one in runs:
             own = slice(begin, begin + len(one.batch))
             begin = own.stop
-            staleness = jax.tree.map(lambda a, own=own: a[own], final.staleness)
+            staleness = jax.tree.map(operator.itemgetter(own), final.staleness)
             rows += _tidy(name, one, {n: c[own] for n, c in columns.items()}, staleness)
-    return rows
+        return rows
+
+    numbers = range(len(groups))
+    done = in_threads(perform, numbers) if is_short() else map(perform, numbers)
+    return [row for rows in done for row in rows]
 
 
 _SHOWN = ("timing_attack", "rounds", "byzantine_placement", "byzantine")

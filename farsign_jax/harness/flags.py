@@ -50,10 +50,15 @@ def configure(base: PanelConfig, smoke: Mapping[str, Any] | None = None) -> Pane
         InvalidConfig: on what cannot run.
     """
     config = settings.configured(base, settings.given(FLAGS, PanelConfig))
-    if FLAGS.preset != "smoke" or not smoke:
+    if not is_short() or not smoke:
         return config
     own = {name: value for name, value in smoke.items() if not FLAGS[name].present}
     return dataclasses.replace(config, **own)
+
+
+def is_short() -> bool:
+    """Whether runs are so short that compiling their programs takes most of the time."""
+    return FLAGS.preset == "smoke"
 
 
 def all_but(*names: str) -> tuple[str, ...]:

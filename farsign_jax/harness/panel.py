@@ -197,7 +197,7 @@ def run(
         for panel in panels
         for pair in zip(panel.specs, panel.planned(folder, max_parallel_runs), strict=True)
     )
-    known = list(in_threads(perform, jobs, progress) if threads else map(perform, jobs))
+    known = list(in_threads(perform, jobs) if threads else map(perform, jobs))
     progress.close()
     if folder and processes.first():
         files.write_json(folder.path / "staleness.json", known)

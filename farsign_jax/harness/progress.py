@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from typing import Any
 
 import tqdm
@@ -11,6 +12,7 @@ import tqdm
 from farsign_jax.io import processes
 
 _SECONDS = 10  # between two lines where there is no terminal
+_open: "weakref.WeakSet[Progress]" = weakref.WeakSet()
 
 
 def _in_main_thread() -> bool:
@@ -39,6 +41,7 @@ class Progress:
         self.lock = threading.Lock()
         if _in_main_thread():  # others may not set handlers
             self.handler = signal.signal(signal.SIGINT, self._interrupt)
+        _open.add(self)
 
     def _interrupt(self, *_: Any) -> None:
         if self.interrupted:
@@ -51,6 +54,7 @@ class Progress:
             signal.signal(signal.SIGINT, self.handler)
             self.handler = None
         self.bar.close()
+        _open.discard(self)
 
     def start(self, label: str) -> None:
         """Names what runs from now on."""
@@ -80,3 +84,15 @@ class Progress:
                 int(self.done), int(self.total), elapsed, unit="event", ncols=80
             )
             print(f"{self.label}: {line}", file=sys.stderr, flush=True)
+
+
+def interrupt_all() -> None:
+    """Ends whatever shows its progress, in any thread, at the end of its segment."""
+    for progress in list(_open):
+        progress.interrupted = True
+
+
+def close_all() -> None:
+    """Removes all bars."""
+    for progress in list(_open):
+        progress.close()

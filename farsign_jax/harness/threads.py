@@ -1,13 +1,14 @@
 """Independent parts of a command side by side, one on each core."""
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import jax
 
-from farsign_jax.harness.progress import Progress
+from farsign_jax.harness import progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,9 +28,7 @@ def _threads() -> int:
     return min(cores(), _MOST) if jax.device_count() == 1 else 1
 
 
-def in_threads(
-    function: Callable[[Item], Result], items: Iterable[Item], progress: Progress
-) -> Iterator[Result]:
+def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Calls a function with each item, with as many of them at a time as there are cores.
 
     Compiling and running a program leave the interpreter to other threads, and small programs
@@ -38,13 +37,13 @@ def in_threads(
     Args:
         function: has to be safe to call from several threads.
         items: what it is called with.
-        progress: is told of a failure, so that the other calls end at their next segment.
 
     Yields:
         The results in the order of the items.
 
     Raises:
         BaseException: that of the first item whose call fails, when those before it are done.
+            The other calls end at their next segment.
     """
     pool = ThreadPoolExecutor(_threads())
     futures = [pool.submit(function, item) for item in items]
@@ -52,8 +51,10 @@ def in_threads(
         for future in futures:
             yield future.result()
     except BaseException:
-        progress.interrupted = True
-        pool.shutdown(cancel_futures=True)
-        progress.close()
+        pool.shutdown(wait=False, cancel_futures=True)
+        while not all(future.done() for future in futures):
+            progress.interrupt_all()  # those that have begun since, too
+            time.sleep(0.05)
+        progress.close_all()
         raise
     pool.shutdown()

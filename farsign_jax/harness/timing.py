@@ -21,6 +21,7 @@ from farsign_jax import sweeps
 from farsign_jax.config.panel_config import PanelConfig
 from farsign_jax.config.sweep_specs import prepare, sweep_specs
 from farsign_jax.harness import summary
+from farsign_jax.harness.flags import is_short
 from farsign_jax.io import files, provenance, run_folder
 from farsign_jax.sweeps import devices
 
@@ -122,7 +123,8 @@ def alone(config: PanelConfig, folder: run_folder.RunFolder, data_dir: str | Non
     for spec, number in missing:
         build, batch = spec.alone(data, number)
         aggregator = spec.runs[number][0]
-        took = clock(build, batch, EVENTS, REPEATS, spec.delivery(config))
+        repeats = 1 if is_short() else REPEATS
+        took = clock(build, batch, EVENTS, repeats, spec.delivery(config))
         for method in spec.methods:
             entry = {"method": method, "aggregator": aggregator} | took
             known[method, aggregator] = entry

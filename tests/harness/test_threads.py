@@ -15,7 +15,7 @@ def test_results_are_in_order_and_calls_side_by_side(monkeypatch):
         together.wait()
         return -item
 
-    assert list(in_threads(call, range(4), Progress(4))) == [0, -1, -2, -3]
+    assert list(in_threads(call, range(4))) == [0, -1, -2, -3]
 
 
 def test_after_a_failure_no_call_begins_and_those_that_run_end(monkeypatch):
@@ -32,7 +32,7 @@ def test_after_a_failure_no_call_begins_and_those_that_run_end(monkeypatch):
             progress(1)
 
     with pytest.raises(ValueError, match="the first"):
-        list(in_threads(call, range(9), progress))
+        list(in_threads(call, range(9)))
     assert len(begun) <= 3
 
 
@@ -46,10 +46,10 @@ def test_ctrl_c_ends_all_calls(monkeypatch):
         progress(1)
 
     with pytest.raises(KeyboardInterrupt):
-        list(in_threads(call, range(2), progress))
+        list(in_threads(call, range(2)))
 
 
 def test_one_thread_where_a_sweep_has_several_devices(monkeypatch):
     monkeypatch.setattr(threads.jax, "device_count", lambda: 2)
-    names = in_threads(lambda _: threading.current_thread().name, range(4), Progress(4))
+    names = in_threads(lambda _: threading.current_thread().name, range(4))
     assert len(set(names)) == 1
