@@ -126,6 +126,7 @@ def ablation() -> str:
     return tables.markdown_table(named, kept, markup=True)
 
 
+OTHER_TABLES = ("tuned", "fashion", "asynchronous")
 WHOLE, BUFFERS = "25,450 numbers", "buffers on the server"
 TRUSTED, WAITING = "trusted data on the server", "waiting for all workers"
 HEADLINES = [
@@ -245,8 +246,7 @@ def whole(name: str, part: int = 0) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "headlines": headlines,
     "table3-paper": lambda: accuracies("paper", published=True),
-    "table3-tuned": lambda: accuracies("tuned"),
-    "table3-asynchronous": lambda: accuracies("asynchronous"),
+    **{f"table3-{n}": functools.partial(accuracies, n) for n in OTHER_TABLES},
     "time-to-accuracy": time_to_accuracy,
     "ablation": ablation,
     "vote-cases": vote_cases,

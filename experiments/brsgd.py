@@ -2,7 +2,7 @@
 
     python -m experiments.brsgd                     about 9 minutes on two cores
     python -m experiments.brsgd --claims rates      one group of claims
-    python -m experiments.brsgd --preset smoke      under 2 minutes, too short to judge
+    python -m experiments.brsgd --preset smoke      a minute, too short to judge
 
     rates         Corollary 4.1: the gradient norms of min_k and R_K against the bound with its
                   constants and against K^-(1-p)/2, for four values of p; other workers are

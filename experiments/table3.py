@@ -2,7 +2,7 @@
 
     python -m experiments.table3                            35 minutes on two cores
     python -m experiments.table3 --preset tuned --seeds 5   45 minutes
-    python -m experiments.table3 --preset smoke             under 2 minutes, embedded digits
+    python -m experiments.table3 --preset smoke             a minute, embedded digits
 
 The durations were measured while other work ran on the same cores from time to time.
 

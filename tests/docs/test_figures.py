@@ -295,6 +295,29 @@ def test_speed():
     assert f"{text} {event} µs on two CPU cores" in flat("README")
 
 
+def test_fashion_mnist():
+    text = flat("table3")
+
+    def leads(attack, *others):
+        methods = set(figures.methods_of("fashion")) - {"far_sign", *others}
+        found = [figures.lead("fashion", method, attack) for method in methods]
+        return min(found), max(found)
+
+    low, high = leads("none")
+    assert f"ends {low} to {high} points above every baseline without attack" in text
+    low, high = leads("sign_flip")
+    assert f"and {low} to {high} points under sign flips" in text
+    low, high = leads("alie")
+    assert f"{-high} to {-low} points below all of them under ALIE" in text
+    collapsed = "cyber0 mean", "cyber0 trimmed_mean:f=2"
+    for attack in ("gaussian", "constant"):
+        assert all(figures.accuracy("fashion", m, attack) < 50 for m in collapsed)
+    ends = [leads(attack, *collapsed) for attack in ("gaussian", "constant")]
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+    assert f"FAR-SIGN ends {low} to {high} points above the others" in text
+    assert all(row["evaluations to 80 %"] == "-" for row in figures.table3("fashion").values())
+
+
 def test_real_processes():
     text = flat("real_processes")
     small, votes, mnist = figures.read(BENCHMARKS / "runtime-cpu-epyc-2cores.md")
