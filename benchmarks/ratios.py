@@ -20,13 +20,13 @@ from farsign_jax.io import tables
 EVENTS = 140  # eleven buffers are all full about four times
 LANES = 25
 
-# What is divided by what, and the lowest and the highest ratio: around what two cores of an
-# AMD EPYC gave, with room for other machines.
+# What is divided by what, and the lowest and the highest ratio. Two cores of an AMD EPYC gave
+# 1.19 to 1.82, 0.41 to 0.47, 0.84 to 1.03 and 79 to 103; the bands leave room for other machines.
 BANDS = {
-    "far_sign / its base pass": ("far_sign", "base", 1.0, 4.0),
+    "far_sign / its base pass": ("far_sign", "base", 1.0, 2.5),
     "far_sign, 25 runs / 1 run": ("25 runs", "far_sign", 0.3, 0.65),
     "far_sign, outstanding / fresh": ("outstanding", "far_sign", 0.7, 1.25),
-    "cyber0 median / far_sign": ("cyber0", "far_sign", 40.0, 130.0),
+    "cyber0 median / far_sign": ("cyber0", "far_sign", 60.0, 130.0),
 }
 
 
