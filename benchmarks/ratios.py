@@ -21,7 +21,7 @@ EVENTS = 140  # eleven buffers are all full about four times
 LANES = 25
 
 # What is divided by what, and the lowest and the highest ratio. Two cores of an AMD EPYC gave
-# 1.19 to 1.82, 0.41 to 0.47, 0.84 to 1.03 and 79 to 103; the bands leave room for other machines.
+# 1.19 to 1.82, 0.41 to 0.47, 0.84 to 1.03 and 79 to 103; there is room for other machines.
 BANDS = {
     "far_sign / its base pass": ("far_sign", "base", 1.0, 2.5),
     "far_sign, 25 runs / 1 run": ("25 runs", "far_sign", 0.3, 0.65),

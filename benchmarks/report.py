@@ -131,6 +131,12 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     return record
 
 
+def check_device(old: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+    """Raises `InvalidConfig` if a record is of another device than an environment."""
+    before, now = machine(old["environment"]), machine(environment)
+    require(before == now, f"--compare needs records of one device: got {before!r} and {now!r}")
+
+
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """The times of `new` as multiples of those of `old`, row by row: below 1 is faster.
 
@@ -149,10 +155,6 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         lines.append([*_cells(n), *cells, f"{low:.2f}-{high:.2f}"])
     header = [*KEY, "µs before", "µs now", "now / before", "range"]
     text = [tables.markdown_table(header, lines)]
-    for name in ("device", "cpu", "cpu_cores"):
-        was, is_now = old["environment"].get(name), new["environment"].get(name)
-        if was != is_now:
-            text.append(f"The {name.replace('_', ' ')} differs: {was} before, {is_now} now.\n")
     for here, there, when in ((before, now, "before"), (now, before, "now")):
         if alone := sum(key not in there for key in here):
             text.append(f"Rows timed only {when}: {alone}.\n")

@@ -147,6 +147,9 @@ def throughput() -> pathlib.Path | None:
     check_flags()
     config = configure(CONFIG)
     old = [report.read(path) for path in FLAGS.compare]
+    here = old[-1]["environment"] if len(old) == 2 else provenance.environment()
+    for record in old:
+        report.check_device(record, here)
     if len(old) == 2:
         print(report.compare(*old))
         return None
