@@ -265,6 +265,19 @@ def test_speed():
     ours, basgd, sgd = figures.read(RESULTS / "many-workers.md")[0][1:]
     assert f"take {ours[2]} s with `far_sign`, {basgd[2]} s with the 4,001 buffers" in text
     assert f"and {sgd[2]} s as four rounds" in text and f"ends at {ours[1]} %" in text
+    many = figures.read(BENCHMARKS / "workers-cpu-epyc-2cores.md")[0][1:]
+    us = {
+        n: [float(r[4].replace(",", "")) for r in many if r[0] == n and r[4]] for n, *_ in many
+    }
+    low, high = min(us["far_sign"]), max(us["far_sign"])
+    assert f"an event of FAR-SIGN takes {low:.0f} to {high:.0f} µs" in text
+    low, high = min(us["basgd:buffers=100"]), max(us["basgd:buffers=100"])
+    assert f"100 buffers takes {low:.0f} to {high:.0f} µs" in text
+    sgd = [float(row[4]) for row in many if row[0] == "sgd" and row[1] != "25"]
+    assert f"a median of 1,000 gradients {min(sgd):.0f} to {max(sgd):.0f} µs" in text
+    per_worker = [float(row[2].replace(",", "")) / 100 for row in many if row[1] == "100,000"]
+    assert f"{per_worker[0]:.0f} kB per worker, {per_worker[1]:.0f} kB with" in text
+    assert f"and {per_worker[2]:.1f} kB with 256 seeded directions" in text
     open_queries = figures.read(BENCHMARKS / "delays-cpu-epyc-2cores.md")
     times = [float(cell) for row in open_queries[0][1:] for cell in row[2:4]]
     assert f"{min(times):.2f} to {max(times):.2f} times as long as with fresh delivery" in text
