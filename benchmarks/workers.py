@@ -1,6 +1,6 @@
 """The cost of an event against the number of workers, from 25 to 100,000.
 
-    python -m benchmarks.workers --data_dir DIR         about 5 minutes on two cores
+    python -m benchmarks.workers --data_dir DIR         about 3 minutes on two cores
     python -m benchmarks.workers --counts 25,1000 --methods far_sign
 
 A fifth of the workers is Byzantine. Each worker has 64 examples of the training set, drawn
@@ -34,7 +34,7 @@ from farsign_jax.harness import timing
 from farsign_jax.harness.command import main
 from farsign_jax.harness.flags import BENCHMARKS, FLAGS, configure
 from farsign_jax.io import provenance, tables
-from farsign_jax.validation import require
+from farsign_jax.validation import InvalidConfig, require
 
 flags.DEFINE_list("counts", ["25", "1000", "10000", "100000"], "The numbers of workers, m.")
 
@@ -87,44 +87,42 @@ def run_batch(
 
 
 def row_of(method: str, base: PanelConfig, data: datasets.Dataset, m: int) -> dict[str, Any]:
-    """One row of the table: microseconds per answer, and bytes."""
+    """One row of the table: microseconds per answer, and bytes; or why there are none."""
     config = dataclasses.replace(base, methods=(method,), workers=m, byzantine=m // 5)
     row = {"method": method, "workers": m}
-    least = 100 if "buffers=100" in method else 1
-    if m < least:
-        return row | {"skipped": f"{method} needs {least} workers"}
-    (spec,) = sweep_specs(config)
-    problem = problem_of(config, data, m)
+    try:
+        return row | _measured(config, problem_of(config, data, m))
+    except InvalidConfig as reason:
+        return row | {"skipped": str(reason)}
+
+
+def _measured(config: PanelConfig, problem: Problem) -> dict[str, Any]:
+    (spec,), (method,) = sweep_specs(config), config.methods
     pieces = 1 + FLAGS.repeats
     batch, answers = run_batch(config, spec, problem, pieces)
     program = spec.builds[0]
     state = sweeps.bytes_per_run(program, batch, "fresh")
-    row["state_bytes"] = state
-    room = sweeps.memory(1)[1]
-    if 2 * state > room:  # it is made, and then handed to the loop
-        return row | {"skipped": f"it needs {state / 2**30:.3g} GiB twice"}
+    needed, room = 2 * state / 2**30, sweeps.memory(1)[1] / 2**30  # it is made, then handed on
+    require(needed <= room, f"a run needs {needed:.3g} GiB, and {room:.3g} GiB are available")
     events = 1 if spec.in_rounds else FLAGS.timed_events
     if "seeded" in method:  # whose answers are passes through the whole network
         events = max(events // 40, 1)
     advance, compile_s, times = timing.running(program, batch, events)
     found = [1e6 * s / (events * answers) for s in itertools.islice(times, pieces)]
     temporary = getattr(advance.memory_analysis(), "temp_size_in_bytes", 0)
-    row |= timing.spread(found[1:]) | {"compile_s": compile_s, "temporary_bytes": temporary}
-    return row
+    of_program = {"compile_s": compile_s, "temporary_bytes": temporary}
+    return timing.spread(found[1:]) | of_program | {"state_bytes": state}
 
 
 def report(record: dict[str, Any]) -> str:
     """The figures as Markdown."""
     lines = []
     for r in record["rows"]:
-        size = f"{r['state_bytes'] / 1e6:,.1f}" if "state_bytes" in r else ""
-        line = [r["method"], f"{r['workers']:,}", size]
-        if "skipped" in r:
-            line += ["", "", "", r["skipped"]]
-        else:
-            line += [f"{r['temporary_bytes'] / 1e6:,.1f}", f"{r['us']:,.1f}"]
-            line += [f"{r['compile_s']:.1f}", ""]
-        lines.append(line)
+        cells = ["", "", "", "", r.get("skipped", "")]
+        if "us" in r:
+            sizes = (f"{r[name] / 1e6:,.1f}" for name in ("state_bytes", "temporary_bytes"))
+            cells = [*sizes, f"{r['us']:,.1f}", f"{r['compile_s']:.1f}", ""]
+        lines.append([r["method"], f"{r['workers']:,}", *cells])
     header = ["method", "workers", "state, MB", "of the program, MB", "µs / answer"]
     table = tables.markdown_table([*header, "compile, s", "why not"], lines)
     return f"{machine(record['environment'])}\n\n{table}"

@@ -58,8 +58,9 @@ def load(names: Sequence[str], flag: str = FLAG) -> None:
             if all(part.isidentifier() for part in name.split(".")):
                 raise
             raise InvalidConfig(f"--{flag} is the name of a module: got {name!r}") from None
-        if module.__file__ is not None:
-            provenance.add_own(name, pathlib.Path(module.__file__))
+        file = getattr(module, "__file__", None)  # built-in modules have none
+        if file is not None:
+            provenance.add_own(name, pathlib.Path(file))
 
 
 def again(values: Any) -> list[str]:

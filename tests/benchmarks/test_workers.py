@@ -21,7 +21,7 @@ def test_the_state_grows_with_the_number_of_workers(tmp_path):
     hashed = "far_sign:storage=hashed,slots=64"
     assert 175 * 64 * 4 <= state[hashed, 200] - state[hashed, 25] < 175 * 64 * 16
     assert state["basgd:buffers=100", 25] is None
-    assert "basgd:buffers=100 needs 100 workers" in out
+    assert "need buffers <= workers: got buffers=100, workers=25" in out
     assert all(r["us"] > 0 for r in rows if "skipped" not in r)
     code, _, err = run("benchmarks.workers", *TINY, "--counts=3")
     assert code == 2 and err.strip().endswith("--counts are whole numbers from 5 on: got 3")

@@ -78,6 +78,13 @@ def test_what_cannot_be_imported_is_named_in_one_line(folder, name):
     assert "\n" not in str(error.value)
 
 
+def test_a_module_without_a_file_is_imported(folder):
+    before = provenance.code()
+    imports.load(["sys"])  # which is built in
+    provenance.code.cache_clear()
+    assert provenance.code() == before
+
+
 def test_what_a_module_lacks_itself_is_its_own_error(folder):
     (folder / "own_names.py").write_text("import no_such_module")
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):

@@ -71,3 +71,11 @@ def test_bad_flags_end_in_one_line(flags, message, run_forked, tmp_path):
     code, _, err = run_forked("experiments.finetune", *base, *flags)
     told = err.strip().splitlines()[-1]
     assert code == 2 and told.startswith(f"error: {message}"), err
+
+
+def test_a_method_along_all_parameters_can_be_left_out(run_forked, tmp_path):
+    flags = [*SMALL, "--methods=mezo", "--dry_run", f"--out={tmp_path}"]
+    for left_out in ([], ["--noall_parameters"]):
+        code, out, err = run_forked("experiments.finetune", *flags, *left_out)
+        assert code == 0, err
+        assert "mezo" in out and ("all parameters" in out) == (not left_out)

@@ -75,7 +75,8 @@ def test_a_method_of_ones_own_runs_under_an_adversary_that_is_given(tmp_path):
 )
 def test_bad_flags_end_in_one_line(flags, message, run_forked):
     code, _, err = run_forked("experiments.worst_case", *flags)
-    assert code == 2 and err.startswith(f"error: {message}") and err.count("\n") == 1
+    assert code == 2, err
+    assert err.startswith(f"error: {message}") and err.count("\n") == 1
 
 
 def test_a_dry_run_says_what_would_run(tmp_path, run_forked):
