@@ -121,19 +121,7 @@ def sphere(dim: int, k: int) -> RandomDirections:
 
 def normals(seed: Array, size: int) -> Array:
     """Returns standard normal numbers, f32[size], from a seed u32[2]."""
-    z = np.float32(np.sqrt(2)) * jax.lax.erf_inv(uniforms(seed, size))
-    return jax.lax.platform_dependent(
-        z, cpu=lambda z: _before_readers(z, seed[0] == 0), default=lambda z: z
-    )
-
-
-def _before_readers(z: Array, either: Array) -> Array:
-    """Returns z, which is computed once.
-
-    XLA on a CPU would repeat the computation in each reader, down to every entry of a
-    broadcast. It does not move anything out of a condition, whose sides are equal here.
-    """
-    return jax.lax.cond(either, lambda z: -z * -1, lambda z: z, z)
+    return np.float32(np.sqrt(2)) * jax.lax.erf_inv(uniforms(seed, size))
 
 
 def uniforms(seed: Array, size: int) -> Array:
