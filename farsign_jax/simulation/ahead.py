@@ -25,7 +25,6 @@ from farsign_jax.base import PyTree
 
 LARGEST = 2**18  # bytes of a result that is computed ahead; a larger one is written in the loop
 TOGETHER = 2**22  # bytes of all results that are computed ahead at a time
-MANY = 32  # events, below which compiling for longer does not pay
 LEAST = 8  # events at a time, below which a remainder is accepted
 _CALLS = {"jit", "pjit", "closed_call", "core_call"}
 _MOVES = frozenset(

@@ -195,8 +195,7 @@ def advance(
     run: Run,
     schedule: Array,
 ) -> tuple[Run, Diagnostics]:
-    """Advances a run by all events of `schedule`, i32[T] or i32[T, s], in one loop, that
-    of `ahead` if they are many.
+    """Advances a run by all events of `schedule`, i32[T] or i32[T, s], in one loop (`ahead`).
 
     Returns:
         The new state, and the diagnostics of all events, leaves [T, ...].
@@ -208,8 +207,7 @@ def advance(
         return event(system, problem, byzantine, keys, delivery, run, workers)
 
     numbers = run.events + jnp.arange(len(schedule), dtype=jnp.int32)
-    scan = ahead.scan if len(schedule) >= ahead.MANY else jax.lax.scan
-    return scan(step, run, (schedule, numbers))
+    return ahead.scan(step, run, (schedule, numbers))
 
 
 def python_loop(
