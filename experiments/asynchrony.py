@@ -2,7 +2,7 @@
 
     python -m experiments.asynchrony                 all panels, about 27 minutes on two cores
     python -m experiments.asynchrony --panels a      one of them
-    python -m experiments.asynchrony --preset smoke  one place of each, a minute
+    python -m experiments.asynchrony --preset smoke  one place of each, over a minute
 
     a   accuracy against staleness: 0, 1, 4 or 16 outstanding queries at each of 25 workers
     b   virtual seconds to an accuracy of 0.8 with stragglers, for servers that wait and that do

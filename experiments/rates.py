@@ -1,7 +1,7 @@
 """Tests every theoretical claim about FAR-SIGN with an experiment that could refute it.
 
     python -m experiments.rates                    about 75 minutes on two cores
-    python -m experiments.rates --preset smoke     a minute, too short to judge
+    python -m experiments.rates --preset smoke     over a minute, too short to judge
     python -m experiments.rates --claims rates     one group of claims
 
     rates         Theorems 2.5 and 2.7: slopes of the ergodic gradient norm, 1e3 to 1e6 events,

@@ -77,7 +77,7 @@ def test_an_event_draws_nothing_within_the_loop(delivery):
         run = simulation.start(system, problem, run_keys, delivery, mask)
         return simulation.advance(system, problem, mask, run_keys, delivery, run, schedule)
 
-    program = jax.make_jaxpr(advance)(jnp.zeros((40,), jnp.int32))
+    program = jax.make_jaxpr(advance)(jnp.zeros((20,), jnp.int32))
     loop = list(loops(program.jaxpr))[-1]
     found = set(names(loop))
     assert "dot_general" in found
